@@ -1,0 +1,460 @@
+"""Celery, fitted to a Flask app and to Redis so that no task is lost.
+
+A task is sent by a row in the outbox, in the transaction that makes it necessary; the
+relay publishes it. Workers run it in the app's context, in the trace of its request.
+"""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, cast
+
+import structlog
+from celery import Celery, Task, signals
+from celery.exceptions import Ignore, Reject, Retry
+from kombu import Exchange, Queue
+from structlog.contextvars import bound_contextvars, clear_contextvars
+
+from . import logs, tracing
+from .settings import ServiceSettings
+
+if TYPE_CHECKING:
+    from flask import Flask
+    from sqlalchemy.orm import Session
+
+log = structlog.get_logger()
+
+QUEUES = ("interactive", "bulk", "mail", "maintenance")
+"""Queues by urgency: a person waits, much work, letters, housekeeping."""
+
+_SOFT_SECONDS = 60
+_HARD_SECONDS = 90
+_WATCH_SECONDS = 5.0
+
+
+class UnknownQueue(ValueError):
+    """No worker takes tasks from this queue; the code that names it is wrong."""
+
+
+def configuration(
+    settings: ServiceSettings,
+    service: str,
+    *,
+    queues: Sequence[str] = QUEUES,
+    soft_seconds: int = _SOFT_SECONDS,
+    hard_seconds: int = _HARD_SECONDS,
+    socket_seconds: float = 5.0,
+) -> dict[str, Any]:
+    """Return Celery's configuration; each value keeps a task from getting lost.
+
+    :param service: prefix of every key, so that a Redis ACL can hold the service.
+    :param soft_seconds: a task is asked to stop after this.
+    :param hard_seconds: a task is killed after this; no task may set a longer limit.
+    :param socket_seconds: longest wait for Redis; shorter where a person waits.
+    """
+    return {
+        "broker_url": settings.redis_store_url.get_secret_value(),
+        # A task is done when it has ended, not when it was taken.
+        "task_acks_late": True,
+        # Without this the task of a killed child counts as failed and is gone.
+        "task_reject_on_worker_lost": True,
+        # One task at a time: what waits in a process cannot be done by another.
+        "worker_prefetch_multiplier": 1,
+        # Results are rows of the service's own; a result backend in the broker's Redis
+        # loses tasks when Redis restarts.
+        "task_ignore_result": True,
+        "result_backend": None,
+        "task_soft_time_limit": soft_seconds,
+        "task_time_limit": hard_seconds,
+        # A killed task is acknowledged by mistake when the connection is lost.
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        # At SIGTERM running tasks have this long; then they go back to the queue.
+        "worker_soft_shutdown_timeout": settings.grace_seconds,
+        # A queue that nobody reads would keep a misspelt task for ever.
+        "task_create_missing_queues": False,
+        "task_queues": [
+            Queue(name, Exchange("tasks", type="direct"), routing_key=name)
+            for name in queues
+        ],
+        "task_default_queue": queues[0],
+        "task_default_exchange": "tasks",
+        "task_default_routing_key": queues[0],
+        # Pickle would run what anyone who can write to Redis sends.
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "broker_connection_retry_on_startup": True,
+        # For ever: the process is of no use without the broker.
+        "broker_connection_max_retries": None,
+        "broker_connection_timeout": 1,
+        "task_publish_retry": True,
+        "task_publish_retry_policy": {
+            "max_retries": 1,
+            "interval_start": 0,
+            "interval_step": 0.2,
+            "interval_max": 0.2,
+        },
+        "broker_transport_options": {
+            "global_keyprefix": f"{service}:",
+            # A message that was taken and not finished is given out again after this;
+            # it must be longer than any task, or the task runs twice at once.
+            "visibility_timeout": hard_seconds * 2 + 120,
+            "unacked_restore_interval": 5,
+            # By default the sweep above happens at every tenth interval only.
+            "unacked_restore_throttle": 1,
+            "unacked_mutex_expire": 30,
+            # Kombu's default, no timeout, hangs for ever on a frozen Redis.
+            "socket_timeout": socket_seconds,
+            "socket_connect_timeout": min(1.0, socket_seconds),
+            "socket_keepalive": True,
+            "health_check_interval": 10,
+        },
+        # The chassis logs; Celery must neither reformat nor catch standard output.
+        "worker_hijack_root_logger": False,
+        "worker_redirect_stdouts": False,
+        "worker_send_task_events": False,
+        "task_send_sent_event": False,
+        "enable_utc": True,
+        "timezone": "UTC",
+    }
+
+
+def init_app(
+    app: "Flask",
+    settings: ServiceSettings,
+    *,
+    queues: Sequence[str] = QUEUES,
+    soft_seconds: int = _SOFT_SECONDS,
+    hard_seconds: int = _HARD_SECONDS,
+) -> Celery:
+    """Give the app a task queue; its tasks run in the app's context.
+
+    The Celery app becomes the default one, so `@shared_task` works, and
+    `app.extensions["celery"]`.
+
+    :param soft_seconds: a task is asked to stop after this.
+    :param hard_seconds: a task is killed after this; no task may set a longer limit.
+    """
+
+    class AppTask(Task):  # type: ignore[type-arg]
+        abstract = True
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+            with app.app_context(), _message_at_hand(self):
+                return self.run(*args, **kwargs)
+
+    celery: Celery = Celery(app.name, task_cls=AppTask, set_as_current=True)
+    celery.conf.update(
+        configuration(
+            settings,
+            app.name,
+            queues=queues,
+            soft_seconds=soft_seconds,
+            hard_seconds=hard_seconds,
+        )
+    )
+    celery.set_default()
+    app.extensions["celery"] = celery
+    signals.before_task_publish.connect(_stamp, dispatch_uid="flagon")
+    return celery
+
+
+def publisher(settings: ServiceSettings, service: str) -> Celery:
+    """Return a Celery app that can send tasks of any name and run none."""
+    celery: Celery = Celery(service, set_as_current=False)
+    celery.conf.update(configuration(settings, service, socket_seconds=2.0))
+    return celery
+
+
+def send(
+    session: "Session", task: str, *, queue: str, subject: str = "", **kwargs: object
+) -> None:
+    """Write a task message to the outbox, in the session's transaction.
+
+    :param task: the task's registered name, `<service>.<verb_noun>`.
+    :param subject: what the task is about; messages of one subject keep their order.
+    :param kwargs: the task's keyword arguments, JSON values.
+    :raises UnknownQueue: no worker would ever take the task.
+    """
+    from . import events  # noqa: PLC0415 (relays send tasks without a database session)
+
+    if queue not in QUEUES:
+        raise UnknownQueue(f"{queue} is none of {', '.join(QUEUES)}.")
+    events.emit_task(session, task, queue=queue, subject=subject, **kwargs)
+
+
+def publish(
+    celery: Celery,
+    task: str,
+    *,
+    queue: str,
+    kwargs: Mapping[str, object],
+    headers: Mapping[str, object],
+    task_id: str,
+) -> None:
+    """Hand one task to the broker; the relay does this with outbox rows.
+
+    :param headers: `traceparent`, `request_id` and `enqueued_at` (seconds since the
+        epoch), as far as known.
+    :param task_id: stays the same when a row is sent twice.
+    :raises kombu.exceptions.OperationalError: the broker does not answer.
+    """
+    celery.send_task(
+        task, kwargs=dict(kwargs), queue=queue, headers=dict(headers), task_id=task_id
+    )
+
+
+def _stamp(headers: dict[str, Any], **_signal: object) -> None:
+    # Tasks that tasks, retries and the schedule send; the relay's have all of it.
+    tracing.inject(headers)
+    headers.setdefault("request_id", logs.request_id())
+    headers.setdefault("enqueued_at", time.time())
+
+
+@contextmanager
+def _message_at_hand(task: "Task[Any, Any]") -> Iterator[None]:
+    """Tie logs, trace and metrics of the block to the message that asked for it."""
+    from . import metrics  # noqa: PLC0415 (after server.share_metrics)
+
+    message = task.request
+    name = str(task.name)
+    queue = str((message.delivery_info or {}).get("routing_key", "direct"))
+    enqueued_at = getattr(message, "enqueued_at", None)
+    if enqueued_at is not None and not message.retries:
+        metrics.histogram(
+            "flagon_task_wait_seconds",
+            "Time from the wish for a task until it started.",
+            "queue",
+        ).labels(queue).observe(max(0.0, time.time() - float(enqueued_at)))
+    started = time.perf_counter()
+    outcome = "failed"
+    clear_contextvars()
+    with (
+        bound_contextvars(
+            request_id=getattr(message, "request_id", None) or logs.new_request_id(),
+            task=name,
+            task_id=message.id,
+        ),
+        tracing.continue_from(
+            getattr(message, "traceparent", None),
+            f"run {name}",
+            kind="consumer",
+            attributes={"messaging.destination.name": queue},
+        ) as span,
+    ):
+        try:
+            yield
+            outcome = "succeeded"
+        except Retry:
+            outcome = "retried"
+            raise
+        except (Ignore, Reject):
+            outcome = "rejected"
+            raise
+        finally:
+            seconds = time.perf_counter() - started
+            span.set_attribute("flagon.outcome", outcome)
+            metrics.histogram(
+                "flagon_task_run_seconds",
+                "Duration of one attempt at a task.",
+                "task",
+                "outcome",
+            ).labels(name, outcome).observe(seconds)
+            log.info(
+                "task",
+                outcome=outcome,
+                attempt=(message.retries or 0) + 1,
+                duration_ms=round(seconds * 1000, 2),
+            )
+
+
+def run_worker(
+    settings: ServiceSettings, app: str, *, queues: Sequence[str], concurrency: int
+) -> int:
+    """Run tasks of the given queues in child processes until SIGTERM.
+
+    Then running tasks have `grace_seconds` to finish; what is left goes back to its
+    queue. A second SIGTERM does not wait.
+
+    :param app: where the app is made, `package.module:factory()`.
+    :param concurrency: tasks at a time, each in a process of its own.
+    :return: the exit status.
+    """
+    flask_app, celery = _load(settings, app)
+    on_process_start(flask_app, _forget_inherited(flask_app))
+    worker: Any = celery.Worker(
+        hostname=f"{'-'.join(queues)}@%h",
+        queues=",".join(queues),
+        concurrency=concurrency,
+        pool="prefork",
+        loglevel=settings.log_level,
+        quiet=True,
+        # Workers need to know nothing of each other: no start-up chatter, no gossip.
+        without_mingle=True,
+        without_gossip=True,
+        without_heartbeat=True,
+    )
+
+    def ready(**_signal: object) -> None:
+        _stop_softly_at_sigterm(worker)
+        from . import server  # noqa: PLC0415
+
+        # Threads come after the pool: a fork in the midst of a thread's work could
+        # leave a child with a lock that nobody holds.
+        server.sidecar(settings.bind, _probes(flask_app, celery))
+        threading.Thread(
+            target=_watch, args=(celery, queues), name="queues", daemon=True
+        ).start()
+        log.info("worker_ready", queues=list(queues), concurrency=concurrency)
+
+    signals.worker_ready.connect(ready, weak=False)
+    signals.worker_process_init.connect(_begin_process(flask_app), weak=False)
+    signals.worker_process_shutdown.connect(_end_process, weak=False)
+    # A connected receiver keeps Celery from configuring logging.
+    signals.setup_logging.connect(_keep_logging, weak=False)
+    worker.start()
+    tracing.shutdown()
+    return int(worker.exitcode or 0)
+
+
+def run_beat(settings: ServiceSettings, app: str) -> None:
+    """Send the app's scheduled tasks (`beat_schedule`) when they are due.
+
+    The schedule lives in memory: intervals start anew with the process. Run one of
+    these; tasks must bear being sent twice, as always.
+    """
+    from celery.beat import Scheduler  # noqa: PLC0415
+
+    from . import server  # noqa: PLC0415
+
+    flask_app, celery = _load(settings, app)
+    signals.setup_logging.connect(_keep_logging, weak=False)
+    server.sidecar(settings.bind, _probes(flask_app, celery))
+    beat: Any = celery.Beat(
+        scheduler_cls=cast("Any", Scheduler),
+        # Also the longest time that a changed clock goes unnoticed.
+        max_interval=5,
+        loglevel=settings.log_level,
+        quiet=True,
+    )
+    beat.setup_logging = lambda *_args, **_kwargs: None
+    log.info("beat_ready", tasks=sorted(celery.conf.beat_schedule))
+    beat.run()
+
+
+def on_process_start(app: "Flask", step: Callable[[], object]) -> None:
+    """Have `step` called at the start of each worker process.
+
+    If it raises, the process ends and the pool starts another: a process that only
+    half works would fail every task it takes.
+    """
+    app.extensions.setdefault("flagon.process_steps", []).append(step)
+
+
+def _load(settings: ServiceSettings, app: str) -> tuple["Flask", Celery]:
+    from . import server  # noqa: PLC0415
+
+    server.share_metrics(settings.metrics_dir)
+    from gunicorn.util import (  # type: ignore[import-untyped]  # noqa: PLC0415
+        import_app,
+    )
+
+    flask_app = import_app(app)
+    return flask_app, cast("Celery", flask_app.extensions["celery"])
+
+
+def _forget_inherited(app: "Flask") -> Callable[[], None]:
+    def forget() -> None:
+        sessions = app.extensions.get("flagon.sessions")
+        if sessions is not None:
+            # The parent's connections: closing them here would end them there.
+            sessions.kw["bind"].dispose(close=False)
+
+    return forget
+
+
+def _begin_process(app: "Flask") -> Callable[..., None]:
+    def begin(**_signal: object) -> None:
+        try:
+            for step in app.extensions.get("flagon.process_steps", []):
+                step()
+        except BaseException:
+            # Celery would swallow it and go on with a process that fails every task.
+            log.exception("worker_process_broken")
+            os._exit(1)
+
+    return begin
+
+
+def _end_process(**_signal: object) -> None:
+    # Pool processes end without atexit.
+    tracing.flush()
+
+
+def _keep_logging(**_signal: object) -> None:
+    """Leave logging as the chassis set it up."""
+
+
+def _stop_softly_at_sigterm(worker: object) -> None:
+    from celery.apps import worker as worker_app  # noqa: PLC0415
+    from celery.worker import state  # noqa: PLC0415
+
+    def stop(_number: int, _frame: object) -> None:
+        # Celery's own handler for SIGTERM waits for running tasks without an end, so
+        # the supervisor's SIGKILL would come first and the tasks return after minutes.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        try:
+            cast("Any", worker_app).on_cold_shutdown(worker)
+        finally:
+            cast("Any", state).should_terminate = 0
+
+    signal.signal(signal.SIGTERM, stop)
+
+
+def _probes(app: "Flask", celery: Celery) -> dict[str, Callable[[], object]]:
+    def broker() -> None:
+        with celery.connection_for_read() as connection:
+            connection.ensure_connection(max_retries=1, timeout=1)
+
+    checks = app.extensions.get("flagon.checks", {})
+    return {
+        **{name: probe for name, (probe, required) in checks.items() if required},
+        "queue": broker,
+    }
+
+
+def _watch(celery: Celery, queues: Sequence[str]) -> None:
+    while True:
+        try:
+            measure(celery, queues)
+        except celery.connection_for_read().connection_errors as error:
+            log.warning("queues_not_measured", error=type(error).__name__)
+        time.sleep(_WATCH_SECONDS)
+
+
+def measure(celery: Celery, queues: Sequence[str]) -> None:
+    """Set the metrics of the waiting tasks: how many, and the age of the oldest."""
+    from . import metrics  # noqa: PLC0415
+
+    depth = metrics.gauge(
+        "flagon_queue_depth", "Tasks that wait.", "queue", mode="livemax"
+    )
+    oldest = metrics.gauge(
+        "flagon_queue_oldest_seconds",
+        "Age of the task that is next.",
+        "queue",
+        mode="livemax",
+    )
+    prefix = celery.conf.broker_transport_options["global_keyprefix"]
+    with celery.connection_for_read() as connection:
+        client = cast("Any", connection.default_channel).client
+        for queue in queues:
+            # Not `client.llen`: only some commands know the prefix.
+            depth.labels(queue).set(client.execute_command("LLEN", queue))
+            found = client.execute_command("LINDEX", f"{prefix}{queue}", -1)
+            headers = json.loads(found)["headers"] if found else {}
+            age = time.time() - float(headers.get("enqueued_at") or time.time())
+            oldest.labels(queue).set(max(0.0, age))
