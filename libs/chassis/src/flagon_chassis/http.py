@@ -86,7 +86,7 @@ class Client:
     :param response_bytes: longest body accepted.
     """
 
-    def __init__(  # noqa: PLR0913 (each is a limit that somebody must be able to set)
+    def __init__(
         self,
         base_url: str,
         settings: ServiceSettings,
@@ -154,7 +154,7 @@ class Client:
         """Delete a resource; options as for `request`."""
         return self.request("DELETE", path, **options)
 
-    def request(  # noqa: PLR0913 (all but the first two are optional)
+    def request(
         self,
         method: str,
         path: str,

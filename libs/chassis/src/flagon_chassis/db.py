@@ -1,0 +1,110 @@
+"""One engine per process, one session per transaction, one lock per migration."""
+
+import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from importlib.resources import files
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from flask import Flask, current_app
+from sqlalchemy import Engine, MetaData, NullPool, create_engine, text
+from sqlalchemy.orm import Session, sessionmaker
+
+from . import health
+from .settings import DatabaseSettings
+
+
+class BlockingDriver(RuntimeError):
+    """psycopg was loaded before gevent patched it and would block every greenlet."""
+
+
+def engine(url: str, *, pool_size: int, application_name: str) -> Engine:
+    """Return a connection pool whose every wait has an end.
+
+    :param pool_size: connections, as many as threads; there is no overflow.
+    :param application_name: shown in `pg_stat_activity`.
+    :raises BlockingDriver: gevent is active but came after psycopg.
+    """
+    _refuse_blocking_driver()
+    return create_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=5,
+        # A restarted Postgres costs one ping per connection, not one failed request.
+        pool_pre_ping=True,
+        pool_use_lifo=True,
+        pool_recycle=1800,
+        connect_args={
+            "connect_timeout": 3,
+            "application_name": application_name,
+            "options": "-c statement_timeout=5000 -c lock_timeout=2000"
+            " -c idle_in_transaction_session_timeout=10000",
+        },
+    )
+
+
+def _refuse_blocking_driver() -> None:
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey and monkey.is_module_patched("select"):
+        from psycopg import waiting  # noqa: PLC0415 (only gevent processes pay for it)
+
+        if waiting.wait.__name__ == "wait_c":
+            raise BlockingDriver("Load the app after gevent's patch: no preload.")
+
+
+def init_app(app: Flask, settings: DatabaseSettings) -> None:
+    """Give the app a connection pool and a readiness check named `postgres`."""
+    pool = engine(
+        settings.database_url.get_secret_value(),
+        pool_size=settings.threads,
+        application_name=app.name,
+    )
+    app.extensions["flagon.sessions"] = sessionmaker(pool, expire_on_commit=False)
+
+    def ping() -> None:
+        with pool.connect() as connection:
+            connection.execute(text("select 1"))
+
+    health.check(app, "postgres", ping)
+
+
+def transaction() -> AbstractContextManager[Session]:
+    """Open a session whose block is one transaction: commit at the end, else roll back."""
+    sessions: sessionmaker[Session] = current_app.extensions["flagon.sessions"]
+    return sessions.begin()
+
+
+def config(url: str, folder: Path, *metadata: MetaData) -> Config:
+    """Return the Alembic configuration of one owner.
+
+    :param url: the database, as the role that owns its tables.
+    :param folder: the owner's revisions.
+    :param metadata: what the revisions must add up to; for autogenerate and `check`.
+    """
+    result = Config()
+    result.set_main_option("script_location", str(files(__package__) / "migrations"))
+    result.set_main_option("path_separator", "newline")
+    result.set_main_option("version_locations", str(folder))
+    result.attributes["engine"] = create_engine(url, poolclass=NullPool)
+    result.attributes["metadata"] = list(metadata)
+    return result
+
+
+def migrate(settings: DatabaseSettings, folder: Path) -> None:
+    """Bring the database to the newest revision; safe to run twice and at once.
+
+    :param folder: the owner's revisions.
+    :raises ValueError: no owner URL is set.
+    """
+    if settings.owner_database_url is None:
+        raise ValueError("Set OWNER_DATABASE_URL: only the owner may change tables.")
+    url = settings.owner_database_url.get_secret_value()
+    command.upgrade(config(url, folder), "head")
+
+
+def revise(url: str, folder: Path, message: str, metadata: Sequence[MetaData]) -> None:
+    """Write a new revision that takes the database at `url` to `metadata`."""
+    command.revision(config(url, folder, *metadata), message, autogenerate=True)

@@ -1,0 +1,52 @@
+"""Requests per account, counted in the cache Redis and, without it, in the process."""
+
+from flask import Flask, g, request
+from flask_limiter import Limiter
+from flask_limiter.util import get_remote_address
+
+from . import auth
+from .settings import ServiceSettings
+
+_PROBES = {"/livez", "/readyz", "/metrics"}
+
+
+def init_app(app: Flask, settings: ServiceSettings) -> Limiter:
+    """Limit every route by account, or by address where no token proves one.
+
+    The limiter is returned so that a service can add narrower limits to its routes. The
+    answer beyond a limit is a 429 problem with `Retry-After` and `RateLimit` headers.
+    """
+    limiter = Limiter(
+        account_or_address,
+        storage_uri=settings.redis_cache_url.get_secret_value(),
+        storage_options={
+            # A counter is not worth waiting for.
+            "socket_timeout": 0.3,  # type: ignore[dict-item]
+            "socket_connect_timeout": 0.3,  # type: ignore[dict-item]
+            # Redis' access rules give each service the keys below its own name.
+            "key_prefix": f"{app.name}:limits",
+        },
+        strategy="fixed-window",
+        default_limits=[settings.rate_limit],
+        default_limits_exempt_when=lambda: request.path in _PROBES,
+        headers_enabled=True,
+        # Without Redis each process counts for itself: a limit that is too generous for
+        # a while, and never an open door.
+        in_memory_fallback_enabled=True,
+    )
+    limiter.init_app(app)
+    return limiter
+
+
+def account_or_address() -> str:
+    """Return whom to count the request for.
+
+    Only a token that was checked names an account: made-up tokens count for the address,
+    or each would be a new account with a fresh allowance.
+    """
+    if "flagon_limit_key" not in g:
+        g.flagon_limit_key = f"address:{get_remote_address()}"
+        caller = auth.caller_if_proven()
+        if caller:
+            g.flagon_limit_key = f"account:{caller.sub}"
+    return str(g.flagon_limit_key)

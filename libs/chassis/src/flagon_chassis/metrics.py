@@ -1,0 +1,97 @@
+"""Prometheus metrics that are right under several worker processes."""
+
+import os
+from functools import lru_cache
+
+from flask import Flask, Response
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_flask_exporter import PrometheusMetrics
+
+from .auth import open_route
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+"""Histogram buckets that hold both the 100 ms and the 500 ms objective."""
+
+REGISTRY = CollectorRegistry()
+"""Every metric of the process; not the library's default one, which adds its own."""
+
+
+def multiprocess() -> bool:
+    """Say whether this process shares its metrics with others through files."""
+    return "PROMETHEUS_MULTIPROC_DIR" in os.environ
+
+
+def collect() -> CollectorRegistry:
+    """Return a registry that, when scraped, sums over all processes of the service."""
+    if not multiprocess():
+        return REGISTRY
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return registry
+
+
+@lru_cache
+def counter(name: str, help_: str, *labels: str) -> Counter:
+    """Return the counter of this name, made at the first call."""
+    return Counter(name, help_, labels, registry=REGISTRY)
+
+
+@lru_cache
+def gauge(name: str, help_: str, *labels: str, mode: str = "livesum") -> Gauge:
+    """Return the gauge of this name, made at the first call.
+
+    :param mode: how processes add up; only live modes forget a process that is gone.
+    """
+    return Gauge(name, help_, labels, registry=REGISTRY, multiprocess_mode=mode)  # type: ignore[arg-type]
+
+
+@lru_cache
+def histogram(
+    name: str, help_: str, *labels: str, buckets: tuple[float, ...] = SECONDS
+) -> Histogram:
+    """Return the histogram of this name, made at the first call."""
+    return Histogram(name, help_, labels, registry=REGISTRY, buckets=buckets)
+
+
+def exposition(*registries: CollectorRegistry) -> bytes:
+    """Return what a scrape of this process answers, in the text format.
+
+    :param registries: further ones of this process; unused where files are shared,
+        because those hold every metric of every process already.
+    """
+    found = (collect(),) if multiprocess() else (REGISTRY, *registries)
+    return b"".join(generate_latest(registry) for registry in found)
+
+
+def init_app(app: Flask, service: str) -> None:
+    """Measure every request by route template and serve `/metrics`.
+
+    Gives `flask_http_request_duration_seconds` and `flask_http_request_total` with the
+    labels `service`, `method`, `url_rule` and `status`; an unknown path has the rule
+    `None`, so no caller can invent label values.
+    """
+    # A registry for each app: two apps in one process (tests) must not collide.
+    registry = CollectorRegistry()
+    PrometheusMetrics(
+        app,
+        path=None,
+        registry=registry,
+        group_by="url_rule",
+        default_labels={"service": service},
+        buckets=SECONDS,
+        excluded_paths=["/livez", "/readyz", "/metrics"],
+        default_latency_as_histogram=True,
+    )
+
+    @app.get("/metrics")
+    @open_route
+    def metrics() -> Response:
+        return Response(exposition(registry), content_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,157 @@
+"""How a process starts: gunicorn for the services, a small HTTP port for the others."""
+
+import gc
+import os
+import shutil
+import threading
+import time
+from collections.abc import Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from json import dumps
+from pathlib import Path
+from typing import Any
+
+from .settings import ServiceSettings
+
+
+def share_metrics(folder: Path | None) -> None:
+    """Let several processes add up their metrics in files below `folder`.
+
+    Must come before anything imports `prometheus_client`, which decides at import. The
+    folder is emptied: files of an earlier run would be counted again.
+    """
+    if folder is None:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)  # noqa: TID251 (the library reads it there)
+
+
+def serve(
+    settings: ServiceSettings,
+    app: str,
+    *,
+    worker_class: str = "gthread",
+    preload: bool = True,
+    options: Mapping[str, Any] | None = None,
+) -> None:
+    """Serve a WSGI app with gunicorn until SIGTERM.
+
+    On SIGTERM `/readyz` fails first, for `drain_seconds`; then the listener closes and
+    requests in flight have `grace_seconds` to finish.
+
+    :param app: where the app is made, `package.module:factory()`.
+    :param preload: load the app before forking, which shares its memory; never with
+        gevent, whose patch must come first.
+    :param options: further gunicorn settings.
+    """
+    share_metrics(settings.metrics_dir)
+    from gunicorn.app.base import BaseApplication  # noqa: PLC0415 (after share_metrics)
+    from gunicorn.arbiter import Arbiter  # noqa: PLC0415
+    from gunicorn.util import import_app  # noqa: PLC0415
+
+    from . import health  # noqa: PLC0415 (imports the metrics library)
+
+    class Server(BaseApplication):  # type: ignore[misc]
+        def load_config(self) -> None:
+            for name, value in _gunicorn(settings, worker_class, preload).items():
+                self.cfg.set(name, value)
+            for name, value in (options or {}).items():
+                self.cfg.set(name, value)
+
+        def load(self) -> Any:  # noqa: ANN401 (a WSGI callable)
+            return import_app(app)
+
+    class DrainingArbiter(Arbiter):  # type: ignore[misc]
+        def handle_term(self) -> None:
+            # The workers go on serving while load balancers see the failing readiness.
+            health.drain()
+            time.sleep(settings.drain_seconds)
+            super().handle_term()
+
+    health.reset()
+    DrainingArbiter(Server()).run()
+
+
+def _gunicorn(
+    settings: ServiceSettings, worker_class: str, preload: bool
+) -> dict[str, Any]:
+    return {
+        "bind": settings.bind,
+        "worker_class": worker_class,
+        "workers": settings.workers,
+        "threads": settings.threads,
+        "preload_app": preload,
+        "timeout": 30,
+        "graceful_timeout": settings.grace_seconds,
+        "keepalive": 75,
+        # The heartbeat file must not wait for a disk.
+        "worker_tmp_dir": "/dev/shm" if Path("/dev/shm").is_dir() else None,  # noqa: S108
+        # Its default path is one for all services of a user, below a home that a
+        # read-only container does not have.
+        "control_socket_disable": True,
+        # The access line is written by `logs`, with the request id and the trace.
+        "accesslog": None,
+        "loglevel": "warning",
+        "pre_fork": _share_memory,
+        "child_exit": _forget_metrics,
+    }
+
+
+def _share_memory(_arbiter: object, _worker: object) -> None:
+    # Collected objects would be written to at the next collection and so copied.
+    gc.freeze()
+
+
+def _forget_metrics(_arbiter: object, worker: Any) -> None:  # noqa: ANN401
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:  # noqa: TID251
+        from prometheus_client import multiprocess  # noqa: PLC0415
+
+        multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+
+
+def sidecar(bind: str, checks: Mapping[str, Any] | None = None) -> ThreadingHTTPServer:
+    """Serve `/livez`, `/readyz` and `/metrics` of a process that is no web service.
+
+    Runs in a daemon thread; `server_close()` ends it.
+
+    :param bind: address and port.
+    :param checks: by name, a probe that raises when its dependency is down.
+    """
+    from . import health, metrics  # noqa: PLC0415 (after share_metrics)
+
+    probes = {name: (probe, True) for name, probe in (checks or {}).items()}
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            if self.path == "/livez":
+                self._answer(200, {"status": "alive", "pid": os.getpid()})
+            elif self.path == "/readyz":
+                found = health.report(probes)
+                body = {"status": found.status, "checks": found.checks}
+                self._answer(200 if found.ready else 503, body)
+            elif self.path == "/metrics":
+                self._send(200, metrics.CONTENT_TYPE_LATEST, metrics.exposition())
+            else:
+                self._answer(404, {"status": "not found"})
+
+        def _answer(self, status: int, body: object) -> None:
+            self._send(status, "application/json", dumps(body).encode())
+
+        def _send(self, status: int, content_type: str, body: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", content_type)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Write nothing: probes and scrapes are not news."""
+
+    host, port = bind.rsplit(":", 1)
+    server = ThreadingHTTPServer((host, int(port)), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, name="sidecar", daemon=True).start()
+    return server

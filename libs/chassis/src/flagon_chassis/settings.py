@@ -1,0 +1,86 @@
+"""The settings every service has, read from its environment."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr
+from pydantic_settings import BaseSettings
+
+_SECRETS = Path("/run/secrets")
+
+
+class ServiceSettings(
+    BaseSettings,
+    frozen=True,
+    extra="ignore",
+    # Containers mount secrets as files; pydantic warns when the folder is missing, so it
+    # is named only where it exists. A file's name is the variable's, in lower case.
+    secrets_dir=_SECRETS if _SECRETS.is_dir() else None,
+):
+    """Settings shared by all services; each service subclasses this once.
+
+    The subclass gives the prefix: `class Settings(ServiceSettings, env_prefix="WEB_")`.
+    """
+
+    environment: Literal["development", "testing", "production"] = "production"
+    """Only `development` shows debugging aids to people."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    """Least level that is written to standard output."""
+    secret_key: SecretStr = Field(min_length=32)
+    """Signs what a client carries for us (cursors, forms); the same in all processes."""
+
+    bind: str = "127.0.0.1:8000"
+    """Address and port that the process listens on."""
+    workers: PositiveInt = 2
+    """Gunicorn processes."""
+    threads: PositiveInt = 8
+    """Threads of each gunicorn process, and so its database connections."""
+    grace_seconds: PositiveFloat = 10.0
+    """Time that requests in flight have to finish after SIGTERM."""
+    drain_seconds: float = Field(default=1.0, ge=0)
+    """Time between a failing `/readyz` and the closed listener after SIGTERM."""
+    metrics_dir: Path | None = None
+    """Folder for the metrics of several processes; emptied at start. None: one process."""
+
+    public_url: str = "http://localhost:8080"
+    """The platform as people see it, without a slash at the end; the tokens' issuer."""
+    docs_url: str = ""
+    """Where problem types are explained; `<public_url>/docs` when empty."""
+    jwks_url: str = "http://127.0.0.1:8000/.well-known/jwks.json"
+    """Where the public keys of access tokens are fetched."""
+    token_url: str = ""
+    """Where service tokens come from; empty in a service that calls no other."""
+    client_id: str = ""
+    """This service's own OAuth client."""
+    client_secret: SecretStr = SecretStr("")
+    """The secret of that client."""
+
+    redis_store_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    """The Redis that keeps what it is given: streams, queues, sessions, denylist."""
+    redis_cache_url: SecretStr = SecretStr("redis://127.0.0.1:6379/1")
+    """The Redis that may forget: caches and counters."""
+    rate_limit: str = "1200 per minute"
+    """Requests that one account (or address, without a token) may make."""
+
+    traces: Literal["none", "log", "otlp"] = "none"
+    """Where ended spans go: nowhere, to the log as JSON lines, or to a collector."""
+    trace_ratio: float = Field(default=1.0, ge=0, le=1)
+    """Share of new traces that are recorded; a caller's decision is followed."""
+    otlp_url: str = "http://127.0.0.1:4318"
+    """OTLP over HTTP collector, without `/v1/traces`."""
+    sentry_dsn: SecretStr = SecretStr("")
+    """Where unexpected errors are reported; empty: nowhere."""
+
+    @property
+    def problems_url(self) -> str:
+        """The page that explains every problem type."""
+        return (self.docs_url or f"{self.public_url}/docs") + "/problems"
+
+
+class DatabaseSettings(ServiceSettings, frozen=True):
+    """Settings of a service that owns a database."""
+
+    database_url: SecretStr
+    """The service's login, which can change rows but no tables."""
+    owner_database_url: SecretStr | None = None
+    """The role that owns the tables; given to `migrate` alone."""

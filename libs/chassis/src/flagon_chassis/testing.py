@@ -1,0 +1,305 @@
+"""Pytest fixtures for every service: a real Postgres and a real Redis.
+
+Where a Docker engine answers they are containers (testcontainers), else private local
+instances on free ports, which end with the test run. Load with
+`-p flagon_chassis.testing`.
+"""
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+from uuid import uuid4
+
+import jwt as pyjwt
+import psycopg
+import pytest
+import redis
+from cryptography.hazmat.primitives.asymmetric import ec
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session, sessionmaker
+
+from .auth import AUDIENCE
+
+ISSUER = "http://issuer.test"
+
+
+def free_port() -> int:
+    """Return a TCP port of the loopback that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _unprivileged() -> str | None:
+    """Return the user to run servers as when the tests run as root: Postgres refuses it."""
+    if os.geteuid() != 0:
+        return None
+    known = {entry.pw_name for entry in pwd.getpwall()}
+    return next(name for name in ("postgres", "nobody") if name in known)
+
+
+def _wait(ready: Callable[[], object], seconds: float = 20) -> None:
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            ready()
+        except Exception:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.05)
+        else:
+            return
+
+
+@dataclass
+class Server:
+    """A private server of the test run."""
+
+    url: str
+    """How to connect to it as its administrator."""
+    process: subprocess.Popen[bytes] | None = None
+    """The process, to be stopped or killed by a test that started it."""
+
+
+def _private_folder(user: str | None) -> Path:
+    folder = Path(mkdtemp(prefix="flagon-test-"))
+    if user:
+        shutil.chown(folder, user)
+    return folder
+
+
+def start_postgres(port: int | None = None) -> Iterator[Server]:
+    """Yield a private Postgres whose writes need not survive anything."""
+    user, port = _unprivileged(), port or free_port()
+    folder = _private_folder(user)
+    binaries = max(
+        Path("/usr/lib/postgresql").glob("*/bin"),
+        key=lambda path: int(path.parent.name),
+        default=None,
+    )
+    if binaries is None:
+        found = shutil.which("initdb")
+        if not found:
+            pytest.exit("Postgres is not installed: run `make setup`.", 3)
+        binaries = Path(found).resolve().parent
+    data = folder / "data"
+    subprocess.run(  # noqa: S603
+        [binaries / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-N"],
+        check=True,
+        user=user,
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        env={"LC_ALL": "C.UTF-8"},
+    )
+    options = {
+        "port": port,
+        "listen_addresses": "127.0.0.1",
+        "unix_socket_directories": folder,
+        "fsync": "off",
+        "full_page_writes": "off",
+        "synchronous_commit": "off",
+        "shared_buffers": "64MB",
+    }
+    process = subprocess.Popen(  # noqa: S603
+        [
+            binaries / "postgres",
+            "-D",
+            data,
+            *(f"--{name}={value}" for name, value in options.items()),
+        ],
+        user=user,
+        cwd=folder,
+        stdout=(folder / "log").open("wb"),
+        stderr=subprocess.STDOUT,
+    )
+    url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
+    try:
+        _wait(lambda: psycopg.connect(url, connect_timeout=2).close())
+        yield Server(url, process)
+    finally:
+        process.terminate()
+        process.wait(20)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def start_redis(*options: str, port: int | None = None) -> Iterator[Server]:
+    """Yield a private Redis without persistence; `options` are added to its command."""
+    user, port = _unprivileged(), port or free_port()
+    folder = _private_folder(user)
+    binary = shutil.which("redis-server")
+    if not binary:
+        pytest.exit("Redis is not installed: run `make setup`.", 3)
+    process = subprocess.Popen(  # noqa: S603
+        [
+            binary,
+            *("--port", str(port), "--bind", "127.0.0.1", "--save", ""),
+            *("--dir", str(folder)),
+            *options,
+        ],
+        user=user,
+        stdout=subprocess.DEVNULL,
+    )
+    url = f"redis://127.0.0.1:{port}/0"
+    client = redis.Redis.from_url(url, retry=None)
+    try:
+        _wait(client.ping)
+        yield Server(url, process)
+    finally:
+        client.close()
+        process.kill()
+        process.wait(20)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _docker() -> bool:
+    return (
+        shutil.which("docker") is not None
+        and os.environ.get("FLAGON_TEST_SERVERS") != "local"  # noqa: TID251
+        and subprocess.run(
+            ["docker", "version"],  # noqa: S607
+            capture_output=True,
+            check=False,
+        ).returncode
+        == 0
+    )
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Server]:
+    """A Postgres for the whole run; `url` is its administrator's."""
+    if _docker():
+        from testcontainers.community.postgres import (  # noqa: PLC0415
+            PostgresContainer,
+        )
+
+        with PostgresContainer("postgres:17", driver=None) as container:
+            yield Server(container.get_connection_url())
+    else:
+        yield from start_postgres()
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[Server]:
+    """A Redis for the whole run."""
+    if _docker():
+        from testcontainers.community.redis import RedisContainer  # noqa: PLC0415
+
+        with RedisContainer("redis:8") as container:
+            host = container.get_container_host_ip()
+            yield Server(f"redis://{host}:{container.get_exposed_port(6379)}/0")
+    else:
+        yield from start_redis()
+
+
+@pytest.fixture(scope="session")
+def make_database(postgres_server: Server) -> Callable[..., str]:
+    """A function that makes an empty database and returns its SQLAlchemy URL.
+
+    Called with the name of a template database it copies that one, which is much faster
+    than to migrate again.
+    """
+
+    def make(template: str | None = None) -> str:
+        name = f"test_{uuid4().hex}"
+        with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+            source = f' TEMPLATE "{template}"' if template else ""
+            connection.execute(f'CREATE DATABASE "{name}"{source}'.encode())
+        base = postgres_server.url.rsplit("/", 1)[0]
+        return f"{base}/{name}".replace("postgresql://", "postgresql+psycopg://")
+
+    return make
+
+
+@pytest.fixture
+def redis_url(redis_server: Server) -> str:
+    """The address of an empty Redis."""
+    client = redis.Redis.from_url(redis_server.url)
+    client.flushall()
+    client.close()
+    return redis_server.url
+
+
+@pytest.fixture
+def sessions(database_url: str) -> Iterator[sessionmaker[Session]]:
+    """Sessions inside one outer transaction that is rolled back after the test.
+
+    A commit in the code under test ends a savepoint only. The service's conftest gives
+    `database_url` (session scope: an own database with the schema migrated).
+    """
+    engine = create_engine(database_url)
+    with engine.connect() as connection:
+        outer = connection.begin()
+        yield sessionmaker(
+            connection, join_transaction_mode="create_savepoint", expire_on_commit=False
+        )
+        outer.rollback()
+    engine.dispose()
+
+
+@pytest.fixture
+def session(sessions: sessionmaker[Session]) -> Iterator[Session]:
+    """One session of `sessions`."""
+    with sessions.begin() as session:
+        yield session
+
+
+class TokenMaker:
+    """Signs access tokens as auth does, with a key of the test run."""
+
+    def __init__(self) -> None:
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.kid = uuid4().hex
+
+    def jwks(self) -> dict[str, Any]:
+        """Return the public keys as auth publishes them."""
+        jwk = pyjwt.algorithms.ECAlgorithm.to_jwk(self.key.public_key(), as_dict=True)
+        return {"keys": [{**jwk, "kid": self.kid, "use": "sig", "alg": "ES256"}]}
+
+    def __call__(
+        self, *scopes: str, sub: str | None = None, **claims: object
+    ) -> dict[str, str]:
+        """Return the Authorization header of a fresh token with these scopes."""
+        return {"Authorization": f"Bearer {self.token(*scopes, sub=sub, **claims)}"}
+
+    def token(
+        self,
+        *scopes: str,
+        sub: str | None = None,
+        header: dict[str, object] | None = None,
+        **claims: object,
+    ) -> str:
+        """Return a token; a claim given as None is left out."""
+        now = int(time.time())
+        payload = {
+            "iss": ISSUER,
+            "aud": AUDIENCE,
+            "sub": sub or str(uuid4()),
+            "client_id": "tests",
+            "scope": " ".join(scopes),
+            "roles": [],
+            "sid": uuid4().hex,
+            "jti": uuid4().hex,
+            "iat": now,
+            "exp": now + 300,
+            **claims,
+        }
+        return pyjwt.encode(
+            {name: value for name, value in payload.items() if value is not None},
+            self.key,
+            "ES256",
+            headers={"typ": "at+jwt", "kid": self.kid, **(header or {})},
+        )
+
+
+@pytest.fixture(scope="session")
+def bearer() -> TokenMaker:
+    """Makes Authorization headers; fit its `jwks` and `ISSUER` into the app."""
+    return TokenMaker()

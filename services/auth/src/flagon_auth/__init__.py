@@ -1,0 +1,1 @@
+"""Accounts and the OpenID Connect provider: the only service that signs tokens."""

@@ -1,0 +1,1 @@
+"""The catalog: owns products and their categories."""

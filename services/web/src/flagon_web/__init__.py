@@ -1,0 +1,1 @@
+"""The shop and the back office for people: a backend for frontend."""
