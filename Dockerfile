@@ -1,0 +1,92 @@
+# One image per service: `docker build --build-arg SERVICE=catalog .`
+
+FROM python:3.13-slim AS base
+
+
+FROM base AS uv
+# The installer comes from the platform's own lock, hashes included.
+RUN --mount=type=bind,source=requirements.lock,target=/requirements.lock \
+    --mount=type=cache,target=/root/.cache/pip \
+    sed -n '/^uv==/,/[^\\]$/p' /requirements.lock > /tmp/uv.lock && \
+    pip install --quiet --no-deps --require-hashes --root-user-action=ignore \
+        --requirement /tmp/uv.lock
+
+
+FROM uv AS build
+ARG SERVICE
+ENV UV_LINK_MODE=copy \
+    UV_SYSTEM_CERTS=true \
+    UV_PYTHON_DOWNLOADS=never \
+    UV_COMPILE_BYTECODE=1 \
+    # The root is read-only and the sources never change: Python need not look at them,
+    # and the bytecode holds no time of its making.
+    PYC_INVALIDATION_MODE=UNCHECKED_HASH
+RUN uv venv --quiet --python /usr/local/bin/python3 /opt/flagon
+# Dependencies change rarely and fill a layer of their own.
+RUN --mount=type=bind,source=deploy/locks,target=/locks \
+    --mount=type=cache,target=/root/.cache/uv \
+    uv pip install --quiet --python /opt/flagon --no-deps --require-hashes \
+        --requirement "/locks/${SERVICE}.lock" && \
+    # What no process of ours reads: the tests of the dependencies and stubs.
+    find /opt/flagon -type d \( -name tests -o -name test \) \
+        -path '*/site-packages/*/*' -prune -exec rm -rf {} + && \
+    find /opt/flagon -name '*.pyi' -delete && \
+    find /opt/flagon -exec touch --no-dereference --date=@0 {} +
+
+
+FROM uv AS wheels
+ARG SERVICE
+WORKDIR /source
+COPY libs libs
+COPY services services
+# uv holds the build backend itself: nothing is downloaded here.
+RUN for part in libs/chassis "services/${SERVICE}"; do \
+        uv build --quiet --offline --no-config --wheel --out-dir /wheels "$part" || exit 1; \
+    done
+
+
+FROM build AS own
+ARG SERVICE
+# A virtual environment beside the first one would be searched twice: the service and
+# the chassis go to a folder that one line adds to the search path.
+RUN --mount=type=bind,from=wheels,source=/wheels,target=/wheels \
+    uv pip install --quiet --offline --python /opt/flagon --no-deps \
+        --target /opt/own /wheels/*.whl && \
+    rm -rf /opt/own/.lock /opt/own/bin && \
+    find /opt/own -exec touch --no-dereference --date=@0 {} +
+RUN groupadd --gid 10001 flagon && \
+    useradd --uid 10001 --gid flagon --no-create-home --home-dir /tmp \
+        --shell /usr/sbin/nologin flagon && \
+    install -d -o flagon -g flagon /var/lib/flagon/files /var/lib/flagon/spool && \
+    printf '/opt/own\n' > /tmp/own.pth && touch --date=@0 /tmp/own.pth
+
+
+FROM base
+ARG SERVICE
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="flagon-${SERVICE}" \
+      org.opencontainers.image.description="The ${SERVICE} service of Flagon" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=own /etc/passwd /etc/group /etc/
+COPY --from=own --chown=10001:10001 /var/lib/flagon /var/lib/flagon
+COPY --from=build /opt/flagon /opt/flagon
+COPY --from=own /tmp/own.pth /opt/flagon/lib/python3.13/site-packages/own.pth
+COPY --from=own /opt/own /opt/own
+ENV PATH=/opt/flagon/bin:$PATH \
+    HOME=/tmp \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    SERVICE=${SERVICE}
+USER 10001:10001
+WORKDIR /
+EXPOSE 8000
+STOPSIGNAL SIGTERM
+# -I -S: the interpreter alone starts in a few milliseconds, so that a check every few
+# seconds in every container costs nothing that one could measure.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --start-interval=1s --retries=3 \
+    CMD ["python", "-IS", "-c", "import socket as s; c = s.create_connection(('127.0.0.1', 8000), 4); c.sendall(b'GET /readyz HTTP/1.0\\r\\nHost: localhost\\r\\n\\r\\n'); raise SystemExit(b' 200 ' not in c.recv(64))"]
+ENTRYPOINT ["/bin/sh", "-c", "exec python -m flagon_${SERVICE} \"$@\"", "flagon"]
+CMD ["serve"]
