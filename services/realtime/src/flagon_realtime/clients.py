@@ -1,0 +1,195 @@
+"""The Redis that holds the event stream and the denylist, read and never written."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from . import wire
+from .ring import Entry
+from .wire import StreamId
+
+Row = tuple[bytes, Mapping[bytes, bytes]]
+
+PAGE = 500
+"""Entries that one command asks for: Redis serves nobody else meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A run of the stream."""
+
+    entries: list[Entry]
+    last: StreamId
+    """Id of the last entry, understood or not."""
+    scanned: int
+    """Entries in the run, understood or not."""
+    missing_until: StreamId | None = None
+    """Set when entries up to this id were deleted before they were read."""
+
+    @property
+    def malformed(self) -> int:
+        """Entries that lack a field, and so were left out."""
+        return self.scanned - len(self.entries)
+
+
+class EventLog:
+    """The platform's event stream.
+
+    One connection tails it; everything else shares a few more, so a process holds the
+    same small number of connections whatever the number of its clients.
+
+    :param url: of the Redis store.
+    :param stream: key of the stream.
+    :param block_seconds: how long one read waits for the next event.
+    """
+
+    def __init__(self, url: str, stream: str, *, block_seconds: float = 4.0) -> None:
+        self._stream = stream
+        self._block_milliseconds = int(block_seconds * 1000)
+        # A blocking read must end before the socket gives up, else an idle stream looks
+        # like a dead Redis. Retries are the reader's own, which says so to the clients.
+        self._tail = redis.Redis.from_url(
+            url,
+            socket_timeout=block_seconds * 2,
+            socket_connect_timeout=2,
+            retry=Retry(NoBackoff(), 0),
+        )
+        # Whoever waits for a connection longer than this is better off coming back.
+        self._queries = redis.Redis(
+            connection_pool=redis.BlockingConnectionPool.from_url(
+                url,
+                max_connections=3,
+                timeout=5,
+                socket_timeout=2,
+                socket_connect_timeout=2,
+                retry=Retry(NoBackoff(), 0),
+            )
+        )
+
+    def newest(self, max_events: int, max_bytes: int) -> tuple[StreamId, Batch]:
+        """Return the newest entries, and the id after which nothing is missing in them.
+
+        :raises redis.RedisError: Redis does not answer.
+        """
+        edge, last, untouched = self._bounds()
+        found: list[Entry] = []
+        size = scanned = 0
+        upto = wire.format_id(last)
+        while scanned < max_events and size < max_bytes:
+            rows = _rows(self._tail.xrevrange(self._stream, max=upto, count=PAGE))
+            scanned += len(rows)
+            page = _entries(rows)
+            found += page
+            size += sum(len(entry.payload) for entry in page)
+            if len(rows) < PAGE:
+                floor = (0, 0) if untouched else edge
+                break
+            floor = wire.before(wire.parse_id(rows[-1][0]))
+            upto = b"(" + rows[-1][0]
+        return floor, Batch(found[::-1], last, scanned)
+
+    def follow(self, after: StreamId) -> Batch:
+        """Return the entries after an id; waits for the next one when there is none.
+
+        :raises redis.RedisError: Redis does not answer.
+        """
+        reply = self._tail.xread(
+            {self._stream: wire.format_id(after)},
+            count=PAGE,
+            block=self._block_milliseconds,
+        )
+        return _batch(_tail_rows(reply), after)
+
+    def page(self, after: StreamId) -> Batch:
+        """Return some of the entries after an id, fewer than `PAGE` at the end.
+
+        :raises redis.RedisError: Redis does not answer.
+        """
+        start = b"(" + wire.format_id(after)
+        rows = _rows(self._queries.xrange(self._stream, min=start, count=PAGE))
+        # Asked after the read: what is trimmed in between must not go unnoticed.
+        edge, _last, untouched = self._bounds()
+        if not untouched and after < edge:
+            return Batch([], after, 0, missing_until=edge)
+        return _batch(rows, after)
+
+    def marks(self, names: Sequence[str]) -> dict[str, bytes]:
+        """Return those of the denylist's keys that exist, with their values.
+
+        :raises redis.RedisError: Redis does not answer.
+        """
+        values = cast("list[bytes | None]", self._queries.mget(names))
+        return {
+            name: value
+            for name, value in zip(names, values, strict=True)
+            if value is not None
+        }
+
+    def close(self) -> None:
+        """Close every connection; a later call opens them again."""
+        self._tail.close()
+        self._queries.connection_pool.disconnect()
+
+    def _bounds(self) -> tuple[StreamId, StreamId, bool]:
+        """Return the id after which all is there, the newest, and if none was deleted.
+
+        :raises redis.RedisError: Redis does not answer.
+        """
+        try:
+            told = cast("dict[Any, Any]", self._queries.xinfo_stream(self._stream))
+        except redis.ResponseError as error:
+            if "no such key" not in str(error):
+                raise
+            # Nobody has ever published: everything is still to come.
+            return (0, 0), (0, 0), True
+        last = wire.parse_id(told["last-generated-id"])
+        oldest = told["first-entry"]
+        edge = wire.before(wire.parse_id(oldest[0])) if oldest else last
+        # Older servers do not count what was ever added: then something may be gone.
+        return edge, last, told.get("entries-added") == told["length"]
+
+
+def _rows(reply: object) -> list[Row]:
+    return cast("list[Row]", reply or [])
+
+
+def _tail_rows(reply: Any) -> list[Row]:  # noqa: ANN401 (three shapes, told apart here)
+    """Return the entries in an answer to XREAD for one stream.
+
+    RESP2 answers a list of pairs; RESP3 answers a map, whose value is the list of
+    entries or, from redis-py 8 on, a list of such lists.
+    """
+    if not reply:
+        return []
+    rows = next(iter(reply.values())) if isinstance(reply, dict) else reply[0][1]
+    if rows and isinstance(rows[0], list):
+        return [row for part in rows for row in part]
+    return cast("list[Row]", rows)
+
+
+def _batch(rows: list[Row], after: StreamId) -> Batch:
+    last = wire.parse_id(rows[-1][0]) if rows else after
+    return Batch(_entries(rows), last, len(rows))
+
+
+def _entries(rows: list[Row]) -> list[Entry]:
+    """Return the entries that have every field that delivery needs."""
+    found = []
+    for identity, fields in rows:
+        kind, body = fields.get(b"type"), fields.get(b"event")
+        topics = tuple(fields.get(b"topics", b"").split())
+        if kind and body and topics and not kind.split()[1:]:
+            payload = wire.event(identity, kind.strip(), body)
+            found.append(
+                Entry(
+                    wire.parse_id(identity),
+                    topics,
+                    payload,
+                    fields.get(b"traceparent", b""),
+                )
+            )
+    return found

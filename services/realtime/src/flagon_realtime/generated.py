@@ -1,0 +1,158 @@
+"""Feeds a stream from a generator, for servers that keep their sockets to themselves."""
+
+import socket
+import time
+from collections.abc import Generator, Iterator
+from contextlib import suppress
+
+import redis
+import structlog
+
+from . import telemetry, wire
+from .ring import Entry, FellBehind
+from .roster import Subscriber, Ticket
+from .source import Source
+
+log = structlog.get_logger()
+
+
+class Generated(Subscriber):
+    """A stream that a generator feeds while a thread of the server waits.
+
+    It holds one bounded block of bytes at a time; what the server has not taken waits
+    in the ring, and whoever falls off the ring is closed.
+
+    :param sock: the connection, where the server tells; it can be broken by us.
+    """
+
+    __slots__ = ("_ending", "_handed_at", "_notes", "_socket", "_source")
+
+    def __init__(
+        self, source: Source, ticket: Ticket, sock: socket.socket | None
+    ) -> None:
+        super().__init__(ticket, source.rotate_seconds)
+        self._source = source
+        self._socket = sock
+        self._ending: bytes | None = None
+        self._notes = b""
+        self._handed_at: float | None = None
+
+    def tell(self, text: str) -> None:
+        """Send a comment with the next bytes."""
+        with self._source.ring.changed:
+            self._notes = wire.comment(text)
+            self._source.ring.changed.notify_all()
+
+    def end(self, reason: str, retry_milliseconds: int | None = None) -> None:
+        """Let the generator say why and stop."""
+        with self._source.ring.changed:
+            if self._ending is not None:
+                return
+            telemetry.DROPPED.labels(reason).inc()
+            self._ending = wire.close(reason, retry_milliseconds)
+            self._source.ring.changed.notify_all()
+
+    def check_stall(self, now: float) -> None:
+        """Break the connection when the server has waited too long for the client.
+
+        Nothing can be said to it: its socket has no room.
+        """
+        handed_at, limit = self._handed_at, self._source.stall_seconds
+        if handed_at is None or now - handed_at < limit:
+            return
+        self.end("stalled")
+        if self._socket is not None:
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yield the bytes of the stream, from the opening on."""
+        self._source.roster.enter(self)
+        try:
+            for block in self._blocks():
+                self._handed_at = time.monotonic()
+                yield block
+                self._handed_at = None
+        finally:
+            self._source.roster.leave(self)
+
+    def _blocks(self) -> Iterator[bytes]:
+        ring = self._source.ring
+        opening = wire.opening(self._source.retry_milliseconds)
+        after = self.ticket.after
+        if after is None:
+            cursor = ring.end
+            yield opening + wire.position(ring.last)
+        else:
+            yield opening
+            found = ring.seek(after)
+            telemetry.RESUMED.labels("redis" if found is None else "ring").inc()
+            if found is None:
+                found = yield from self._replay(after)
+            cursor = found
+        while self._ending is None:
+            try:
+                entries, cursor = ring.read(
+                    cursor, self.ticket.topics, after=after or (0, 0)
+                )
+            except FellBehind:
+                self.end("behind")
+                break
+            if entries:
+                yield self._deliver([entry for _position, entry in entries])
+            else:
+                yield from self._wait(cursor)
+        yield self._ending or b""
+
+    def _replay(self, after: wire.StreamId) -> Generator[bytes, None, int]:
+        """Yield events from Redis until the ring has the rest; return where."""
+        ring, scanned = self._source.ring, 0
+        while (cursor := ring.seek(after)) is None:
+            try:
+                batch = self._source.event_log.page(after)
+            except redis.RedisError as error:
+                log.warning("replay_failed", error=repr(error))
+                self.end("unavailable")
+                return ring.end
+            scanned += batch.scanned
+            if batch.missing_until is not None:
+                telemetry.GAPS.inc()
+                after = batch.missing_until
+                yield wire.gap()
+                continue
+            if not batch.scanned or scanned > self._source.replay_events:
+                telemetry.GAPS.inc()
+                yield wire.gap()
+                return ring.first
+            after = batch.last
+            wanted = self.ticket.topics
+            found = [e for e in batch.entries if not wanted.isdisjoint(e.topics)]
+            if found:
+                telemetry.DELIVERED.inc(len(found))
+                yield b"".join(entry.payload for entry in found)
+        return cursor
+
+    def _wait(self, cursor: int) -> Iterator[bytes]:
+        """Wait for an entry, a comment or the end; yield a sign of life if none comes."""
+        ring = self._source.ring
+        with ring.changed:
+            woken = ring.changed.wait_for(
+                lambda: ring.end > cursor or self._ending or self._notes,
+                self._source.heartbeat_seconds,
+            )
+            notes, self._notes = self._notes, b""
+            # What came up to here was not this client's, or it would have been sent.
+            last = ring.last if ring.end == cursor else None
+        if notes:
+            yield notes
+        if not woken:
+            behind = last is None or last < (self.ticket.after or (0, 0))
+            yield wire.HEARTBEAT + (b"" if behind else wire.position(last or (0, 0)))
+
+    def _deliver(self, entries: list[Entry]) -> bytes:
+        reached = [(entry, 1) for entry in entries]
+        deliveries = self._source.deliveries
+        spans = deliveries.begin(reached)
+        telemetry.DELIVERED.inc(len(entries))
+        deliveries.finish(reached, spans)
+        return b"".join(entry.payload for entry in entries)

@@ -1,0 +1,80 @@
+"""`GET /api/v1/events`: the platform's events as they happen."""
+
+from apiflask import APIBlueprint
+from flagon_chassis import auth
+from flagon_chassis.auth import Caller
+from flask import current_app, request
+from flask.typing import ResponseReturnValue
+
+from . import domain
+from .roster import Grant, Ticket
+from .settings import Settings
+from .station import Station
+
+bp = APIBlueprint("events", __name__, url_prefix="/api/v1")
+
+
+@bp.get("/events")
+@bp.doc(
+    summary="Follow events",
+    responses={
+        200: {
+            "description": "Server-sent events, without an end: `event` is the"
+            " CloudEvents type, `data` the envelope, `id` the point to resume from."
+            " `event: gap` says that events are missing; `event: close` tells why the"
+            " server ends the stream.",
+            "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        },
+        422: "A topic or the last event id is not one of ours",
+        429: "Too many streams of one account or address",
+        503: "The process is full, starting or stopping",
+    },
+)
+@auth.open_route
+def follow_events() -> ResponseReturnValue:
+    """Send the events of the topics in `topic` from now, or from an id, on."""
+    station: Station = current_app.extensions["flagon.station"]
+    settings: Settings = current_app.extensions["flagon.settings"]
+    names = request.args.getlist("topic")
+    domain.check_topics(names, limit=settings.topics_max)
+    # A browser that reconnects sends the header beside its first address: it is newer.
+    after = domain.parse_position(
+        request.headers.get("Last-Event-ID") or request.args.get("last_event_id", "")
+    )
+    caller = _account() if domain.needs_account(names) else auth.caller_if_any()
+    if caller is None:
+        return station.open(
+            Ticket(
+                topics=domain.internal_topics(names),
+                holder=f"address {request.remote_addr}",
+                limit=settings.connections_per_address,
+                after=after,
+            )
+        )
+    topics = domain.internal_topics(
+        names, sub=caller.sub, sees_all_jobs="jobs:manage" in caller.scopes
+    )
+    return station.open(
+        Ticket(
+            topics=topics,
+            holder=f"account {caller.sub}",
+            limit=settings.connections_per_account,
+            grant=_grant(caller),
+            after=after,
+        )
+    )
+
+
+@auth.requires()
+def _account() -> Caller:
+    return auth.caller()
+
+
+def _grant(caller: Caller) -> Grant:
+    return Grant(
+        sub=caller.sub,
+        jti=str(caller.claims["jti"]),
+        sid=caller.sid,
+        issued_at=int(caller.claims["iat"]),
+        expires_at=caller.expires_at,
+    )
