@@ -83,7 +83,7 @@ def _gunicorn(
         "threads": settings.threads,
         "preload_app": preload,
         "timeout": 30,
-        "graceful_timeout": settings.grace_seconds,
+        "graceful_timeout": round(settings.grace_seconds),
         "keepalive": 75,
         # The heartbeat file must not wait for a disk.
         "worker_tmp_dir": "/dev/shm" if Path("/dev/shm").is_dir() else None,  # noqa: S108
@@ -133,7 +133,7 @@ def sidecar(bind: str, checks: Mapping[str, Any] | None = None) -> ThreadingHTTP
                 body = {"status": found.status, "checks": found.checks}
                 self._answer(200 if found.ready else 503, body)
             elif self.path == "/metrics":
-                self._send(200, metrics.CONTENT_TYPE_LATEST, metrics.exposition())
+                self._send(200, metrics.CONTENT_TYPE, metrics.exposition())
             else:
                 self._answer(404, {"status": "not found"})
 
