@@ -285,7 +285,7 @@ def requires(
                 raise ScopeMissing(
                     f"The scope {' '.join(lacking)} is needed.", scopes=lacking
                 )
-            return current_app.ensure_sync(view)(*args, **kwargs)
+            return cast("R", current_app.ensure_sync(view)(*args, **kwargs))
 
         guarded.__dict__["flagon_scopes"] = scopes
         return guarded

@@ -39,4 +39,5 @@ def require_match(version: int, *parts: str) -> None:
 def tagged(response: Response, version: int, *parts: str) -> Response:
     """Put the entity tag on a response; a 304 when the caller has this version."""
     response.set_etag(etag(version, *parts))
-    return response.make_conditional(request)
+    response.make_conditional(request)
+    return response

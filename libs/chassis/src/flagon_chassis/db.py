@@ -51,7 +51,7 @@ def _refuse_blocking_driver() -> None:
     if monkey and monkey.is_module_patched("select"):
         from psycopg import waiting  # noqa: PLC0415 (only gevent processes pay for it)
 
-        if waiting.wait.__name__ == "wait_c":
+        if getattr(waiting.wait, "__name__", "") == "wait_c":
             raise BlockingDriver("Load the app after gevent's patch: no preload.")
 
 

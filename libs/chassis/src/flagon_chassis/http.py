@@ -224,9 +224,7 @@ class Client:
                 span.set_attribute("http.response.status_code", response.status_code)
                 outcome = f"{response.status_code // 100}xx"
                 if response.status_code >= HTTPStatus.BAD_REQUEST:
-                    raise Refused(
-                        self.name, response.status_code, _problem(response)
-                    )
+                    raise Refused(self.name, response.status_code, _problem(response))
                 return response
         finally:
             metrics.histogram(

@@ -6,6 +6,8 @@ from functools import lru_cache
 from flask import Flask, Response
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
+)
+from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
@@ -17,6 +19,9 @@ from prometheus_flask_exporter import PrometheusMetrics
 
 from .auth import open_route
 
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+"""The media type of `exposition`."""
+
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 """Histogram buckets that hold both the 100 ms and the 500 ms objective."""
 
@@ -26,7 +31,7 @@ REGISTRY = CollectorRegistry()
 
 def multiprocess() -> bool:
     """Say whether this process shares its metrics with others through files."""
-    return "PROMETHEUS_MULTIPROC_DIR" in os.environ
+    return "PROMETHEUS_MULTIPROC_DIR" in os.environ  # noqa: TID251 (as the library)
 
 
 def collect() -> CollectorRegistry:
@@ -94,4 +99,4 @@ def init_app(app: Flask, service: str) -> None:
     @app.get("/metrics")
     @open_route
     def metrics() -> Response:
-        return Response(exposition(registry), content_type=CONTENT_TYPE_LATEST)
+        return Response(exposition(registry), content_type=CONTENT_TYPE)

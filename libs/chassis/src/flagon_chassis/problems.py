@@ -169,7 +169,7 @@ def _from_crash(error: Exception) -> Response:
             )
         )
     # Sentry and the log get the whole story, the caller none of it.
-    log.exception("crash")
+    log.error("crash", exc_info=error)
     current_app.extensions.get("flagon.report", lambda _error: None)(error)
     return problem(500, detail="The request failed on our side and has been reported.")
 

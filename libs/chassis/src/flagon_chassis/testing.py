@@ -174,7 +174,7 @@ def _docker() -> bool:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[Server]:
-    """A Postgres for the whole run; `url` is its administrator's."""
+    """Give a Postgres for the whole run; `url` is its administrator's."""
     if _docker():
         from testcontainers.community.postgres import (  # noqa: PLC0415
             PostgresContainer,
@@ -188,7 +188,7 @@ def postgres_server() -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[Server]:
-    """A Redis for the whole run."""
+    """Give a Redis for the whole run."""
     if _docker():
         from testcontainers.community.redis import RedisContainer  # noqa: PLC0415
 
@@ -201,7 +201,7 @@ def redis_server() -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def make_database(postgres_server: Server) -> Callable[..., str]:
-    """A function that makes an empty database and returns its SQLAlchemy URL.
+    """Give a function that makes an empty database and returns its SQLAlchemy URL.
 
     Called with the name of a template database it copies that one, which is much faster
     than to migrate again.
@@ -220,7 +220,7 @@ def make_database(postgres_server: Server) -> Callable[..., str]:
 
 @pytest.fixture
 def redis_url(redis_server: Server) -> str:
-    """The address of an empty Redis."""
+    """Give the address of an empty Redis."""
     client = redis.Redis.from_url(redis_server.url)
     client.flushall()
     client.close()
@@ -229,7 +229,7 @@ def redis_url(redis_server: Server) -> str:
 
 @pytest.fixture
 def sessions(database_url: str) -> Iterator[sessionmaker[Session]]:
-    """Sessions inside one outer transaction that is rolled back after the test.
+    """Give sessions inside one outer transaction that is rolled back after the test.
 
     A commit in the code under test ends a savepoint only. The service's conftest gives
     `database_url` (session scope: an own database with the schema migrated).
@@ -246,7 +246,7 @@ def sessions(database_url: str) -> Iterator[sessionmaker[Session]]:
 
 @pytest.fixture
 def session(sessions: sessionmaker[Session]) -> Iterator[Session]:
-    """One session of `sessions`."""
+    """Give one session of `sessions`."""
     with sessions.begin() as session:
         yield session
 
@@ -264,7 +264,10 @@ class TokenMaker:
         return {"keys": [{**jwk, "kid": self.kid, "use": "sig", "alg": "ES256"}]}
 
     def __call__(
-        self, *scopes: str, sub: str | None = None, **claims: object
+        self,
+        *scopes: str,
+        sub: str | None = None,
+        **claims: Any,  # noqa: ANN401
     ) -> dict[str, str]:
         """Return the Authorization header of a fresh token with these scopes."""
         return {"Authorization": f"Bearer {self.token(*scopes, sub=sub, **claims)}"}
@@ -274,7 +277,7 @@ class TokenMaker:
         *scopes: str,
         sub: str | None = None,
         header: dict[str, object] | None = None,
-        **claims: object,
+        **claims: Any,  # noqa: ANN401 (claims are JSON)
     ) -> str:
         """Return a token; a claim given as None is left out."""
         now = int(time.time())
@@ -301,5 +304,5 @@ class TokenMaker:
 
 @pytest.fixture(scope="session")
 def bearer() -> TokenMaker:
-    """Makes Authorization headers; fit its `jwks` and `ISSUER` into the app."""
+    """Give a maker of Authorization headers; fit its `jwks` and `ISSUER` into the app."""
     return TokenMaker()

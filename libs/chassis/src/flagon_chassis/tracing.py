@@ -219,7 +219,9 @@ def current_traceparent() -> str | None:
     context = trace.get_current_span().get_span_context()
     if not context.is_valid:
         return None
-    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+    return (
+        f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+    )
 
 
 def inject(headers: MutableMapping[str, str]) -> None:
@@ -301,6 +303,22 @@ def start(
         kind=SpanKind[kind.upper()],
         attributes=attributes,
     )
+
+
+@contextmanager
+def use(span: Span, traceparent: str | None) -> Iterator[None]:
+    """Make a span from `start` the current one in the block, without ending it.
+
+    :param traceparent: what `start` was given; passed on where no spans are made.
+    """
+    if _provider is None:
+        with continue_from(traceparent, ""):
+            yield
+        return
+    from opentelemetry import trace  # noqa: PLC0415
+
+    with trace.use_span(cast("Any", span)):
+        yield
 
 
 def _context(traceparent: str | None) -> "Context":

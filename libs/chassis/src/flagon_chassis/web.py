@@ -1,13 +1,15 @@
 """The Flask app every service starts from, and the way in and out of a view."""
 
+import re
 import secrets
 from collections.abc import Callable
 from functools import cache
+from http import HTTPStatus
 from json import JSONDecodeError
 from typing import Any, ClassVar, TypeVar, cast
 
 from apiflask import APIFlask
-from flask import Flask, Request, Response, g, request
+from flask import Flask, Request, Response, current_app, g, request
 from flask.json.provider import DefaultJSONProvider
 from flask.typing import ResponseReturnValue
 from pydantic import BaseModel, TypeAdapter
@@ -41,7 +43,7 @@ class StrictJSON(DefaultJSONProvider):
         """
         try:
             value = super().loads(s, parse_constant=_refuse_constant, **kwargs)
-            # Escapes can spell what no text column takes; look only where there are any.
+            # Escapes can spell what no text column takes; look only where one is.
             escaped = b"\\u" if isinstance(s, bytes) else "\\u"
             if escaped in s:  # type: ignore[operator]
                 _refuse_unstorable(value)
@@ -164,8 +166,6 @@ def _refuse_hostile() -> None:
 
 
 def _view() -> Any:  # noqa: ANN401
-    from flask import current_app  # noqa: PLC0415
-
     if request.endpoint is None:
         return None
     view = current_app.view_functions[request.endpoint]
@@ -178,7 +178,7 @@ def _view() -> Any:  # noqa: ANN401
 def _secure(response: Response) -> Response:
     # The gateway sets what is the same for all; these must hold without it too.
     response.headers.setdefault("X-Content-Type-Options", "nosniff")
-    if not response.mimetype.startswith("text/html"):
+    if response.mimetype != "text/html":
         response.headers.setdefault(
             "Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"
         )
@@ -235,8 +235,6 @@ def reply(
 
 def _complete_document(document: Any) -> Any:  # noqa: ANN401 (OpenAPI, as APIFlask gives it)
     """Add to the OpenAPI document what the code knows: tokens, scopes and problems."""
-    from flask import current_app  # noqa: PLC0415
-
     components = document.setdefault("components", {})
     components.setdefault("securitySchemes", {})["bearer"] = {
         "type": "http",
@@ -247,6 +245,8 @@ def _complete_document(document: Any) -> Any:  # noqa: ANN401 (OpenAPI, as APIFl
     for replaced in ("HTTPError", "ValidationError"):
         schemas.pop(replaced, None)
     schemas["Problem"] = _PROBLEM
+    for probe in ("/livez", "/readyz", "/metrics"):
+        document.get("paths", {}).pop(probe, None)
     for path, method, view in _operations(current_app):
         operation = document.get("paths", {}).get(path, {}).get(method)
         if operation is None:
@@ -265,14 +265,10 @@ def _complete_document(document: Any) -> Any:  # noqa: ANN401 (OpenAPI, as APIFl
 
 
 def _said(status: str) -> str:
-    from http import HTTPStatus  # noqa: PLC0415
-
     return "A problem" if status == "default" else HTTPStatus(int(status)).phrase
 
 
 def _operations(app: Flask) -> Any:  # noqa: ANN401
-    import re  # noqa: PLC0415
-
     for rule in app.url_map.iter_rules():
         path = re.sub(r"<(?:[^:<>]+:)?([^<>]+)>", r"{\1}", rule.rule)
         view = app.view_functions[rule.endpoint]

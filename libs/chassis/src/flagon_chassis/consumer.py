@@ -1,0 +1,437 @@
+"""Reading the event stream so that every event has its effect exactly once.
+
+Redis delivers at least once; the `inbox` table, written in the transaction of the
+effect, makes a repeat do nothing. What a dead consumer left is taken over, and an event
+that cannot be handled ends in `events:dead` with its error instead of blocking the rest.
+"""
+
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import redis
+import structlog
+from sqlalchemy import create_engine, delete, func, text
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.orm import Session, sessionmaker
+from structlog.contextvars import bound_contextvars
+
+from . import logs, metrics, sentry, server, streams, tracing
+from .errors import Unavailable
+from .relay import stop_at_signals
+from .settings import DatabaseSettings
+from .streams import Entry, Event
+from .tables import inbox
+
+log = structlog.get_logger()
+
+Handle = Callable[[Session, Sequence[Event]], None]
+"""Makes the events' effect in the session's transaction; never commits."""
+
+_BATCH = 100
+_BLOCK_SECONDS = 1.0
+_CLAIM_SECONDS = 10.0
+_PURGE_SECONDS = 60.0
+_PURGE_STEP = 1000
+# A repeat can come as long as the stream keeps an event; double that to be safe.
+_INBOX_HOURS = 48
+_FORGOTTEN_CONSUMER_SECONDS = 3600
+_DEAD_ENTRIES = 10_000
+_LONGEST_PAUSE_SECONDS = 5.0
+
+
+class Crashed(Exception):
+    """The process died each time it handled this event."""
+
+
+@dataclass
+class Consumer:
+    """One member of a consumer group; `run` makes and runs one.
+
+    :param group: the group's name; each event has its effect once per group.
+    :param attempts: how often a failing event is tried before it is set aside.
+    :param claim_seconds: after this without an answer an event is taken from the
+        consumer that has it; longer than any batch takes.
+    :param stop: ends `work` within about a second, between two batches.
+    """
+
+    settings: DatabaseSettings
+    group: str
+    handle: Handle
+    attempts: int = 5
+    claim_seconds: float = 30.0
+    name: str = ""
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        # The same after a restart, so that it finds at once what it had begun.
+        self.name = self.name or f"{socket.gethostname()}:{self.settings.bind}"
+        self._redis = streams.connect(
+            self.settings.redis_store_url.get_secret_value(),
+            block_seconds=_BLOCK_SECONDS,
+        )
+        self._engine = create_engine(
+            self.settings.database_url.get_secret_value(),
+            pool_size=1,
+            max_overflow=0,
+            pool_pre_ping=True,
+            connect_args={
+                "connect_timeout": 3,
+                "application_name": f"{self.group}-consumer",
+                "options": "-c statement_timeout=15000 -c lock_timeout=5000"
+                " -c idle_in_transaction_session_timeout=30000",
+            },
+        )
+        self._sessions = sessionmaker(self._engine, expire_on_commit=False)
+        self._claimed_at = self._purged_at = float("-inf")
+        self._trouble: dict[str, str] = {"redis": "not connected yet"}
+        self._seconds = metrics.histogram(
+            "flagon_event_consume_seconds",
+            "Time from when an event happened until its effect was committed.",
+            "consumer",
+        )
+        self._consumed = metrics.counter(
+            "flagon_events_consumed_total",
+            "Events by what became of them.",
+            "consumer",
+            "type",
+            "outcome",
+        )
+
+    def probe(self, dependency: str) -> None:
+        """Raise if the last use of `postgres` or `redis` failed; for readiness."""
+        if dependency in self._trouble:
+            raise ConnectionError(self._trouble[dependency])
+
+    def work(self) -> None:
+        """Handle events until told to stop, whatever goes away and comes back."""
+        failures = 0
+        joined = False
+        while not self.stop.is_set():
+            try:
+                if not joined:
+                    self._join()
+                    # What this consumer had begun before it last ended.
+                    self._resume("0-0")
+                    joined = True
+                self.step()
+            except redis.RedisError as error:
+                # A flushed Redis has lost the group as well: join again.
+                joined = False
+                self._note("redis", error)
+                failures += 1
+                pause = min(_LONGEST_PAUSE_SECONDS, 0.1 * 2 ** min(failures, 10))
+                self.stop.wait(random.uniform(0.05, pause))  # noqa: S311
+            else:
+                failures = 0
+                self._trouble.pop("redis", None)
+        self._redis.close()
+        self._engine.dispose()
+
+    def step(self) -> None:
+        """Handle the next batch, waiting up to a second for it; then tidy up.
+
+        :raises redis.RedisError: Redis does not answer, or the group is gone.
+        """
+        reply = self._redis.xreadgroup(
+            self.group,
+            self.name,
+            {streams.EVENTS: ">"},
+            count=_BATCH,
+            block=int(_BLOCK_SECONDS * 1000),
+        )
+        self._handle_all(list(streams.entries(reply)))
+        now = time.monotonic()
+        if now - self._claimed_at >= min(_CLAIM_SECONDS, self.claim_seconds):
+            self._claimed_at = now
+            self._claim()
+            self._forget_consumers()
+        if now - self._purged_at >= _PURGE_SECONDS:
+            self._purged_at = now
+            self._until_done(self._purge)
+
+    def _join(self) -> None:
+        try:
+            # From the start of the stream: a new group sees what is still kept.
+            self._redis.xgroup_create(streams.EVENTS, self.group, "0", mkstream=True)
+        except redis.ResponseError as error:
+            if "BUSYGROUP" not in str(error):
+                raise
+
+    def _resume(self, after: str) -> None:
+        # One by one: should one of them kill the process, only its own count of
+        # deliveries grows, and it alone is set aside in the end.
+        while not self.stop.is_set():
+            reply = self._redis.xreadgroup(
+                self.group, self.name, {streams.EVENTS: after}, count=1
+            )
+            found = list(streams.entries(reply))
+            if not found:
+                return
+            after = found[0][0]
+            self._handle_begun(found[0])
+
+    def _claim(self) -> None:
+        after = "0-0"
+        while not self.stop.is_set():
+            reply: Any = self._redis.xautoclaim(
+                streams.EVENTS,
+                self.group,
+                self.name,
+                int(self.claim_seconds * 1000),
+                after,
+                count=1,
+            )
+            found = list(streams.flat(reply[1]))
+            if found:
+                log.info("event_taken_over", entry=found[0][0])
+                self._handle_begun(found[0])
+            after = reply[0].decode()
+            if after == "0-0":
+                return
+
+    def _handle_begun(self, entry: Entry) -> None:
+        """Handle an entry that was delivered before, unless that went wrong too often."""
+        pending: Any = self._redis.xpending_range(
+            streams.EVENTS, self.group, entry[0], entry[0], 1
+        )
+        delivered = pending[0]["times_delivered"] if pending else 1
+        if delivered > self.attempts + 1:
+            self._bury(entry, Crashed(f"delivered {delivered} times"), delivered)
+        else:
+            self._handle_all([entry])
+
+    def _handle_all(self, entries: list[Entry]) -> None:
+        events: list[Event] = []
+        gone: list[str] = []
+        for entry_id, fields in entries:
+            if not fields:
+                # Trimmed before anyone handled it; the group must not keep asking.
+                log.warning("event_trimmed", entry=entry_id)
+                gone.append(entry_id)
+                continue
+            try:
+                events.append(streams.decode(entry_id, fields))
+            except ValueError as error:
+                self._bury((entry_id, fields), error, 1)
+        if gone:
+            self._redis.xack(streams.EVENTS, self.group, *gone)
+        if not events:
+            return
+        try:
+            self._until_done(partial(self._effect, events))
+        except Exception as error:  # noqa: BLE001 (whatever the handler raises)
+            if self.stop.is_set() and isinstance(error, _Stopped):
+                return
+            if len(events) > 1:
+                # One of them is at fault; the others need not wait for it.
+                for event in events:
+                    self._handle_one(event)
+            else:
+                self._handle_one(events[0], failed=error)
+
+    def _handle_one(self, event: Event, *, failed: Exception | None = None) -> None:
+        tried = 1 if failed else 0
+        while tried < self.attempts and not self.stop.is_set():
+            if failed:
+                log.warning(
+                    "event_failed", entry=event.entry_id, type=event.type, tried=tried
+                )
+                self.stop.wait(random.uniform(0, 0.05 * 2**tried))  # noqa: S311
+            tried += 1
+            try:
+                self._until_done(partial(self._effect, [event]))
+            except _Stopped:
+                return
+            except Exception as error:  # noqa: BLE001 (whatever the handler raises)
+                failed = error
+            else:
+                return
+        if failed and tried >= self.attempts:
+            fields = {
+                b"id": str(event.id).encode(),
+                b"type": event.type.encode(),
+                b"topics": " ".join(event.topics).encode(),
+                b"event": event.raw,
+            }
+            self._bury((event.entry_id, fields), failed, tried)
+
+    def _effect(self, events: list[Event]) -> None:
+        """Commit the effect of those events that had none, then acknowledge all."""
+        spans = [
+            tracing.start(
+                event.traceparent,
+                f"consume {event.type}",
+                kind="consumer",
+                attributes={
+                    "messaging.system": "redis",
+                    "messaging.consumer.group.name": self.group,
+                    "messaging.message.id": str(event.id),
+                },
+            )
+            for event in events
+        ]
+        try:
+            # The statements of a batch show in the trace of its first event.
+            with (
+                bound_contextvars(request_id=logs.new_request_id()),
+                tracing.use(spans[0], events[0].traceparent),
+                self._sessions.begin() as session,
+            ):
+                fresh = self._fresh(session, events)
+                if fresh:
+                    self.handle(session, fresh)
+        except Exception as error:
+            for span in spans:
+                span.record_exception(error)
+            raise
+        finally:
+            for span in spans:
+                span.end()
+        self._redis.xack(
+            streams.EVENTS, self.group, *(event.entry_id for event in events)
+        )
+        now = datetime.now(UTC)
+        new = {event.id for event in fresh}
+        for event in events:
+            outcome = "handled" if event.id in new else "repeated"
+            self._consumed.labels(self.group, event.type, outcome).inc()
+            happened = datetime.fromisoformat(event.envelope["time"])
+            self._seconds.labels(self.group).observe(
+                max(0.0, (now - happened).total_seconds())
+            )
+
+    def _fresh(self, session: Session, events: list[Event]) -> list[Event]:
+        # Sorted, so that two consumers with the same repeats cannot lock each other.
+        ids = sorted({event.id for event in events})
+        rows = [{"consumer": self.group, "event_id": id_} for id_ in ids]
+        found = session.execute(
+            insert(inbox)
+            .values(rows)
+            .on_conflict_do_nothing()
+            .returning(inbox.c.event_id)
+        )
+        new = set(found.scalars())
+        fresh = []
+        for event in events:
+            if event.id in new:
+                # The same event can be in one batch twice.
+                new.discard(event.id)
+                fresh.append(event)
+        return fresh
+
+    def _until_done(self, action: Callable[[], None]) -> None:
+        """Do it, again and again while it is the database that is away.
+
+        :raises _Stopped: told to stop meanwhile.
+        """
+        failures = 0
+        while True:
+            try:
+                action()
+            except Exception as error:
+                if not _is_outage(error):
+                    raise
+                self._note("postgres", error)
+                failures += 1
+                pause = min(_LONGEST_PAUSE_SECONDS, 0.1 * 2 ** min(failures, 10))
+                if self.stop.wait(random.uniform(0.05, pause)):  # noqa: S311
+                    raise _Stopped from error
+            else:
+                self._trouble.pop("postgres", None)
+                return
+
+    def _bury(self, entry: Entry, error: Exception, tried: int) -> None:
+        entry_id, fields = entry
+        dead: dict[Any, Any] = {
+            **fields,
+            "entry": entry_id,
+            "group": self.group,
+            "error": f"{type(error).__name__}: {error}"[:2000],
+            "attempts": str(tried),
+            "failed_at": datetime.now(UTC).isoformat(),
+        }
+        with self._redis.pipeline(transaction=True) as pipeline:
+            pipeline.xadd(streams.DEAD, dead, maxlen=_DEAD_ENTRIES, approximate=True)
+            pipeline.xack(streams.EVENTS, self.group, entry_id)
+            pipeline.execute()
+        log.error("event_dead", entry=entry_id, error=repr(error), tried=tried)
+        sentry.report(error)
+        type_ = fields.get(b"type", b"unreadable").decode()
+        self._consumed.labels(self.group, type_, "dead").inc()
+
+    def _forget_consumers(self) -> None:
+        # Containers have a new name at each start; the old ones would pile up.
+        consumers: Any = self._redis.xinfo_consumers(streams.EVENTS, self.group)
+        for consumer in consumers:
+            idle = consumer["idle"] / 1000 > _FORGOTTEN_CONSUMER_SECONDS
+            if idle and not consumer["pending"]:
+                self._redis.xgroup_delconsumer(
+                    streams.EVENTS, self.group, consumer["name"]
+                )
+
+    def _purge(self) -> None:
+        with self._sessions.begin() as session:
+            old = func.now() - text(f"interval '{_INBOX_HOURS} hours'")
+            some = (
+                inbox.select()
+                .with_only_columns(inbox.c.event_id)
+                .where(inbox.c.consumer == self.group, inbox.c.received_at < old)
+                .limit(_PURGE_STEP)
+            )
+            session.execute(
+                delete(inbox).where(
+                    inbox.c.consumer == self.group, inbox.c.event_id.in_(some)
+                )
+            )
+
+    def _note(self, dependency: str, error: Exception) -> None:
+        if dependency not in self._trouble:
+            log.warning(
+                "consumer_interrupted", dependency=dependency, error=repr(error)
+            )
+        self._trouble[dependency] = type(error).__name__
+
+
+class _Stopped(Exception):
+    """Told to stop while the database was away; the events stay pending."""
+
+
+def _is_outage(error: Exception) -> bool:
+    """Say whether trying again later is likely to help and the event is not at fault."""
+    return isinstance(error, OperationalError | PoolTimeout | Unavailable) or (
+        isinstance(error, DBAPIError) and error.connection_invalidated
+    )
+
+
+def run(settings: DatabaseSettings, service: str, group: str, handle: Handle) -> None:
+    """Consume the event stream until SIGTERM.
+
+    Serves `/livez`, `/readyz` and `/metrics` at `settings.bind`.
+
+    :param group: the consumer group, named after what it does with the events.
+    :param handle: makes the effect of a batch in the given session's transaction.
+    """
+    logs.configure(service, settings.log_level)
+    sentry.init(settings, f"{service}-consumer")
+    tracing.init(settings, service)
+    consumer = Consumer(settings, group, handle)
+    stop_at_signals(consumer.stop)
+    sidecar = server.sidecar(
+        settings.bind,
+        {name: partial(consumer.probe, name) for name in ("postgres", "redis")},
+    )
+    log.info("consumer_started", group=group)
+    consumer.work()
+    sidecar.shutdown()
+    sidecar.server_close()
+    tracing.shutdown()
+    log.info("consumer_stopped", group=group)

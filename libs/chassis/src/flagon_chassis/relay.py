@@ -1,0 +1,373 @@
+"""The outbox's relay: hands committed messages to the stream and to the queue.
+
+One relay per outbox is active (a session advisory lock says which), so events of one
+subject are sent in the order in which they were committed. A message is marked as sent
+after Redis has it: a crash anywhere repeats it, with the same id, and never loses it.
+
+Kept small in memory: no Flask and no SQLAlchemy, and Celery only where tasks are sent.
+"""
+
+import contextlib
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import psycopg
+import redis
+import structlog
+from psycopg.rows import class_row
+from structlog.contextvars import bound_contextvars
+
+from . import logs, metrics, sentry, server, streams, tracing
+from .settings import DatabaseSettings
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+log = structlog.get_logger()
+
+KEPT_MILLISECONDS = 24 * 3600 * 1000
+"""How long an event stays in the stream, and so how late a client may resume."""
+KEPT_ENTRIES = 200_000
+"""Most entries that the stream keeps: about 200 MB of events of a kilobyte."""
+
+_BATCH = 200
+_POLL_SECONDS = 1.0
+_MEASURE_SECONDS = 5.0
+_PURGE_SECONDS = 60.0
+_PURGE_STEP = 1000
+_LONGEST_PAUSE_SECONDS = 5.0
+_MOST_COUNTED = 100_000
+
+# Every relay of a database takes the same lock; the number is "outbox" as bytes.
+_LOCK = int.from_bytes(b"outbox")
+
+_SELECT = """
+select sequence, id, channel, name, subject, body, headers, created_at
+from outbox where sent_at is null and sequence <> all(%s)
+order by sequence limit %s
+"""
+_MARK = "update outbox set sent_at = now() where sequence = any(%s)"
+_MEASURE = """
+select count(*), coalesce(extract(epoch from now() - min(created_at)), 0)
+from (select created_at from outbox where sent_at is null
+      order by sequence limit %s) as pending
+"""
+_PURGE = """
+delete from outbox where sequence in (
+  select sequence from outbox where sent_at < now() - interval '1 day'
+  order by sent_at limit %s)
+"""
+
+
+@dataclass(frozen=True)
+class Message:
+    """One row of the outbox."""
+
+    sequence: int
+    id: UUID
+    channel: str
+    name: str
+    subject: str
+    body: dict[str, Any]
+    headers: dict[str, str]
+    created_at: datetime
+
+
+@dataclass
+class Relay:
+    """The relay of one service's outbox; `run` makes and runs one.
+
+    :param stop: ends `work` within about a second, between two batches.
+    """
+
+    settings: DatabaseSettings
+    service: str
+    stop: threading.Event = field(default_factory=threading.Event)
+    kept_entries: int = KEPT_ENTRIES
+
+    def __post_init__(self) -> None:
+        url = self.settings.redis_store_url.get_secret_value()
+        self._redis = streams.connect(url)
+        self._celery: Celery | None = None
+        self._unsendable: set[int] = set()
+        self._trouble: dict[str, str] = {"postgres": "not connected yet"}
+        self._measured_at = self._purged_at = float("-inf")
+        self._pending = metrics.gauge(
+            "flagon_outbox_pending", "Messages that wait to be sent."
+        )
+        self._oldest = metrics.gauge(
+            "flagon_outbox_oldest_seconds", "Age of the oldest message that waits."
+        )
+        self._published = metrics.counter(
+            "flagon_events_published_total", "Events handed to the stream.", "type"
+        )
+        self._tasks = metrics.counter(
+            "flagon_tasks_published_total", "Tasks handed to the queue.", "task"
+        )
+
+    def probe(self, dependency: str) -> None:
+        """Raise if the last use of `postgres` or `redis` failed; for readiness."""
+        if dependency in self._trouble:
+            raise ConnectionError(self._trouble[dependency])
+
+    def work(self) -> None:
+        """Send messages until told to stop, whatever goes away and comes back."""
+        failures = 0
+        while not self.stop.is_set():
+            try:
+                with self._connection() as connection:
+                    failures = 0
+                    self._trouble.pop("postgres", None)
+                    self._until_lost(connection)
+            except psycopg.OperationalError as error:
+                self._note("postgres", error)
+                failures += 1
+                # Jitter: all relays lost the same Postgres at the same moment.
+                pause = min(_LONGEST_PAUSE_SECONDS, 0.2 * 2 ** min(failures, 10))
+                self.stop.wait(random.uniform(0.1, pause))  # noqa: S311
+        self._redis.close()
+
+    def _until_lost(self, connection: psycopg.Connection[Any]) -> None:
+        if not self._become_active(connection):
+            return
+        connection.execute("listen outbox")
+        failures = 0
+        while not self.stop.is_set():
+            try:
+                sent = self.step(connection)
+            except _queue_errors() as error:
+                self._note("redis", error)
+                failures += 1
+                pause = min(_LONGEST_PAUSE_SECONDS, 0.1 * 2 ** min(failures, 10))
+                self._housekeeping(connection, idle=False)
+                self.stop.wait(random.uniform(0.05, pause))  # noqa: S311
+                continue
+            failures = 0
+            self._trouble.pop("redis", None)
+            self._housekeeping(connection, idle=sent < _BATCH)
+            if sent < _BATCH:
+                # One notification is enough: the batch takes all there is.
+                for _ in connection.notifies(timeout=_POLL_SECONDS, stop_after=1):
+                    pass
+
+    def _connection(self) -> psycopg.Connection[Any]:
+        url = self.settings.database_url.get_secret_value()
+        return psycopg.connect(
+            url.replace("postgresql+psycopg:", "postgresql:", 1),
+            autocommit=True,
+            connect_timeout=3,
+            application_name=f"{self.service}-relay",
+            # Both sides notice a dead peer within seconds; the server then drops the
+            # lock, so that the relay that stands by can take over.
+            keepalives_idle=5,
+            keepalives_interval=2,
+            keepalives_count=3,
+            tcp_user_timeout=10_000,
+            options="-c statement_timeout=10000 -c lock_timeout=5000"
+            " -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2"
+            " -c tcp_keepalives_count=3",
+        )
+
+    def _become_active(self, connection: psycopg.Connection[Any]) -> bool:
+        waiting = False
+        while not self.stop.is_set():
+            row = connection.execute(
+                "select pg_try_advisory_lock(%s)", [_LOCK]
+            ).fetchone()
+            if row and row[0]:
+                log.info("relay_active", waited=waiting)
+                # What another relay found unsendable may work in this one.
+                self._unsendable.clear()
+                return True
+            if not waiting:
+                log.info("relay_standby")
+                waiting = True
+            self.stop.wait(_POLL_SECONDS)
+        return False
+
+    def step(self, connection: psycopg.Connection[Any]) -> int:
+        """Send one batch and return how many messages it held.
+
+        :raises redis.RedisError: Redis does not answer; nothing is marked that it does
+            not have.
+        """
+        with connection.cursor(row_factory=class_row(Message)) as cursor:
+            batch = cursor.execute(_SELECT, [list(self._unsendable), _BATCH]).fetchall()
+        if not batch:
+            return 0
+        events = [message for message in batch if message.channel == "event"]
+        if events:
+            self._publish_events(events)
+            connection.execute(_MARK, [[message.sequence for message in events]])
+            for message in events:
+                self._published.labels(message.name).inc()
+        tasks = [message for message in batch if message.channel == "task"]
+        handed: list[int] = []
+        try:
+            for message in tasks:
+                if self._publish_task(message):
+                    handed.append(message.sequence)
+        finally:
+            if handed:
+                connection.execute(_MARK, [handed])
+        return len(batch)
+
+    def _publish_events(self, events: list[Message]) -> None:
+        spans = [
+            tracing.start(
+                message.headers.get("traceparent"),
+                f"publish {message.name}",
+                kind="producer",
+                attributes={
+                    "messaging.system": "redis",
+                    "messaging.destination.name": streams.EVENTS,
+                    "messaging.message.id": str(message.id),
+                },
+            )
+            for message in events
+        ]
+        oldest = int(time.time() * 1000) - KEPT_MILLISECONDS
+        try:
+            # All or nothing: with single commands Redis could refuse one for want of
+            # memory and take the next, which would change the order.
+            with self._redis.pipeline(transaction=True) as pipeline:
+                for message in events:
+                    by_age = message.sequence % 16 != 0
+                    envelope = {**message.body, "sequence": str(message.sequence)}
+                    pipeline.xadd(
+                        streams.EVENTS,
+                        streams.encode(message.id, message.name, envelope),
+                        approximate=True,
+                        # `XADD` trims by number or by age, not by both: every
+                        # sixteenth entry keeps the number in bounds.
+                        maxlen=None if by_age else self.kept_entries,
+                        minid=f"{oldest}-0" if by_age else None,
+                    )
+                pipeline.execute()
+        except redis.RedisError as error:
+            for span in spans:
+                span.record_exception(error)
+            raise
+        finally:
+            for span in spans:
+                span.end()
+
+    def _publish_task(self, message: Message) -> bool:
+        """Send one task; say whether it is sent."""
+        from . import queue  # noqa: PLC0415 (20 MB that only senders of tasks pay)
+
+        if self._celery is None:
+            self._celery = queue.publisher(self.settings, self.service)
+        headers: dict[str, object] = {
+            **message.headers,
+            "enqueued_at": message.created_at.timestamp(),
+        }
+        with (
+            _request(message),
+            tracing.continue_from(
+                message.headers.get("traceparent"),
+                f"send {message.name}",
+                kind="producer",
+                attributes={"messaging.message.id": str(message.id)},
+            ),
+        ):
+            traced: dict[str, str] = {}
+            tracing.inject(traced)
+            try:
+                queue.publish(
+                    self._celery,
+                    message.name,
+                    queue=message.body["queue"],
+                    kwargs=message.body["kwargs"],
+                    headers={**headers, **traced},
+                    task_id=str(message.id),
+                )
+            except _queue_errors():
+                raise
+            except Exception as error:
+                # A row that can never be sent must not hold up all that follow. It stays
+                # in the table, counted as pending, and is tried again after a restart.
+                self._unsendable.add(message.sequence)
+                log.exception("message_unsendable", sequence=message.sequence)
+                sentry.report(error)
+                return False
+        self._tasks.labels(message.name).inc()
+        return True
+
+    def _housekeeping(self, connection: psycopg.Connection[Any], *, idle: bool) -> None:
+        now = time.monotonic()
+        if now - self._measured_at >= _MEASURE_SECONDS:
+            self._measured_at = now
+            self.measure(connection)
+        if idle and now - self._purged_at >= _PURGE_SECONDS:
+            # A full step means that there is more: go on at the next idle moment.
+            if connection.execute(_PURGE, [_PURGE_STEP]).rowcount < _PURGE_STEP:
+                self._purged_at = now
+
+    def measure(self, connection: psycopg.Connection[Any]) -> None:
+        """Set the metrics of what waits."""
+        row = connection.execute(_MEASURE, [_MOST_COUNTED]).fetchone()
+        pending, oldest = row or (0, 0)
+        self._pending.set(pending)
+        self._oldest.set(float(oldest))
+
+    def _note(self, dependency: str, error: Exception) -> None:
+        if dependency not in self._trouble:
+            log.warning("relay_interrupted", dependency=dependency, error=repr(error))
+        self._trouble[dependency] = type(error).__name__
+
+
+@contextlib.contextmanager
+def _request(message: Message) -> Iterator[None]:
+    with bound_contextvars(
+        request_id=message.headers.get("request_id") or logs.new_request_id()
+    ):
+        yield
+
+
+def _queue_errors() -> tuple[type[Exception], ...]:
+    """Return what means that Redis does not answer, without loading Celery for it."""
+    kombu = sys.modules.get("kombu.exceptions")
+    return (redis.RedisError, *([kombu.OperationalError] if kombu else []))
+
+
+def run(settings: DatabaseSettings, service: str) -> None:
+    """Run the relay of a service's outbox until SIGTERM.
+
+    Serves `/livez`, `/readyz` and `/metrics` at `settings.bind`.
+    """
+    logs.configure(service, settings.log_level)
+    sentry.init(settings, f"{service}-relay")
+    tracing.init(settings, service)
+    relay = Relay(settings, service)
+    stop_at_signals(relay.stop)
+    sidecar = server.sidecar(
+        settings.bind,
+        {name: partial(relay.probe, name) for name in ("postgres", "redis")},
+    )
+    log.info("relay_started")
+    relay.work()
+    sidecar.shutdown()
+    sidecar.server_close()
+    tracing.shutdown()
+    log.info("relay_stopped")
+
+
+def stop_at_signals(stop: threading.Event) -> None:
+    """Set the event when the process is asked to end."""
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, handle)
+    signal.signal(signal.SIGINT, handle)
