@@ -358,9 +358,7 @@ def _load(settings: ServiceSettings, app: str) -> tuple["Flask", Celery]:
     from . import server  # noqa: PLC0415
 
     server.share_metrics(settings.metrics_dir)
-    from gunicorn.util import (  # type: ignore[import-untyped]  # noqa: PLC0415
-        import_app,
-    )
+    from gunicorn.util import import_app  # noqa: PLC0415 (the same notation as serve)
 
     flask_app = import_app(app)
     return flask_app, cast("Celery", flask_app.extensions["celery"])

@@ -216,7 +216,8 @@ class Relay:
         try:
             for message in tasks:
                 if self._publish_task(message):
-                    handed.append(message.sequence)
+                    # One by one: when the broker goes away, those before are sent.
+                    handed.append(message.sequence)  # noqa: PERF401
         finally:
             if handed:
                 connection.execute(_MARK, [handed])
@@ -310,9 +311,9 @@ class Relay:
             self._measured_at = now
             self.measure(connection)
         if idle and now - self._purged_at >= _PURGE_SECONDS:
+            gone = connection.execute(_PURGE, [_PURGE_STEP]).rowcount
             # A full step means that there is more: go on at the next idle moment.
-            if connection.execute(_PURGE, [_PURGE_STEP]).rowcount < _PURGE_STEP:
-                self._purged_at = now
+            self._purged_at = now if gone < _PURGE_STEP else float("-inf")
 
     def measure(self, connection: psycopg.Connection[Any]) -> None:
         """Set the metrics of what waits."""

@@ -8,6 +8,7 @@ from .settings import ServiceSettings
 
 if TYPE_CHECKING:
     from flask import Flask
+    from sentry_sdk.integrations import Integration
 
 
 def init(
@@ -22,7 +23,6 @@ def init(
     if not dsn:
         return False
     import sentry_sdk  # noqa: PLC0415 (12 MB that only those who use it should pay)
-    from sentry_sdk.integrations import Integration  # noqa: PLC0415
     from sentry_sdk.integrations.logging import LoggingIntegration  # noqa: PLC0415
 
     integrations: list[Integration] = [
