@@ -1,0 +1,100 @@
+"""How a worker process starts: `python -m flagon_worker <command>`."""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from .settings import Settings
+
+_APP = "flagon_worker.app:create_app()"
+_MIGRATIONS = Path(__file__).parents[2] / "migrations"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command until it ends and return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m flagon_worker")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, help_ in (
+        ("serve", "the jobs API"),
+        ("relay", "sends what the outbox holds"),
+        ("migrate", "brings the database to the newest revision"),
+        ("beat", "sends what is due"),
+        ("consumer", "archives the platform's events"),
+    ):
+        commands.add_parser(name, help=help_)
+    celery = commands.add_parser("celery", help="runs tasks")
+    celery.add_argument("--queues", required=True, help="separated by commas")
+    celery.add_argument("--concurrency", type=int, help="tasks at a time")
+    chosen = parser.parse_args(arguments)
+    # Each process imports what it needs and no more: memory counts.
+    return {
+        "serve": _serve,
+        "relay": _relay,
+        "migrate": _migrate,
+        "beat": _beat,
+        "consumer": _consume,
+        "celery": _celery,
+    }[chosen.command](Settings(), chosen)
+
+
+def _serve(settings: Settings, _chosen: argparse.Namespace) -> int:
+    from flagon_chassis import server  # noqa: PLC0415
+
+    server.serve(settings, _APP)
+    return 0
+
+
+def _relay(settings: Settings, _chosen: argparse.Namespace) -> int:
+    from flagon_chassis import relay  # noqa: PLC0415
+
+    relay.run(settings, "worker")
+    return 0
+
+
+def _migrate(settings: Settings, _chosen: argparse.Namespace) -> int:
+    from flagon_chassis import db  # noqa: PLC0415
+
+    db.migrate(settings, _MIGRATIONS)
+    return 0
+
+
+def _beat(settings: Settings, _chosen: argparse.Namespace) -> int:
+    from flagon_chassis import queue  # noqa: PLC0415
+
+    queue.run_beat(settings, _APP)
+    return 0
+
+
+def _consume(settings: Settings, _chosen: argparse.Namespace) -> int:
+    from flagon_chassis import consumer  # noqa: PLC0415
+
+    from .domain import archive  # noqa: PLC0415
+
+    consumer.run(
+        settings,
+        "worker",
+        "worker-archive",
+        lambda session, events: archive.archive_events(
+            session, [event.envelope for event in events]
+        ),
+    )
+    return 0
+
+
+def _celery(settings: Settings, chosen: argparse.Namespace) -> int:
+    from flagon_chassis import queue  # noqa: PLC0415
+
+    if settings.metrics_dir is None:
+        # The children count, this process is asked: without files nothing would show.
+        folder = Path(tempfile.mkdtemp(prefix="flagon-metrics-"))
+        settings = settings.model_copy(update={"metrics_dir": folder})
+    return queue.run_worker(
+        settings,
+        _APP,
+        queues=chosen.queues.split(","),
+        concurrency=chosen.concurrency or settings.concurrency,
+    )
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,1 @@
+"""What the worker decides, one module per noun."""

@@ -1,0 +1,120 @@
+"""The worker's tables."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Index,
+    MetaData,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from flagon_chassis.tables import NAMING
+
+STATES = ("queued", "running", "succeeded", "failed", "cancelled")
+FINISHED = ("succeeded", "failed", "cancelled")
+
+
+class Base(DeclarativeBase):
+    """All of the worker's tables."""
+
+    metadata = MetaData(naming_convention=NAMING)
+    type_annotation_map = {  # noqa: RUF012 (declared so by SQLAlchemy)
+        datetime: DateTime(timezone=True),
+        str: Text,
+        dict[str, Any]: JSONB(none_as_null=True),
+        list[str]: ARRAY(Text),
+    }
+
+
+class Job(Base):
+    """One piece of work that a caller handed over; this row is the truth about it."""
+
+    __tablename__ = "job"
+    __table_args__ = (
+        CheckConstraint(f"state in {STATES}", name="state_known"),
+        CheckConstraint(
+            "(lease_token is null) = (lease_until is null)", name="lease_whole"
+        ),
+        # Newest first, of one owner or of all: ids are UUIDv7, so their order is time's.
+        Index("ix_job_owner_id", "owner", "id"),
+        # What the reaper looks at: few rows, however many jobs there ever were.
+        Index(
+            "ix_job_wake_at",
+            "wake_at",
+            postgresql_where=text("state in ('queued', 'running')"),
+        ),
+        Index("ix_job_finished_at", "finished_at"),
+        {"postgresql_with": {"fillfactor": 70}},
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    queue: Mapped[str]
+    owner: Mapped[str]
+    """The account's id, or the client's for a service."""
+    state: Mapped[str]
+    params: Mapped[dict[str, Any]]
+    upload: Mapped[dict[str, Any] | None]
+    """Name, size and SHA-256 of the file it came with."""
+
+    progress_done: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    progress_total: Mapped[int | None] = mapped_column(BigInteger)
+    progress_unit: Mapped[str] = mapped_column(server_default=text("''"))
+    progress_message: Mapped[str] = mapped_column(server_default=text("''"))
+    result: Mapped[dict[str, Any] | None]
+    error: Mapped[str | None]
+    """Why it failed and what to do, for people."""
+    artefacts: Mapped[list[str]] = mapped_column(server_default=text("'{}'"))
+    """Names of the files that it made."""
+
+    attempts: Mapped[int] = mapped_column(server_default=text("0"))
+    """How often a worker took it up after it had been queued."""
+    crashes: Mapped[int] = mapped_column(server_default=text("0"))
+    """Workers lost over it since its last progress."""
+    troubles: Mapped[int] = mapped_column(server_default=text("0"))
+    """Pauses for want of another service since its last progress."""
+    troubled_since: Mapped[datetime | None]
+    cancel_requested: Mapped[bool] = mapped_column(server_default=text("false"))
+    lease_token: Mapped[UUID | None]
+    """Who may write to a running job; None while it waits for its next slice."""
+    lease_until: Mapped[datetime | None]
+    wake_at: Mapped[datetime]
+    """When it may start and, from then on, when its message is looked for."""
+    checkpoint: Mapped[dict[str, Any] | None]
+    """Where the kind of job goes on after an interruption; private to the kind."""
+    headers: Mapped[dict[str, Any]]
+    """Trace and request id of the request that submitted it."""
+
+    created_at: Mapped[datetime]
+    queued_at: Mapped[datetime]
+    """When it last became ready to start."""
+    started_at: Mapped[datetime | None]
+    finished_at: Mapped[datetime | None]
+    version: Mapped[int] = mapped_column(BigInteger, server_default=text("1"))
+
+
+class ArchivedEvent(Base):
+    """One event of the platform, as it went over the stream."""
+
+    __tablename__ = "event_archive"
+    __table_args__ = (
+        Index("ix_event_archive_subject_id", "subject", "id"),
+        Index("ix_event_archive_received_at", "received_at"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    source: Mapped[str]
+    type: Mapped[str]
+    subject: Mapped[str]
+    time: Mapped[datetime]
+    event: Mapped[dict[str, Any]]
+    """The whole CloudEvents envelope."""
+    received_at: Mapped[datetime] = mapped_column(server_default=text("now()"))

@@ -1,0 +1,172 @@
+"""JSON in and out of the jobs API."""
+
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
+
+from .domain import sheets
+from .domain.mapping import (
+    ATTRIBUTE,
+    CELL_CHARS_MAX,
+    TARGETS,
+    Decimals,
+    check_defaults,
+)
+
+Column = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000)
+]
+Default = Annotated[str, StringConstraints(max_length=CELL_CHARS_MAX)] | int
+_TARGETS_MAX = 100
+
+
+def _is_target(name: str) -> bool:
+    return name in TARGETS or bool(ATTRIBUTE.match(name))
+
+
+class ImportParams(BaseModel, extra="forbid"):
+    """Parameters of an `import` job."""
+
+    mapping: dict[str, Column] = Field(max_length=_TARGETS_MAX)
+    """The file's column for each target: `sku`, `name`, `price`, `attributes.<name>` …"""
+    defaults: dict[str, Default] = Field(default_factory=dict, max_length=_TARGETS_MAX)
+    """What a target is where its cell is empty or no column is mapped to it."""
+    dry_run: bool = False
+    """Read and check every row, and change nothing."""
+    encoding: str | None = None
+    """The file's encoding, when it is not found rightly."""
+    delimiter: Literal[",", ";", "\t", "|"] | None = None
+    """The file's delimiter, when it is not found rightly."""
+    decimals: Decimals = "auto"
+    """The decimal sign of `price`, when it is not found rightly."""
+
+    @field_validator("mapping", "defaults")
+    @classmethod
+    def _known_targets(cls, given: dict[str, Any]) -> dict[str, Any]:
+        unknown = sorted(name for name in given if not _is_target(name))
+        if unknown:
+            message = (
+                f"unknown target {unknown[0][:80]!r}; known are "
+                f"{', '.join(TARGETS)} and attributes.<name>"
+            )
+            raise ValueError(message)
+        return given
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, given: str | None) -> str | None:
+        if given is None:
+            return None
+        name = given.lower()
+        if name not in {*sheets.ENCODINGS, "utf-16"}:
+            known = ", ".join(["utf-16", *sheets.ENCODINGS])
+            message = f"unknown encoding; known are {known}"
+            raise ValueError(message)
+        return name
+
+    @model_validator(mode="after")
+    def _complete(self) -> "ImportParams":
+        for needed in ("sku", "name"):
+            if needed not in self.mapping:
+                message = f"map a column to {needed}"
+                raise ValueError(message)
+        if "sku" in self.defaults:
+            message = "a SKU cannot have a default"
+            raise ValueError(message)
+        for given in (self.mapping, self.defaults):
+            if "price" in given and "price_minor" in given:
+                message = "give price or price_minor, not both"
+                raise ValueError(message)
+        problems = check_defaults(self.defaults, self.decimals)
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+class ProbeParams(BaseModel, extra="forbid"):
+    """Parameters of a `probe` job."""
+
+    seconds: float = Field(default=0, ge=0, le=60)
+    """How long it does nothing."""
+
+
+PARAMS: dict[str, type[BaseModel]] = {"import": ImportParams, "probe": ProbeParams}
+"""The parameters of each kind."""
+
+
+class Progress(BaseModel):
+    """How far a job is."""
+
+    done: int
+    total: int | None
+    unit: str
+    message: str
+
+
+class Artefact(BaseModel):
+    """A file that a job made."""
+
+    name: str
+    url: str
+
+
+class Upload(BaseModel):
+    """The file that came with a job."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+class JobView(BaseModel):
+    """A job as the API shows it."""
+
+    id: UUID
+    kind: str
+    state: Literal["queued", "running", "succeeded", "failed", "cancelled"]
+    progress: Progress
+    result: dict[str, Any] | None
+    error: str | None
+    attempts: int
+    cancel_requested: bool
+    artefacts: list[Artefact]
+    params: dict[str, Any]
+    upload: Upload | None
+    owner: str
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+    version: int
+
+
+class JobPage(BaseModel):
+    """A page of jobs, newest first."""
+
+    items: list[JobView]
+    next_cursor: str | None
+
+
+def _empty_is_none(given: object) -> object:
+    return None if given == "" else given
+
+
+class JobQuery(BaseModel, extra="forbid"):
+    """Query of `GET /api/v1/jobs`."""
+
+    state: Annotated[
+        Literal["queued", "running", "succeeded", "failed", "cancelled"] | None,
+        BeforeValidator(_empty_is_none),
+    ] = None
+    kind: Annotated[
+        Literal["import", "probe"] | None, BeforeValidator(_empty_is_none)
+    ] = None
+    limit: int = Field(default=20, ge=1, le=100)
+    cursor: str | None = Field(default=None, max_length=500)

@@ -1,0 +1,60 @@
+"""Everything the worker reads from its environment."""
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from flagon_chassis.settings import DatabaseSettings
+
+
+class Settings(DatabaseSettings, env_prefix="WORKER_"):
+    """Settings of one worker process: read once at start-up, never changed."""
+
+    files_dir: Path
+    """Folder of uploads and artefacts, shared by the API and the Celery workers."""
+    catalog_url: str = "http://127.0.0.1:8000"
+    """The catalog service as seen from inside, without a slash at the end."""
+    upload_bytes: PositiveInt = 256 * 1024 * 1024
+    """Largest file that a job may bring, in bytes."""
+    import_batch_rows: int = Field(default=500, gt=0, le=1000)
+    """Rows of one request to the catalog and of one confirmed step of an import."""
+    catalog_seconds: PositiveFloat = 20.0
+    """Longest time that one request to the catalog, retries included, may take."""
+
+    concurrency: PositiveInt = 2
+    """Tasks that one Celery process runs at a time, each in a child of its own."""
+    lease_seconds: PositiveFloat = 15.0
+    """How long a job stays with a worker that gives no sign of life."""
+    slice_seconds: PositiveFloat = 20.0
+    """Time after which a long job makes room for others and queues up again."""
+    soft_limit_seconds: PositiveInt = 120
+    """Time after which a task is asked to stop; it hands its job back."""
+    hard_limit_seconds: PositiveInt = 150
+    """Time after which a task's process is killed; the lease then runs out."""
+    crashes_max: PositiveInt = 5
+    """Times that a job may take its worker down without progress before it fails."""
+    patience_seconds: PositiveFloat = 86_400.0
+    """How long a job tries again while the catalog does not answer."""
+    backoff_seconds: PositiveFloat = 60.0
+    """Longest pause between two such attempts."""
+    resend_seconds: PositiveFloat = 10.0
+    """Time without a start after which a job's message is looked for and sent again."""
+    reap_seconds: PositiveFloat = 3.0
+    """How often lost jobs are looked for."""
+    keep_events_days: PositiveInt = 30
+    """How long the archive keeps an event."""
+    keep_jobs_days: PositiveInt = 30
+    """How long a finished job and its files are kept."""
+
+    @model_validator(mode="after")
+    def _limits_are_ordered(self) -> Self:
+        # The broker's own limit follows from the hard one (see flagon_chassis.queue).
+        longest_turn = self.slice_seconds + self.catalog_seconds
+        if not longest_turn < self.soft_limit_seconds < self.hard_limit_seconds:
+            message = (
+                "slice_seconds + catalog_seconds < soft_limit_seconds < "
+                "hard_limit_seconds must hold: else tasks are cut off at work"
+            )
+            raise ValueError(message)
+        return self

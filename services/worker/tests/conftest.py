@@ -1,0 +1,325 @@
+"""The worker's app on a real Postgres and a real Redis, and its factories."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from flagon_chassis import db
+from flagon_chassis.testing import ISSUER, free_port
+from flagon_worker.app import create_app
+from flagon_worker.settings import Settings
+
+SERVICE = Path(__file__).parents[1]
+BOOKS = Path(__file__).parents[4] / "shared" / "data" / "books.csv"
+
+
+@pytest.fixture(scope="session")
+def template(make_database):
+    url = make_database()
+    db.migrate(
+        Settings(
+            secret_key="s" * 32,
+            database_url=url,
+            owner_database_url=url,
+            files_dir=Path("/nonexistent"),
+        ),
+        SERVICE / "migrations",
+    )
+    return url.rsplit("/", 1)[1]
+
+
+class Stack:
+    """Real processes of the worker, each killed at the end."""
+
+    def __init__(self, environment, folder):
+        self.environment = environment
+        self.folder = folder
+        self.processes = {}
+        self.urls = {}
+
+    def start(self, name, *arguments, **environment):
+        """Start a process and wait until it is ready."""
+        port = free_port()
+        log = (self.folder / f"{name}.log").open("ab")
+        with log:
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, "-m", "flagon_worker", *arguments],
+                env={
+                    **os.environ,
+                    **self.environment,
+                    "WORKER_BIND": f"127.0.0.1:{port}",
+                    "WORKER_METRICS_DIR": str(self.folder / f"{name}-metrics"),
+                    **environment,
+                },
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        self.urls[name] = f"http://127.0.0.1:{port}"
+        wait_for(lambda: self.get(name, "/readyz"), 30)
+        return self.processes[name]
+
+    def get(self, name, path):
+        with urllib.request.urlopen(self.urls[name] + path, timeout=5) as answer:
+            return answer.read().decode()
+
+    def log(self, name):
+        return (self.folder / f"{name}.log").read_text()
+
+    def kill(self, name):
+        self.processes.pop(name).kill()
+
+    def stop(self, name, seconds=20):
+        process = self.processes.pop(name)
+        process.terminate()
+        return process.wait(seconds)
+
+    def close(self):
+        for process in self.processes.values():
+            process.terminate()
+        for process in self.processes.values():
+            try:
+                process.wait(15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def wait_for(ready, seconds=20, pause=0.05):
+    """Return what `ready` returns once that is true; an exception is not yet."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            found = ready()
+        except OSError:
+            found = None
+        if found:
+            return found
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(pause)
+
+
+@pytest.fixture(name="wait_for")
+def _wait_for():
+    return wait_for
+
+
+@pytest.fixture
+def stack(settings, tmp_path):
+    """Starts real processes on this test's database, Redis, files and catalog."""
+    environment = {
+        "WORKER_ENVIRONMENT": "testing",
+        "WORKER_SECRET_KEY": "s" * 32,
+        "WORKER_DATABASE_URL": settings.database_url.get_secret_value(),
+        "WORKER_REDIS_STORE_URL": settings.redis_store_url.get_secret_value(),
+        "WORKER_REDIS_CACHE_URL": settings.redis_cache_url.get_secret_value(),
+        "WORKER_FILES_DIR": str(settings.files_dir),
+        "WORKER_CATALOG_URL": settings.catalog_url,
+        "WORKER_CATALOG_SECONDS": "1",
+        "WORKER_LEASE_SECONDS": "2",
+        "WORKER_REAP_SECONDS": "0.5",
+        "WORKER_RESEND_SECONDS": "1",
+        "WORKER_BACKOFF_SECONDS": "1",
+        "WORKER_IMPORT_BATCH_ROWS": "100",
+        "WORKER_GRACE_SECONDS": "5",
+    }
+    found = Stack(environment, tmp_path)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def settings(make_database, template, redis_url, tmp_path, catalog):
+    return Settings(
+        environment="testing",
+        secret_key="s" * 32,
+        database_url=make_database(template),
+        redis_store_url=redis_url,
+        redis_cache_url=redis_url,
+        public_url=ISSUER,
+        files_dir=tmp_path / "files",
+        catalog_url=catalog.url,
+        catalog_seconds=1.0,
+        rate_limit="100000 per minute",
+    )
+
+
+@pytest.fixture
+def app(settings, bearer):
+    app = create_app(settings)
+    app.extensions["flagon.keys"]._fetch = bearer.jwks
+    yield app
+    app.extensions["flagon.catalog"].close()
+    app.extensions["flagon.denylist"].close()
+    app.extensions["flagon.sessions"].kw["bind"].dispose()
+
+
+@pytest.fixture
+def client(app):
+    return app.test_client()
+
+
+@pytest.fixture
+def begin(app):
+    """Opens a transaction of its own, as the workers do."""
+    with app.app_context():
+        yield app.extensions["flagon.sessions"].begin
+
+
+class FakeCatalog:
+    """A catalog behind real HTTP: keeps products, repeats answers by key, fails at will."""
+
+    def __init__(self):
+        self.products = {}
+        self.answers = {}
+        self.calls = []
+        self.failures = []
+        self.delay = 0.0
+        self.refuse = lambda item: None
+        self.lock = threading.Lock()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                status, answer = outer.bulk(self.headers, body)
+                sent = json.dumps(answer).encode()
+                self.send_response(status)
+                kind = (
+                    "application/json" if status == 200 else "application/problem+json"
+                )
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(sent)))
+                self.end_headers()
+                self.wfile.write(sent)
+
+            def log_message(self, *_):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def bulk(self, headers, body):
+        with self.lock:
+            if self.failures:
+                return self.failures.pop(0)
+        time.sleep(self.delay)
+        with self.lock:
+            key = headers["Idempotency-Key"]
+            self.calls.append((key, dict(headers)))
+            if key in self.answers:
+                before, answer = self.answers[key]
+                return (200, answer) if before == body else (422, {"title": "reused"})
+            answer = self.apply(json.loads(body)["items"])
+            self.answers[key] = (body, answer)
+            return 200, answer
+
+    def apply(self, items):
+        results = []
+        summary = dict.fromkeys(("created", "updated", "unchanged", "refused"), 0)
+        for index, item in enumerate(items):
+            sku = item["sku"]
+            reason = self.refuse(item)
+            if reason:
+                outcome = "refused"
+            elif sku not in self.products:
+                outcome = "created"
+                self.products[sku] = item
+            elif self.products[sku] == {**self.products[sku], **item}:
+                outcome = "unchanged"
+            else:
+                outcome = "updated"
+                self.products[sku] = {**self.products[sku], **item}
+            errors = [{"pointer": "#/name", "detail": reason}] if reason else []
+            summary[outcome] += 1
+            results.append(
+                {"index": index, "sku": sku, "outcome": outcome, "errors": errors}
+            )
+        return {"results": results, "summary": summary}
+
+
+@pytest.fixture
+def catalog():
+    fake = FakeCatalog()
+    yield fake
+    fake.server.shutdown()
+    fake.server.server_close()
+
+
+@pytest.fixture
+def books():
+    """The bytes of a supplier's real file."""
+    if not BOOKS.exists():
+        pytest.skip(f"{BOOKS} is not there")
+    return BOOKS.read_bytes()
+
+
+BOOKS_PARAMS = {
+    "mapping": {"sku": "book_id", "name": "title", "attributes.authors": "authors"},
+    "defaults": {
+        "price_minor": 1299,
+        "currency": "EUR",
+        "stock": 5,
+        "category": "books",
+    },
+}
+
+
+@pytest.fixture
+def books_params():
+    return BOOKS_PARAMS
+
+
+MAPPING = {"sku": "sku", "name": "name"}
+
+
+@pytest.fixture
+def submit(client, bearer):
+    """Hands in an import and returns the response."""
+
+    def submit(content=b"sku,name\na,A\n", *, who="me", headers=None, **params):
+        params = {"mapping": MAPPING, **params}
+        response = client.post(
+            "/api/v1/jobs",
+            data={
+                "kind": "import",
+                "params": json.dumps(params),
+                "file": (BytesIO(content), "goods.csv"),
+            },
+            headers={
+                **bearer("jobs:read", "jobs:write", sub=who),
+                **(headers or {}),
+            },
+        )
+        # The test client leaves the spooled body open.
+        response.request.environ["wsgi.input"].close()
+        return response
+
+    return submit
+
+
+@pytest.fixture
+def run(app):
+    """Runs the task of a job in this process and returns the job as the API shows it."""
+    from flagon_worker import tasks
+    from flagon_worker.domain import jobs
+
+    def run(job_id):
+        tasks.run_job.apply(kwargs={"job_id": str(job_id)}).get()
+        with app.app_context(), app.extensions["flagon.sessions"].begin() as session:
+            viewer = jobs.Viewer("", manages=True)
+            return jobs.show(jobs.find_job(session, UUID(str(job_id)), viewer))
+
+    return run
