@@ -92,7 +92,7 @@ class Consumer:
         )
         self._sessions = sessionmaker(self._engine, expire_on_commit=False)
         self._claimed_at = self._purged_at = float("-inf")
-        self._trouble: dict[str, str] = {"redis": "not connected yet"}
+        self.trouble: dict[str, str] = {"redis": "not connected yet"}
         self._seconds = metrics.histogram(
             "flagon_event_consume_seconds",
             "Time from when an event happened until its effect was committed.",
@@ -108,8 +108,8 @@ class Consumer:
 
     def probe(self, dependency: str) -> None:
         """Raise if the last use of `postgres` or `redis` failed; for readiness."""
-        if dependency in self._trouble:
-            raise ConnectionError(self._trouble[dependency])
+        if dependency in self.trouble:
+            raise ConnectionError(self.trouble[dependency])
 
     def work(self) -> None:
         """Handle events until told to stop, whatever goes away and comes back."""
@@ -118,11 +118,13 @@ class Consumer:
         while not self.stop.is_set():
             try:
                 if not joined:
-                    self._join()
+                    self.join()
                     # What this consumer had begun before it last ended.
-                    self._resume("0-0")
+                    self.resume()
                     joined = True
                 self.step()
+            except _Stopped:
+                break
             except redis.RedisError as error:
                 # A flushed Redis has lost the group as well: join again.
                 joined = False
@@ -132,7 +134,11 @@ class Consumer:
                 self.stop.wait(random.uniform(0.05, pause))  # noqa: S311
             else:
                 failures = 0
-                self._trouble.pop("redis", None)
+                self.trouble.pop("redis", None)
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
         self._redis.close()
         self._engine.dispose()
 
@@ -156,9 +162,10 @@ class Consumer:
             self._forget_consumers()
         if now - self._purged_at >= _PURGE_SECONDS:
             self._purged_at = now
-            self._until_done(self._purge)
+            self._until_done(self.purge)
 
-    def _join(self) -> None:
+    def join(self) -> None:
+        """Make the group if there is none; safe to repeat."""
         try:
             # From the start of the stream: a new group sees what is still kept.
             self._redis.xgroup_create(streams.EVENTS, self.group, "0", mkstream=True)
@@ -166,7 +173,9 @@ class Consumer:
             if "BUSYGROUP" not in str(error):
                 raise
 
-    def _resume(self, after: str) -> None:
+    def resume(self) -> None:
+        """Handle what a consumer of this name had begun before it ended."""
+        after = "0-0"
         # One by one: should one of them kill the process, only its own count of
         # deliveries grows, and it alone is set aside in the end.
         while not self.stop.is_set():
@@ -228,9 +237,9 @@ class Consumer:
             return
         try:
             self._until_done(partial(self._effect, events))
+        except _Stopped:
+            raise
         except Exception as error:  # noqa: BLE001 (whatever the handler raises)
-            if self.stop.is_set() and isinstance(error, _Stopped):
-                return
             if len(events) > 1:
                 # One of them is at fault; the others need not wait for it.
                 for event in events:
@@ -250,7 +259,7 @@ class Consumer:
             try:
                 self._until_done(partial(self._effect, [event]))
             except _Stopped:
-                return
+                raise
             except Exception as error:  # noqa: BLE001 (whatever the handler raises)
                 failed = error
             else:
@@ -338,7 +347,7 @@ class Consumer:
             try:
                 action()
             except Exception as error:
-                if not _is_outage(error):
+                if not is_outage(error):
                     raise
                 self._note("postgres", error)
                 failures += 1
@@ -346,7 +355,7 @@ class Consumer:
                 if self.stop.wait(random.uniform(0.05, pause)):  # noqa: S311
                     raise _Stopped from error
             else:
-                self._trouble.pop("postgres", None)
+                self.trouble.pop("postgres", None)
                 return
 
     def _bury(self, entry: Entry, error: Exception, tried: int) -> None:
@@ -378,7 +387,8 @@ class Consumer:
                     streams.EVENTS, self.group, consumer["name"]
                 )
 
-    def _purge(self) -> None:
+    def purge(self) -> None:
+        """Forget some ids of events that the stream no longer holds."""
         with self._sessions.begin() as session:
             old = func.now() - text(f"interval '{_INBOX_HOURS} hours'")
             some = (
@@ -394,18 +404,18 @@ class Consumer:
             )
 
     def _note(self, dependency: str, error: Exception) -> None:
-        if dependency not in self._trouble:
+        if dependency not in self.trouble:
             log.warning(
                 "consumer_interrupted", dependency=dependency, error=repr(error)
             )
-        self._trouble[dependency] = type(error).__name__
+        self.trouble[dependency] = type(error).__name__
 
 
 class _Stopped(Exception):
     """Told to stop while the database was away; the events stay pending."""
 
 
-def _is_outage(error: Exception) -> bool:
+def is_outage(error: Exception) -> bool:
     """Say whether trying again later is likely to help and the event is not at fault."""
     return isinstance(error, OperationalError | PoolTimeout | Unavailable) or (
         isinstance(error, DBAPIError) and error.connection_invalidated

@@ -6,10 +6,10 @@ import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from flask import Flask, Response, current_app, jsonify
-
-from .auth import open_route
+if TYPE_CHECKING:
+    from flask import Flask, Response
 
 Check = Callable[[], object]
 """Raises when the dependency does not answer; should give up within a second or two."""
@@ -49,7 +49,7 @@ def reset() -> None:
     _draining[0] = 0
 
 
-def check(app: Flask, name: str, probe: Check, *, required: bool = True) -> None:
+def check(app: "Flask", name: str, probe: Check, *, required: bool = True) -> None:
     """Add a dependency to the app's `/readyz`.
 
     :param required: whether the service is of no use without it.
@@ -82,18 +82,23 @@ def report(checks: dict[str, tuple[Check, bool]]) -> Report:
     return Report(status, results)
 
 
-def init_app(app: Flask) -> None:
+def init_app(app: "Flask") -> None:
     """Serve `/livez` and `/readyz`; the gateway hides them from outside."""
+    # Relays have no Flask in memory.
+    from flask import current_app, jsonify  # noqa: PLC0415
+
+    from .auth import open_route  # noqa: PLC0415
+
     app.extensions.setdefault("flagon.checks", {})
 
     @app.get("/livez")
     @open_route
-    def livez() -> Response:
+    def livez() -> "Response":
         return jsonify(status="alive", pid=os.getpid())
 
     @app.get("/readyz")
     @open_route
-    def readyz() -> tuple[Response, int]:
+    def readyz() -> "tuple[Response, int]":
         found = report(current_app.extensions["flagon.checks"])
         body = jsonify(status=found.status, checks=found.checks)
         body.headers["Cache-Control"] = "no-store"

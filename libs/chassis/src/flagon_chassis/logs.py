@@ -5,11 +5,10 @@ import re
 import sys
 import time
 from collections.abc import MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import structlog
-from flask import Flask, Response, g, request
 from structlog.contextvars import (
     bind_contextvars,
     clear_contextvars,
@@ -19,6 +18,9 @@ from structlog.contextvars import (
 # The gateway makes 32 hexadecimal digits; other callers may bring their own form.
 _REQUEST_ID = re.compile(r"\A[A-Za-z0-9._-]{8,64}\Z")
 _TRACEPARENT = re.compile(r"\A00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}\Z")
+
+if TYPE_CHECKING:
+    from flask import Flask, Response
 
 Event = MutableMapping[str, Any]
 
@@ -101,8 +103,10 @@ def trace_id_of(traceparent: str | None) -> str | None:
     return found[1] if found else None
 
 
-def init_app(app: Flask) -> None:
+def init_app(app: "Flask") -> None:
     """Give each request an id, echo it, and log one line when it ends."""
+    from flask import g, request  # noqa: PLC0415 (relays have no Flask in memory)
+
     log = structlog.get_logger("flagon.access")
 
     @app.before_request
@@ -118,7 +122,7 @@ def init_app(app: Flask) -> None:
         g.flagon_started = time.perf_counter()
 
     @app.after_request
-    def end(response: Response) -> Response:
+    def end(response: "Response") -> "Response":
         # Without `begin` (it is skipped when an earlier hook answers) there is no id.
         known = g.get("flagon_request_id") or new_request_id()
         response.headers["X-Request-ID"] = known

@@ -2,12 +2,10 @@
 
 import os
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
-from flask import Flask, Response
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
-)
-from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
@@ -15,9 +13,9 @@ from prometheus_client import (
     generate_latest,
 )
 from prometheus_client.multiprocess import MultiProcessCollector
-from prometheus_flask_exporter import PrometheusMetrics
 
-from .auth import open_route
+if TYPE_CHECKING:
+    from flask import Flask, Response
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 """The media type of `exposition`."""
@@ -76,13 +74,19 @@ def exposition(*registries: CollectorRegistry) -> bytes:
     return b"".join(generate_latest(registry) for registry in found)
 
 
-def init_app(app: Flask, service: str) -> None:
+def init_app(app: "Flask", service: str) -> None:
     """Measure every request by route template and serve `/metrics`.
 
     Gives `flask_http_request_duration_seconds` and `flask_http_request_total` with the
     labels `service`, `method`, `url_rule` and `status`; an unknown path has the rule
     `None`, so no caller can invent label values.
     """
+    # Relays have no Flask in memory.
+    from flask import Response  # noqa: PLC0415
+    from prometheus_flask_exporter import PrometheusMetrics  # noqa: PLC0415
+
+    from .auth import open_route  # noqa: PLC0415
+
     # A registry for each app: two apps in one process (tests) must not collide.
     registry = CollectorRegistry()
     PrometheusMetrics(
@@ -98,5 +102,5 @@ def init_app(app: Flask, service: str) -> None:
 
     @app.get("/metrics")
     @open_route
-    def metrics() -> Response:
+    def metrics() -> "Response":
         return Response(exposition(registry), content_type=CONTENT_TYPE)

@@ -100,7 +100,7 @@ class Relay:
         self._redis = streams.connect(url)
         self._celery: Celery | None = None
         self._unsendable: set[int] = set()
-        self._trouble: dict[str, str] = {"postgres": "not connected yet"}
+        self.trouble: dict[str, str] = {"postgres": "not connected yet"}
         self._measured_at = self._purged_at = float("-inf")
         self._pending = metrics.gauge(
             "flagon_outbox_pending", "Messages that wait to be sent."
@@ -117,8 +117,8 @@ class Relay:
 
     def probe(self, dependency: str) -> None:
         """Raise if the last use of `postgres` or `redis` failed; for readiness."""
-        if dependency in self._trouble:
-            raise ConnectionError(self._trouble[dependency])
+        if dependency in self.trouble:
+            raise ConnectionError(self.trouble[dependency])
 
     def work(self) -> None:
         """Send messages until told to stop, whatever goes away and comes back."""
@@ -127,7 +127,7 @@ class Relay:
             try:
                 with self._connection() as connection:
                     failures = 0
-                    self._trouble.pop("postgres", None)
+                    self.trouble.pop("postgres", None)
                     self._until_lost(connection)
             except psycopg.OperationalError as error:
                 self._note("postgres", error)
@@ -145,16 +145,16 @@ class Relay:
         while not self.stop.is_set():
             try:
                 sent = self.step(connection)
-            except _queue_errors() as error:
+            except queue_errors() as error:
                 self._note("redis", error)
                 failures += 1
                 pause = min(_LONGEST_PAUSE_SECONDS, 0.1 * 2 ** min(failures, 10))
-                self._housekeeping(connection, idle=False)
+                self.housekeeping(connection, idle=False)
                 self.stop.wait(random.uniform(0.05, pause))  # noqa: S311
                 continue
             failures = 0
-            self._trouble.pop("redis", None)
-            self._housekeeping(connection, idle=sent < _BATCH)
+            self.trouble.pop("redis", None)
+            self.housekeeping(connection, idle=sent < _BATCH)
             if sent < _BATCH:
                 # One notification is enough: the batch takes all there is.
                 for _ in connection.notifies(timeout=_POLL_SECONDS, stop_after=1):
@@ -293,7 +293,7 @@ class Relay:
                     headers={**headers, **traced},
                     task_id=str(message.id),
                 )
-            except _queue_errors():
+            except queue_errors():
                 raise
             except Exception as error:
                 # A row that can never be sent must not hold up all that follow. It stays
@@ -305,7 +305,8 @@ class Relay:
         self._tasks.labels(message.name).inc()
         return True
 
-    def _housekeeping(self, connection: psycopg.Connection[Any], *, idle: bool) -> None:
+    def housekeeping(self, connection: psycopg.Connection[Any], *, idle: bool) -> None:
+        """Measure and purge when that is due; purge only while there is time."""
         now = time.monotonic()
         if now - self._measured_at >= _MEASURE_SECONDS:
             self._measured_at = now
@@ -323,9 +324,9 @@ class Relay:
         self._oldest.set(float(oldest))
 
     def _note(self, dependency: str, error: Exception) -> None:
-        if dependency not in self._trouble:
+        if dependency not in self.trouble:
             log.warning("relay_interrupted", dependency=dependency, error=repr(error))
-        self._trouble[dependency] = type(error).__name__
+        self.trouble[dependency] = type(error).__name__
 
 
 @contextlib.contextmanager
@@ -336,7 +337,7 @@ def _request(message: Message) -> Iterator[None]:
         yield
 
 
-def _queue_errors() -> tuple[type[Exception], ...]:
+def queue_errors() -> tuple[type[Exception], ...]:
     """Return what means that Redis does not answer, without loading Celery for it."""
     kombu = sys.modules.get("kombu.exceptions")
     return (redis.RedisError, *([kombu.OperationalError] if kombu else []))

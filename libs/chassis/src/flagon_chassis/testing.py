@@ -108,18 +108,19 @@ def start_postgres(port: int | None = None) -> Iterator[Server]:
         "synchronous_commit": "off",
         "shared_buffers": "64MB",
     }
-    process = subprocess.Popen(  # noqa: S603
-        [
-            binaries / "postgres",
-            "-D",
-            data,
-            *(f"--{name}={value}" for name, value in options.items()),
-        ],
-        user=user,
-        cwd=folder,
-        stdout=(folder / "log").open("wb"),
-        stderr=subprocess.STDOUT,
-    )
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(  # noqa: S603
+            [
+                binaries / "postgres",
+                "-D",
+                data,
+                *(f"--{name}={value}" for name, value in options.items()),
+            ],
+            user=user,
+            cwd=folder,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
     url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
     try:
         _wait(lambda: psycopg.connect(url, connect_timeout=2).close())

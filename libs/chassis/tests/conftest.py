@@ -1,0 +1,185 @@
+"""What the chassis' own tests share."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager, suppress
+from http.client import HTTPConnection
+from uuid import uuid4
+
+import psycopg
+import pytest
+import redis
+import structlog
+from sqlalchemy import create_engine
+
+from flagon_chassis import metrics, tables
+from flagon_chassis.settings import DatabaseSettings
+from flagon_chassis.testing import free_port
+
+SECRET = "not-a-secret-but-long-enough-for-it"
+
+
+@pytest.fixture(scope="session")
+def schema_url(make_database):
+    """A database with the chassis' tables, to be copied."""
+    url = make_database()
+    engine = create_engine(url)
+    with engine.begin() as connection:
+        tables.create(connection, "outbox", "inbox", "idempotency_key")
+    engine.dispose()
+    return url
+
+
+@pytest.fixture
+def database_url(make_database, schema_url):
+    """A database of this test alone, with the chassis' tables."""
+    return make_database(schema_url.rsplit("/", 1)[1])
+
+
+@pytest.fixture
+def make_settings(tmp_path):
+    """A function that makes settings of which only what matters need be named."""
+
+    def make(**values):
+        defaults = {
+            "environment": "testing",
+            "secret_key": SECRET,
+            "database_url": "postgresql+psycopg://nobody@127.0.0.1:1/none",
+            "redis_store_url": "redis://127.0.0.1:1/0",
+            "bind": f"127.0.0.1:{free_port()}",
+        }
+        return DatabaseSettings(**(defaults | values))
+
+    return make
+
+
+@pytest.fixture
+def settings(make_settings, database_url, redis_url):
+    """Settings with a real database and a real Redis."""
+    return make_settings(database_url=database_url, redis_store_url=redis_url)
+
+
+@pytest.fixture
+def store(redis_url):
+    """A client of the test's Redis."""
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+def rows(database_url):
+    """A connection for looking into the test's database, in autocommit."""
+    with psycopg.connect(
+        database_url.replace("+psycopg", ""), autocommit=True
+    ) as connection:
+        yield connection
+
+
+@pytest.fixture
+def logged():
+    """What the code under test logs: a list of dictionaries, in every thread."""
+    with structlog.testing.capture_logs() as entries:
+        yield entries
+
+
+def eventually(check, seconds=15):
+    """Return what `check` returns once it is true and raises nothing."""
+    end = time.monotonic() + seconds
+    while True:
+        with suppress(AssertionError, OSError, redis.RedisError, psycopg.Error):
+            found = check()
+            if found:
+                return found
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def sample(name, **labels):
+    """Return the value of one metric of this process, None when it has none yet."""
+    return metrics.REGISTRY.get_sample_value(name, labels)
+
+
+@contextmanager
+def in_thread(work, stop):
+    """Run `work` beside the block, then set `stop` and see that it ends at once."""
+    failures = []
+
+    def run():
+        try:
+            work()
+        except BaseException as error:  # noqa: BLE001 (told to the test below)
+            failures.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield thread
+    finally:
+        stop.set()
+        thread.join(10)
+        assert not thread.is_alive()
+        assert failures == []
+
+
+class ServiceProcess:
+    """A process of its own that serves its health at `settings.bind`."""
+
+    def __init__(self, code, settings, folder, env):
+        self.bind = settings.bind
+        self._log = folder / f"{uuid4().hex}.log"
+        values = settings.model_dump(mode="json", exclude_unset=True) | {
+            "secret_key": settings.secret_key.get_secret_value(),
+            "database_url": settings.database_url.get_secret_value(),
+            "redis_store_url": settings.redis_store_url.get_secret_value(),
+        }
+        preamble = (
+            "from flagon_chassis.settings import DatabaseSettings;"
+            f"settings = DatabaseSettings(**{values!r});"
+        )
+        with self._log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", preamble + code],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **env},
+            )
+
+    def get(self, path):
+        host, port = self.bind.split(":")
+        connection = HTTPConnection(host, int(port), timeout=5)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+        finally:
+            connection.close()
+
+    def output(self):
+        return self._log.read_text()
+
+    def stop(self, number=signal.SIGTERM):
+        """Send the signal and return the exit status."""
+        self.process.send_signal(number)
+        return self.process.wait(20)
+
+
+@pytest.fixture
+def service_process(tmp_path):
+    """A function that runs code with `settings` in a process that serves its health."""
+    made = []
+
+    def make(code, settings, *, wait=True, **env):
+        process = ServiceProcess(code, settings, tmp_path, env)
+        made.append(process)
+        if wait:
+            eventually(lambda: process.get("/livez"))
+        return process
+
+    yield make
+    for process in made:
+        process.process.kill()
+        process.process.wait(10)

@@ -1,0 +1,339 @@
+import json
+from uuid import uuid4
+
+import psycopg
+import pytest
+import redis
+from kombu.exceptions import OperationalError as KombuUnavailable
+from psycopg.types.json import Jsonb
+
+from flagon_chassis import relay as relays
+from flagon_chassis import streams
+from flagon_chassis.relay import Relay
+from flagon_chassis.testing import free_port, start_redis
+
+from .conftest import eventually, in_thread, sample
+
+TYPE = "market.flagon.thing.changed.v1"
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+@pytest.fixture
+def relay(settings):
+    return Relay(settings, "things")
+
+
+def put_event(rows, subject="1", **headers):
+    id_ = uuid4()
+    envelope = {
+        "id": str(id_),
+        "subject": subject,
+        "topics": ["things", f"things/{subject}"],
+    }
+    _put(rows, id_, "event", TYPE, subject, envelope, headers)
+    return id_
+
+
+def put_task(rows, name="things.do", queue="bulk", **kwargs):
+    id_ = uuid4()
+    body = {"queue": queue, "kwargs": kwargs}
+    _put(rows, id_, "task", name, "", body, {"traceparent": TRACEPARENT})
+    return id_
+
+
+def _put(rows, *values):
+    rows.execute(
+        "insert into outbox (id, channel, name, subject, body, headers)"
+        " values (%s, %s, %s, %s, %s, %s)",
+        [Jsonb(value) if isinstance(value, dict) else value for value in values],
+    )
+    rows.execute("notify outbox")
+
+
+def waiting(rows):
+    return rows.execute("select count(*) from outbox where sent_at is null").fetchone()[
+        0
+    ]
+
+
+def published(store, count):
+    """Return the ids in the stream once there are as many."""
+    return eventually(
+        lambda: (
+            (
+                (found := list(streams.flat(store.xrange(streams.EVENTS)))),
+                [fields[b"id"].decode() for _, fields in found],
+            )[1]
+            if store.xlen(streams.EVENTS) >= count
+            else None
+        )
+    )
+
+
+class TestStep:
+    def test_hands_events_to_the_stream_in_order(self, relay, rows, store):
+        ids = [put_event(rows, subject=str(n)) for n in range(5)]
+
+        assert relay.step(rows) == 5
+
+        assert published(store, 5) == [str(id_) for id_ in ids]
+        assert waiting(rows) == 0
+
+    def test_writes_what_consumers_and_realtime_read(self, relay, rows, store):
+        id_ = put_event(rows, subject="ä")
+
+        relay.step(rows)
+
+        ((entry_id, fields),) = streams.flat(store.xrange(streams.EVENTS))
+        event = streams.decode(entry_id, fields)
+        assert (event.id, event.type) == (id_, TYPE)
+        assert event.topics == ("things", "things/ä")
+        assert event.envelope["sequence"] == "1"
+        assert b"\\u" not in fields[b"event"]
+
+    def test_has_nothing_to_do_without_messages(self, relay, rows, store):
+        assert relay.step(rows) == 0
+        assert not store.exists(streams.EVENTS)
+
+    def test_takes_one_batch_at_a_time(self, relay, rows, monkeypatch):
+        monkeypatch.setattr(relays, "_BATCH", 2)
+        for _ in range(3):
+            put_event(rows)
+
+        assert [relay.step(rows), relay.step(rows), relay.step(rows)] == [2, 1, 0]
+
+    def test_counts_by_type(self, relay, rows):
+        def count():
+            return sample("flagon_events_published_total", type=TYPE) or 0
+
+        before = count()
+        put_event(rows)
+
+        relay.step(rows)
+
+        assert count() == before + 1
+
+    def test_marks_nothing_when_redis_is_away(self, make_settings, database_url, rows):
+        relay = Relay(make_settings(database_url=database_url), "things")
+        put_event(rows)
+
+        with pytest.raises(redis.ConnectionError):
+            relay.step(rows)
+
+        assert waiting(rows) == 1
+
+    def test_sends_all_of_a_batch_or_nothing(self, relay, rows, store):
+        # Without memory Redis refuses `XADD`; what fits must not overtake what does not.
+        for _ in range(3):
+            put_event(rows)
+        store.config_set("maxmemory", "1")
+        try:
+            with pytest.raises(redis.RedisError):
+                relay.step(rows)
+        finally:
+            store.config_set("maxmemory", "0")
+
+        assert waiting(rows) == 3
+        assert not store.exists(streams.EVENTS)
+
+
+class TestTrimming:
+    def test_forgets_events_older_than_a_day(self, relay, rows, store):
+        # Redis trims whole nodes of a hundred entries.
+        for n in range(1, 300):
+            store.xadd(streams.EVENTS, {"id": "old"}, id=f"{n}-0")
+        put_event(rows)
+
+        relay.step(rows)
+
+        assert store.xlen(streams.EVENTS) < 101
+
+    def test_keeps_the_number_of_events_in_bounds(self, settings, rows, store):
+        relay = Relay(settings, "things", kept_entries=10)
+        for _ in range(320):
+            put_event(rows)
+
+        while relay.step(rows):
+            pass
+
+        assert store.xlen(streams.EVENTS) <= 200
+
+
+class TestTasks:
+    def message(self, store, queue="bulk"):
+        found = store.lrange(f"things:{queue}", 0, -1)
+        return [json.loads(one) for one in found]
+
+    def test_hands_tasks_to_the_queue(self, relay, rows, store):
+        id_ = put_task(rows, number=1)
+
+        relay.step(rows)
+
+        (message,) = self.message(store)
+        headers = message["headers"]
+        assert (headers["task"], headers["id"]) == ("things.do", str(id_))
+        assert headers["traceparent"] == TRACEPARENT
+        assert headers["enqueued_at"] > 1e9
+        assert waiting(rows) == 0
+
+    def test_goes_on_when_a_task_cannot_be_sent(self, relay, rows, store, logged):
+        put_task(rows, queue="nobody")
+        put_task(rows)
+
+        relay.step(rows)
+        assert relay.step(rows) == 0
+
+        assert len(self.message(store)) == 1
+        assert waiting(rows) == 1
+        assert "message_unsendable" in str(logged)
+
+    def test_keeps_tasks_while_the_broker_is_away(
+        self, make_settings, database_url, rows
+    ):
+        relay = Relay(make_settings(database_url=database_url), "things")
+        put_task(rows)
+
+        with pytest.raises(KombuUnavailable):
+            relay.step(rows)
+
+        assert waiting(rows) == 1
+
+
+class TestWork:
+    def test_sends_what_was_there_and_what_is_notified(self, relay, rows, store):
+        first = put_event(rows)
+
+        with in_thread(relay.work, relay.stop):
+            published(store, 1)
+            second = put_event(rows)
+            assert published(store, 2) == [str(first), str(second)]
+            eventually(lambda: waiting(rows) == 0)
+
+    def test_keeps_the_order_over_a_lost_postgres(
+        self, relay, rows, store, postgres_server
+    ):
+        name = rows.info.dbname
+        end = (
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where application_name = 'things-relay' and datname = current_database()"
+        )
+        ids = [put_event(rows)]
+        with (
+            in_thread(relay.work, relay.stop),
+            psycopg.connect(postgres_server.url, autocommit=True) as admin,
+        ):
+            published(store, 1)
+            admin.execute(f'alter database "{name}" allow_connections false')
+            rows.execute(end)
+            ids.append(put_event(rows))
+            eventually(lambda: "postgres" in relay.trouble)
+            with pytest.raises(ConnectionError):
+                relay.probe("postgres")
+            admin.execute(f'alter database "{name}" allow_connections true')
+            ids.append(put_event(rows))
+
+            assert published(store, 3) == [str(id_) for id_ in ids]
+            eventually(lambda: relay.probe("postgres") is None)
+
+    def test_keeps_the_order_over_a_lost_redis(self, make_settings, database_url, rows):
+        port = free_port()
+        server = start_redis(port=port)
+        url = next(server).url
+        relay = Relay(
+            make_settings(database_url=database_url, redis_store_url=url), "things"
+        )
+        with in_thread(relay.work, relay.stop):
+            put_event(rows)
+            eventually(lambda: waiting(rows) == 0)
+            server.close()
+            ids = [put_event(rows) for _ in range(3)]
+            eventually(lambda: "redis" in relay.trouble)
+            server = start_redis(port=port)
+            next(server)
+            with redis.Redis.from_url(url) as store:
+                assert published(store, 3) == [str(id_) for id_ in ids]
+            eventually(lambda: relay.probe("redis") is None)
+        server.close()
+
+    def test_a_second_relay_waits_until_the_first_has_gone(
+        self, relay, settings, rows, store, logged
+    ):
+        second = Relay(settings, "things")
+        with in_thread(second.work, second.stop):
+            with in_thread(relay.work, relay.stop):
+                # Whichever came first has the lock; the other says that it waits.
+                eventually(lambda: "relay_standby" in str(logged))
+                put_event(rows)
+                assert len(published(store, 1)) == 1
+            put_event(rows)
+            assert len(published(store, 2)) == 2
+
+    def test_stops_while_it_stands_by(self, relay, settings, logged):
+        second = Relay(settings, "things")
+        with in_thread(relay.work, relay.stop):
+            eventually(lambda: "relay_active" in str(logged))
+            with in_thread(second.work, second.stop):
+                eventually(lambda: "relay_standby" in str(logged))
+
+
+class TestHousekeeping:
+    def test_forgets_what_was_sent_a_day_ago(self, relay, rows, monkeypatch):
+        monkeypatch.setattr(relays, "_PURGE_STEP", 2)
+        for _ in range(3):
+            put_event(rows)
+        rows.execute("update outbox set sent_at = now() - interval '25 hours'")
+        put_event(rows)
+        left = []
+
+        for _ in range(3):
+            relay.housekeeping(rows, idle=True)
+            left.append(rows.execute("select count(*) from outbox").fetchone()[0])
+
+        assert left == [2, 1, 1]
+
+    def test_does_not_purge_while_there_is_work(self, relay, rows):
+        put_event(rows)
+        rows.execute("update outbox set sent_at = now() - interval '25 hours'")
+
+        relay.housekeeping(rows, idle=False)
+
+        assert rows.execute("select count(*) from outbox").fetchone()[0] == 1
+
+    def test_measures_what_waits(self, relay, rows):
+        put_event(rows)
+        rows.execute("update outbox set created_at = now() - interval '90 seconds'")
+
+        relay.measure(rows)
+
+        assert sample("flagon_outbox_pending") == 1
+        assert 90 <= sample("flagon_outbox_oldest_seconds") < 100
+
+
+class TestRun:
+    def test_stops_at_sigterm(self, tmp_path, settings, rows, store, service_process):
+        process = service_process(
+            "from flagon_chassis import relay; relay.run(settings, 'things')", settings
+        )
+        put_event(rows)
+        published(store, 1)
+        assert process.get("/livez")[0] == 200
+        status, body = eventually(lambda: process.get("/readyz"))
+        assert status == 200, body
+        assert "flagon_outbox_pending" in process.get("/metrics")[1]
+
+        assert process.stop() == 0
+        assert "relay_stopped" in process.output()
+
+    def test_loads_neither_flask_nor_celery_nor_sqlalchemy(
+        self, service_process, settings
+    ):
+        process = service_process(
+            "import sys; from flagon_chassis import relay;"
+            "print(sorted({name.partition('.')[0] for name in sys.modules}"
+            " & {'flask', 'celery', 'sqlalchemy', 'opentelemetry.sdk', 'sentry_sdk'}))",
+            settings,
+            wait=False,
+        )
+        process.process.wait(20)
+
+        assert process.output().strip() == "[]"
