@@ -1,0 +1,91 @@
+#!/bin/sh
+# Brings a bare Debian or Ubuntu to where `make up` can work: system packages for the
+# local mode, and .venv with exactly what requirements.lock names. Takes half a second when all is there.
+#
+#   MODE=docker leaves the system packages alone.
+set -eu
+cd "$(dirname "$0")/../.."
+
+say() { echo "setup: $*"; }
+fail() {
+  echo "$1" >&2
+  echo "  Next: $2" >&2
+  exit 1
+}
+has() { PATH=/usr/local/sbin:/usr/sbin:/sbin:$PATH command -v "$1" >/dev/null 2>&1; }
+
+# -- Python -----------------------------------------------------------------------------
+
+python=
+for candidate in "${PYTHON:-python3}" python3 python3.14 python3.13 python3.12 python3.11; do
+  if has "$candidate" && "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' 2>/dev/null; then
+    python=$(command -v "$candidate")
+    break
+  fi
+done
+
+# -- System packages --------------------------------------------------------------------
+
+missing=
+need() { missing="$missing $1"; }
+if [ -z "$python" ]; then
+  need python3
+  need python3-venv
+elif [ ! -x .venv/bin/python ] && ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+  need "python$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')-venv"
+fi
+if [ "${MODE:-local}" != docker ]; then
+  ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || has initdb || need postgresql
+  has psql || need postgresql-client
+  has redis-server || need redis-server
+  has nginx || need nginx
+  has prometheus || need prometheus
+  # Only root runs the processes as another user, who must pass through closed folders.
+  [ "$(id -u)" != 0 ] || has setfacl || need acl
+fi
+
+if [ -n "$missing" ]; then
+  command="apt-get update && apt-get install -y --no-install-recommends$missing"
+  by_hand="sudo sh -c '$command'"
+  has apt-get || fail "Missing here:$missing (the names of Debian's packages), and there is no apt-get." "install them with this system's package manager"
+  if [ "$(id -u)" = 0 ]; then
+    root=
+  elif has sudo && { sudo -n true 2>/dev/null || [ -t 0 ]; }; then
+    # Asks for the password when there is somebody to ask.
+    root=sudo
+  else
+    fail "Missing here:$missing. Installing needs root." "$by_hand"
+  fi
+  say "installing$missing"
+  # shellcheck disable=SC2086  # a list of packages, and no word for root itself
+  $root sh deploy/local/packages.sh $missing || fail "The packages could not be installed." "$by_hand"
+  [ -n "$python" ] || python=$(command -v python3)
+  "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || fail "$("$python" --version) is too old: 3.11 or newer is needed." "install python3.11 or newer, or name one: make up PYTHON=/path/to/python3"
+fi
+
+# -- .venv ------------------------------------------------------------------------------
+
+# A half-made or moved environment has no working interpreter.
+if [ ! -x .venv/bin/python ] || ! .venv/bin/python -c '' 2>/dev/null; then
+  say "making .venv with $("$python" --version)"
+  rm -rf .venv
+  "$python" -m venv .venv
+fi
+wanted=$(cat requirements.lock libs/*/pyproject.toml services/*/pyproject.toml | cksum)
+stamp=.venv/flagon-installed
+if [ "$(cat $stamp 2>/dev/null)" != "$wanted" ] || [ ! -x .venv/bin/uv ]; then
+  # The installer itself comes from the lock too, with its hashes.
+  lock=$(mktemp)
+  trap 'rm -f "$lock"' EXIT
+  sed -n '/^uv==/,/[^\\]$/p' requirements.lock > "$lock"
+  say "installing $(sed -n 's/ .*//p;q' "$lock")"
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement "$lock"
+  say "installing $(grep -c '^[a-z].*==' requirements.lock) packages from requirements.lock"
+  .venv/bin/uv pip install --quiet --python .venv/bin/python --compile-bytecode --require-hashes --requirement requirements.lock
+  set --
+  for part in libs/* services/*; do
+    [ ! -f "$part/pyproject.toml" ] || set -- "$@" --editable "$part"
+  done
+  .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps "$@"
+  echo "$wanted" > $stamp
+fi

@@ -1,0 +1,190 @@
+"""Renders every configuration file of a stack from the sources in the repository."""
+
+import json
+import resource
+import shutil
+from pathlib import Path
+
+from . import authority, environment, vault
+from .files import write
+from .processes import BY_NAME, HTTPS_OFFSET, INTERNAL_OFFSET, PROCESSES
+from .programs import nginx_version
+from .stack import Stack
+from .templates import fill_file
+from .vault import Vault
+
+_SERVICES = ("auth", "catalog", "realtime", "worker", "web")
+
+
+def prepare(stack: Stack) -> Vault:
+    """Make what a stack needs before its first process starts; safe to repeat.
+
+    Secrets, accounts and certificates stay as they are once made; all else is rendered
+    anew, so that a changed source counts at the next start.
+    """
+    containers = stack.mode == "docker"
+    # Containers read mounted files as another user than the one who made them. The folder
+    # keeps others on this machine out; a mount does not pass through it.
+    mode = 0o444 if containers else 0o600
+    stack.state.mkdir(parents=True, exist_ok=True)
+    stack.state.chmod(0o700)
+    keeper = Vault(stack.secrets, mode)
+    keeper.fill()
+    authority.ensure(stack.tls, mode)
+    vault.accounts(stack.secrets / "auth_accounts.json", mode)
+    write(
+        stack.secrets / "auth_clients.json",
+        json.dumps(vault.clients(stack, keeper), indent=2) + "\n",
+        mode,
+    )
+    redis_files(stack, keeper, mode)
+    public = 0o444 if containers else 0o600
+    prometheus_files(stack, public)
+    gateway_files(
+        stack.config / "gateway",
+        docker_gateway(stack) if containers else local_gateway(stack),
+        stack.root,
+        public,
+    )
+    if containers:
+        environment.write_secret_files(stack, keeper)
+        write(stack.state / "compose.env", compose_env(stack))
+        for folder in stack.config.rglob("*/"):
+            folder.chmod(0o755)
+        stack.config.chmod(0o755)
+    return keeper
+
+
+def redis_files(stack: Stack, keeper: Vault, mode: int) -> None:
+    """Write the ACL files of both Redis instances."""
+    variables = vault.redis_variables(keeper)
+    for name in ("store", "cache"):
+        template = stack.root / "deploy" / "redis" / f"{name}.acl.template"
+        write(
+            stack.config / f"redis-{name}.acl", fill_file(template, variables), mode
+        )
+
+
+def prometheus_files(stack: Stack, mode: int) -> None:
+    """Write Prometheus' configuration: the one source plus this mode's addresses."""
+    source = stack.root / "deploy" / "observability"
+    target = stack.config / "prometheus"
+    shutil.rmtree(target, ignore_errors=True)
+    write(target / "prometheus.yml", (source / "prometheus.yml").read_text(), mode)
+    for rules in sorted((source / "rules").glob("*.yml")):
+        write(target / "rules" / rules.name, rules.read_text(), mode)
+    targets = [
+        {
+            "targets": [stack.address(process.name)],
+            "labels": {"process": process.name, "service": process.service},
+        }
+        for process in PROCESSES
+        if process.kind == "python"
+    ]
+    itself = {
+        "targets": [f"localhost:{stack.port('prometheus')}"],
+        "labels": {"process": "prometheus", "service": "prometheus"},
+    }
+    text = json.dumps([*targets, itself], indent=2) + "\n"
+    write(target / "targets.json", text, mode)
+
+
+def gateway_files(
+    target: Path, variables: dict[str, str], root: Path, mode: int = 0o600
+) -> None:
+    """Write nginx's configuration from the one source in `gateway/`."""
+    shutil.rmtree(target, ignore_errors=True)
+    for source in sorted((root / "gateway").iterdir()):
+        if source.suffix in {".template", ".conf", ".sh"}:
+            name = source.name.removesuffix(".template")
+            text = (
+                source.read_text()
+                if source.suffix == ".sh"
+                else fill_file(source, variables)
+            )
+            write(target / name, text, mode)
+
+
+def _gateway_limits() -> dict[str, str]:
+    """Return limits for development, where every client has the address of this machine.
+
+    The production values stand in gateway/README.md.
+    """
+    return {
+        "GATEWAY_BODY_LIMIT": "1m",
+        "GATEWAY_UPLOAD_LIMIT": "256m",
+        "GATEWAY_API_RATE": "20000r/s",
+        "GATEWAY_API_BURST": "4000",
+        "GATEWAY_SIGN_IN_RATE": "20r/s",
+        "GATEWAY_SIGN_IN_BURST": "100",
+        "GATEWAY_STREAMS_PER_ADDRESS": "10000",
+        "GATEWAY_MICRO_CACHE": "1s",
+        "GATEWAY_HSTS": "",
+        "GATEWAY_ACCESS_LOG": "/dev/stdout",
+    }
+
+
+def local_gateway(stack: Stack) -> dict[str, str]:
+    """Return the gateway's variables in local mode."""
+    base = stack.port_base
+    # Since 1.25.1 HTTP/2 is a directive, before it was a word of `listen`.
+    directive = nginx_version() >= (1, 26)
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    files = min(hard, 65_536) if hard > 0 else 65_536
+    temporary = stack.state / "gateway"
+    return _gateway_limits() | {
+        "GATEWAY_WORKERS": "1",
+        "GATEWAY_OPEN_FILES": str(files),
+        "GATEWAY_CONNECTIONS": str(min(files - 100, 8192)),
+        "GATEWAY_PID": str(temporary / "nginx.pid"),
+        "GATEWAY_TEMP": str(temporary),
+        "GATEWAY_UPSTREAMS": "upstreams.conf",
+        "GATEWAY_HTTP_LISTEN": f"127.0.0.1:{base}",
+        "GATEWAY_HTTPS_LISTEN": f"127.0.0.1:{base + HTTPS_OFFSET} ssl"
+        + ("" if directive else " http2"),
+        "GATEWAY_HTTP2": "http2 on;" if directive else "",
+        "GATEWAY_INTERNAL_LISTEN": f"127.0.0.1:{base + INTERNAL_OFFSET}",
+        "GATEWAY_SERVER_NAMES": "localhost 127.0.0.1 [::1]",
+        "GATEWAY_TLS_CERTIFICATE": str(stack.tls / "server.pem"),
+        "GATEWAY_TLS_KEY": str(stack.tls / "server.key"),
+        "GATEWAY_STATIC": str(
+            stack.root / "services" / "web" / "src" / "flagon_web" / "static"
+        ),
+        "GATEWAY_SESSION_COOKIE": stack.session_cookie,
+    } | {f"GATEWAY_{name.upper()}": stack.address(name) for name in _SERVICES}
+
+
+def docker_gateway(stack: Stack) -> dict[str, str]:
+    """Return the gateway's variables in a container, where resolve.sh starts it."""
+    return _gateway_limits() | {
+        "GATEWAY_WORKERS": "2",
+        "GATEWAY_OPEN_FILES": "20000",
+        "GATEWAY_CONNECTIONS": "8192",
+        "GATEWAY_PID": "/tmp/nginx.pid",  # noqa: S108 (a tmpfs of the container)
+        "GATEWAY_TEMP": "/var/cache/nginx",
+        "GATEWAY_UPSTREAMS": "/tmp/upstreams.conf",  # noqa: S108
+        "GATEWAY_HTTP_LISTEN": "8080",
+        "GATEWAY_HTTPS_LISTEN": "8443 ssl",
+        "GATEWAY_HTTP2": "http2 on;",
+        "GATEWAY_INTERNAL_LISTEN": "8081",
+        "GATEWAY_SERVER_NAMES": "localhost 127.0.0.1 [::1] gateway",
+        "GATEWAY_TLS_CERTIFICATE": "/etc/nginx/tls/server.pem",
+        "GATEWAY_TLS_KEY": "/etc/nginx/tls/server.key",
+        "GATEWAY_STATIC": "/usr/share/flagon/static",
+        "GATEWAY_SESSION_COOKIE": stack.session_cookie,
+    } | {f"GATEWAY_{name.upper()}": stack.address(name) for name in _SERVICES}
+
+
+def compose_env(stack: Stack) -> str:
+    """Return the variables that docker-compose.yml reads."""
+    base = stack.port_base
+    values = {
+        "COMPOSE_PROJECT_NAME": f"flagon-{base}",
+        "PORT_BASE": str(base),
+        "HTTPS_PORT": str(base + HTTPS_OFFSET),
+        "PROMETHEUS_PORT": str(base + BY_NAME["prometheus"].offset),
+        "GRAFANA_PORT": str(base + 19),
+        "FLAGON_STATE": str(stack.state),
+        "SESSION_COOKIE": stack.session_cookie,
+    }
+    return "".join(f"{name}={value}\n" for name, value in values.items())

@@ -1,0 +1,438 @@
+"""Local mode: the platform as plain processes of this machine."""
+
+import compileall
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+
+from . import checks, environment, launch, programs, reach
+from .configuration import prepare
+from .problem import Problem
+from .processes import BY_NAME, OWNERS, PROCESSES, Process
+from .stack import Stack
+from .supervisor import Specification, Supervisor, write_configuration
+from .vault import Vault
+
+_READY_SECONDS = 90
+_STOPPED = {"STOPPED", "EXITED", "FATAL"}
+
+
+class Clock:
+    """Says what happens, with the seconds since the start."""
+
+    def __init__(self) -> None:
+        self.started = time.monotonic()
+
+    def say(self, text: str) -> None:
+        """Print one line of progress."""
+        seconds = time.monotonic() - self.started
+        print(f"{seconds:6.1f} s  {text}", flush=True)
+
+
+def up(stack: Stack, only: Iterable[str] = ()) -> None:
+    """Start the stack and return when every process is ready; safe to repeat.
+
+    :param only: names of processes; all when empty.
+    :raises Problem: something must be changed by a person first.
+    """
+    clock = Clock()
+    wanted = [BY_NAME[name] for name in only] or list(PROCESSES)
+    supervisor = Supervisor(stack)
+    who = reach.runner()
+    if supervisor.pid is None:
+        _end_leftovers(stack)
+        checks.before_start(stack)
+        keeper = prepare(stack)
+        _folders(stack)
+        write_configuration(
+            stack, keeper["supervisor_password"], specifications(stack, keeper)
+        )
+        _compile(stack.root)
+        reach.give(stack.state, who)
+        opened = reach.grant(stack.root, stack.state, who)
+        for folder in opened:
+            clock.say(f"{who.name} may pass through {folder} until `make down`")
+        _init_postgres(stack, keeper, who, clock)
+        supervisor.start(who)
+        clock.say("supervisor started")
+    else:
+        keeper = Vault(stack.secrets)
+    _start(stack, supervisor, keeper, who, wanted, clock)
+
+
+def _start(  # noqa: PLR0913 (the parts of one start)
+    stack: Stack,
+    supervisor: Supervisor,
+    keeper: Vault,
+    who: reach.Runner,
+    wanted: list[Process],
+    clock: Clock,
+) -> None:
+    """Start processes: what others stand on first, everything else at once."""
+    names = {process.name for process in wanted}
+    for process in wanted:
+        if process.kind != "python":
+            supervisor.start_process(process.name)
+    if "postgres" in names:
+        _await(stack, supervisor, [BY_NAME["postgres"]], clock)
+        _roles(stack, keeper, who)
+        clock.say("databases and roles are there")
+    # These need no table: they load while the migrations run.
+    early = [p for p in wanted if p.service in {"realtime", "web"}]
+    for process in early:
+        supervisor.start_process(process.name)
+    services = {process.service for process in wanted} & set(OWNERS)
+    if "postgres" in names and services:
+        migrate(stack, keeper, who, sorted(services))
+        clock.say("migrations are done")
+    for process in wanted:
+        if process.kind == "python" and process not in early:
+            supervisor.start_process(process.name)
+    if "auth" in services and "postgres" in names:
+        seed(stack, keeper, who)
+        clock.say("accounts and clients are there")
+    _await(stack, supervisor, wanted, clock)
+
+
+def down(stack: Stack) -> None:
+    """Stop every process of the stack; data stays."""
+    supervisor = Supervisor(stack)
+    if supervisor.pid is not None and supervisor.answers():
+        supervisor.shut_down()
+    _end_leftovers(stack)
+    shutil.rmtree(stack.config, ignore_errors=True)
+    for folder in reach.release(stack.state):
+        print(f"{reach.USER} may no longer pass through {folder}")
+
+
+def _end_leftovers(stack: Stack) -> None:
+    """End what a killed supervisor left running."""
+    groups = sorted((stack.state / "groups").glob("*"))
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        list(pool.map(lambda file: launch.end(file, stack.state), groups))
+    for file in groups:
+        file.unlink(missing_ok=True)
+
+
+def _folders(stack: Stack) -> None:
+    for name in (
+        "gateway",
+        "groups",
+        "files",
+        "home",
+        "logs",
+        "metrics",
+        "prometheus",
+        "redis-cache",
+        "redis-store",
+        "schedule",
+        "spool",
+    ):
+        (stack.state / name).mkdir(mode=0o700, exist_ok=True)
+
+
+def _compile(root: Path) -> None:
+    """Compile our own sources: the processes may not write next to them."""
+    if os.geteuid() == 0:
+        for folder in (*root.glob("libs/*/src"), *root.glob("services/*/src")):
+            compileall.compile_dir(folder, quiet=2)
+
+
+# -- What runs ------------------------------------------------------------------------------
+
+
+def base_environment(stack: Stack) -> dict[str, str]:
+    """Return the environment that every process starts from, whoever types `make up`."""
+    return {
+        "PATH": f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin:/bin",
+        "LANG": "C.UTF-8",
+        "TZ": "UTC",
+        "HOME": str(stack.state / "home"),
+        "TMPDIR": str(stack.state / "spool"),
+        "FLAGON_STACK": str(stack.state),
+        # Memory given back by one burst is returned instead of kept by arenas.
+        "MALLOC_ARENA_MAX": "2",
+    }
+
+
+def python_environment(stack: Stack, keeper: Vault, process: Process) -> dict[str, str]:
+    """Return the whole environment of one Python process."""
+    return {
+        **base_environment(stack),
+        "PYTHONUNBUFFERED": "1",
+        **environment.plain(process, stack, stack.state),
+        **environment.confidential(process.service, stack, keeper),
+    }
+
+
+def specifications(stack: Stack, keeper: Vault) -> dict[str, Specification]:
+    """Return, by process, what the launcher executes."""
+    found = {}
+    for process in PROCESSES:
+        if process.kind == "python":
+            argv = [
+                sys.executable,
+                "-m",
+                f"flagon_{process.service}",
+                *process.arguments,
+            ]
+            variables = python_environment(stack, keeper, process)
+        else:
+            argv = _program(stack, process)
+            variables = base_environment(stack)
+        found[process.name] = {
+            "argv": argv,
+            "env": variables | {"FLAGON_PROCESS": process.name},
+            "cwd": str(stack.state),
+            "group_file": str(stack.state / "groups" / process.name),
+        }
+    return found
+
+
+def _program(stack: Stack, process: Process) -> list[str]:
+    deploy = stack.root / "deploy"
+    port = str(stack.port(process.name))
+    if process.kind == "postgres":
+        data = stack.state / "postgres"
+        return [
+            str(programs.postgres_for(data).program("postgres")),
+            *("-D", str(data)),
+            *("-c", f"config_file={deploy / 'postgres' / 'postgresql.conf'}"),
+            *("-c", "listen_addresses=127.0.0.1"),
+            *("-c", f"port={port}"),
+            # No socket file: its path must be short, and nothing needs it.
+            *("-c", "unix_socket_directories="),
+        ]
+    if process.kind == "redis":
+        kind = process.name.removeprefix("redis-")
+        return [
+            str(programs.find("redis-server")),
+            str(deploy / "redis" / f"{kind}.conf"),
+            *("--bind", "127.0.0.1"),
+            *("--port", port),
+            *("--dir", str(stack.state / process.name)),
+            *("--aclfile", str(stack.config / f"{process.name}.acl")),
+        ]
+    if process.kind == "gateway":
+        return [
+            str(programs.find("nginx")),
+            *("-c", str(stack.config / "gateway" / "nginx.conf")),
+            # Before it has read where to log, nginx would try a file of the system.
+            *("-e", "stderr"),
+            *("-g", "daemon off;"),
+        ]
+    return [
+        str(programs.find("prometheus")),
+        f"--config.file={stack.config / 'prometheus' / 'prometheus.yml'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+        f"--storage.tsdb.path={stack.state / 'prometheus'}",
+        "--storage.tsdb.retention.time=2d",
+        "--storage.tsdb.retention.size=512MB",
+        "--log.format=json",
+    ]
+
+
+# -- Postgres -------------------------------------------------------------------------------
+
+
+def _init_postgres(
+    stack: Stack, keeper: Vault, who: reach.Runner, clock: Clock
+) -> None:
+    data = stack.state / "postgres"
+    postgres = programs.postgres_for(data)
+    if (data / "PG_VERSION").exists():
+        return
+    # Made beside and renamed when whole: a kill half-way leaves nothing half-made.
+    fresh = stack.state / "postgres.new"
+    shutil.rmtree(fresh, ignore_errors=True)
+    shutil.rmtree(data, ignore_errors=True)
+    _run(
+        [
+            str(postgres.program("initdb")),
+            f"--pgdata={fresh}",
+            "--username=postgres",
+            f"--pwfile={keeper.folder / 'postgres_password'}",
+            "--auth=scram-sha-256",
+            "--encoding=UTF8",
+            "--locale=C.UTF-8",
+            # Synced once below instead of file by file.
+            "--no-sync",
+        ],
+        base_environment(stack),
+        who,
+        stack.state,
+    )
+    subprocess.run(["/bin/sync", "-f", str(fresh)], check=False)  # noqa: S603
+    fresh.rename(data)
+    clock.say(f"Postgres {postgres.version} has a data folder")
+
+
+def _roles(stack: Stack, keeper: Vault, who: reach.Runner) -> None:
+    variables = base_environment(stack) | {
+        "PGHOST": "127.0.0.1",
+        "PGPORT": str(stack.port("postgres")),
+        "PGUSER": "postgres",
+        "PGPASSWORD": keeper["postgres_password"],
+        "SECRETS_DIR": str(stack.secrets),
+    }
+    folder = programs.postgres_for(stack.state / "postgres").folder
+    variables["PATH"] = f"{folder}:{variables['PATH']}"
+    script = stack.root / "deploy" / "postgres" / "roles.sh"
+    _run(["/bin/sh", str(script)], variables, who, stack.state)
+
+
+def migrate(
+    stack: Stack, keeper: Vault, who: reach.Runner, services: list[str]
+) -> None:
+    """Bring the tables of services up to date, all at the same time."""
+
+    def one(service: str) -> None:
+        variables = python_environment(stack, keeper, BY_NAME[service])
+        variables |= environment.migration(service, stack, keeper)
+        command = [sys.executable, "-m", f"flagon_{service}", "migrate"]
+        _run(command, variables, who, stack.state)
+
+    with ThreadPoolExecutor(max_workers=len(OWNERS)) as pool:
+        list(pool.map(one, services))
+
+
+def seed(stack: Stack, keeper: Vault, who: reach.Runner) -> None:
+    """Make the accounts and clients of the first start; changes nothing later."""
+    variables = python_environment(stack, keeper, BY_NAME["auth"])
+    variables |= environment.seeding(
+        stack.secrets / "auth_accounts.json", stack.secrets / "auth_clients.json"
+    )
+    command = [*flask(), "--app", "flagon_auth.app", "seed"]
+    _run(command, variables, who, stack.state)
+
+
+def flask() -> list[str]:
+    """Return the command that starts a service's own `flask` commands."""
+    return [sys.executable, "-m", "flask"]
+
+
+def _run(
+    command: list[str], variables: dict[str, str], who: reach.Runner, folder: Path
+) -> str:
+    """Run a command as the stack's user and return what it printed."""
+    done = subprocess.run(  # noqa: S603
+        command,
+        check=False,
+        capture_output=True,
+        text=True,
+        env=variables,
+        cwd=folder,
+        umask=0o077,
+        **who.options,  # type: ignore[call-overload]
+    )
+    if done.returncode != 0:
+        said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-15:]
+        readable = " ".join(command[-3:])
+        message = f"`{readable}` failed:\n    " + "\n    ".join(said)
+        raise Problem(message, "make doctor")
+    return str(done.stdout)
+
+
+# -- Waiting --------------------------------------------------------------------------------
+
+
+def probe(stack: Stack, process: Process) -> str:
+    """Return `ready`, or in a few words what is missing."""
+    if process.kind == "postgres":
+        return _probe_postgres(stack)
+    if process.kind == "redis":
+        return _probe_redis(stack, process)
+    path = {"gateway": "/healthz", "prometheus": "/-/ready"}.get(
+        process.kind, "/readyz"
+    )
+    address = (
+        stack.internal_address
+        if process.kind == "gateway"
+        else stack.address(process.name)
+    )
+    connection = HTTPConnection(address, timeout=3)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        body = answer.read()
+    except (OSError, HTTPException) as error:
+        return f"no answer ({type(error).__name__})"
+    finally:
+        connection.close()
+    return "ready" if answer.status == 200 else checks.why_unready(body)  # noqa: PLR2004 (OK)
+
+
+def _probe_postgres(stack: Stack) -> str:
+    program = programs.postgres_for(stack.state / "postgres").program("pg_isready")
+    command = [program, "-h", "127.0.0.1", "-p", str(stack.port("postgres")), "-t", "2"]
+    done = subprocess.run(command, check=False, capture_output=True)  # noqa: S603
+    return "ready" if done.returncode == 0 else "does not accept connections"
+
+
+def _probe_redis(stack: Stack, process: Process) -> str:
+    # Without signing in, the answer to PING tells apart "up" (NOAUTH or NOPERM) and
+    # "reading its file" (LOADING).
+    try:
+        address = ("127.0.0.1", stack.port(process.name))
+        with socket.create_connection(address, timeout=2) as connection:
+            connection.sendall(b"PING\r\n")
+            answer = connection.recv(64)
+    except OSError as error:
+        return f"no answer ({type(error).__name__})"
+    return "ready" if answer.startswith((b"-NO", b"+PONG")) else "loading"
+
+
+def _await(
+    stack: Stack, supervisor: Supervisor, wanted: list[Process], clock: Clock
+) -> None:
+    """Wait until all are ready, with a line for each as it becomes so."""
+    waiting = {process.name: process for process in wanted}
+    deadline = time.monotonic() + _READY_SECONDS
+    reason: dict[str, str] = {}
+    while waiting:
+        with ThreadPoolExecutor(max_workers=8) as pool:
+            names = list(waiting)
+            said = pool.map(lambda name: probe(stack, waiting[name]), names)
+            reason |= dict(zip(names, said, strict=True))
+        ready = [name for name in names if reason[name] == "ready"]
+        for name in ready:
+            del waiting[name]
+        if ready:
+            clock.say(f"ready: {', '.join(ready)}")
+        if waiting and time.monotonic() > deadline:
+            raise _not_ready(stack, supervisor, list(waiting), reason)
+        if waiting:
+            time.sleep(0.15)
+
+
+def _not_ready(
+    stack: Stack, supervisor: Supervisor, names: list[str], reason: dict[str, str]
+) -> Problem:
+    states = supervisor.states()
+    lines = []
+    for name in names:
+        state = states[name].state if name in states else "unknown"
+        lines.append(f"  {name}: {state}, {reason[name]}")
+        log = stack.logs / f"{name}.log"
+        if log.exists():
+            tail = log.read_text(errors="replace").splitlines()[-3:]
+            lines += [f"      {line[:300]}" for line in tail]
+    message = f"Not ready after {_READY_SECONDS} s:\n" + "\n".join(lines)
+    return Problem(message, f"make logs S={names[0]}")
+
+
+def until(condition: Callable[[], bool], seconds: float) -> bool:
+    """Wait for a condition and say whether it came true in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True

@@ -1,0 +1,76 @@
+"""Every process of the platform: its name, its port, how it starts.
+
+The names are the same everywhere: supervisor program, log file, Compose service.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["postgres", "redis", "gateway", "prometheus", "python"]
+
+
+@dataclass(frozen=True)
+class Process:
+    """One long-running process."""
+
+    name: str
+    kind: Kind
+    offset: int
+    """Its port in local mode is PORT_BASE plus this."""
+    container_port: int
+    """Its port inside its container."""
+    service: str = ""
+    """The service whose code and settings it runs; empty for bought programs."""
+    arguments: tuple[str, ...] = ()
+    """What follows `python -m flagon_<service>`."""
+
+
+def _python(name: str, offset: int, service: str, *arguments: str) -> Process:
+    return Process(name, "python", offset, 8000, service, arguments)
+
+
+PROCESSES = (
+    Process("postgres", "postgres", 15, 5432),
+    Process("redis-store", "redis", 16, 6379),
+    Process("redis-cache", "redis", 17, 6379),
+    Process("prometheus", "prometheus", 18, 9090),
+    Process("gateway", "gateway", 0, 8080),
+    _python("auth", 10, "auth", "serve"),
+    _python("catalog", 11, "catalog", "serve"),
+    _python("realtime", 12, "realtime", "serve"),
+    _python("worker", 13, "worker", "serve"),
+    _python("web", 14, "web", "serve"),
+    _python("auth-relay", 20, "auth", "relay"),
+    _python("catalog-relay", 21, "catalog", "relay"),
+    _python("worker-relay", 22, "worker", "relay"),
+    _python("worker-consumer", 23, "worker", "consumer"),
+    _python(
+        "worker-interactive", 24, "worker", "celery", "--queues", "interactive,mail"
+    ),
+    _python("worker-bulk", 25, "worker", "celery", "--queues", "bulk,maintenance"),
+    _python("worker-beat", 26, "worker", "beat"),
+)
+"""All of them, in the order in which people like to read them."""
+
+BY_NAME = {process.name: process for process in PROCESSES}
+
+HTTPS_OFFSET = 363
+"""Of the gateway's https port: 8443 for 8080."""
+INTERNAL_OFFSET = 28
+"""Of the gateway's port for probes and `stub_status`; 8081 in its container."""
+SUPERVISOR_OFFSET = 29
+"""Of the supervisor's own control port (local mode)."""
+
+SERVICES = ("auth", "catalog", "realtime", "worker", "web")
+OWNERS = ("auth", "catalog", "worker")
+"""Services with a database of their own."""
+
+
+def ports(base: int) -> dict[str, int]:
+    """Return every port that a local stack listens on, by what listens there."""
+    taken = {process.name: base + process.offset for process in PROCESSES}
+    return taken | {
+        "gateway (https)": base + HTTPS_OFFSET,
+        "gateway (internal)": base + INTERNAL_OFFSET,
+        "supervisor": base + SUPERVISOR_OFFSET,
+    }

@@ -1,0 +1,95 @@
+"""Where one stack keeps its things and where its processes answer."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from .processes import BY_NAME, HTTPS_OFFSET, INTERNAL_OFFSET, SUPERVISOR_OFFSET
+
+Mode = Literal["local", "docker"]
+
+ROOT = Path(__file__).resolve().parents[3]
+"""The checkout."""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One running (or stopped) copy of the platform: a mode and a port base."""
+
+    mode: Mode
+    port_base: int
+    root: Path = ROOT
+
+    @property
+    def name(self) -> str:
+        """Name of the stack, e.g. `local-8080`: two with other names do not meet."""
+        return f"{self.mode}-{self.port_base}"
+
+    @property
+    def state(self) -> Path:
+        """Folder of everything that this stack writes."""
+        return self.root / ".run" / self.name
+
+    @property
+    def secrets(self) -> Path:
+        """Folder of one file per secret."""
+        return self.state / "secrets"
+
+    @property
+    def config(self) -> Path:
+        """Folder of rendered configuration; made anew at every start."""
+        return self.state / "config"
+
+    @property
+    def logs(self) -> Path:
+        """Folder of one log file per process (local mode)."""
+        return self.state / "logs"
+
+    @property
+    def tls(self) -> Path:
+        """Folder of the local authority and the gateway's certificate."""
+        return self.state / "tls"
+
+    @property
+    def http_url(self) -> str:
+        """The platform as people see it."""
+        return f"http://localhost:{self.port_base}"
+
+    @property
+    def https_url(self) -> str:
+        """The same over TLS."""
+        return f"https://localhost:{self.port_base + HTTPS_OFFSET}"
+
+    @property
+    def session_cookie(self) -> str:
+        """Name of web's session cookie: browsers share cookies between ports."""
+        return f"flagon_session_{self.port_base}"
+
+    @property
+    def supervisor_port(self) -> int:
+        """Control port of the supervisor, on loopback."""
+        return self.port_base + SUPERVISOR_OFFSET
+
+    def port(self, name: str) -> int:
+        """Return the port of a process, as its neighbours reach it."""
+        process = BY_NAME[name]
+        if self.mode == "docker":
+            return process.container_port
+        return self.port_base + process.offset
+
+    def address(self, name: str) -> str:
+        """Return host and port of a process, as its neighbours reach it."""
+        host = name if self.mode == "docker" else "127.0.0.1"
+        return f"{host}:{self.port(name)}"
+
+    @property
+    def internal_address(self) -> str:
+        """Host and port of the gateway's probes and `stub_status`."""
+        if self.mode == "docker":
+            return "gateway:8081"
+        return f"127.0.0.1:{self.port_base + INTERNAL_OFFSET}"
+
+    def bind(self, name: str) -> str:
+        """Return the address that a Python process listens on."""
+        host = "0.0.0.0" if self.mode == "docker" else "127.0.0.1"  # noqa: S104 (a container's own network)
+        return f"{host}:{self.port(name)}"

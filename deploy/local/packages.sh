@@ -1,0 +1,46 @@
+#!/bin/sh
+# Installs Debian packages as root without leaving their services running: neither now nor
+# after the next boot. Services that were there before are not touched.
+#
+#   packages.sh PACKAGE…
+set -eu
+policy=/usr/sbin/policy-rc.d
+cluster=/etc/postgresql-common/createcluster.d/flagon.conf
+
+units() { find /lib/systemd/system /usr/lib/systemd/system -maxdepth 1 -name '*.service' 2>/dev/null | sed 's|.*/||' | sort -u; }
+
+undo() {
+  [ -z "${made_policy:-}" ] || rm -f "$policy"
+  rm -f "$cluster"
+  rmdir /etc/postgresql-common/createcluster.d /etc/postgresql-common 2>/dev/null || true
+}
+trap undo EXIT
+trap 'exit 1' INT TERM
+
+# Debian asks this program before a package starts its service; 101 means "do not".
+if [ ! -e "$policy" ]; then
+  made_policy=yes
+  printf '#!/bin/sh\nexit 101\n' > "$policy"
+  chmod 755 "$policy"
+fi
+# Our Postgres has its own data folder; the package need not make one of its own.
+mkdir -p "$(dirname "$cluster")"
+echo "create_main_cluster = false" > "$cluster"
+
+before=$(mktemp)
+units > "$before"
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -qq
+apt-get install -y -qq --no-install-recommends -o Dpkg::Use-Pty=0 "$@" > /dev/null
+
+# What has just come would start at the next boot.
+for unit in $(units | grep -vxFf "$before" || true); do
+  case $unit in
+    *@.service) ;;
+    postgresql.service | redis-server.service | nginx.service | prometheus*.service)
+      deb-systemd-helper disable "$unit" > /dev/null 2>&1 || true
+      ! command -v systemctl > /dev/null || systemctl disable --quiet "$unit" 2> /dev/null || true
+      ;;
+  esac
+done
+rm -f "$before"

@@ -1,0 +1,43 @@
+#!/bin/sh
+# Create one database and two roles per owner; safe to run at every start.
+#
+#   <name>_owner  owns the database and its tables: migrations log in as this role
+#   <name>        the service: reads and changes rows, creates and drops nothing
+#
+# psql finds the server by PGHOST, PGPORT, PGUSER and PGPASSWORD. Passwords are read from
+# files in SECRETS_DIR (<name>_postgres_password, <name>_owner_postgres_password), so they
+# are in no argument list. The Postgres image runs this file from its init folder.
+set -eu
+secrets=${SECRETS_DIR:-/run/secrets}
+
+for name in auth catalog worker; do
+  # "on_error_stop" makes psql exit with 3 instead of going on.
+  psql --quiet --no-psqlrc --set on_error_stop=1 --dbname postgres \
+    --set name="$name" --set owner="${name}_owner" <<SQL
+set client_min_messages to warning;
+\set password \`cat '$secrets/${name}_postgres_password'\`
+\set owner_password \`cat '$secrets/${name}_owner_postgres_password'\`
+select format('create role %I', r) from unnest(array[:'owner', :'name']) as r
+  where not exists (select from pg_roles where rolname = r) \gexec
+alter role :"owner" login nosuperuser nocreatedb nocreaterole noinherit password :'owner_password';
+alter role :"name" login nosuperuser nocreatedb nocreaterole noinherit password :'password';
+select format('create database %I owner %I encoding ''UTF8'' template template0', :'name', :'owner')
+  where not exists (select from pg_database where datname = :'name') \gexec
+revoke all on database :"name" from public;
+grant connect on database :"name" to :"name";
+revoke connect on database postgres, template1 from public;
+\connect :"name"
+set client_min_messages to warning;
+revoke all on schema public from public;
+alter schema public owner to :"owner";
+grant usage on schema public to :"name";
+-- Whatever the owner creates from now on may be used, not changed in shape.
+alter default privileges for role :"owner" in schema public
+  grant select, insert, update, delete on tables to :"name";
+alter default privileges for role :"owner" in schema public
+  grant usage, select on sequences to :"name";
+alter default privileges for role :"owner" revoke execute on functions from public;
+alter default privileges for role :"owner" in schema public
+  grant execute on functions to :"name";
+SQL
+done

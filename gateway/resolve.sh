@@ -1,0 +1,56 @@
+#!/bin/sh
+# Starts nginx in a container and keeps the addresses of its upstreams right.
+#
+# nginx 1.26 asks for the address of an upstream only when it starts; a container that is
+# started again may get another one, even that of its neighbour. (`server … resolve` came
+# with 1.27.3; a variable in proxy_pass would resolve again, but without kept connections
+# and without a second try.) So the names in upstreams.conf are resolved here, once a
+# second, and nginx reloads when an address changed: about 1 s, no request is lost.
+# A name without an address gets a closed port: nginx starts, and answers 502 there.
+#
+#   resolve.sh SOURCE TARGET COMMAND…   e.g. upstreams.conf /tmp/upstreams.conf nginx -g …
+set -eu
+source=$1 target=$2
+shift 2
+
+addresses() {
+  case $1 in
+    *[!0-9.]*) getent ahostsv4 "$1" | awk '$2 == "STREAM" {print $1}' | sort -u ;;
+    *) echo "$1" ;;
+  esac
+}
+
+render() {
+  while IFS= read -r line; do
+    case $line in
+      *"    server "*)
+        rest=${line#*server }
+        place=${rest%% *}
+        found=$(addresses "${place%:*}")
+        for address in ${found:-127.0.0.1}; do
+          port=${place##*:}
+          [ -n "$found" ] || port=1
+          echo "    server $address:$port ${rest#* }"
+        done
+        ;;
+      *) printf '%s\n' "$line" ;;
+    esac
+  done < "$source"
+}
+
+render > "$target"
+"$@" &
+child=$!
+trap 'kill -QUIT "$child" 2>/dev/null' QUIT
+trap 'kill -TERM "$child" 2>/dev/null' TERM INT
+# `wait` returns at once on a signal, unlike a sleep in the foreground.
+while kill -0 "$child" 2>/dev/null; do
+  sleep 1 &
+  wait $! || true
+  render > "$target.new"
+  if ! cmp -s "$target" "$target.new"; then
+    mv "$target.new" "$target"
+    kill -HUP "$child" 2>/dev/null || true
+  fi
+done
+wait "$child"
