@@ -1,0 +1,135 @@
+"""The web app: the only place that sees all its parts."""
+
+from functools import cache
+from hashlib import blake2b
+from importlib.util import find_spec
+from pathlib import Path
+
+from flagon_chassis import health, web
+from flagon_chassis.http import Client
+from flask import Flask, render_template, request, url_for
+from flask_wtf import CSRFProtect
+
+from . import routes
+from .clients import Backends
+from .clients.catalog import Catalog
+from .clients.gather import Gather
+from .clients.identity import Identity
+from .clients.jobs import Jobs
+from .clients.readiness import Readiness
+from .clients.sessions import RedisSessions, Sessions
+from .clients.spool import Spool
+from .settings import Settings
+
+
+def create_app(settings: Settings | None = None) -> Flask:
+    """Return a web app that is ready to serve.
+
+    :param settings: read from the environment when omitted, as gunicorn does.
+    :raises pydantic.ValidationError: a setting is missing or malformed.
+    """
+    settings = settings or Settings()
+    app = web.create_app(
+        __package__ or "flagon_web",
+        settings,
+        name="web",
+        openapi=False,
+        page=_error_page,
+    )
+    found = _backends(settings)
+    app.extensions["flagon.web"] = found
+    app.session_interface = RedisSessions(found.sessions, settings.session_cookie)
+    # Public pages work without the store, so its loss must not close the shop.
+    health.check(app, "redis_store", found.sessions.ping, required=False)
+    _limit_bodies(app, settings)
+    # A token lives as long as its session, not an hour: forms may stay open.
+    app.config["WTF_CSRF_TIME_LIMIT"] = None
+    CSRFProtect(app)
+    app.jinja_env.globals["asset"] = _asset
+    app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
+    routes.init_app(app)
+    _fit_toolbar(app)
+    return app
+
+
+def _backends(settings: Settings) -> Backends:
+    def client(name: str, url: str) -> Client:
+        return Client(
+            url,
+            settings,
+            name=name,
+            deadline_seconds=settings.call_seconds,
+            # A person waits: better to leave a part out than to try three times.
+            retries=1,
+        )
+
+    sessions = Sessions(
+        settings.redis_store_url.get_secret_value(),
+        idle_seconds=settings.session_idle_seconds,
+        absolute_seconds=settings.session_absolute_seconds,
+        anonymous_seconds=settings.session_anonymous_seconds,
+    )
+    return Backends(
+        catalog=Catalog(client("catalog", settings.catalog_url)),
+        jobs=Jobs(
+            client("worker", settings.worker_url),
+            upload_seconds=settings.upload_seconds,
+        ),
+        identity=Identity(
+            client("auth", settings.auth_url),
+            sessions,
+            issuer=settings.public_url,
+            client_id=settings.client_id,
+            client_secret=settings.client_secret.get_secret_value(),
+            refresh_before_seconds=settings.refresh_before_seconds,
+        ),
+        readiness=Readiness(
+            {
+                "auth": settings.auth_url,
+                "catalog": settings.catalog_url,
+                "realtime": settings.realtime_url,
+                "worker": settings.worker_url,
+            },
+            settings.gateway_url,
+            seconds=settings.probe_seconds,
+        ),
+        sessions=sessions,
+        spool=Spool(settings.spool_dir, seconds=settings.spool_seconds),
+        gather=Gather(settings.threads * 2),
+    )
+
+
+def _limit_bodies(app: Flask, settings: Settings) -> None:
+    app.config["MAX_CONTENT_LENGTH"] = settings.form_max_bytes
+
+    # Before the CSRF check, which reads the form.
+    @app.before_request
+    def allow_upload() -> None:
+        if request.endpoint == "imports.upload_file":
+            request.max_content_length = (
+                settings.upload_max_bytes + settings.form_max_bytes
+            )
+
+
+def _error_page(status: int, title: str, detail: str) -> str:
+    return render_template("error.html", status=status, title=title, detail=detail)
+
+
+def _asset(name: str) -> str:
+    """Return the address of a static file, with a mark that changes with its content."""
+    return url_for("static", filename=name, v=_fingerprint(name))
+
+
+@cache
+def _fingerprint(name: str) -> str:
+    content = (Path(__file__).parent / "static" / name).read_bytes()
+    return blake2b(content, digest_size=6).hexdigest()
+
+
+def _fit_toolbar(app: Flask) -> None:
+    # `flask --debug run` in development only; never under gunicorn.
+    if app.debug and find_spec("flask_debugtoolbar"):
+        from flask_debugtoolbar import DebugToolbarExtension  # noqa: PLC0415
+
+        app.config["DEBUG_TB_INTERCEPT_REDIRECTS"] = False
+        DebugToolbarExtension(app)

@@ -1,0 +1,73 @@
+"""The catalog's API as the pages use it."""
+
+from typing import Any
+from urllib.parse import quote
+
+from flagon_chassis.http import Client
+
+from ..domain.products import Category, CategoryPage, Product, ProductPage
+
+_MOST_CATEGORIES = 100
+
+
+class Catalog:
+    """Products and categories.
+
+    Every method raises `Unreachable` when the catalog does not answer and `Refused` when
+    it says no.
+    """
+
+    def __init__(self, http: Client) -> None:
+        self._http = http
+
+    def list_products(
+        self,
+        *,
+        limit: int,
+        q: str = "",
+        category: str = "",
+        cursor: str = "",
+        token: str | None = None,
+    ) -> ProductPage:
+        """Return a page of the products on sale.
+
+        :param q: words to search for; empty for all.
+        :param category: slug of a category; empty for all.
+        :param cursor: `next_cursor` of the page before; empty for the first.
+        """
+        wanted = {"q": q, "category": category, "cursor": cursor, "status": "active"}
+        params: dict[str, Any] = {k: v for k, v in wanted.items() if v}
+        answer = self._http.get(
+            "/api/v1/products", params={**params, "limit": limit}, token=token
+        )
+        return ProductPage.model_validate(answer.json())
+
+    def find_product(self, ref: str, *, token: str | None = None) -> Product:
+        """Return the product with this id, with its entity tag."""
+        answer = self._http.get(f"/api/v1/products/{quote(ref, safe='')}", token=token)
+        return Product.model_validate(
+            {**answer.json(), "etag": answer.headers.get("ETag", "")}
+        )
+
+    def list_categories(self) -> list[Category]:
+        """Return the first categories, by name."""
+        answer = self._http.get(
+            "/api/v1/categories", params={"limit": _MOST_CATEGORIES}
+        )
+        return CategoryPage.model_validate(answer.json()).items
+
+
+    def change_price(
+        self, product_id: str, *, price_minor: int, etag: str, token: str
+    ) -> Product:
+        """Set a price, if the product is still the one that the caller saw.
+
+        :param etag: entity tag of the version that the caller saw.
+        """
+        answer = self._http.patch(
+            f"/api/v1/products/{quote(product_id, safe='')}",
+            json={"price_minor": price_minor},
+            headers={"If-Match": etag},
+            token=token,
+        )
+        return Product.model_validate(answer.json())

@@ -1,0 +1,338 @@
+"""auth as an OpenID Connect provider: sign-in by code with PKCE, refresh, sign-out.
+
+The browser goes to auth by a path of the very origin it is on; this process reaches auth
+by its inner address. What the provider says about itself is believed only if it names
+the issuer that we were configured with.
+"""
+
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlencode, urlsplit
+
+import structlog
+from authlib.oauth2.rfc6749.parameters import prepare_grant_uri
+from authlib.oauth2.rfc7636 import create_s256_code_challenge
+from authlib.oidc.core import CodeIDToken
+from flagon_chassis.errors import Unauthenticated, Unavailable
+from flagon_chassis.http import Client, Refused, Unreachable
+from joserfc import jwt
+from joserfc.errors import JoseError
+from joserfc.jwk import KeySet
+
+from .sessions import Sessions, Tokens
+
+log = structlog.get_logger()
+
+SCOPE = (
+    "openid profile email offline_access reviews:write jobs:read jobs:write"
+    " jobs:manage catalog:write ops:read users:read users:write"
+)
+"""Everything that any page could need; a token gets what its owner's roles allow."""
+_ALGORITHMS = ["RS256", "ES256"]
+_METADATA_SECONDS = 300.0
+_LEEWAY_SECONDS = 60
+
+
+class SignInUnavailable(Unavailable):
+    """Signing in is not possible at the moment."""
+
+
+class SignInRefused(Unauthenticated):
+    """The sign-in could not be completed."""
+
+
+class ProviderUntrusted(Unavailable):
+    """The sign-in service does not identify itself as expected."""
+
+
+class SignedOut(Unauthenticated):
+    """You are not signed in any more."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A sign-in that was begun and has not come back yet."""
+
+    state: str
+    nonce: str
+    verifier: str
+    """PKCE's secret (RFC 7636)."""
+    redirect_uri: str
+    next: str
+    """The page to go on to: a path of this site."""
+
+
+@dataclass(frozen=True)
+class Person:
+    """Who signed in, by the ID token and the access token's scope."""
+
+    sub: str
+    name: str
+    email: str
+    scopes: list[str]
+    roles: list[str]
+
+
+class Identity:
+    """The OAuth client that this service is.
+
+    :param http: reaches auth.
+    :param issuer: the only issuer whose answers count.
+    """
+
+    def __init__(
+        self,
+        http: Client,
+        sessions: Sessions,
+        *,
+        issuer: str,
+        client_id: str,
+        client_secret: str,
+        refresh_before_seconds: int,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._http = http
+        self._sessions = sessions
+        self._issuer = issuer
+        self._client_id = client_id
+        self._auth = (client_id, client_secret)
+        self._refresh_before_seconds = refresh_before_seconds
+        self._clock = clock
+        self._known: dict[str, tuple[float, dict[str, Any]]] = {}
+        self._fetching = threading.Lock()
+
+    # -- Signing in --------------------------------------------------------------------
+
+    def begin(self, *, redirect_uri: str, next_page: str) -> tuple[Attempt, str]:
+        """Return a new sign-in attempt and the path to send the browser to.
+
+        :raises SignInUnavailable: auth does not answer.
+        :raises ProviderUntrusted: it is not the issuer we know.
+        """
+        attempt = Attempt(
+            state=secrets.token_urlsafe(24),
+            nonce=secrets.token_urlsafe(24),
+            verifier=secrets.token_urlsafe(48),
+            redirect_uri=redirect_uri,
+            next=next_page,
+        )
+        location = prepare_grant_uri(
+            self._front("authorization_endpoint"),
+            self._client_id,
+            "code",
+            redirect_uri=redirect_uri,
+            scope=SCOPE,
+            state=attempt.state,
+            nonce=attempt.nonce,
+            code_challenge=create_s256_code_challenge(attempt.verifier),
+            code_challenge_method="S256",
+        )
+        return attempt, str(location)
+
+    def check_issuer(self, iss: str | None) -> None:
+        """Make sure that an answer in the front channel comes from our issuer.
+
+        RFC 9207: another provider's answer must not be taken for ours (mix-up).
+
+        :raises SignInRefused: it does not.
+        """
+        if iss != self._issuer:
+            raise SignInRefused("The answer does not come from our sign-in service.")
+
+    def finish(self, attempt: Attempt, code: str) -> tuple[Person, Tokens]:
+        """Redeem the code and return who signed in and their tokens.
+
+        :raises SignInRefused: auth refuses the code, or its answer is not sound.
+        :raises SignInUnavailable: auth does not answer.
+        """
+        try:
+            answer = self._http.post(
+                self._back("token_endpoint"),
+                data={
+                    "grant_type": "authorization_code",
+                    "code": code,
+                    "redirect_uri": attempt.redirect_uri,
+                    "code_verifier": attempt.verifier,
+                },
+                auth=self._auth,
+            ).json()
+            id_token = str(answer.get("id_token", ""))
+            claims = self._verified(id_token, attempt.nonce, answer["access_token"])
+        except Unreachable as error:
+            raise SignInUnavailable(
+                "Try again in a moment.", retry_after_seconds=2
+            ) from error
+        except Refused as error:
+            raise SignInRefused("The sign-in has expired. Please try again.") from error
+        except (JoseError, ValueError, KeyError, TypeError) as error:
+            log.warning("id_token_refused", error=type(error).__name__)
+            raise SignInRefused("The answer of the sign-in is not sound.") from error
+        person = Person(
+            sub=str(claims["sub"]),
+            name=str(claims.get("name") or claims.get("email") or "You"),
+            email=str(claims.get("email") or ""),
+            scopes=str(answer.get("scope", "")).split(),
+            roles=[str(role) for role in claims.get("roles") or ()],
+        )
+        return person, self._tokens(answer, id_token)
+
+    def _verified(
+        self, id_token: str, nonce: str, access_token: str
+    ) -> dict[str, Any]:
+        """Return the claims of an ID token (OpenID Connect Core 3.1.3.7)."""
+        try:
+            token = jwt.decode(id_token, self._keys(), algorithms=_ALGORITHMS)
+        except (JoseError, ValueError):
+            # The key may be newer than our copy of the set.
+            keys = self._keys(fresh=True)
+            token = jwt.decode(id_token, keys, algorithms=_ALGORITHMS)
+        claims = CodeIDToken(
+            token.claims,
+            token.header,
+            {
+                "iss": {"essential": True, "values": [self._issuer]},
+                "aud": {"essential": True, "values": [self._client_id]},
+                "sub": {"essential": True},
+                "nonce": {"essential": True, "value": nonce},
+            },
+            {
+                "nonce": nonce,
+                "client_id": self._client_id,
+                "access_token": access_token,
+            },
+        )
+        claims.validate(now=int(self._clock()), leeway=_LEEWAY_SECONDS)
+        return dict(claims)
+
+    # -- Staying signed in -------------------------------------------------------------
+
+    def access_token(self, sid: str) -> str:
+        """Return an access token of a session that is good for a while.
+
+        Refreshed by one process at a time; the others wait and take what it got.
+
+        :raises SignedOut: auth ended the session; ours is ended too.
+        :raises SignInUnavailable: auth does not answer and the old token has expired.
+        """
+        tokens = self._sessions.tokens(sid)
+        if tokens is None:
+            raise SignedOut("Please sign in again.")
+        if not self._stale(tokens):
+            return tokens.access_token
+        with self._sessions.alone(sid):
+            tokens = self._sessions.tokens(sid)
+            if tokens is None:
+                raise SignedOut("Please sign in again.")
+            if not self._stale(tokens):
+                return tokens.access_token
+            return self._refresh(sid, tokens).access_token
+
+    def _stale(self, tokens: Tokens) -> bool:
+        return tokens.expires_at - self._clock() < self._refresh_before_seconds
+
+    def _refresh(self, sid: str, tokens: Tokens) -> Tokens:
+        try:
+            answer = self._http.post(
+                self._back("token_endpoint"),
+                data={
+                    "grant_type": "refresh_token",
+                    "refresh_token": tokens.refresh_token,
+                },
+                auth=self._auth,
+            ).json()
+        except (Unreachable, SignInUnavailable) as error:
+            if tokens.expires_at > self._clock() + 1:
+                log.warning("refresh_postponed")
+                return tokens
+            raise SignInUnavailable(
+                "Your session cannot be renewed right now.", retry_after_seconds=2
+            ) from error
+        except Refused as error:
+            log.info("session_ended_by_auth", status=error.status)
+            self._sessions.end(sid)
+            raise SignedOut("Please sign in again.") from error
+        fresh = self._tokens(answer, tokens.id_token, tokens.refresh_token)
+        self._sessions.keep_tokens(sid, fresh)
+        return fresh
+
+    # -- Signing out -------------------------------------------------------------------
+
+    def revoke(self, tokens: Tokens) -> None:
+        """Make the tokens of a session worthless; a failure leaves them to expire."""
+        try:
+            self._http.post(
+                self._back("revocation_endpoint"),
+                data={
+                    "token": tokens.refresh_token,
+                    "token_type_hint": "refresh_token",
+                },
+                auth=self._auth,
+            )
+        except (Unreachable, Refused, SignInUnavailable, ProviderUntrusted) as error:
+            log.warning("revocation_failed", error=str(error))
+
+    def sign_out_path(self, id_token: str, *, back_to: str) -> str:
+        """Return the path at auth that ends the sign-in there as well.
+
+        :param back_to: absolute URL to come back to; must be registered with auth.
+        :raises SignInUnavailable: auth does not answer.
+        """
+        query = urlencode(
+            {
+                "id_token_hint": id_token,
+                "client_id": self._client_id,
+                "post_logout_redirect_uri": back_to,
+            }
+        )
+        return f"{self._front('end_session_endpoint')}?{query}"
+
+    # -- What auth says about itself ---------------------------------------------------
+
+    def _front(self, endpoint: str) -> str:
+        """Return an endpoint as a path, which keeps browsers on the origin they use."""
+        return urlsplit(self._metadata()[endpoint]).path
+
+    # The path is the same inside; only the host differs.
+    _back = _front
+
+    def _metadata(self) -> dict[str, Any]:
+        found = self._fetched("/.well-known/openid-configuration", _METADATA_SECONDS)
+        if found.get("issuer") != self._issuer:
+            log.error("issuer_unexpected", issuer=str(found.get("issuer"))[:200])
+            self._known.clear()
+            raise ProviderUntrusted("Sign-in is closed until this is looked into.")
+        return found
+
+    def _keys(self, *, fresh: bool = False) -> KeySet:
+        path = urlsplit(self._metadata()["jwks_uri"]).path
+        return KeySet.import_key_set(
+            self._fetched(path, 0.0 if fresh else _METADATA_SECONDS)  # type: ignore[arg-type]
+        )
+
+    def _fetched(self, path: str, seconds: float) -> dict[str, Any]:
+        with self._fetching:
+            at, found = self._known.get(path, (float("-inf"), {}))
+            if self._clock() - at >= seconds:
+                try:
+                    found = self._http.get(path).json()
+                except (Unreachable, Refused) as error:
+                    raise SignInUnavailable(
+                        "Try again in a moment.", retry_after_seconds=2
+                    ) from error
+                self._known[path] = (self._clock(), found)
+            return found
+
+    def _tokens(
+        self, answer: dict[str, Any], id_token: str, refresh_token: str = ""
+    ) -> Tokens:
+        return Tokens(
+            access_token=str(answer["access_token"]),
+            # Rotated at each use; a provider that keeps the old one says nothing.
+            refresh_token=str(answer.get("refresh_token") or refresh_token),
+            id_token=str(answer.get("id_token") or id_token),
+            expires_at=self._clock() + float(answer.get("expires_in", 60)),
+        )

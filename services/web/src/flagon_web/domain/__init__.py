@@ -1,0 +1,1 @@
+"""What the pages know about products, jobs, money and supplier files."""

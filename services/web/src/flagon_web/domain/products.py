@@ -1,0 +1,145 @@
+"""Products and categories as the catalog shows them, with what pages ask of them."""
+
+import re
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from . import covers, money
+
+_LINK = re.compile(r"\Ahttps?://", re.IGNORECASE)
+_SMALL = 3
+
+# Where a supplier names the people behind a product, in the order of preference.
+_MAKERS = ("authors", "author", "artist", "brand", "maker", "manufacturer")
+
+
+class Shown(BaseModel):
+    """Something that another service shows; members that are new to us are no error."""
+
+    # Frozen models may still cache what they compute.
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Category(Shown):
+    """One shelf of the shop."""
+
+    slug: str
+    name: str
+    description: str = ""
+
+
+class Product(Shown):
+    """One product of the catalog."""
+
+    id: str
+    sku: str
+    slug: str
+    name: str
+    description: str = ""
+    price_minor: int
+    currency: str
+    status: str = "active"
+    stock: int = 0
+    category: str | None = None
+    attributes: dict[str, Any] = Field(default_factory=dict)
+    version: int = 1
+    updated_at: datetime | None = None
+    etag: str = ""
+    """The entity tag of what was read; a change must name it."""
+
+    @cached_property
+    def title(self) -> covers.Title:
+        """The name, cut into what is printed large and small."""
+        return covers.split_title(self.name)
+
+    @cached_property
+    def makers(self) -> list[str]:
+        """Authors or other makers, in the order given, each once."""
+        for name in _MAKERS:
+            value = self.attributes.get(name)
+            parts = value if isinstance(value, list) else str(value or "").split(",")
+            found = [str(part).strip() for part in parts if str(part).strip()]
+            if found:
+                return list(dict.fromkeys(found))
+        return []
+
+    @property
+    def byline(self) -> str:
+        """The makers in one short line: all of them only when they are few."""
+        if len(self.makers) > _SMALL:
+            return f"{self.makers[0]} and {len(self.makers) - 1} others"
+        return ", ".join(self.makers)
+
+    @cached_property
+    def cover(self) -> covers.Cover:
+        """The generated cover."""
+        return covers.cover(self.name, by=self.makers[0] if self.makers else "")
+
+    @property
+    def price(self) -> str:
+        """The price for people."""
+        return money.readable(self.price_minor, self.currency)
+
+    @property
+    def price_plain(self) -> str:
+        """The price as a form holds it."""
+        return money.plain(self.price_minor, self.currency)
+
+    @property
+    def availability(self) -> str:
+        """One of `none`, `few` or `many`."""
+        if self.stock <= 0:
+            return "none"
+        return "few" if self.stock <= _SMALL else "many"
+
+    @property
+    def facts(self) -> list[tuple[str, str]]:
+        """Pairs of (label, value) of the attributes worth reading, sorted by label."""
+        return [
+            (label(name), _fact(name, value))
+            for name, value in sorted(self.attributes.items())
+            if name not in _MAKERS and _worth_reading(value)
+        ]
+
+
+class ProductPage(Shown):
+    """Some products, and where the next ones begin."""
+
+    items: list[Product]
+    next_cursor: str | None = None
+
+
+class CategoryPage(Shown):
+    """Some categories, and where the next ones begin."""
+
+    items: list[Category]
+    next_cursor: str | None = None
+
+
+def label(name: str) -> str:
+    """Return the name of an attribute as words: `language_code` → `Language code`."""
+    words = re.sub(r"[_\-.]+", " ", name).strip() or name
+    return words[:1].upper() + words[1:]
+
+
+def _worth_reading(value: object) -> bool:
+    if isinstance(value, dict) or value is None:
+        return False
+    return bool(str(value).strip()) and not _LINK.match(str(value))
+
+
+def _fact(name: str, value: object) -> str:
+    if isinstance(value, bool):
+        return "Yes" if value else "No"
+    if isinstance(value, list):
+        return ", ".join(str(part) for part in value)
+    text = str(value).strip()
+    if "year" in name and text.endswith(".0"):
+        # Spreadsheets write whole years as decimals.
+        text = text[:-2]
+    if "year" in name and text.startswith("-") and text[1:].isdigit():
+        text = f"{text[1:]} BC"
+    return text

@@ -1,0 +1,20 @@
+"""The pages, by what they are about."""
+
+from flask import Flask
+from werkzeug.routing import BaseConverter
+
+from . import access, account, imports, jobs, shop, status
+
+
+class Ref(BaseConverter):
+    """A product's id or a category's slug, as it stands in an address."""
+
+    regex = "[A-Za-z0-9][A-Za-z0-9._-]{0,119}"
+
+
+def init_app(app: Flask) -> None:
+    """Give the app its pages and what all of them share."""
+    app.url_map.converters["ref"] = Ref
+    access.init_app(app)
+    for pages in (shop, account, imports, jobs, status):
+        app.register_blueprint(pages.bp)

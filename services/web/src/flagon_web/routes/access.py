@@ -1,0 +1,228 @@
+"""Who looks at a page, what they may do, and what every page has in common."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from http import HTTPStatus
+from typing import Any, ParamSpec, cast
+
+from flagon_chassis.auth import open_route
+from flagon_chassis.errors import Failure, Forbidden, Unavailable
+from flagon_chassis.http import Refused
+from flagon_chassis.problems import from_failure
+from flagon_chassis.web import csp_nonce
+from flask import (
+    Flask,
+    Response,
+    abort,
+    current_app,
+    flash,
+    redirect,
+    request,
+    session,
+    url_for,
+)
+from flask.typing import ResponseReturnValue
+from flask_wtf.csrf import CSRFError
+
+from ..clients import backends
+from ..clients.identity import SignedOut
+from ..clients.sessions import Session, SessionStoreDown
+from ..forms import Confirmation
+
+P = ParamSpec("P")
+
+# A path of this site: one slash, then none and no backslash, which browsers read as one.
+_OWN_PAGE = re.compile(r"\A/(?![/\\])[^\\\x00-\x1f\x7f]*\Z")
+
+
+class ScopeMissing(Forbidden):
+    """Your account may not do this."""
+
+
+@dataclass(frozen=True)
+class Visitor:
+    """The person who is signed in."""
+
+    sub: str
+    name: str
+    email: str
+    scopes: frozenset[str]
+    roles: tuple[str, ...]
+
+    def may(self, scope: str) -> bool:
+        """Whether the roles of the account include this."""
+        return scope in self.scopes
+
+    @property
+    def initial(self) -> str:
+        """One letter for the menu."""
+        return self.name[:1].upper() or "?"
+
+
+def current() -> Session:
+    """Return the session of this request, with what only ours can do."""
+    return cast("Session", session._get_current_object())  # type: ignore[attr-defined] # noqa: SLF001
+
+
+def visitor() -> Visitor | None:
+    """Return who is signed in; None for a stranger."""
+    if "sub" not in session:
+        return None
+    return Visitor(
+        sub=session["sub"],
+        name=session["name"],
+        email=session["email"],
+        scopes=frozenset(session["scopes"]),
+        roles=tuple(session["roles"]),
+    )
+
+
+def may(scope: str) -> bool:
+    """Say whether somebody is signed in who may do this."""
+    person = visitor()
+    return person is not None and person.may(scope)
+
+
+def token() -> str:
+    """Return an access token of the person who is signed in.
+
+    :raises SignedOut: nobody is, or not any more.
+    :raises SessionStoreDown: nobody can tell.
+    """
+    sid = current().sid
+    if current().down:
+        raise SessionStoreDown("Try again in a moment.", retry_after_seconds=2)
+    if sid is None or "sub" not in session:
+        raise SignedOut("Please sign in.")
+    return backends().identity.access_token(sid)
+
+
+def token_for(scope: str) -> str | None:
+    """Return a token for somebody who may do this, None for everybody else.
+
+    For pages that show more to some people and must not fail for them either.
+    """
+    if not may(scope):
+        return None
+    try:
+        return token()
+    except (SignedOut, Unavailable):
+        return None
+
+
+def needs(
+    scope: str,
+) -> Callable[[Callable[P, ResponseReturnValue]], Callable[P, ResponseReturnValue]]:
+    """Let only people in whose account has the scope; strangers go to the sign-in."""
+
+    def decorate(
+        view: Callable[P, ResponseReturnValue],
+    ) -> Callable[P, ResponseReturnValue]:
+        @wraps(view)
+        def guarded(*args: P.args, **kwargs: P.kwargs) -> ResponseReturnValue:
+            if current().down:
+                raise SessionStoreDown("Try again in a moment.", retry_after_seconds=2)
+            person = visitor()
+            if person is None:
+                return to_sign_in()
+            if not person.may(scope):
+                raise ScopeMissing(
+                    "Ask an administrator for a role that includes this."
+                )
+            return view(*args, **kwargs)
+
+        # Guarded here, by the session; tokens are what other services check.
+        return open_route(guarded)
+
+    return decorate
+
+
+def own_page(address: str | None, default: str = "/") -> str:
+    """Return the address if it is a page of this site, else the default.
+
+    Nobody can make our sign-in lead to another site (open redirect).
+    """
+    return address if address and _OWN_PAGE.match(address) else default
+
+
+def here() -> str:
+    """Return the address of this page; the home page where repeating would act."""
+    if request.method not in {"GET", "HEAD"}:
+        return own_page(request.form.get("back"))
+    return request.full_path.rstrip("?")
+
+
+def to_sign_in() -> ResponseReturnValue:
+    """Send the browser to the sign-in and back to this page afterwards."""
+    return redirect(url_for("account.sign_in", next=here()), 303)
+
+
+def init_app(app: Flask) -> None:
+    """Give all pages their context, their headers and their way to say no."""
+    app.context_processor(_context)
+    app.after_request(_headers)
+    app.register_error_handler(SignedOut, _signed_out)
+    app.register_error_handler(Refused, _refused)
+    app.register_error_handler(CSRFError, _form_expired)
+
+
+def _context() -> dict[str, Any]:
+    person = visitor()
+    return {
+        "visitor": person,
+        "may": may,
+        "nonce": csp_nonce,
+        # A form for the sign-out button, which only signed-in people see.
+        "sign_out": Confirmation() if person else None,
+        "session_down": current().down,
+    }
+
+
+def _headers(response: Response) -> Response:
+    if response.mimetype == "text/html":
+        sources = f"'self' 'nonce-{csp_nonce()}'"
+        if current_app.debug:
+            # The debug toolbar writes scripts and styles into the page.
+            sources = "'self' 'unsafe-inline'"
+        response.headers["Content-Security-Policy"] = (
+            f"default-src 'none'; script-src {sources}; style-src {sources};"
+            " img-src 'self' data:; font-src 'self'; connect-src 'self';"
+            " manifest-src 'self'; form-action 'self'; base-uri 'none';"
+            " frame-ancestors 'none'"
+        )
+        response.headers.setdefault("Cache-Control", "private, no-cache")
+    # The CSRF check over https reads the referrer, so our own pages must send it.
+    response.headers.setdefault("Referrer-Policy", "same-origin")
+    response.headers.setdefault("X-Frame-Options", "DENY")
+    response.headers.setdefault("Cross-Origin-Opener-Policy", "same-origin")
+    return response
+
+
+def _signed_out(failure: Failure) -> ResponseReturnValue:
+    del failure
+    session.clear()
+    flash("Your session has ended. Please sign in again.", "warning")
+    return to_sign_in()
+
+
+def _refused(refused: Refused) -> ResponseReturnValue:
+    if refused.status == HTTPStatus.UNAUTHORIZED and visitor():
+        # The session was ended elsewhere: signed out everywhere, or the account closed.
+        return _signed_out(refused)
+    if refused.status == HTTPStatus.NOT_FOUND:
+        return current_app.handle_user_exception(_not_found())
+    return from_failure(refused)
+
+
+def _not_found() -> Exception:
+    try:
+        abort(HTTPStatus.NOT_FOUND)
+    except Exception as error:  # noqa: BLE001 (made by `abort`, whatever its class)
+        return error
+
+
+def _form_expired(error: CSRFError) -> ResponseReturnValue:
+    error.description = "This form has expired. Reload the page and send it again."
+    return current_app.handle_http_exception(error)

@@ -1,0 +1,141 @@
+"""Importing a supplier's file, in two steps that need no script."""
+
+import re
+from hashlib import sha256
+from json import dumps
+from pathlib import PurePath
+
+from flagon_chassis.errors import Failure
+from flagon_chassis.http import Refused
+from flask import Blueprint, redirect, render_template, session, url_for
+from flask.typing import ResponseReturnValue
+
+from ..clients import backends
+from ..clients.spool import UploadGone
+from ..domain import imports
+from ..forms import Mapping, Upload, first_error
+from . import access
+
+bp = Blueprint("imports", __name__, url_prefix="/import")
+
+_LONGEST_NAME = 100
+
+
+@bp.get("")
+@access.needs("jobs:write")
+def choose_file() -> ResponseReturnValue:
+    """Show the form for the file."""
+    return render_template("import_file.html", form=Upload())
+
+
+@bp.post("")
+@access.needs("jobs:write")
+def upload_file() -> ResponseReturnValue:
+    """Keep the file and go on to its columns; a file without columns comes back."""
+    form = Upload()
+    if not form.validate_on_submit():
+        return _file_refused(form, first_error(form))
+    file, spool = form.file.data, backends().spool
+    ticket = spool.keep(file.stream)
+    try:
+        _read_table(ticket)
+    except imports.FileUnreadable as failure:
+        spool.drop(ticket)
+        return _file_refused(form, failure.detail)
+    # A person has one upload at a time; the last one counts.
+    spool.drop(session.get("upload", {}).get("ticket", ""))
+    session["upload"] = {"ticket": ticket, "name": _plain_name(file.filename)}
+    return redirect(url_for("imports.choose_columns"), 303)
+
+
+def _file_refused(form: Upload, why: str) -> ResponseReturnValue:
+    return render_template("import_file.html", form=form, why=why), 422
+
+
+@bp.get("/columns")
+@access.needs("jobs:write")
+def choose_columns() -> ResponseReturnValue:
+    """Show the columns with a suggestion for each."""
+    table = _uploaded()
+    suggested = imports.suggest(table)
+    form = Mapping(
+        targets=[suggested[column] for column in table.columns], currency="EUR"
+    )
+    return _columns_page(table, form)
+
+
+@bp.post("/columns")
+@access.needs("jobs:write")
+def create_import() -> ResponseReturnValue:
+    """Hand the file to the jobs API and go on to the job's page."""
+    table, form = _uploaded(), Mapping()
+    if len(form.targets) != len(table.columns):
+        return _columns_page(table, form, "The form does not fit the file.")
+    if not form.validate_on_submit():
+        return _columns_page(table, form, first_error(form))
+    chosen = dict(zip(table.columns, form.targets.data, strict=True))
+    defaults = imports.Defaults(
+        price=form.price.data or "",
+        currency=form.currency.data,
+        stock=form.stock.data,
+        category=imports.slug(form.category.data or ""),
+    )
+    upload, token = session["upload"], access.token()
+    try:
+        params = imports.params(chosen, defaults, dry_run=form.dry_run.data)
+        job = backends().jobs.create_import(
+            backends().spool.path(upload["ticket"]),
+            name=upload["name"],
+            params=params,
+            key=sha256(f"{upload['ticket']}{dumps(params)}".encode()).hexdigest(),
+            token=token,
+        )
+    except Refused as refused:
+        if refused.status not in {400, 413, 415, 422}:
+            raise
+        return _columns_page(table, form, refused.detail)
+    except Failure as failure:
+        if failure.status >= 500:  # noqa: PLR2004 (HTTP's own number)
+            raise
+        return _columns_page(table, form, failure.detail)
+    backends().spool.drop(upload["ticket"])
+    session.pop("upload")
+    return redirect(url_for("jobs.job", job_id=job.id), 303)
+
+
+def _uploaded() -> imports.Table:
+    ticket = session.get("upload", {}).get("ticket", "")
+    return _read_table(ticket)
+
+
+def _read_table(ticket: str) -> imports.Table:
+    path = backends().spool.path(ticket)
+    with path.open("rb") as file:
+        head = file.read(imports.HEAD_BYTES)
+    return imports.read_table(head, complete=path.stat().st_size <= imports.HEAD_BYTES)
+
+
+def _columns_page(
+    table: imports.Table, form: Mapping, why: str = ""
+) -> ResponseReturnValue:
+    page = render_template(
+        "import_columns.html",
+        table=table,
+        form=form,
+        why=why,
+        name=session["upload"]["name"],
+        required=("sku", "name"),
+    )
+    return page, 422 if why else 200
+
+
+def _plain_name(name: str | None) -> str:
+    last = PurePath((name or "").replace("\\", "/")).name
+    return re.sub(r"[\x00-\x1f\x7f\"]", "", last)[-_LONGEST_NAME:] or "file.csv"
+
+
+@bp.errorhandler(UploadGone)
+def upload_gone(failure: UploadGone) -> ResponseReturnValue:
+    """Begin again: the file waited too long, or never came."""
+    del failure
+    return redirect(url_for("imports.choose_file"), 303)

@@ -1,0 +1,162 @@
+"""The shop: home, categories, search and products."""
+
+from http import HTTPStatus
+from typing import Any
+
+from flagon_chassis.auth import open_route
+from flagon_chassis.http import Refused
+from flask import Blueprint, flash, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+from werkzeug.exceptions import NotFound
+
+from ..clients import backends
+from ..domain import money
+from ..domain.products import Product, ProductPage
+from ..forms import Price, first_error
+from . import access
+
+bp = Blueprint("shop", __name__)
+
+_LONGEST_QUERY = 200
+_NEIGHBOURS = 6
+
+
+def _page_size() -> int:
+    from flask import current_app  # noqa: PLC0415
+
+    return int(current_app.extensions["flagon.settings"].page_size)
+
+
+@bp.get("/")
+@open_route
+def home() -> ResponseReturnValue:
+    """Show the newest products and the categories."""
+    catalog = backends().catalog
+    found = backends().gather(
+        {
+            "products": lambda: catalog.list_products(limit=_page_size()),
+            "categories": catalog.list_categories,
+        }
+    )
+    return render_template("home.html", **found)
+
+
+@bp.get("/categories/<ref:slug>")
+@open_route
+def category(slug: str) -> ResponseReturnValue:
+    """Show the products of one category."""
+    catalog, cursor = backends().catalog, request.args.get("after", "")
+    found = backends().gather(
+        {
+            "products": lambda: catalog.list_products(
+                limit=_page_size(), category=slug, cursor=cursor
+            ),
+            "categories": catalog.list_categories,
+        }
+    )
+    known = {category.slug: category for category in found["categories"] or ()}
+    if found["categories"] is not None and slug not in known and _empty(found):
+        raise NotFound
+    return render_template(
+        "category.html",
+        products=found["products"],
+        category=known.get(slug),
+        slug=slug,
+        cursor=cursor,
+    )
+
+
+def _empty(found: dict[str, Any]) -> bool:
+    page: ProductPage | None = found["products"]
+    return page is None or not page.items
+
+
+@bp.get("/search")
+@open_route
+def search() -> ResponseReturnValue:
+    """Show the products that fit some words."""
+    q = " ".join(request.args.get("q", "")[:_LONGEST_QUERY].split())
+    catalog, cursor = backends().catalog, request.args.get("after", "")
+    found: dict[str, Any] = {"products": ProductPage(items=[])}
+    if q:
+        found = backends().gather(
+            {
+                "products": lambda: catalog.list_products(
+                    limit=_page_size(), q=q, cursor=cursor
+                )
+            }
+        )
+    return render_template("search.html", q=q, cursor=cursor, **found)
+
+
+@bp.get("/products/<ref:ref>")
+@open_route
+def product(ref: str) -> ResponseReturnValue:
+    """Show one product, with a form for its price to those who may change it."""
+    found = backends().catalog.find_product(
+        ref, token=access.token_for("catalog:write")
+    )
+    form = Price(price=found.price_plain, etag=found.etag)
+    return _product_page(found, form)
+
+
+@bp.post("/products/<ref:ref>/price")
+@access.needs("catalog:write")
+def change_price(ref: str) -> ResponseReturnValue:
+    """Change a price, unless somebody else changed the product meanwhile."""
+    catalog, token, form = backends().catalog, access.token(), Price()
+    found = catalog.find_product(ref, token=token)
+    if not form.validate_on_submit():
+        return _product_page(found, form, first_error(form), HTTPStatus.BAD_REQUEST)
+    try:
+        price_minor = money.minor_units(form.price.data, found.currency)
+        changed = catalog.change_price(
+            found.id, price_minor=price_minor, etag=form.etag.data, token=token
+        )
+    except money.AmountUnreadable as error:
+        return _product_page(found, form, error.detail, error.status)
+    except Refused as refused:
+        if refused.status == HTTPStatus.PRECONDITION_FAILED:
+            return _conflict(catalog.find_product(ref, token=token), form)
+        if refused.status == HTTPStatus.UNPROCESSABLE_ENTITY:
+            return _product_page(found, form, refused.detail, refused.status)
+        raise
+    flash(f"The price is {changed.price} now.", "success")
+    return redirect(url_for("shop.product", ref=ref), 303)
+
+
+def _conflict(present: Product, form: Price) -> ResponseReturnValue:
+    # The next attempt is made against what the person now sees.
+    form.etag.process_data(present.etag)
+    form.etag.raw_data = None
+    why = (
+        "Somebody changed this product while you were editing it."
+        f" It costs {present.price} now; your price was not saved."
+        " Save again to replace it."
+    )
+    return _product_page(present, form, why, HTTPStatus.CONFLICT)
+
+
+def _product_page(
+    product: Product, form: Price, why: str = "", status: int = HTTPStatus.OK
+) -> ResponseReturnValue:
+    catalog = backends().catalog
+    found = backends().gather(
+        {
+            "neighbours": lambda: catalog.list_products(
+                limit=_NEIGHBOURS + 1, category=product.category or ""
+            ),
+            "categories": catalog.list_categories,
+        }
+    )
+    others = found["neighbours"].items if found["neighbours"] else []
+    names = {category.slug: category.name for category in found["categories"] or ()}
+    page = render_template(
+        "product.html",
+        product=product,
+        form=form if access.may("catalog:write") else None,
+        why=why,
+        category_name=names.get(product.category or "", product.category),
+        neighbours=[other for other in others if other.id != product.id][:_NEIGHBOURS],
+    )
+    return page, int(status)

@@ -1,0 +1,52 @@
+"""Everything the web service reads from its environment."""
+
+from pathlib import Path
+from tempfile import gettempdir
+
+from flagon_chassis.settings import ServiceSettings
+from pydantic import Field, PositiveFloat, PositiveInt
+
+
+class Settings(ServiceSettings, frozen=True, env_prefix="WEB_"):
+    """Settings of one web process: read once at start-up, never changed."""
+
+    auth_url: str = "http://127.0.0.1:8090"
+    """auth as this process reaches it; browsers reach it by their own origin."""
+    catalog_url: str = "http://127.0.0.1:8091"
+    """catalog as this process reaches it."""
+    realtime_url: str = "http://127.0.0.1:8092"
+    """realtime, for the status page alone: browsers open their streams themselves."""
+    worker_url: str = "http://127.0.0.1:8093"
+    """The jobs API as this process reaches it."""
+    gateway_url: str = ""
+    """The gateway's inner listener, for the status page; empty: not shown."""
+
+    session_cookie: str = Field(default="flagon_session", pattern=r"^[A-Za-z0-9_-]+$")
+    """Name of the session cookie; over https it gets the prefix `__Host-`."""
+    session_idle_seconds: PositiveInt = 1800
+    """A session ends this long after its last request."""
+    session_absolute_seconds: PositiveInt = 43_200
+    """A session ends this long after sign-in, whatever happens in it."""
+    session_anonymous_seconds: PositiveInt = 900
+    """Time to finish a sign-in that was begun."""
+    refresh_before_seconds: PositiveInt = 45
+    """An access token is replaced when it has less than this left to live."""
+
+    call_seconds: PositiveFloat = 2.0
+    """Longest wait for another service while a page is made."""
+    upload_seconds: PositiveFloat = 60.0
+    """Longest wait while a supplier's file is handed to the jobs API."""
+    probe_seconds: PositiveFloat = 1.0
+    """Longest wait for one service on the status page."""
+
+    upload_max_bytes: PositiveInt = 64 * 1024 * 1024
+    """Largest supplier file that the import form takes."""
+    form_max_bytes: PositiveInt = 128 * 1024
+    """Largest body of every other form."""
+    spool_dir: Path = Path(gettempdir()) / "flagon-web"
+    """Where an uploaded file waits between the steps of the import form; shared by all
+    processes that serve the same people."""
+    spool_seconds: PositiveInt = 3600
+    """Files that were never imported are deleted after this time."""
+    page_size: int = Field(default=18, gt=0, le=100)
+    """Products on one page of a list."""

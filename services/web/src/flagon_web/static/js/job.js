@@ -1,0 +1,52 @@
+// The job page: progress as it happens, then the result.
+
+import { follow } from "flagon/live";
+import { renew } from "flagon/page";
+
+const FINISHED = ["succeeded", "failed", "cancelled"];
+const place = () => document.querySelector("#job");
+const id = place().dataset.job;
+
+function finished() {
+  return FINISHED.includes(place().dataset.state);
+}
+
+function update(job) {
+  const element = place();
+  if (job.id !== id || Number(element.dataset.version) > job.version) return;
+  if (job.state !== element.dataset.state) {
+    // Another state shows other parts; the server knows which.
+    renewAndMaybeStop();
+    if (FINISHED.includes(job.state)) return;
+  }
+  element.dataset.version = job.version;
+  const { done = 0, total, unit = "", message = "" } = job.progress ?? {};
+  const bar = element.querySelector("[data-bar]");
+  if (bar && total) { bar.max = 100; bar.value = Math.min(100, (done * 100) / total); }
+  const count = element.querySelector("[data-count]");
+  if (count) count.textContent = [done.toLocaleString("en"), total && `of ${total.toLocaleString("en")}`, unit].filter(Boolean).join(" ");
+  const words = element.querySelector("[data-message]");
+  if (words && message) words.textContent = message;
+}
+
+async function renewAndMaybeStop() {
+  // What arrives while the page is read makes it old again: try until it is done.
+  for (let attempt = 0; attempt < 5; attempt += 1) {
+    if (await renew("#job")) break;
+    await new Promise((resolve) => setTimeout(resolve, 400 * (attempt + 1)));
+  }
+  if (finished()) {
+    line.stop();
+    for (const live of document.querySelectorAll("[data-live]")) live.hidden = true;
+  }
+}
+
+let line = { stop() {} };
+if (!finished()) {
+  line = follow([`jobs/${id}`], {
+    onEvent: (type, job) => { if (type.includes(".job.")) update(job); },
+    onGap: renewAndMaybeStop,
+  });
+  // Between the page being made and the stream being open something may have happened.
+  setTimeout(renewAndMaybeStop, 1200);
+}

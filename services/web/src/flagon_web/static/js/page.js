@@ -1,0 +1,57 @@
+// What several pages need: money and times as people write them, and fresh parts.
+
+export function money(minor, currency) {
+  const format = new Intl.NumberFormat("en", { style: "currency", currency, currencyDisplay: "narrowSymbol" });
+  const plain = new Intl.NumberFormat("en", { style: "currency", currency });
+  const digits = plain.resolvedOptions().maximumFractionDigits;
+  const known = ["EUR", "USD", "GBP", "JPY", "KRW", "INR"].includes(currency);
+  return (known ? format : plain).format(minor / 10 ** digits);
+}
+
+export function stockWords(stock) {
+  if (stock <= 0) return ["none", "Sold out"];
+  if (stock <= 3) return ["few", `Only ${stock} left`];
+  return ["many", `${stock.toLocaleString("en")} in stock`];
+}
+
+// Give an element a moment's highlight.
+export function mark(element) {
+  element.classList.remove("changed");
+  void element.offsetWidth;
+  element.classList.add("changed");
+}
+
+// Times as the person's own clock shows them.
+export function localTimes(root = document) {
+  const format = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+  for (const element of root.querySelectorAll("time[data-moment]")) {
+    element.title = element.dateTime;
+    element.textContent = format.format(new Date(element.dateTime));
+  }
+}
+
+// Read this page again and exchange one part of it; false when that is not possible.
+let reading = false;
+export async function renew(selector) {
+  if (reading) return false;
+  reading = true;
+  try {
+    const answer = await fetch(location.href, { headers: { Accept: "text/html" }, credentials: "same-origin" });
+    if (!answer.ok || answer.redirected) return false;
+    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    const [present, fresh] = [document.querySelector(selector), page.querySelector(selector)];
+    if (!present || !fresh) return false;
+    const live = present.querySelector("[data-live]");
+    present.replaceWith(fresh);
+    // The state of the connection is the page's, not the server's.
+    if (live) fresh.querySelector("[data-live]")?.replaceWith(live);
+    localTimes(fresh);
+    return true;
+  } catch {
+    return false;
+  } finally {
+    reading = false;
+  }
+}
+
+localTimes();

@@ -1,0 +1,40 @@
+// The product page: price and stock as they change.
+
+import { follow } from "flagon/live";
+import { mark, money, renew, stockWords } from "flagon/page";
+
+const id = document.querySelector(".product[data-product]").dataset.product;
+const page = () => document.querySelector(".product[data-product]");
+
+function update(product) {
+  const article = page();
+  if (product.id !== id || Number(article.dataset.version) >= product.version) return;
+  article.dataset.version = product.version;
+  const price = article.querySelector("[data-price]");
+  const words = money(product.price_minor, product.currency);
+  if (price.textContent !== words) {
+    const was = article.querySelector("[data-was]");
+    was.textContent = price.textContent;
+    was.hidden = false;
+    price.textContent = words;
+    mark(price);
+  }
+  const stock = article.querySelector("[data-stock]");
+  const [level, text] = stockWords(product.stock);
+  if (stock.textContent !== text) {
+    stock.textContent = text;
+    stock.className = `badge badge--${level}`;
+    mark(stock);
+  }
+  const stale = article.querySelector("[data-stale]");
+  if (stale) stale.hidden = false;
+}
+
+follow([`products/${id}`], {
+  onEvent(type, product) {
+    if (type.includes("product.changed")) update(product);
+    else if (type.includes("product.deleted")) location.reload();
+  },
+  // A form that somebody is filling in must stay as it is.
+  onGap: () => renew(".offer"),
+});
