@@ -1,0 +1,30 @@
+"""How auth's processes start: `python -m flagon_auth serve | relay | migrate`."""
+
+import sys
+from pathlib import Path
+
+from flagon_chassis import db, server
+
+from .settings import Settings
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def main(command: str) -> None:
+    """Run one command until it ends or SIGTERM comes."""
+    settings = Settings()  # type: ignore[call-arg]
+    if command == "serve":
+        server.serve(settings, "flagon_auth.app:create_app()")
+    elif command == "relay":
+        # Only here: the relay needs neither gunicorn nor the web app.
+        from flagon_chassis import relay  # noqa: PLC0415
+
+        relay.run(settings, "auth")
+    elif command == "migrate":
+        db.migrate(settings, MIGRATIONS)
+    else:
+        sys.exit(f"Unknown command {command}: use serve, relay or migrate.")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else "serve")

@@ -1,0 +1,149 @@
+"""Where auth is put together; the only place that sees all of it."""
+
+from pathlib import Path
+from typing import Any
+
+from flagon_chassis import auth, db, events, health, limits, web
+from flask import Flask, Response, g, render_template
+from flask_login import LoginManager
+from flask_wtf import CSRFProtect
+
+from . import cli
+from .clients import (
+    Attempts,
+    Denylist,
+    LoginLimits,
+    Parts,
+    SessionStore,
+    connect,
+)
+from .domain import keys
+from .domain.passwords import Hasher
+from .domain.tokens import Issuer
+from .oauth import endpoints
+from .oauth.server import Server
+from .routes import api, pages
+from .settings import Settings
+
+
+def create_app(settings: Settings | None = None) -> Flask:
+    """Return an auth app that is ready to serve.
+
+    :param settings: read from the environment when omitted, as gunicorn does.
+    :raises pydantic.ValidationError: a setting is missing or malformed.
+    """
+    settings = settings or Settings()  # type: ignore[call-arg]
+    app = web.create_app(
+        __package__, settings, name="auth", title="Flagon accounts", page=_error_page
+    )
+    db.init_app(app, settings)
+    parts = _parts(settings)
+    app.extensions["flagon.auth"] = parts
+    app.session_interface = parts.sessions
+    events.init_app(app, "/services/auth", Path(__file__).parent / "events")
+    limits.init_app(app, settings)
+    auth.init_app(
+        app,
+        issuer=settings.public_url,
+        jwks=lambda: endpoints.own_keys(app),
+        redis_url=settings.redis_store_url.get_secret_value(),
+    )
+    _guard_forms(app)
+    _sign_in_manager(app)
+    app.register_blueprint(pages.bp)
+    app.register_blueprint(api.bp)
+    app.register_blueprint(endpoints.bp)
+    app.extensions["flagon.oauth"] = Server(parts.issuer)
+    app.after_request(_protect_pages)
+    app.context_processor(lambda: {"csp_nonce": web.csp_nonce})
+    cli.init_app(app, settings)
+    return app
+
+
+def _parts(settings: Settings) -> Parts:
+    store = connect(settings.redis_store_url.get_secret_value())
+    cache = connect(settings.redis_cache_url.get_secret_value())
+    return Parts(
+        issuer=Issuer(
+            url=settings.public_url,
+            sealer=keys.Sealer(settings.sealing_key),
+            code_seconds=settings.code_seconds,
+            access_seconds=settings.access_token_seconds,
+            id_seconds=settings.id_token_seconds,
+            refresh_idle_seconds=settings.refresh_idle_seconds,
+            refresh_absolute_seconds=settings.refresh_absolute_seconds,
+            session_absolute_seconds=settings.session_absolute_seconds,
+        ),
+        hasher=Hasher(
+            concurrency=settings.hash_concurrency,
+            wait_seconds=settings.hash_wait_seconds,
+        ),
+        sessions=SessionStore(
+            store,
+            cookie=settings.session_cookie,
+            idle_seconds=settings.session_idle_seconds,
+            absolute_seconds=settings.session_absolute_seconds,
+        ),
+        denylist=Denylist(store, settings.access_token_seconds),
+        attempts=Attempts(cache),
+        limits=LoginLimits(
+            pair=settings.login_pair_limit,
+            account=settings.login_account_limit,
+            address=settings.login_address_limit,
+            window_seconds=settings.login_window_seconds,
+            register=settings.register_limit,
+        ),
+    )
+
+
+def _guard_forms(app: Flask) -> None:
+    """Let only forms in that came from our own pages."""
+    # The token lives as long as the session; a page left open must not expire sooner.
+    app.config["WTF_CSRF_TIME_LIMIT"] = None
+    # The token is bound to a session that only this host's pages share. Insisting on a
+    # Referer on top would lock out people whose browser sends none.
+    app.config["WTF_CSRF_SSL_STRICT"] = False
+    guard = CSRFProtect(app)
+    # Clients, not forms: they authenticate themselves, and no cookie counts there.
+    for view in (endpoints.token, endpoints.revoke, endpoints.userinfo):
+        guard.exempt(view)
+    # Protocol messages that a browser brings from elsewhere: the first only becomes the
+    # same request by GET, the second acts on a signed ID token or asks the person.
+    guard.exempt(endpoints.authorize_by_post)
+    guard.exempt(pages.logout)
+    guard.exempt(api.bp)
+
+
+def _sign_in_manager(app: Flask) -> None:
+    manager = LoginManager()
+    # The session is on the server and its id random; tying it to an address as well
+    # would sign people out whose phone changes networks.
+    manager.session_protection = None
+    manager.user_loader(pages.load_signed_in)
+    # Not `init_app`: it adds a hook for a "remember me" cookie, which we do not have,
+    # and which would look into the session at every API request.
+    app.login_manager = manager  # type: ignore[attr-defined]
+    app.context_processor(_signed_in)
+
+
+def _signed_in() -> dict[str, Any]:
+    return {"signed_in": g.get("_login_user")}
+
+
+def _protect_pages(response: Response) -> Response:
+    if not response.mimetype.startswith("text/html"):
+        return response
+    targets = " ".join(["'self'", *g.get("form_targets", ())])
+    response.headers["Content-Security-Policy"] = (
+        f"default-src 'none'; style-src 'nonce-{web.csp_nonce()}'; img-src data:; "
+        f"form-action {targets}; frame-ancestors 'none'; base-uri 'none'"
+    )
+    response.headers["X-Frame-Options"] = "DENY"
+    # The address of these pages can hold an ID token or where a person came from.
+    response.headers["Referrer-Policy"] = "same-origin"
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+
+def _error_page(status: int, title: str, detail: str) -> str:
+    return render_template("error.html", status=status, title=title, detail=detail)

@@ -1,0 +1,212 @@
+"""What an operator does with `flask --app flagon_auth.app …`."""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+from flagon_chassis.db import transaction
+from flask import Flask
+from flask.cli import AppGroup
+
+from .clients import parts
+from .domain import accounts, clients, grants, keys
+from .domain.clients import Registration
+from .settings import Settings
+
+clients_group = AppGroup("clients", help="Programs that may ask for tokens.")
+users_group = AppGroup("users", help="Accounts of people.")
+keys_group = AppGroup("keys", help="Keys that sign tokens.")
+grants_group = AppGroup("grants", help="What people let clients do.")
+
+
+def init_app(app: Flask, settings: Settings) -> None:
+    """Add auth's commands to `flask`."""
+
+    @app.cli.command("seed")
+    def seed() -> None:
+        """Make the keys, the platform's own clients and, in development, accounts."""
+        with transaction() as db:
+            keys.ensure_keys(db, parts().issuer.sealer, now=_now())
+        for entry in _read(settings.clients_file):
+            _seed_client(entry)
+        if settings.accounts_file and settings.environment == "production":
+            raise click.UsageError("AUTH_ACCOUNTS_FILE is for development only.")
+        for entry in _read(settings.accounts_file):
+            _seed_account(entry)
+
+    for group in (clients_group, users_group, keys_group, grants_group):
+        app.cli.add_command(group)
+
+
+def _read(path: Path | None) -> list[dict[str, Any]]:
+    return list(json.loads(path.read_text())) if path else []
+
+
+def _seed_client(entry: dict[str, Any]) -> None:
+    # Who installs the platform vouches for these: people are not asked about them.
+    registration = Registration(**{"first_party": True, **entry})
+    with transaction() as db:
+        clients.put_client(db, registration, now=_now())
+    _say({"client": registration.client_id})
+
+
+def _seed_account(entry: dict[str, Any]) -> None:
+    with transaction() as db:
+        account, made = accounts.ensure_account(
+            db,
+            parts().hasher,
+            email=entry["email"],
+            name=entry["name"],
+            password=entry["password"],
+            roles=entry["roles"],
+            now=_now(),
+        )
+        _say({"account": str(account.id), "email": account.email, "made": made})
+
+
+@clients_group.command("create")
+@click.argument("name")
+@click.option("--redirect-uri", "redirect_uris", multiple=True)
+@click.option("--post-logout-redirect-uri", "post_logout_uris", multiple=True)
+@click.option("--public", is_flag=True, help="It cannot keep a secret.")
+@click.option("--first-party", is_flag=True, help="People are not asked to agree.")
+@click.option("--scope", default="", help="Scopes it may ask for.")
+@click.option("--grant", "grant_types", multiple=True)
+def create_client(
+    name: str,
+    redirect_uris: tuple[str, ...],
+    post_logout_uris: tuple[str, ...],
+    public: bool,
+    first_party: bool,
+    scope: str,
+    grant_types: tuple[str, ...],
+) -> None:
+    """Register a client and print its id and secret; the secret is shown only now."""
+    secret = None if public else clients.new_secret()
+    chosen = list(grant_types) or _usual_grants(redirect_uris)
+    person = "authorization_code" in chosen
+    registration = Registration(
+        client_id=clients.new_client_id(),
+        client_secret=secret,
+        name=name,
+        redirect_uris=list(redirect_uris),
+        post_logout_redirect_uris=list(post_logout_uris),
+        grant_types=chosen,
+        scope=scope or ("openid profile email offline_access" if person else ""),
+        first_party=first_party,
+    )
+    with transaction() as db:
+        clients.put_client(db, registration, now=_now())
+    _say({"client_id": registration.client_id, "client_secret": secret})
+
+
+def _usual_grants(redirect_uris: tuple[str, ...]) -> list[str]:
+    if redirect_uris:
+        return ["authorization_code", "refresh_token"]
+    return ["client_credentials"]
+
+
+@clients_group.command("list")
+def list_clients() -> None:
+    """Print every client, one a line."""
+    with transaction() as db:
+        for client in clients.list_clients(db):
+            _say(
+                {
+                    "client_id": client.id,
+                    "name": client.name,
+                    "public": client.secret_hash is None,
+                    "first_party": client.first_party,
+                    "redirect_uris": client.redirect_uris,
+                    "grant_types": client.grant_types,
+                    "scope": client.scope,
+                }
+            )
+
+
+@users_group.command("list")
+@click.option("--limit", default=100, show_default=True)
+def list_users(limit: int) -> None:
+    """Print accounts, oldest first, one a line."""
+    with transaction() as db:
+        for account in accounts.list_accounts(db, limit=limit):
+            _say(
+                {
+                    "id": str(account.id),
+                    "email": account.email,
+                    "roles": account.roles,
+                    "disabled": account.disabled,
+                }
+            )
+
+
+@users_group.command("grant")
+@click.argument("email")
+@click.argument("role", type=click.Choice(accounts.ROLES))
+def grant_role(email: str, role: str) -> None:
+    """Give an account a role; it counts from the next token on."""
+    now = _now()
+    with transaction() as db:
+        account = accounts.find_account_by_email(db, email)
+        wanted = {"roles": sorted({*account.roles, role})}
+        changed = accounts.change_account(account, wanted, now=now)
+        spent = grants.cut_off(db, account, changed, now=now)
+    if changed:
+        parts().denylist.refuse_account(account.id, now=now)
+        parts().denylist.refuse_tokens(spent, now=now)
+    _say({"id": str(account.id), "roles": account.roles})
+
+
+@keys_group.command("rotate")
+@click.option("--now", "at_once", is_flag=True, help="Do not wait for verifiers.")
+def rotate_keys(at_once: bool) -> None:
+    """Let the next keys sign and publish new ones."""
+    issuer = parts().issuer
+    with transaction() as db:
+        rotated = keys.rotate_keys(
+            db,
+            issuer.sealer,
+            access_seconds=issuer.access_seconds,
+            now=_now(),
+            at_once=at_once,
+        )
+        for key in rotated:
+            _say_key(key)
+
+
+@keys_group.command("list")
+def list_keys() -> None:
+    """Print every key's id, algorithm and state, one a line."""
+    with transaction() as db:
+        for key in keys.list_keys(db):
+            _say_key(key)
+
+
+@grants_group.command("purge")
+def purge_grants() -> None:
+    """Forget grants, codes and tokens that ended more than a week ago."""
+    with transaction() as db:
+        _say({"purged": grants.purge(db, now=_now())})
+
+
+def _say_key(key: keys.SigningKey) -> None:
+    retire_at = key.retire_at.isoformat() if key.retire_at else None
+    _say(
+        {
+            "kid": key.kid,
+            "alg": key.alg,
+            "state": key.state,
+            "created_at": key.created_at.isoformat(),
+            "retire_at": retire_at,
+        }
+    )
+
+
+def _say(line: dict[str, Any]) -> None:
+    click.echo(json.dumps(line))
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)

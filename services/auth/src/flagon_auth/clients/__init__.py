@@ -1,0 +1,82 @@
+"""Everything that auth reaches over a socket beside its own database: the two Redis."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import cast
+from uuid import UUID
+
+import redis
+from flask import current_app
+
+from flagon_auth.domain.passwords import Hasher
+from flagon_auth.domain.tokens import Issuer, Spent
+
+from .attempts import Attempts, Limit
+from .denylist import Denylist
+from .sessions import LoginSession, SessionStore
+
+__all__ = [
+    "Attempts",
+    "Denylist",
+    "Limit",
+    "LoginLimits",
+    "LoginSession",
+    "Parts",
+    "SessionStore",
+    "connect",
+    "parts",
+]
+
+
+@dataclass(frozen=True)
+class LoginLimits:
+    """How many attempts a place or an account has."""
+
+    pair: int
+    account: int
+    address: int
+    window_seconds: int
+    register: int
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the views of one app work with."""
+
+    issuer: Issuer
+    hasher: Hasher
+    sessions: SessionStore
+    denylist: Denylist
+    attempts: Attempts
+    limits: LoginLimits
+
+    def end_session(self, sid: str, spent: list[Spent], *, now: datetime) -> None:
+        """Make one sign-in session and its tokens worthless everywhere."""
+        self.denylist.refuse_session(sid)
+        self.denylist.refuse_tokens(spent, now=now)
+        self.sessions.end(sid)
+
+    def end_account(
+        self, account_id: UUID, spent: list[Spent], *, now: datetime
+    ) -> None:
+        """Make every session and token of one account worthless everywhere."""
+        self.denylist.refuse_account(account_id, now=now)
+        self.denylist.refuse_tokens(spent, now=now)
+        for sid in self.sessions.end_all(account_id):
+            self.denylist.refuse_session(sid)
+
+
+def parts() -> Parts:
+    """Return the parts of the app at hand."""
+    return cast("Parts", current_app.extensions["flagon.auth"])
+
+
+def connect(url: str) -> redis.Redis:
+    """Return a client that gives up soon: a request must not wait for a dead Redis."""
+    return redis.Redis.from_url(
+        url,
+        retry=None,
+        socket_timeout=0.5,
+        socket_connect_timeout=0.5,
+        decode_responses=True,
+    )

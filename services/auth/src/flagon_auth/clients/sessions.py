@@ -1,0 +1,293 @@
+"""Sign-in sessions: a random cookie in the browser, everything else in the store Redis."""
+
+import hashlib
+import json
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+from uuid import UUID
+
+import redis
+import structlog
+from flagon_chassis import problems
+from flask import Flask, Request, Response
+from flask.sessions import SessionInterface, SessionMixin
+
+log = structlog.get_logger()
+
+_COOKIE = re.compile(r"\A[A-Za-z0-9_-]{43}\Z")
+# A session that is merely looked at is written back at most this often.
+_TOUCH_SECONDS = 60.0
+# What an interrupted request needs after the person has signed in (see `begin`).
+_KEPT_AT_SIGN_IN = ("reauthentication",)
+
+
+class LoginSession(SessionMixin):
+    """One browser's session; read from Redis when somebody first looks into it.
+
+    A request that never looks, such as one with a token, costs nothing and works
+    without Redis.
+    """
+
+    def __init__(self, store: "SessionStore", cookie: str | None) -> None:
+        self._store = store
+        self._secret = cookie
+        self._loaded: dict[str, Any] | None = None
+        self._created_at = 0.0
+        self._seen_at = 0.0
+        self.modified = False
+        self.accessed = False
+        self.fresh_cookie = False
+        """Whether the browser must be told another cookie."""
+
+    @property
+    def _data(self) -> dict[str, Any]:
+        self.accessed = True
+        if self._loaded is None:
+            self._loaded = {}
+            found = self._store.read(self._secret) if self._secret else None
+            if found is None:
+                # An unknown id is not adopted: the browser gets one that we chose.
+                self._secret = None
+            else:
+                self._loaded = found["data"]
+                self._created_at, self._seen_at = found["created"], found["seen"]
+        return self._loaded
+
+    def __getitem__(self, key: str) -> Any:  # noqa: ANN401 (as a session is)
+        return self._data[key]
+
+    def __setitem__(self, key: str, value: Any) -> None:  # noqa: ANN401
+        self._data[key] = value
+        self.modified = True
+
+    def __delitem__(self, key: str) -> None:
+        del self._data[key]
+        self.modified = True
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._data)
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    @property
+    def sid(self) -> str | None:
+        """The public id of the sign-in, as tokens carry it; None before."""
+        return cast("str | None", self.get("sid"))
+
+    @property
+    def auth_time(self) -> float | None:
+        """When the person last gave the password, in seconds since the epoch."""
+        return cast("float | None", self.get("auth_time"))
+
+    def begin(self, account_id: UUID, *, amr: list[str], now: float) -> str:
+        """Sign an account in: a new cookie, and nothing of what was there before.
+
+        The same account signing in once more keeps its public id, so that signing out
+        later reaches the tokens of both.
+
+        :return: the public id of the session.
+        """
+        same = self.get("_user_id") == str(account_id)
+        sid = self.sid if same and self.sid else secrets.token_urlsafe(16)
+        kept = {name: self[name] for name in _KEPT_AT_SIGN_IN if name in self}
+        self._forget()
+        self._loaded = {**kept, "sid": sid, "auth_time": now, "amr": amr}
+        self._created_at = now
+        self.modified = True
+        return sid
+
+    def end(self) -> None:
+        """Sign out: the session is gone at once and the cookie means nothing."""
+        self._forget()
+        self._loaded = {}
+        self.modified = True
+
+    def _forget(self) -> None:
+        if self._data is not None and self._secret:
+            self._store.delete(self._secret)
+        self._secret = None
+        self._seen_at = 0.0
+
+    def save(self, now: float) -> str | None:
+        """Write what changed; return the cookie if the browser must learn a new one."""
+        if self._loaded is None:
+            return None
+        if not self.modified and (
+            not self._secret or now - self._seen_at < _TOUCH_SECONDS
+        ):
+            return None
+        if not self._loaded and not self._secret:
+            return None
+        known = self._secret is not None
+        self._secret = self._secret or secrets.token_urlsafe(32)
+        self._created_at = self._created_at or now
+        written = self._store.write(
+            self._secret,
+            {"data": self._loaded, "created": self._created_at, "seen": now},
+            only_if_there=known,
+        )
+        if not written:
+            log.info("session_ended_meanwhile")
+        return None if known else self._secret
+
+
+class SessionStore(SessionInterface):
+    """Keeps sessions in Redis under the hash of their cookie.
+
+    A copy of Redis therefore opens no session. Sessions are found by the public id and
+    by the account as well, so that they can be ended from elsewhere.
+
+    :param cookie: its name; over https `__Host-` comes before it.
+    :param idle_seconds: a session that is not used ends after this.
+    :param absolute_seconds: any session ends after this.
+    """
+
+    def __init__(
+        self,
+        store: redis.Redis,
+        *,
+        cookie: str,
+        idle_seconds: int,
+        absolute_seconds: int,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._redis = store
+        self._cookie = cookie
+        self._idle_seconds = idle_seconds
+        self._absolute_seconds = absolute_seconds
+        self._clock = clock
+
+    def cookie_name(self, request: Request) -> str:
+        """Return the cookie's name for the scheme at hand.
+
+        The prefix makes browsers refuse the cookie unless it is Secure, for this host
+        and for all paths, so no neighbour on another port or subdomain can plant one.
+        """
+        return f"__Host-{self._cookie}" if request.is_secure else self._cookie
+
+    def open_session(self, app: Flask, request: Request) -> LoginSession:
+        """Return the session of the request's cookie; Redis is not asked yet."""
+        del app
+        cookie = request.cookies.get(self.cookie_name(request), "")
+        return LoginSession(self, cookie if _COOKIE.match(cookie) else None)
+
+    def save_session(
+        self, app: Flask, session: SessionMixin, response: Response
+    ) -> None:
+        """Write the session back; the response becomes a 503 where that fails."""
+        from flask import request  # noqa: PLC0415 (the interface does not pass it)
+
+        assert isinstance(session, LoginSession)  # noqa: S101 (made by open_session)
+        if session.accessed:
+            response.vary.add("Cookie")
+            response.headers.setdefault("Cache-Control", "no-store")
+        try:
+            cookie = session.save(self._clock())
+        except redis.RedisError as error:
+            log.warning("session_not_saved", error=type(error).__name__)
+            _become_unavailable(app, response)
+            return
+        name = self.cookie_name(request)
+        if cookie:
+            response.set_cookie(
+                name,
+                cookie,
+                httponly=True,
+                secure=request.is_secure,
+                samesite="Lax",
+                path="/",
+            )
+        elif session.modified and not session and name in request.cookies:
+            response.delete_cookie(
+                name,
+                httponly=True,
+                secure=request.is_secure,
+                samesite="Lax",
+                path="/",
+            )
+
+    def read(self, secret: str) -> dict[str, Any] | None:
+        """Return what is stored under a cookie, unless the session has run out."""
+        stored = cast("str | None", self._redis.get(_key(secret)))
+        found: dict[str, Any] | None = json.loads(stored) if stored else None
+        if found and found["created"] + self._absolute_seconds < self._clock():
+            return None
+        return found
+
+    def write(
+        self, secret: str, content: dict[str, Any], *, only_if_there: bool
+    ) -> bool:
+        """Store a session and return whether it was.
+
+        :param only_if_there: do not bring back one that was ended meanwhile.
+        """
+        left = content["created"] + self._absolute_seconds - self._clock()
+        pipe = self._redis.pipeline(transaction=False)
+        pipe.set(
+            _key(secret),
+            json.dumps(content),
+            ex=max(1, int(min(self._idle_seconds, left))),
+            xx=only_if_there,
+        )
+        sid, account = content["data"].get("sid"), content["data"].get("_user_id")
+        if sid and account:
+            pipe.set(_sid_key(sid), _digest(secret), ex=self._absolute_seconds)
+            pipe.sadd(_account_key(account), sid)
+            pipe.expire(_account_key(account), self._absolute_seconds)
+        return bool(pipe.execute()[0])
+
+    def delete(self, secret: str) -> None:
+        """Forget the session of a cookie."""
+        self._redis.delete(_key(secret))
+
+    def end(self, sid: str) -> None:
+        """Forget the session with this public id, wherever its browser is."""
+        digest = cast("str | None", self._redis.get(_sid_key(sid)))
+        if digest:
+            self._redis.delete(_PREFIX + digest)
+        self._redis.delete(_sid_key(sid))
+
+    def end_all(self, account_id: UUID) -> list[str]:
+        """Forget every session of an account; return their public ids."""
+        sids = cast("set[str]", self._redis.smembers(_account_key(str(account_id))))
+        for sid in sids:
+            self.end(sid)
+        self._redis.delete(_account_key(str(account_id)))
+        return sorted(sids)
+
+
+_PREFIX = "auth:session:"
+
+
+def _digest(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _key(secret: str) -> str:
+    return _PREFIX + _digest(secret)
+
+
+def _sid_key(sid: str) -> str:
+    return f"auth:sid:{sid}"
+
+
+def _account_key(account_id: str) -> str:
+    return f"auth:account:{account_id}:sids"
+
+
+def _become_unavailable(app: Flask, response: Response) -> None:
+    with app.app_context():
+        failure = problems.DependencyDown(
+            "Signing in is not possible right now; try again shortly.",
+            retry_after_seconds=2,
+        )
+        told = problems.from_failure(failure)
+    response.status_code = told.status_code
+    response.set_data(told.get_data())
+    response.headers.pop("Location", None)
+    for name in ("Content-Type", "Retry-After", "Cache-Control"):
+        response.headers[name] = told.headers[name]

@@ -1,0 +1,1 @@
+"""What auth decides, one module for each noun."""

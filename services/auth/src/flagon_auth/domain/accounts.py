@@ -1,0 +1,266 @@
+"""Accounts: who they are, how they prove it and what their roles allow."""
+
+import re
+import unicodedata
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from flagon_chassis import events
+from flagon_chassis.errors import Conflict, Invalid, NotFound, Unauthenticated
+from sqlalchemy import select, tuple_
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+from uuid_utils.compat import uuid7
+
+from flagon_auth.models import Account, AccountRole
+
+from . import passwords
+from .passwords import Hasher
+
+_OWN_SCOPES = {
+    "customer": ("reviews:write", "jobs:read"),
+    "merchandiser": ("catalog:write", "jobs:write"),
+    "operator": ("ops:read", "jobs:manage"),
+    "admin": ("users:read", "users:write"),
+}
+ROLES = tuple(_OWN_SCOPES)
+"""From the least to the most powerful; each may what those before it may."""
+IDENTITY_SCOPES = ("openid", "profile", "email", "offline_access")
+"""Scopes that concern the person, whatever the role."""
+API_SCOPES = ("catalog:read", *(scope for own in _OWN_SCOPES.values() for scope in own))
+"""Scopes of the platform's APIs; `catalog:read` is for services."""
+
+_EMAIL = re.compile(
+    r"\A[^@\s\x00-\x1f\x7f\"(),:;<>\[\\\]]{1,64}@([a-z0-9-]+\.)+[a-z0-9-]+\Z"
+)
+_EMAIL_LENGTH = 254
+
+
+class EmailInvalid(Invalid):
+    """This is not an e-mail address."""
+
+
+class EmailTaken(Conflict):
+    """Another account has this e-mail address."""
+
+
+class RoleUnknown(Invalid):
+    """There is no such role."""
+
+
+class AccountNotFound(NotFound):
+    """There is no such account."""
+
+
+class SignInRefused(Unauthenticated):
+    """E-mail address or password is not right."""
+
+
+def email_key(email: str) -> str:
+    """Return the form in which addresses are compared.
+
+    :raises EmailInvalid: it cannot be an address.
+    """
+    key = unicodedata.normalize("NFKC", email).strip().casefold()
+    if len(key) > _EMAIL_LENGTH or not _EMAIL.match(key):
+        raise EmailInvalid("Write it like name@example.com.")
+    return key
+
+
+def scopes_of(roles: Iterable[str]) -> frozenset[str]:
+    """Return what the roles together allow, those of lesser roles included."""
+    highest = max((ROLES.index(role) for role in roles if role in ROLES), default=-1)
+    allowed = [scope for role in ROLES[: highest + 1] for scope in _OWN_SCOPES[role]]
+    return frozenset(allowed)
+
+
+def create_account(
+    session: Session,
+    hasher: Hasher,
+    *,
+    email: str,
+    name: str,
+    password: str,
+    roles: Iterable[str] = ("customer",),
+    now: datetime,
+) -> Account:
+    """Add one account and return it.
+
+    :raises EmailInvalid: it is not an address.
+    :raises EmailTaken: another account has it; found out after hashing, so a taken
+        address takes as long as a free one.
+    :raises PasswordWeak: it can be guessed.
+    """
+    key = email_key(email)
+    passwords.check_strength(password, context=[*key.split("@"), *name.lower().split()])
+    phc = hasher.hash(password)
+    created_id = session.scalar(
+        insert(Account)
+        .values(
+            id=uuid7(),
+            email=email.strip(),
+            email_key=key,
+            name=name,
+            password_hash=phc,
+            password_changed_at=now,
+            created_at=now,
+            updated_at=now,
+        )
+        .on_conflict_do_nothing(index_elements=["email_key"])
+        .returning(Account.id)
+    )
+    if created_id is None:
+        raise EmailTaken("Sign in instead.")
+    account = find_account(session, created_id)
+    _assign(account, roles)
+    session.flush()
+    events.emit(
+        session,
+        "user.registered.v1",
+        subject=str(account.id),
+        data={"id": str(account.id), "roles": account.roles},
+        topics=["users", f"users/{account.id}"],
+    )
+    return account
+
+
+def ensure_account(
+    session: Session,
+    hasher: Hasher,
+    *,
+    email: str,
+    name: str,
+    password: str,
+    roles: Iterable[str],
+    now: datetime,
+) -> tuple[Account, bool]:
+    """Return the account with this address, password and roles, and whether it is new.
+
+    For demonstration accounts: one that exists is made to match. Safe to run twice.
+    """
+    try:
+        account = find_account_by_email(session, email)
+    except AccountNotFound:
+        made = create_account(
+            session,
+            hasher,
+            email=email,
+            name=name,
+            password=password,
+            roles=roles,
+            now=now,
+        )
+        return made, True
+    if not hasher.matches(account.password_hash, password):
+        passwords.check_strength(password)
+        account.password_hash = hasher.hash(password)
+        account.password_changed_at = now
+    change_account(account, {"roles": list(roles), "disabled": False}, now=now)
+    return account, False
+
+
+def sign_in(
+    session: Session, hasher: Hasher, *, email: str, password: str, now: datetime
+) -> Account:
+    """Return the account that the address and the password belong to.
+
+    :raises SignInRefused: for every reason alike, after the same time.
+    """
+    try:
+        key = email_key(email)
+    except EmailInvalid:
+        key = ""
+    account = session.scalars(select(Account).filter_by(email_key=key)).one_or_none()
+    # Longer ones cannot have been registered; hashing them would be work for nothing.
+    fits = len(password) <= passwords.LENGTH_MAX
+    matched = hasher.matches(
+        account.password_hash if account and fits else None,
+        password[: passwords.LENGTH_MAX],
+    )
+    if account is None or not matched or account.disabled:
+        raise SignInRefused("Check both and try again.")
+    if hasher.outdated(account.password_hash):
+        account.password_hash = hasher.hash(password)
+        account.updated_at = now
+    return account
+
+
+def find_account(session: Session, account_id: UUID, *, lock: bool = False) -> Account:
+    """Return one account.
+
+    :param lock: keep others from changing it until the transaction ends.
+    :raises AccountNotFound: there is none with this id.
+    """
+    account = session.get(Account, account_id, with_for_update=lock or None)
+    if account is None:
+        raise AccountNotFound(f"No account has the id {account_id}.")
+    return account
+
+
+def find_account_if_enabled(session: Session, account_id: UUID) -> Account | None:
+    """Return the account that a session or token speaks for, unless it may not any more."""
+    account = session.get(Account, account_id)
+    return None if account is None or account.disabled else account
+
+
+def find_account_by_email(session: Session, email: str) -> Account:
+    """Return the account with this address.
+
+    :raises AccountNotFound: there is none.
+    """
+    statement = select(Account).filter_by(email_key=email_key(email))
+    account = session.scalars(statement.with_for_update(of=Account)).one_or_none()
+    if account is None:
+        raise AccountNotFound("No account has this e-mail address.")
+    return account
+
+
+def list_accounts(
+    session: Session, *, limit: int, after: tuple[datetime, UUID] | None = None
+) -> list[Account]:
+    """Return accounts, oldest first.
+
+    :param after: creation time and id of the account that the page follows.
+    """
+    statement = select(Account).order_by(Account.created_at, Account.id).limit(limit)
+    if after is not None:
+        statement = statement.where(
+            tuple_(Account.created_at, Account.id) > tuple_(*after)
+        )
+    return list(session.scalars(statement))
+
+
+def change_account(
+    account: Account, changes: dict[str, Any], *, now: datetime
+) -> list[str]:
+    """Apply changes to one account and return the names of what really changed.
+
+    :param changes: any of `name`, `roles` (a list) and `disabled`.
+    :raises RoleUnknown: one of the roles does not exist.
+    """
+    changed = []
+    if "roles" in changes and sorted(set(changes["roles"])) != account.roles:
+        _assign(account, changes["roles"])
+        changed.append("roles")
+    for field in ("name", "disabled"):
+        if field in changes and changes[field] != getattr(account, field):
+            setattr(account, field, changes[field])
+            changed.append(field)
+    if changed:
+        account.version += 1
+        account.updated_at = now
+    return changed
+
+
+def _assign(account: Account, roles: Iterable[str]) -> None:
+    wanted = set(roles)
+    unknown = sorted(wanted - set(ROLES))
+    if unknown:
+        raise RoleUnknown(f"Use {', '.join(ROLES)}.", unknown=unknown)
+    kept = [row for row in account.assigned if row.role in wanted]
+    new = wanted - {row.role for row in kept}
+    account.assigned = sorted(
+        [*kept, *(AccountRole(role=role) for role in new)], key=lambda row: row.role
+    )

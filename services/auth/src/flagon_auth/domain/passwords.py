@@ -1,0 +1,110 @@
+"""Passwords: hashed slowly, in bounded numbers, and never weak ones."""
+
+import threading
+import unicodedata
+from collections.abc import Iterable
+
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerifyMismatchError
+from flagon_chassis.errors import Invalid, Unavailable
+from zxcvbn import zxcvbn
+from zxcvbn.frequency_lists import FREQUENCY_LISTS
+
+LENGTH_MIN = 12
+LENGTH_MAX = 128
+_SCORE_MIN = 3
+# Zxcvbn refuses longer input; the first characters decide anyway.
+_SCORED_LENGTH = 72
+_COMMON = frozenset(FREQUENCY_LISTS["passwords"])
+# Zxcvbn keeps the words of the present call in a global dictionary.
+_scoring = threading.Lock()
+
+
+class PasswordWeak(Invalid):
+    """The password is too easy to guess."""
+
+
+class TooManyHashes(Unavailable):
+    """Too many people are signing in at this moment."""
+
+
+class Hasher:
+    """Argon2id with the parameters of the whole platform.
+
+    19 MiB, two passes, one lane: the second of the equivalent settings that OWASP
+    recommends, because several sign-ins at once then stay within the memory of a small
+    container (https://cheatsheetseries.owasp.org/cheatsheets/Password_Storage_Cheat_Sheet.html).
+
+    :param concurrency: hashes at once in this process; the others wait.
+    :param wait_seconds: for their turn, and then give up.
+    """
+
+    def __init__(self, *, concurrency: int = 2, wait_seconds: float = 2.0) -> None:
+        self._argon2 = PasswordHasher(
+            time_cost=2, memory_cost=19_456, parallelism=1, hash_len=32, salt_len=16
+        )
+        self._turns = threading.BoundedSemaphore(concurrency)
+        self._wait_seconds = wait_seconds
+        # Checked in place of the hash that an unknown account does not have.
+        self._dummy = self._argon2.hash("no account has this password")
+
+    def hash(self, password: str) -> str:
+        """Return the password's hash in PHC form.
+
+        :raises TooManyHashes: it did not get its turn in time.
+        """
+        self._take_turn()
+        try:
+            return self._argon2.hash(normalise(password))
+        finally:
+            self._turns.release()
+
+    def matches(self, phc: str | None, password: str) -> bool:
+        """Say whether the password belongs to the hash.
+
+        Takes the same time without a hash, so that nobody learns which accounts exist.
+
+        :raises TooManyHashes: it did not get its turn in time.
+        """
+        self._take_turn()
+        try:
+            self._argon2.verify(phc or self._dummy, normalise(password))
+        except (VerifyMismatchError, InvalidHashError):
+            return False
+        finally:
+            self._turns.release()
+        return phc is not None
+
+    def outdated(self, phc: str) -> bool:
+        """Say whether the hash was made with other parameters than today's."""
+        return self._argon2.check_needs_rehash(phc)
+
+    def _take_turn(self) -> None:
+        if not self._turns.acquire(timeout=self._wait_seconds):
+            raise TooManyHashes("Try again in a moment.", retry_after_seconds=2)
+
+
+def normalise(password: str) -> str:
+    """Return the password as it is hashed: the same on every keyboard (NIST 800-63B)."""
+    return unicodedata.normalize("NFKC", password)
+
+
+def check_strength(password: str, *, context: Iterable[str] = ()) -> None:
+    """Let only passwords pass that resist guessing.
+
+    :param context: words that an attacker would try first, such as the own name.
+    :raises PasswordWeak: with a sentence that says what to change.
+    """
+    password = normalise(password)
+    if len(password) < LENGTH_MIN:
+        raise PasswordWeak(f"Use at least {LENGTH_MIN} characters.")
+    if len(password) > LENGTH_MAX:
+        raise PasswordWeak(f"Use at most {LENGTH_MAX} characters.")
+    if password.lower() in _COMMON:
+        raise PasswordWeak("This is one of the passwords that everybody tries first.")
+    words = [*context, "flagon"]
+    with _scoring:
+        found = zxcvbn(password[:_SCORED_LENGTH], user_inputs=words)
+    if found["score"] < _SCORE_MIN:
+        hint = found["feedback"]["warning"] or "Several unrelated words are better."
+        raise PasswordWeak(f"This can be guessed too easily. {hint}".strip())

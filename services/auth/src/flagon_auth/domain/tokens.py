@@ -1,0 +1,204 @@
+"""Tokens: what is signed, for how long, and what can be read back out of it."""
+
+import hashlib
+from base64 import urlsafe_b64encode
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+from flagon_chassis.errors import Invalid
+from joserfc import jwt
+from joserfc.errors import JoseError
+from sqlalchemy import delete
+from sqlalchemy.orm import Session
+
+from flagon_auth.models import AccessToken, Account, TokenGrant
+
+from . import keys
+
+AUDIENCE = "flagon-api"
+
+
+class TokenUnreadable(Invalid):
+    """This is not a token that we made."""
+
+
+@dataclass(frozen=True)
+class Issuer:
+    """Who signs, with what, and for how long things last."""
+
+    url: str
+    sealer: keys.Sealer
+    code_seconds: int = 60
+    access_seconds: int = 300
+    id_seconds: int = 300
+    refresh_idle_seconds: int = 14 * 86_400
+    refresh_absolute_seconds: int = 90 * 86_400
+    session_absolute_seconds: int = 12 * 3600
+
+
+def account_token(
+    session: Session,
+    issuer: Issuer,
+    *,
+    account: Account,
+    grant: TokenGrant,
+    scope: str,
+    now: datetime,
+) -> str:
+    """Return an access token (RFC 9068) for what a person granted.
+
+    Its id is kept with the grant until it expires, so that revoking reaches it.
+    """
+    jti = uuid4()
+    ends = now + timedelta(seconds=issuer.access_seconds)
+    session.execute(
+        delete(AccessToken).where(
+            AccessToken.token_grant_id == grant.id, AccessToken.expires_at < now
+        )
+    )
+    session.add(AccessToken(jti=jti, token_grant_id=grant.id, expires_at=ends))
+    return _sign_access_token(
+        session,
+        issuer,
+        {
+            "sub": str(account.id),
+            "client_id": grant.client_id,
+            "scope": scope,
+            "roles": account.roles,
+            "sid": grant.sid,
+            "auth_time": int(grant.auth_time.timestamp()),
+            "jti": str(jti),
+        },
+        now=now,
+    )
+
+
+def client_token(
+    session: Session, issuer: Issuer, *, client_id: str, scope: str, now: datetime
+) -> str:
+    """Return an access token with which a client acts for itself."""
+    claims = {
+        "sub": client_id,
+        "client_id": client_id,
+        "scope": scope,
+        "roles": [],
+        "jti": str(uuid4()),
+    }
+    return _sign_access_token(session, issuer, claims, now=now)
+
+
+def _sign_access_token(
+    session: Session, issuer: Issuer, claims: dict[str, Any], *, now: datetime
+) -> str:
+    kid, key = keys.signing_key(session, issuer.sealer, keys.ACCESS_ALG, now=now)
+    issued_at = int(now.timestamp())
+    times = {"iat": issued_at, "exp": issued_at + issuer.access_seconds}
+    return jwt.encode(
+        {"typ": "at+jwt", "alg": keys.ACCESS_ALG, "kid": kid},
+        {"iss": issuer.url, "aud": AUDIENCE, **claims, **times},
+        key,
+        [keys.ACCESS_ALG],
+    )
+
+
+def id_token(
+    session: Session,
+    issuer: Issuer,
+    *,
+    account: Account,
+    grant: TokenGrant,
+    scope: str,
+    access_token: str,
+    nonce: str | None = None,
+    now: datetime,
+) -> str:
+    """Return an ID token (OpenID Connect Core section 2).
+
+    :param nonce: of the authorization request; absent when refreshing (12.2).
+    """
+    kid, key = keys.signing_key(session, issuer.sealer, keys.ID_ALG, now=now)
+    issued_at = int(now.timestamp())
+    half = hashlib.sha256(access_token.encode()).digest()[:16]
+    claims = {
+        "iss": issuer.url,
+        "aud": grant.client_id,
+        "iat": issued_at,
+        "exp": issued_at + issuer.id_seconds,
+        "auth_time": int(grant.auth_time.timestamp()),
+        "amr": grant.amr,
+        "sid": grant.sid,
+        "at_hash": urlsafe_b64encode(half).rstrip(b"=").decode(),
+        **person_claims(account, scope),
+        **({"nonce": nonce} if nonce else {}),
+    }
+    header = {"alg": keys.ID_ALG, "kid": kid}
+    return jwt.encode(header, claims, key, [keys.ID_ALG])
+
+
+def person_claims(account: Account, scope: str) -> dict[str, Any]:
+    """Return what the scopes let a client know about the person (OpenID Connect 5.4)."""
+    scopes = scope.split()
+    claims: dict[str, Any] = {"sub": str(account.id)}
+    if "profile" in scopes:
+        claims["name"] = account.name
+        claims["updated_at"] = int(account.updated_at.timestamp())
+    if "email" in scopes:
+        # Nobody has proved yet that the address is theirs.
+        claims |= {"email": account.email, "email_verified": False}
+    return claims
+
+
+@dataclass(frozen=True)
+class Hint:
+    """What an ID token that came back says, whether or not it has expired."""
+
+    sub: str
+    client_id: str
+    sid: str | None
+
+
+def read_hint(session: Session, issuer: Issuer, token: str) -> Hint:
+    """Return what one of our ID tokens says; an expired one is as good.
+
+    :raises TokenUnreadable: we did not sign it, or it is no ID token.
+    """
+    header, claims = _decode(session, issuer, token, keys.ID_ALG)
+    if header.get("typ", "JWT") != "JWT" or not isinstance(claims.get("aud"), str):
+        raise TokenUnreadable("This is not an ID token.")
+    return Hint(sub=claims["sub"], client_id=claims["aud"], sid=claims.get("sid"))
+
+
+@dataclass(frozen=True)
+class Spent:
+    """One access token that must not work any more."""
+
+    jti: UUID
+    expires_at: datetime
+
+
+def read_access_token(
+    session: Session, issuer: Issuer, token: str
+) -> tuple[str, Spent]:
+    """Return the client that one of our access tokens is for, and how to refuse it.
+
+    :raises TokenUnreadable: we did not sign it, or it is no access token.
+    """
+    header, claims = _decode(session, issuer, token, keys.ACCESS_ALG)
+    if header.get("typ") != "at+jwt":
+        raise TokenUnreadable("This is not an access token.")
+    ends = datetime.fromtimestamp(claims["exp"], tz=UTC)
+    return claims["client_id"], Spent(UUID(claims["jti"]), ends)
+
+
+def _decode(
+    session: Session, issuer: Issuer, token: str, alg: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    try:
+        found = jwt.decode(token, keys.verification_keys(session, alg), [alg])
+    except (JoseError, ValueError) as error:
+        raise TokenUnreadable("We did not sign this.") from error
+    if found.claims.get("iss") != issuer.url:
+        raise TokenUnreadable("We did not sign this.")
+    return dict(found.header), dict(found.claims)

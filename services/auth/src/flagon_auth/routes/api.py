@@ -1,0 +1,97 @@
+"""`/api/v1/me` and `/api/v1/users`: accounts for programs."""
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+import structlog
+from apiflask import APIBlueprint
+from flagon_chassis import auth, conditional, paging
+from flagon_chassis.db import transaction
+from flagon_chassis.errors import Forbidden
+from flagon_chassis.web import reply
+from flask.typing import ResponseReturnValue
+
+from flagon_auth.clients import parts
+from flagon_auth.domain import accounts, grants
+from flagon_auth.schemas import AccountChange, AccountPage, AccountsQuery, AccountView
+
+bp = APIBlueprint("api", __name__, url_prefix="/api/v1", tag="Accounts")
+log = structlog.get_logger()
+
+
+class NoPerson(Forbidden):
+    """A service has no account of its own."""
+
+
+@bp.get("/me")
+@auth.requires()
+@bp.output(AccountView)
+def find_me() -> ResponseReturnValue:
+    """Return the account that the token speaks for."""
+    caller = auth.caller()
+    if caller.sub == caller.client_id:
+        raise NoPerson("Ask with a person's token.")
+    with transaction() as db:
+        account = accounts.find_account(db, UUID(caller.sub))
+        return conditional.tagged(reply(AccountView, account), account.version)
+
+
+@bp.get("/users")
+@auth.requires("users:read")
+@bp.input(AccountsQuery, location="query", arg_name="asked")
+@bp.output(AccountPage)
+def list_users(asked: AccountsQuery) -> ResponseReturnValue:
+    """Return accounts, oldest first, a page at a time."""
+    after = None
+    if asked.cursor is not None:
+        created_at, account_id = paging.decode("users", asked.cursor)
+        after = (datetime.fromisoformat(created_at), UUID(account_id))
+    with transaction() as db:
+        found = accounts.list_accounts(db, limit=asked.limit + 1, after=after)
+        items = found[: asked.limit]
+        following = None
+        if len(found) > asked.limit:
+            last = items[-1]
+            position = [last.created_at.isoformat(), str(last.id)]
+            following = paging.encode("users", position)
+        return reply(AccountPage, {"items": items, "next_cursor": following})
+
+
+@bp.get("/users/<uuid:account_id>")
+@auth.requires("users:read")
+@bp.output(AccountView)
+def find_user(account_id: UUID) -> ResponseReturnValue:
+    """Return one account."""
+    with transaction() as db:
+        account = accounts.find_account(db, account_id)
+        return conditional.tagged(reply(AccountView, account), account.version)
+
+
+@bp.patch("/users/<uuid:account_id>")
+@auth.requires("users:write")
+@bp.input(AccountChange, location="json", arg_name="change")
+@bp.output(AccountView)
+def change_user(account_id: UUID, change: AccountChange) -> ResponseReturnValue:
+    """Change name, roles or whether the account is disabled.
+
+    New roles count from the next token on, and the present tokens end at once; a
+    disabled account is signed out everywhere.
+    """
+    now = datetime.now(UTC)
+    with transaction() as db:
+        account = accounts.find_account(db, account_id, lock=True)
+        conditional.require_match(account.version)
+        changed = accounts.change_account(
+            account, change.model_dump(exclude_none=True), now=now
+        )
+        spent = grants.cut_off(db, account, changed, now=now)
+        response = reply(AccountView, account)
+        response.set_etag(conditional.etag(account.version))
+        disabled = account.disabled
+    if "disabled" in changed and disabled:
+        parts().end_account(account_id, spent, now=now)
+    elif "roles" in changed:
+        parts().denylist.refuse_account(account_id, now=now)
+        parts().denylist.refuse_tokens(spent, now=now)
+    log.info("account_changed", account=str(account_id), changed=changed)
+    return response
