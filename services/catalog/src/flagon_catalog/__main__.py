@@ -1,0 +1,37 @@
+"""Start a process of the catalog: `python -m flagon_catalog serve|relay|migrate`."""
+
+import sys
+from pathlib import Path
+
+from flagon_chassis import server
+
+from .settings import Settings
+
+MIGRATIONS = Path(__file__).parents[2] / "migrations"
+
+
+def serve(settings: Settings) -> None:
+    """Serve the API."""
+    server.serve(settings, "flagon_catalog.app:create_app()")
+
+
+def relay(settings: Settings) -> None:
+    """Send what the outbox holds."""
+    server.share_metrics(settings.metrics_dir)
+    from flagon_chassis import relay as chassis_relay  # noqa: PLC0415 (metrics first)
+
+    chassis_relay.run(settings, "catalog")
+
+
+def migrate(settings: Settings) -> None:
+    """Bring the database to the newest revision, as the role that owns it."""
+    from flagon_chassis import db  # noqa: PLC0415 (only this command needs it)
+
+    db.migrate(settings, MIGRATIONS)
+
+
+if __name__ == "__main__":
+    commands = {"serve": serve, "relay": relay, "migrate": migrate}
+    if " ".join(sys.argv[1:]) not in commands:
+        sys.exit(f"usage: python -m flagon_catalog {'|'.join(commands)}")
+    commands[sys.argv[1]](Settings())

@@ -1,0 +1,52 @@
+"""The catalog service, assembled."""
+
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from apiflask import APIFlask
+
+from flagon_chassis import auth, db, events, limits, web
+
+from . import cli
+from .routes import categories, document, products
+from .settings import Settings
+
+SOURCE = "/services/catalog"
+
+
+def create_app(
+    settings: Settings | None = None,
+    *,
+    jwks: str | Callable[[], dict[str, Any]] | None = None,
+) -> APIFlask:
+    """Return a catalog app that is ready to serve.
+
+    :param settings: read from the environment when omitted, as gunicorn does.
+    :param jwks: where the keys of access tokens come from; as the settings say by default.
+    :raises pydantic.ValidationError: a setting is missing or malformed.
+    """
+    settings = settings or Settings()
+    app = web.create_app(
+        __package__,
+        settings,
+        name="catalog",
+        title="Flagon catalog",
+        description="Products and categories.",
+    )
+    app.config["MAX_CONTENT_LENGTH"] = settings.body_bytes_max
+    db.init_app(app, settings)
+    auth.init_app(
+        app,
+        issuer=settings.public_url,
+        jwks=jwks or settings.jwks_url,
+        redis_url=settings.redis_store_url.get_secret_value(),
+    )
+    limits.init_app(app, settings)
+    events.init_app(app, SOURCE, Path(str(files(__package__) / "events")))
+    app.register_blueprint(products.bp)
+    app.register_blueprint(categories.bp)
+    document.init_app(app)
+    app.cli.add_command(cli.seed)
+    return app

@@ -1,0 +1,230 @@
+"""Many products at once: one statement decides, writes and tells what it did."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from pydantic_core import to_json
+from sqlalchemy import Row, text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+from uuid_utils.compat import uuid7
+
+from flagon_catalog.models import PRODUCT_VIEW
+from flagon_chassis.errors import Unavailable
+
+from . import slugs
+from .categories import ensure_categories
+from .products import View, broken_rule, emit_changed
+
+Item = Mapping[str, Any]
+"""The fields that one item gives; what it leaves out keeps its value."""
+
+_ATTEMPTS = 5
+
+
+class BulkDisturbed(Unavailable):
+    """Other changes keep getting in the way of this one."""
+
+
+class _RaceLost(Exception):
+    """Another transaction made one of the products meanwhile."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one item."""
+
+    outcome: str
+    """`created`, `updated`, `unchanged` or `refused`."""
+    lacking: tuple[str, ...] = ()
+    """What a refused item would have needed to make a new product."""
+
+
+# Reads, decides and writes in one go:
+# - `old` locks the rows that exist, in the order of their SKU, so that two batches with
+#   the same products cannot wait for each other in a circle, and so that a field that an
+#   item leaves out keeps the value that is current, not one that was read earlier;
+# - only what differs is written: an unchanged row costs no new version and no event;
+# - a row whose id is not the one that we gave it, without being in `old`, was made by
+#   somebody else after our snapshot: the caller tries again.
+_UPSERT = text(
+    """
+    WITH item AS MATERIALIZED (
+        SELECT * FROM jsonb_to_recordset(cast(:items AS jsonb)) AS item (
+            position int, id uuid, sku text, slug text, slug_else text, name text,
+            description text, price_minor bigint, currency text, status text, stock int,
+            category_given bool, category_id uuid, attributes jsonb
+        )
+    ), old AS MATERIALIZED (
+        SELECT product.id, sku, product.name, product.description, product.price_minor,
+            product.currency, product.status, product.stock, product.category_id,
+            product.attributes
+        FROM product JOIN item USING (sku)
+        ORDER BY sku FOR UPDATE OF product
+    ), wanted AS (
+        SELECT item.id, sku, old.id AS old_id, position,
+            CASE WHEN exists (SELECT FROM product WHERE product.slug = item.slug)
+                THEN item.slug_else ELSE item.slug END AS slug,
+            coalesce(item.name, old.name) AS name,
+            coalesce(item.description, old.description, '') AS description,
+            coalesce(item.price_minor, old.price_minor) AS price_minor,
+            coalesce(item.currency, old.currency, 'EUR') AS currency,
+            coalesce(item.status, old.status, 'active') AS status,
+            coalesce(item.stock, old.stock, 0) AS stock,
+            CASE WHEN item.category_given THEN item.category_id
+                ELSE old.category_id END AS category_id,
+            coalesce(item.attributes, old.attributes, '{}') AS attributes
+        FROM item LEFT JOIN old USING (sku)
+        WHERE old.id IS NOT NULL
+            OR (item.name IS NOT NULL AND item.price_minor IS NOT NULL)
+    ), written AS (
+        INSERT INTO product (id, sku, slug, name, description, price_minor, currency,
+            status, stock, category_id, attributes)
+        SELECT id, sku, slug, name, description, price_minor, currency, status, stock,
+            category_id, attributes
+        FROM wanted
+        WHERE old_id IS NULL OR NOT exists (
+            SELECT FROM old WHERE old.id = wanted.old_id
+            AND (old.name, old.description, old.price_minor, old.currency, old.status,
+                 old.stock, old.attributes)
+              = (wanted.name, wanted.description, wanted.price_minor, wanted.currency,
+                 wanted.status, wanted.stock, wanted.attributes)
+            AND old.category_id IS NOT DISTINCT FROM wanted.category_id
+        )
+        ORDER BY sku
+        ON CONFLICT (sku) DO UPDATE SET
+            name = excluded.name, description = excluded.description,
+            price_minor = excluded.price_minor, currency = excluded.currency,
+            status = excluded.status, stock = excluded.stock,
+            category_id = excluded.category_id, attributes = excluded.attributes,
+            version = product.version + 1, updated_at = clock_timestamp()
+        RETURNING id, sku, slug, name, description, price_minor, currency, status, stock,
+            category_id, attributes, version, created_at, updated_at
+    )
+    SELECT item.position, item.id AS given_id, old.id AS old_id,
+        array_remove(ARRAY[
+            CASE WHEN written.name <> old.name THEN 'name' END,
+            CASE WHEN written.description <> old.description THEN 'description' END,
+            CASE WHEN written.price_minor <> old.price_minor THEN 'price_minor' END,
+            CASE WHEN written.currency <> old.currency THEN 'currency' END,
+            CASE WHEN written.status <> old.status THEN 'status' END,
+            CASE WHEN written.stock <> old.stock THEN 'stock' END,
+            CASE WHEN written.category_id IS DISTINCT FROM old.category_id
+                THEN 'category' END,
+            CASE WHEN written.attributes <> old.attributes THEN 'attributes' END
+        ], NULL) AS changed,
+        written.id, written.sku, written.slug, written.name, written.description,
+        written.price_minor, written.currency, written.status, written.stock,
+        category.slug AS category, written.attributes, written.version,
+        written.created_at, written.updated_at
+    FROM item
+    LEFT JOIN old USING (sku)
+    LEFT JOIN written USING (sku)
+    LEFT JOIN category ON category.id = written.category_id
+    ORDER BY item.position
+    """
+)
+
+
+def upsert_products(session: Session, items: Sequence[Item]) -> list[Outcome]:
+    """Create or change many products by SKU and return what became of each.
+
+    Safe to repeat: what is already so stays as it is. An item without a name or a price
+    can only change a product. Categories that do not exist are made.
+
+    :param items: valid ones; a SKU may occur again, and then the later item finds what
+        the earlier one left.
+    :raises BulkDisturbed: others wrote the same new products at the same time.
+    """
+    categories = ensure_categories(
+        session, (item["category"] for item in items if item.get("category"))
+    )
+    outcomes: dict[int, Outcome] = {}
+    for turn in _turns(items):
+        for row in _upsert(session, turn, categories):
+            outcomes[row.position] = _outcome(row, items[row.position])
+    return [outcomes[position] for position in range(len(items))]
+
+
+def _turns(items: Sequence[Item]) -> list[list[tuple[int, Item]]]:
+    """Return the items with their positions, no SKU twice in one turn."""
+    turns: list[list[tuple[int, Item]]] = []
+    seen: Counter[str] = Counter()
+    for position, item in enumerate(items):
+        turn = seen[item["sku"]]
+        if turn == len(turns):
+            turns.append([])
+        turns[turn].append((position, item))
+        seen[item["sku"]] += 1
+    return turns
+
+
+def _upsert(
+    session: Session, turn: list[tuple[int, Item]], categories: Mapping[str, UUID]
+) -> Sequence[Row[Any]]:
+    for attempt in range(_ATTEMPTS):
+        try:
+            with session.begin_nested():
+                rows = session.execute(
+                    _UPSERT, {"items": _parameter(turn, categories, attempt)}
+                ).all()
+                _check_race(rows)
+        except _RaceLost:
+            continue
+        except IntegrityError as error:
+            # Two transactions found the same slug free.
+            if broken_rule(error) != "uq_product_slug":
+                raise
+            continue
+        emit_changed(session, (_change(row) for row in rows if row.id is not None))
+        return rows
+    raise BulkDisturbed("Send it again.", retry_after_seconds=1)
+
+
+def _check_race(rows: Sequence[Row[Any]]) -> None:
+    if any(row.id not in {None, row.old_id or row.given_id} for row in rows):
+        raise _RaceLost
+
+
+def _parameter(
+    turn: list[tuple[int, Item]], categories: Mapping[str, UUID], attempt: int
+) -> str:
+    used: set[str] = set()
+    rows = []
+    for position, item in turn:
+        id_ = uuid7()
+        choices = slugs.choices(item.get("name") or "", item["sku"], id_)
+        # The second try takes what nobody else can take.
+        free = [slug for slug in choices[min(attempt, 1) :] if slug not in used]
+        used.add(free[0])
+        rows.append(
+            {
+                **item,
+                "position": position,
+                "id": id_,
+                "slug": free[0],
+                "slug_else": free[1] if not attempt else choices[-1],
+                "category_given": "category" in item,
+                "category_id": categories.get(item.get("category") or ""),
+            }
+        )
+    return to_json(rows).decode()
+
+
+def _change(row: Row[Any]) -> tuple[View, Sequence[str]]:
+    view = {column.key: getattr(row, column.key) for column in PRODUCT_VIEW}
+    return view, row.changed if row.old_id else list(view)
+
+
+def _outcome(row: Row[Any], item: Item) -> Outcome:
+    if row.old_id is None and row.id is None:
+        return Outcome(
+            "refused",
+            tuple(name for name in ("name", "price_minor") if name not in item),
+        )
+    if row.id is None:
+        return Outcome("unchanged")
+    return Outcome("updated" if row.old_id else "created")

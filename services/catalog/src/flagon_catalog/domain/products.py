@@ -1,0 +1,344 @@
+"""Products: find, list, create, change and delete them."""
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+from uuid import UUID
+
+from pydantic_core import to_jsonable_python
+from sqlalchemy import (
+    ColumnElement,
+    Insert,
+    Integer,
+    Select,
+    Update,
+    delete,
+    func,
+    insert,
+    literal_column,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+from uuid_utils.compat import uuid7
+
+from flagon_catalog.models import PRODUCT_VIEW, Category, Product
+from flagon_chassis import events
+from flagon_chassis.errors import Conflict, Invalid, NotFound
+
+from . import slugs
+from .categories import lock_category_ids
+
+if TYPE_CHECKING:
+    import psycopg
+
+View = dict[str, Any]
+"""A product as the API shows it, by field name."""
+
+_VIEW = select(*PRODUCT_VIEW).outerjoin(Category, Product.category_id == Category.id)
+_GENERATED = (Product.id, Product.version, Product.created_at, Product.updated_at)
+_ACCENTS = re.compile("[\u0300-\u036f]")
+
+
+class ProductNotFound(NotFound):
+    """There is no such product."""
+
+
+class SkuTaken(Conflict):
+    """Another product already has this SKU."""
+
+
+class SlugTaken(Conflict):
+    """Another product already has this slug."""
+
+
+class CategoryUnknown(Invalid):
+    """The product's category does not exist."""
+
+
+class RelevanceUnknown(Invalid):
+    """Only a search has a relevance to sort by."""
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which products a list is about; None does not filter."""
+
+    statuses: tuple[str, ...] = ("active",)
+    q: str | None = None
+    """Words to search for; `"a phrase"`, `or` and `-without` work as on the web."""
+    category: str | None = None
+    """The category's slug."""
+    sku: str | None = None
+    slug: str | None = None
+    currency: str | None = None
+    price_minor_min: int | None = None
+    price_minor_max: int | None = None
+    in_stock: bool | None = None
+
+
+def find_product(
+    session: Session,
+    *,
+    id: UUID | None = None,
+    slug: str | None = None,
+    sku: str | None = None,
+    hidden: bool = False,
+) -> View:
+    """Return one product, by its id, its slug or its SKU.
+
+    :param hidden: whether drafts and archived products are found as well.
+    :raises ProductNotFound: there is none.
+    """
+    keys = ((Product.id, id), (Product.slug, slug), (Product.sku, sku))
+    column, value = next(pair for pair in keys if pair[1] is not None)
+    row = session.execute(_VIEW.where(column == value)).one_or_none()
+    if row is None or not (hidden or row.status == "active"):
+        raise ProductNotFound(f"There is no product {value}.")
+    return row._asdict()
+
+
+def list_products(
+    session: Session,
+    wanted: Filter,
+    *,
+    sort: str,
+    limit: int,
+    after: Sequence[Any] | None = None,
+) -> list[View]:
+    """Return one page of products, each with its `position` in the order.
+
+    :param sort: `created_at`, `name`, `price_minor` or `relevance`; with a minus in front
+        the biggest comes first.
+    :param after: position and id of the last product of the page before.
+    :raises RelevanceUnknown: it is to be sorted by relevance without a search.
+    """
+    query = None if wanted.q is None else _query(wanted.q)
+    position = _position(sort.lstrip("-"), query)
+    statement = _filtered(
+        _VIEW.add_columns(position.label("position")), wanted, query
+    ).limit(limit)
+    order = tuple_(position, Product.id)
+    if sort.startswith("-"):
+        statement = statement.order_by(position.desc(), Product.id.desc())
+        if after is not None:
+            statement = statement.where(order < tuple(after))
+    else:
+        statement = statement.order_by(position, Product.id)
+        if after is not None:
+            statement = statement.where(order > tuple(after))
+    return [row._asdict() for row in session.execute(statement)]
+
+
+def _query(q: str) -> ColumnElement[Any]:
+    # An accent is no reason not to find something; the index has none (models.SEARCH).
+    folded = _ACCENTS.sub("", unicodedata.normalize("NFD", q))
+    # English finds other forms of a word, simple finds names made of stop words.
+    english, simple = (
+        func.websearch_to_tsquery(literal_column(f"'{config}'::regconfig"), folded)
+        for config in ("english", "simple")
+    )
+    return english.op("||")(simple)
+
+
+def _position(sort: str, query: ColumnElement[Any] | None) -> ColumnElement[Any]:
+    """Return what a list is ordered by, before the id."""
+    match sort:
+        case "created_at":
+            return Product.created_at.expression
+        case "price_minor":
+            return Product.price_minor.expression
+        case "name":
+            return func.lower(Product.name)
+    if query is None:
+        raise RelevanceUnknown("Give `q`, or sort by something else.")
+    # A whole number, because a cursor must give back exactly what it was given. The 1
+    # makes long texts count less.
+    return (func.ts_rank(Product.search, query, 1) * 1_000_000).cast(Integer)
+
+
+def _filtered(
+    statement: Select[Any], wanted: Filter, query: ColumnElement[Any] | None
+) -> Select[Any]:
+    conditions: list[ColumnElement[bool]] = []
+    if len(wanted.statuses) == 1:
+        # Equality with one status lets the index give the order.
+        conditions.append(Product.status == wanted.statuses[0])
+    else:
+        conditions.append(Product.status.in_(wanted.statuses))
+    if query is not None:
+        conditions.append(Product.search.op("@@")(query))
+    if wanted.category is not None:
+        # A subquery and not the joined table: it is looked up once, and the index on
+        # category and status is usable.
+        conditions.append(
+            Product.category_id
+            == select(Category.id)
+            .where(Category.slug == wanted.category)
+            .scalar_subquery()
+        )
+    for column, value in (
+        (Product.sku, wanted.sku),
+        (Product.slug, wanted.slug),
+        (Product.currency, wanted.currency),
+    ):
+        if value is not None:
+            conditions.append(column == value)
+    if wanted.price_minor_min is not None:
+        conditions.append(Product.price_minor >= wanted.price_minor_min)
+    if wanted.price_minor_max is not None:
+        conditions.append(Product.price_minor <= wanted.price_minor_max)
+    if wanted.in_stock is not None:
+        conditions.append(Product.stock > 0 if wanted.in_stock else Product.stock == 0)
+    return statement.where(*conditions)
+
+
+def create_product(session: Session, fields: Mapping[str, Any]) -> View:
+    """Add one product and return it as the API shows it.
+
+    :param fields: every field that a client sets; a `slug` of None is made of the name.
+    :raises SkuTaken: a product with this SKU exists.
+    :raises SlugTaken: a product with this very slug exists.
+    :raises CategoryUnknown: there is no category with this slug.
+    """
+    id_ = uuid7()
+    given = fields["slug"]
+    choices = (given,) if given else slugs.choices(fields["name"], fields["sku"], id_)
+    columns = _columns(session, fields)
+    for slug in choices:
+        values = {**columns, "id": id_, "slug": slug}
+        try:
+            created = _write(session, insert(Product).values(values), values)
+        except SlugTaken:
+            if slug == choices[-1]:
+                raise
+            continue
+        break
+    view = _in_order({**fields, **values, **created})
+    emit_changed(session, [(view, list(view))])
+    return view
+
+
+def lock_product(session: Session, *, id: UUID) -> View:
+    """Return a product that nobody else can change before the transaction ends.
+
+    :raises ProductNotFound: there is none.
+    """
+    row = session.execute(
+        _VIEW.where(Product.id == id).with_for_update(of=Product)
+    ).one_or_none()
+    if row is None:
+        raise ProductNotFound(f"There is no product {id}.")
+    return row._asdict()
+
+
+def change_product(session: Session, product: View, fields: Mapping[str, Any]) -> View:
+    """Set fields of a locked product and return it as the API shows it.
+
+    When nothing differs there is no new version and no event.
+
+    :raises SkuTaken: another product has the new SKU.
+    :raises SlugTaken: another product has the new slug.
+    :raises CategoryUnknown: there is no category with this slug.
+    """
+    changed = {name: value for name, value in fields.items() if product[name] != value}
+    if not changed:
+        return product
+    values = _columns(session, changed)
+    written = _write(
+        session,
+        update(Product)
+        .where(Product.id == product["id"])
+        .values(
+            **values, version=Product.version + 1, updated_at=func.clock_timestamp()
+        ),
+        {**product, **values},
+    )
+    view = _in_order({**product, **changed, **written})
+    emit_changed(session, [(view, list(changed))])
+    return view
+
+
+def delete_product(session: Session, product: View) -> None:
+    """Delete a locked product."""
+    session.execute(delete(Product).where(Product.id == product["id"]))
+    events.emit(
+        session,
+        "product.deleted.v1",
+        subject=str(product["id"]),
+        data={"id": str(product["id"]), "sku": product["sku"]},
+        topics=["products", f"products/{product['id']}"],
+    )
+
+
+def emit_changed(
+    session: Session, changes: Iterable[tuple[View, Sequence[str]]]
+) -> None:
+    """Add an event for each product: the product and the names of what changed."""
+    events.emit_many(
+        session,
+        [
+            (
+                "product.changed.v1",
+                str(view["id"]),
+                {**to_jsonable_python(dict(view)), "changed": list(names)},
+                ["products", f"products/{view['id']}"],
+            )
+            for view, names in changes
+        ],
+    )
+
+
+def _columns(session: Session, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return fields as columns: the category becomes its id."""
+    columns = dict(fields)
+    if "category" in columns:
+        slug = columns.pop("category")
+        columns["category_id"] = None if slug is None else _category(session, slug)
+    return columns
+
+
+def _category(session: Session, slug: str) -> UUID:
+    found = lock_category_ids(session, [slug])
+    if slug not in found:
+        detail = f"There is no category {slug}."
+        raise CategoryUnknown(
+            detail, errors=[{"pointer": "#/category", "detail": detail}]
+        )
+    return found[slug]
+
+
+def _write(
+    session: Session,
+    statement: Insert | Update,
+    values: Mapping[str, Any],
+) -> View:
+    """Write one product and return what the database sets itself."""
+    try:
+        # A savepoint, because a refused slug is no reason to lose the transaction.
+        with session.begin_nested():
+            return session.execute(statement.returning(*_GENERATED)).one()._asdict()
+    except IntegrityError as error:
+        match broken_rule(error):
+            case "uq_product_sku":
+                raise SkuTaken(
+                    f"The SKU {values['sku']} is in use.", sku=values["sku"]
+                ) from error
+            case "uq_product_slug":
+                raise SlugTaken(
+                    f"The slug {values['slug']} is in use.", slug=values["slug"]
+                ) from error
+        raise
+
+
+def broken_rule(error: IntegrityError) -> str | None:
+    """Return the name of the constraint that the database found broken."""
+    return cast("psycopg.Error", error.orig).diag.constraint_name
+
+
+def _in_order(fields: Mapping[str, Any]) -> View:
+    return {column.key: fields[column.key] for column in PRODUCT_VIEW}

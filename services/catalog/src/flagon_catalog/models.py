@@ -1,0 +1,153 @@
+"""The catalog's tables."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import (
+    CHAR,
+    BigInteger,
+    CheckConstraint,
+    Computed,
+    DateTime,
+    ForeignKey,
+    Index,
+    MetaData,
+    Text,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB, TSVECTOR
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from uuid_utils.compat import uuid7
+
+from flagon_chassis.tables import NAMING
+
+STATUSES = ("draft", "active", "archived")
+"""A draft is not for sale yet, an archived product no longer."""
+
+# Accents are folded away, so that `zafon` finds Zafón. NFD and not NFKD: the latter would
+# turn characters of the attributes into quotation marks and so break their JSON.
+_FOLDED = "regexp_replace(normalize({0}, NFD), '[\u0300-\u036f]', '', 'g')"
+
+# The name is there twice, with and without stemming: a product called `It` has a name of
+# stop words alone, which the English dictionary leaves out.
+SEARCH = (
+    "setweight(to_tsvector('english', {name}), 'A')"
+    " || setweight(to_tsvector('simple', {name} || ' ' || sku), 'A')"
+    " || setweight(jsonb_to_tsvector('english', ({attributes})::jsonb,"
+    " '[\"string\"]'), 'B')"
+    " || setweight(to_tsvector('english', {description}), 'C')"
+).format(
+    name=_FOLDED.format("name"),
+    attributes=_FOLDED.format("attributes::text"),
+    description=_FOLDED.format("description"),
+)
+"""What full-text search looks at: name and SKU first, then attributes, then the rest."""
+
+
+class Base(DeclarativeBase):
+    """The catalog's own metadata; no other service's tables are in it."""
+
+    metadata = MetaData(naming_convention=NAMING)
+    type_annotation_map = {  # noqa: RUF012 (SQLAlchemy's own form)
+        str: Text(),
+        datetime: DateTime(timezone=True),
+        dict[str, Any]: JSONB(),
+    }
+
+
+class Category(Base):
+    """A shelf of the shop."""
+
+    __tablename__ = "category"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    slug: Mapped[str] = mapped_column(unique=True)
+    """Its name in addresses; never changes, because products are shown with it."""
+    name: Mapped[str]
+    description: Mapped[str]
+    version: Mapped[int] = mapped_column(server_default=text("1"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(
+        server_default=func.now(), onupdate=func.clock_timestamp()
+    )
+
+    # The unit of work counts versions: 1 at first, one more at each changed row.
+    __mapper_args__ = {"version_id_col": version, "eager_defaults": True}  # noqa: RUF012 (SQLAlchemy's own form)
+    __table_args__ = (Index("ix_category_name_id", text("lower(name)"), "id"),)
+
+    def view(self) -> dict[str, Any]:
+        """Return the category as the API shows it."""
+        return {column.key: getattr(self, column.key) for column in CATEGORY_VIEW}
+
+
+CATEGORY_VIEW = (
+    Category.id,
+    Category.slug,
+    Category.name,
+    Category.description,
+    Category.version,
+    Category.created_at,
+    Category.updated_at,
+)
+"""The columns of a category in the order of the API."""
+
+
+class Product(Base):
+    """Something that can be bought."""
+
+    __tablename__ = "product"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    sku: Mapped[str] = mapped_column(unique=True)
+    slug: Mapped[str] = mapped_column(unique=True)
+    name: Mapped[str]
+    description: Mapped[str]
+    price_minor: Mapped[int] = mapped_column(BigInteger)
+    currency: Mapped[str] = mapped_column(CHAR(3))
+    status: Mapped[str]
+    stock: Mapped[int]
+    category_id: Mapped[UUID | None] = mapped_column(ForeignKey(Category.id))
+    attributes: Mapped[dict[str, Any]]
+    version: Mapped[int] = mapped_column(server_default=text("1"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    search: Mapped[str] = mapped_column(TSVECTOR, Computed(SEARCH, persisted=True))
+
+    __table_args__ = (
+        CheckConstraint("price_minor >= 0", name="price"),
+        CheckConstraint("stock >= 0", name="stock"),
+        CheckConstraint(f"status in ({', '.join(map(repr, STATUSES))})", name="status"),
+        # One for each order of the list; nearly every list asks for one status.
+        Index("ix_product_status_created_at_id", "status", "created_at", "id"),
+        Index("ix_product_status_name_id", "status", text("lower(name)"), "id"),
+        Index("ix_product_status_price_minor_id", "status", "price_minor", "id"),
+        Index(
+            "ix_product_category_id_status_created_at_id",
+            "category_id",
+            "status",
+            "created_at",
+            "id",
+        ),
+        Index("ix_product_search", "search", postgresql_using="gin"),
+    )
+
+
+PRODUCT_VIEW = (
+    Product.id,
+    Product.sku,
+    Product.slug,
+    Product.name,
+    Product.description,
+    Product.price_minor,
+    Product.currency,
+    Product.status,
+    Product.stock,
+    Category.slug.label("category"),
+    Product.attributes,
+    Product.version,
+    Product.created_at,
+    Product.updated_at,
+)
+"""The columns of a product in the order of the API; select them joined with category."""

@@ -1,0 +1,62 @@
+"""What the OpenAPI document says beyond schemas: headers and conditional requests."""
+
+from typing import Any
+
+from apiflask import APIFlask
+
+_HEADERS = {
+    "Idempotency-Key": "Makes the request safe to repeat: 1 to 200 visible ASCII"
+    " characters, remembered for 24 hours with the answer.",
+    "If-Match": "The ETag of the version that the change was made to.",
+    "If-None-Match": "The ETag that the caller has; a 304 when it is still current.",
+}
+
+
+def init_app(app: APIFlask) -> None:
+    """Complete the app's OpenAPI document."""
+    chassis = app.spec_callback
+
+    def complete(document: Any) -> Any:  # noqa: ANN401 (OpenAPI, as APIFlask gives it)
+        whole: Any = chassis(document) if chassis else document
+        for path, operations in whole["paths"].items():
+            for method, operation in operations.items():
+                _complete(path, method, operation)
+        return whole
+
+    app.spec_processor(complete)
+
+
+def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
+    parameters, responses = operation["parameters"], operation["responses"]
+    for parameter in parameters:
+        if parameter["in"] == "path" and parameter["name"] == "id":
+            parameter["schema"]["format"] = "uuid"
+    single = "{" in path
+    if method == "post":
+        parameters.append(_header("Idempotency-Key", required=False))
+        responses.setdefault("409", {"description": "The same request is under way"})
+    elif single and method == "get":
+        parameters.append(_header("If-None-Match", required=False))
+    elif single:
+        parameters.append(_header("If-Match", required=True))
+    for status in ("200", "201"):
+        if status in responses and single | (status == "201"):
+            responses[status].setdefault("headers", {})["ETag"] = {
+                "description": "This version, for `If-Match` and `If-None-Match`.",
+                "schema": {"type": "string"},
+            }
+    if "201" in responses:
+        responses["201"]["headers"]["Location"] = {
+            "description": "Where it is from now on.",
+            "schema": {"type": "string", "format": "uri-reference"},
+        }
+
+
+def _header(name: str, *, required: bool) -> dict[str, Any]:
+    return {
+        "name": name,
+        "in": "header",
+        "required": required,
+        "description": _HEADERS[name],
+        "schema": {"type": "string"},
+    }

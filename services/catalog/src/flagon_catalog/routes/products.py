@@ -1,0 +1,248 @@
+"""The products of the API."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from apiflask import APIBlueprint
+from flask import Response, current_app, request, url_for
+from flask.views import MethodView
+
+from flagon_catalog.domain import bulk, patches, products
+from flagon_catalog.models import STATUSES
+from flagon_catalog.schemas import (
+    BulkReport,
+    BulkUpsert,
+    NewProduct,
+    ProductChange,
+    ProductPage,
+    ProductQuery,
+    ProductView,
+    bulk_report,
+    sift,
+)
+from flagon_chassis import auth, idempotency, paging
+from flagon_chassis.db import transaction
+from flagon_chassis.errors import Forbidden
+
+from . import (
+    WRITE,
+    merge_patch,
+    refuse_unclear,
+    require_match,
+    sees_hidden,
+    shown,
+    tagged,
+)
+
+bp = APIBlueprint("products", __name__, url_prefix="/api/v1/products", tag="Products")
+bp.before_request(refuse_unclear)
+
+
+class HiddenProducts(Forbidden):
+    """Only some may list what is not for sale."""
+
+
+class Products(MethodView):
+    """All products."""
+
+    @auth.open_route
+    @bp.doc(operation_id="list_products")
+    @bp.input(ProductQuery, location="query", arg_name="asked")
+    @bp.output(ProductPage)
+    def get(self, asked: ProductQuery) -> Response:
+        """List or search products.
+
+        A page at a time, in an order that stays the same while products change.
+        """
+        hidden = sees_hidden()
+        if asked.status != "active" and not hidden:
+            raise HiddenProducts(f"The status {asked.status} needs {WRITE}.")
+        sort = asked.sort or ("-relevance" if asked.q else "-created_at")
+        purpose = f"products {asked.model_dump_json(exclude={'limit', 'cursor'})}"
+        with transaction() as session:
+            rows = products.list_products(
+                session,
+                _filter(asked),
+                sort=sort,
+                # One more than asked for tells whether there is a next page.
+                limit=asked.limit + 1,
+                after=_after(purpose, asked.cursor, sort),
+            )
+        items = rows[: asked.limit]
+        positions = [item.pop("position") for item in items]
+        cursor = None
+        if len(rows) > asked.limit:
+            cursor = _cursor(purpose, positions[-1], items[-1]["id"])
+        return shown({"items": items, "next_cursor": cursor}, hidden=hidden)
+
+    @auth.requires(WRITE)
+    @bp.doc(
+        operation_id="create_product",
+        responses={409: "The SKU or the slug is in use"},
+    )
+    @bp.input(NewProduct, arg_name="new")
+    @bp.output(ProductView, 201)
+    def post(self, new: NewProduct) -> Response:
+        """Create a product.
+
+        With an `Idempotency-Key` it can be repeated without a second effect.
+        """
+
+        def respond() -> Response:
+            view = products.create_product(session, new.model_dump())
+            location = url_for("products.product", id=view["id"])
+            return tagged(shown(view, 201, location=location), view)
+
+        with transaction() as session:
+            return idempotency.once(session, respond)
+
+
+class Product(MethodView):
+    """One product."""
+
+    @auth.open_route
+    @bp.doc(operation_id="find_product", responses=[304, 404])
+    @bp.output(ProductView)
+    def get(self, id: UUID) -> Response:
+        """Show a product."""
+        return _found(id=id)
+
+    @auth.requires(WRITE)
+    @bp.doc(operation_id="replace_product", responses=[404, 409, 412, 428])
+    @bp.input(NewProduct, arg_name="new")
+    @bp.output(ProductView)
+    def put(self, id: UUID, new: NewProduct) -> Response:
+        """Replace a product.
+
+        A field that is left out gets its default value; a slug stays as it is.
+        """
+        with transaction() as session:
+            product = products.lock_product(session, id=id)
+            require_match(product)
+            view = products.change_product(session, product, _fields(new))
+        return tagged(shown(view), view)
+
+    @auth.requires(WRITE)
+    @bp.doc(operation_id="change_product", responses=[404, 409, 412, 415, 428])
+    @merge_patch
+    @bp.input(ProductChange, arg_name="change")
+    @bp.output(ProductView)
+    def patch(self, id: UUID, change: ProductChange) -> Response:
+        """Change some fields of a product by JSON merge patch (RFC 7396)."""
+        with transaction() as session:
+            product = products.lock_product(session, id=id)
+            require_match(product)
+            whole = {name: product[name] for name in NewProduct.model_fields}
+            new = NewProduct.model_validate(
+                patches.merged(whole, change.model_dump(exclude_unset=True))
+            )
+            view = products.change_product(session, product, _fields(new))
+        return tagged(shown(view), view)
+
+    @auth.requires(WRITE)
+    @bp.doc(
+        operation_id="delete_product",
+        responses={204: "It is gone", 404: "", 412: "", 428: ""},
+    )
+    def delete(self, id: UUID) -> Response:
+        """Delete a product."""
+        with transaction() as session:
+            product = products.lock_product(session, id=id)
+            require_match(product)
+            products.delete_product(session, product)
+        return Response(status=204)
+
+
+bp.add_url_rule("", view_func=Products.as_view("products"))
+bp.add_url_rule("/<uuid:id>", view_func=Product.as_view("product"))
+
+
+@bp.get("/by-slug/<slug>")
+@auth.open_route
+@bp.doc(operation_id="find_product_by_slug", responses=[304, 404])
+@bp.output(ProductView)
+def find_product_by_slug(slug: str) -> Response:
+    """Show the product with this slug."""
+    return _found(slug=slug)
+
+
+@bp.get("/by-sku/<sku>")
+@auth.open_route
+@bp.doc(operation_id="find_product_by_sku", responses=[304, 404])
+@bp.output(ProductView)
+def find_product_by_sku(sku: str) -> Response:
+    """Show the product with this SKU."""
+    return _found(sku=sku)
+
+
+@bp.post("/bulk")
+@auth.requires(WRITE)
+@bp.doc(operation_id="upsert_products")
+@bp.input(BulkUpsert, arg_name="wanted")
+@bp.output(BulkReport)
+def upsert_products(wanted: BulkUpsert) -> Response:
+    """Create or change up to 1,000 products by SKU.
+
+    Each item is judged on its own; a field that an item leaves out keeps its value, and a
+    category that does not exist is made. What is already so stays as it is, so sending
+    the same again changes nothing. A SKU that occurs twice is handled in order.
+    """
+
+    def respond() -> Response:
+        items, errors = sift(wanted.items)
+        outcomes = bulk.upsert_products(session, list(items.values()))
+        told = dict(zip(items, outcomes, strict=True))
+        return shown(bulk_report(wanted.items, told, errors))
+
+    with transaction() as session:
+        return idempotency.once(session, respond)
+
+
+@bp.before_request
+def allow_large_bulk() -> None:
+    """Let a bulk upsert be larger than other requests."""
+    if request.endpoint == "products.upsert_products":
+        settings = current_app.extensions["flagon.settings"]
+        request.max_content_length = settings.bulk_bytes_max
+
+
+def _found(
+    *, id: UUID | None = None, slug: str | None = None, sku: str | None = None
+) -> Response:
+    hidden = sees_hidden()
+    with transaction() as session:
+        product = products.find_product(
+            session, id=id, slug=slug, sku=sku, hidden=hidden
+        )
+    return tagged(shown(product, hidden=hidden), product)
+
+
+def _fields(new: NewProduct) -> dict[str, Any]:
+    fields = new.model_dump()
+    if new.slug is None:
+        del fields["slug"]
+    return fields
+
+
+def _filter(asked: ProductQuery) -> products.Filter:
+    return products.Filter(
+        statuses=STATUSES if asked.status == "any" else (asked.status,),
+        **asked.model_dump(exclude={"status", "sort", "limit", "cursor"}),
+    )
+
+
+def _cursor(purpose: str, position: object, id_: UUID) -> str:
+    if isinstance(position, datetime):
+        position = position.isoformat()
+    return paging.encode(purpose, [position, str(id_)])
+
+
+def _after(purpose: str, cursor: str | None, sort: str) -> Sequence[Any] | None:
+    if cursor is None:
+        return None
+    position, id_ = paging.decode(purpose, cursor)
+    if sort.endswith("created_at"):
+        position = datetime.fromisoformat(position)
+    return position, UUID(id_)

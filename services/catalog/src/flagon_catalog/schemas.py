@@ -1,0 +1,588 @@
+"""The catalog's JSON, as clients see it."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    Required,  # pydantic needs these before 3.12
+)
+from uuid import UUID
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
+from typing_extensions import TypedDict
+
+from .domain.bulk import Outcome
+
+SKU = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+SLUG = r"^[a-z0-9]+(-[a-z0-9]+)*$"
+BULK_ITEMS_MAX = 1000
+PRICE_MAX = 999_999_999_999
+STOCK_MAX = 1_000_000_000
+NUMBER_MAX = 2**53 - 1
+"""Beyond this, JSON numbers do not mean the same to every reader (RFC 8259 section 6)."""
+DEPTH_MAX = 5
+VALUES_MAX = 500
+TEXT_MAX = 5000
+ERRORS_MAX = 20
+"""Most errors that are told of one item of a bulk upsert."""
+
+# Characters that no text is written with: the C0 controls but tab and line ends, DEL, and
+# halves of surrogate pairs, which UTF-8 cannot spell.
+_UNUSABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
+_LINE_ENDS = re.compile("[\t\n\r]")
+
+
+def _whole(value: object) -> object:
+    # JSON Schema calls 106.0 an integer too; True is none, though Python says so.
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+def _usable(value: str) -> str:
+    if _UNUSABLE.search(value):
+        raise PydanticCustomError("text", "Text may not hold control characters.")
+    return value
+
+
+def _one_line(value: str) -> str:
+    if _LINE_ENDS.search(_usable(value)):
+        raise PydanticCustomError("text", "Text must be one line.")
+    return value
+
+
+def _currency(value: str) -> str:
+    if value not in CURRENCIES:
+        raise PydanticCustomError("currency", "Not a current ISO 4217 code.")
+    return value
+
+
+def _attributes(value: dict[str, Any]) -> dict[str, Any]:
+    for number, (depth, found) in enumerate(_walk(value)):
+        if depth > DEPTH_MAX:
+            raise PydanticCustomError(
+                "attributes", f"Nest attributes at most {DEPTH_MAX} deep."
+            )
+        if number > VALUES_MAX:
+            raise PydanticCustomError(
+                "attributes", f"Give at most {VALUES_MAX} values and names."
+            )
+        if isinstance(found, str):
+            if len(found) > TEXT_MAX:
+                raise PydanticCustomError(
+                    "attributes", f"A text has at most {TEXT_MAX} characters."
+                )
+            _usable(found)
+        elif isinstance(found, int | float) and not (
+            math.isfinite(found) and abs(found) <= NUMBER_MAX
+        ):
+            raise PydanticCustomError(
+                "attributes", f"Numbers are between -{NUMBER_MAX} and {NUMBER_MAX}."
+            )
+    return value
+
+
+def _walk(value: object, depth: int = 0) -> Iterator[tuple[int, object]]:
+    """Yield each value and name with its depth, a level too deep at most."""
+    yield depth, value
+    if depth > DEPTH_MAX:
+        return
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield depth, name
+            yield from _walk(item, depth + 1)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _walk(item, depth + 1)
+
+
+CURRENCIES = frozenset(
+    [
+        "AED",
+        "AFN",
+        "ALL",
+        "AMD",
+        "AOA",
+        "ARS",
+        "AUD",
+        "AWG",
+        "AZN",
+        "BAM",
+        "BBD",
+        "BDT",
+        "BHD",
+        "BIF",
+        "BMD",
+        "BND",
+        "BOB",
+        "BRL",
+        "BSD",
+        "BTN",
+        "BWP",
+        "BYN",
+        "BZD",
+        "CAD",
+        "CDF",
+        "CHF",
+        "CLP",
+        "CNY",
+        "COP",
+        "CRC",
+        "CUP",
+        "CVE",
+        "CZK",
+        "DJF",
+        "DKK",
+        "DOP",
+        "DZD",
+        "EGP",
+        "ERN",
+        "ETB",
+        "EUR",
+        "FJD",
+        "FKP",
+        "GBP",
+        "GEL",
+        "GHS",
+        "GIP",
+        "GMD",
+        "GNF",
+        "GTQ",
+        "GYD",
+        "HKD",
+        "HNL",
+        "HTG",
+        "HUF",
+        "IDR",
+        "ILS",
+        "INR",
+        "IQD",
+        "IRR",
+        "ISK",
+        "JMD",
+        "JOD",
+        "JPY",
+        "KES",
+        "KGS",
+        "KHR",
+        "KMF",
+        "KPW",
+        "KRW",
+        "KWD",
+        "KYD",
+        "KZT",
+        "LAK",
+        "LBP",
+        "LKR",
+        "LRD",
+        "LSL",
+        "LYD",
+        "MAD",
+        "MDL",
+        "MGA",
+        "MKD",
+        "MMK",
+        "MNT",
+        "MOP",
+        "MRU",
+        "MUR",
+        "MVR",
+        "MWK",
+        "MXN",
+        "MYR",
+        "MZN",
+        "NAD",
+        "NGN",
+        "NIO",
+        "NOK",
+        "NPR",
+        "NZD",
+        "OMR",
+        "PAB",
+        "PEN",
+        "PGK",
+        "PHP",
+        "PKR",
+        "PLN",
+        "PYG",
+        "QAR",
+        "RON",
+        "RSD",
+        "RUB",
+        "RWF",
+        "SAR",
+        "SBD",
+        "SCR",
+        "SDG",
+        "SEK",
+        "SGD",
+        "SHP",
+        "SLE",
+        "SOS",
+        "SRD",
+        "SSP",
+        "STN",
+        "SVC",
+        "SYP",
+        "SZL",
+        "THB",
+        "TJS",
+        "TMT",
+        "TND",
+        "TOP",
+        "TRY",
+        "TTD",
+        "TWD",
+        "TZS",
+        "UAH",
+        "UGX",
+        "USD",
+        "UYU",
+        "UZS",
+        "VED",
+        "VES",
+        "VND",
+        "VUV",
+        "WST",
+        "XAF",
+        "XCD",
+        "XOF",
+        "XPF",
+        "YER",
+        "ZAR",
+        "ZMW",
+    ]
+)
+"""Currencies that something can be priced in (ISO 4217)."""
+
+Status = Literal["draft", "active", "archived"]
+Sku = Annotated[str, Field(pattern=SKU, examples=["mug-blue-03"])]
+Slug = Annotated[str, Field(pattern=SLUG, max_length=120, examples=["blue-mug"])]
+Name = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=200),
+    Field(examples=["Blue mug"]),
+    AfterValidator(_one_line),
+]
+Description = Annotated[
+    str, Field(max_length=20_000, examples=["Holds 3 dl."]), AfterValidator(_usable)
+]
+PriceMinor = Annotated[
+    int,
+    Field(ge=0, le=PRICE_MAX, description="Minor units (cents)", examples=[1299]),
+    BeforeValidator(_whole),
+]
+Currency = Annotated[
+    str,
+    Field(pattern=r"^[A-Z]{3}$", description="ISO 4217", examples=["EUR"]),
+    AfterValidator(_currency),
+]
+Stock = Annotated[int, Field(ge=0, le=STOCK_MAX, examples=[5]), BeforeValidator(_whole)]
+Attributes = Annotated[
+    dict[str, Any],
+    Field(
+        description=f"Free JSON, at most {DEPTH_MAX} deep and {VALUES_MAX} values.",
+        examples=[{"colour": "blue"}],
+    ),
+    AfterValidator(_attributes),
+]
+CategorySlug = Annotated[
+    str,
+    Field(
+        pattern=SLUG,
+        max_length=120,
+        description="The slug of a category",
+        examples=["kitchen"],
+    ),
+]
+
+
+class _Body(BaseModel, extra="forbid", strict=True, frozen=True):
+    """What a client sends: exact types, no unknown fields."""
+
+
+class NewProduct(_Body):
+    """A whole product, as a client may set it."""
+
+    sku: Sku
+    slug: Slug | None = Field(
+        default=None, description="Made of the name, or kept, when absent."
+    )
+    name: Name
+    description: Description = ""
+    price_minor: PriceMinor
+    currency: Currency = "EUR"
+    status: Status = "active"
+    stock: Stock = 0
+    category: CategorySlug | None = None
+    attributes: Attributes = Field(default_factory=dict)
+
+
+class ProductChange(_Body):
+    """A JSON merge patch (RFC 7396) for a product: null takes a field back."""
+
+    sku: Sku = Field(default_factory=str)
+    slug: Slug = Field(default_factory=str)
+    name: Name = Field(default_factory=str)
+    description: Description | None = None
+    price_minor: PriceMinor = Field(default_factory=int)
+    currency: Currency | None = None
+    status: Status | None = None
+    stock: Stock | None = None
+    category: CategorySlug | None = None
+    attributes: Attributes | None = None
+
+
+class ProductView(BaseModel):
+    """A product."""
+
+    id: UUID
+    sku: Sku
+    slug: Slug
+    name: Name
+    description: Description
+    price_minor: PriceMinor
+    currency: Currency
+    status: Status
+    stock: Stock
+    category: CategorySlug | None
+    attributes: dict[str, Any]
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+
+class ProductPage(BaseModel):
+    """Some products and how to get the next ones."""
+
+    items: list[ProductView]
+    next_cursor: str | None
+
+
+class _Query(BaseModel, extra="forbid", frozen=True):
+    """What every list takes."""
+
+    limit: int = Field(default=20, ge=1, le=100)
+    cursor: str | None = Field(
+        default=None, max_length=2000, description="`next_cursor` of the page before"
+    )
+
+
+class ProductQuery(_Query):
+    """Which products to list."""
+
+    q: Annotated[str, AfterValidator(_usable)] | None = Field(
+        default=None,
+        max_length=200,
+        description='Words to search for; `"a phrase"`, `or` and `-without` work.',
+    )
+    category: CategorySlug | None = None
+    status: Literal["draft", "active", "archived", "any"] = Field(
+        default="active", description="All but `active` need the scope catalog:write."
+    )
+    sku: Sku | None = None
+    slug: Slug | None = None
+    currency: Currency | None = None
+    price_minor_min: int | None = Field(default=None, ge=0, le=PRICE_MAX)
+    price_minor_max: int | None = Field(default=None, ge=0, le=PRICE_MAX)
+    in_stock: bool | None = None
+    sort: (
+        Literal[
+            "-relevance",
+            "created_at",
+            "-created_at",
+            "name",
+            "-name",
+            "price_minor",
+            "-price_minor",
+        ]
+        | None
+    ) = Field(
+        default=None,
+        description="`-relevance` by default when `q` is given, else `-created_at`.",
+    )
+
+
+class NewCategory(_Body):
+    """A whole category, as a client may set it."""
+
+    slug: Slug | None = Field(
+        default=None, description="Made of the name when absent; never changes."
+    )
+    name: Name
+    description: Description = ""
+
+
+class CategoryChange(_Body):
+    """A JSON merge patch (RFC 7396) for a category: null takes a field back."""
+
+    slug: Slug = Field(default_factory=str)
+    name: Name = Field(default_factory=str)
+    description: Description | None = None
+
+
+class CategoryView(BaseModel):
+    """A category."""
+
+    id: UUID
+    slug: Slug
+    name: Name
+    description: Description
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+
+class CategoryPage(BaseModel):
+    """Some categories and how to get the next ones."""
+
+    items: list[CategoryView]
+    next_cursor: str | None
+
+
+class CategoryQuery(_Query):
+    """Which categories to list."""
+
+
+class BulkItem(TypedDict, total=False):
+    """A product to create or, when its SKU exists, to change."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[misc]
+
+    sku: Required[Sku]
+    name: Name
+    description: Description
+    price_minor: PriceMinor
+    currency: Currency
+    status: Status
+    stock: Stock
+    category: CategorySlug | None
+    attributes: Attributes
+
+
+_ITEMS = TypeAdapter(list[BulkItem])
+
+
+def sift(items: list[Any]) -> tuple[dict[int, BulkItem], dict[int, list[ErrorDetails]]]:
+    """Return the usable items and the errors of the others, both by position."""
+    try:
+        return dict(enumerate(_ITEMS.validate_python(items))), {}
+    except ValidationError as error:
+        errors: dict[int, list[ErrorDetails]] = {}
+        for found in error.errors(include_url=False, include_input=False):
+            errors.setdefault(int(found["loc"][0]), []).append(found)
+    good = [position for position in range(len(items)) if position not in errors]
+    valid = _ITEMS.validate_python([items[position] for position in good])
+    return dict(zip(good, valid, strict=True)), errors
+
+
+class BulkUpsert(_Body):
+    """Products to create or change by SKU; a category that does not exist is made."""
+
+    items: Annotated[
+        list[Any],
+        Field(min_length=1, max_length=BULK_ITEMS_MAX),
+        WithJsonSchema(
+            {
+                "type": "array",
+                "minItems": 1,
+                "maxItems": BULK_ITEMS_MAX,
+                "items": TypeAdapter(BulkItem).json_schema(),
+            }
+        ),
+    ]
+
+
+class FieldError(BaseModel):
+    """What is wrong with one field."""
+
+    pointer: str = Field(description="RFC 6901, from the item on", examples=["#/name"])
+    detail: str
+
+
+class BulkResult(BaseModel):
+    """What became of one item."""
+
+    index: int
+    sku: str | None
+    outcome: Literal["created", "updated", "unchanged", "refused"]
+    errors: list[FieldError]
+
+
+class BulkSummary(BaseModel):
+    """How many items ended how."""
+
+    created: int
+    updated: int
+    unchanged: int
+    refused: int
+
+
+class BulkReport(BaseModel):
+    """What became of each item, in the order of the items."""
+
+    results: list[BulkResult]
+    summary: BulkSummary
+
+
+def bulk_report(
+    items: list[Any],
+    outcomes: Mapping[int, Outcome],
+    errors: Mapping[int, list[ErrorDetails]],
+) -> dict[str, Any]:
+    """Return the report on a bulk upsert, as `BulkReport` shows it.
+
+    :param outcomes: of the valid items, by position.
+    :param errors: of the others, by position.
+    """
+    results = [
+        {
+            "index": index,
+            "sku": _sku_of(item),
+            "outcome": outcomes[index].outcome if index in outcomes else "refused",
+            "errors": [
+                {"pointer": f"#/{name}", "detail": "A new product needs it."}
+                for name in outcomes[index].lacking
+            ]
+            if index in outcomes
+            else [_field_error(error) for error in errors[index][:ERRORS_MAX]],
+        }
+        for index, item in enumerate(items)
+    ]
+    counts = Counter(result["outcome"] for result in results)
+    return {
+        "results": results,
+        "summary": {name: counts[name] for name in BulkSummary.model_fields},
+    }
+
+
+def _sku_of(item: object) -> str | None:
+    sku = item.get("sku") if isinstance(item, dict) else None
+    return sku[:64] if isinstance(sku, str) else None
+
+
+def _field_error(error: ErrorDetails) -> dict[str, str]:
+    # The first part is the position in the body, which the result names already.
+    parts = (
+        str(part).replace("~", "~0").replace("/", "~1") for part in error["loc"][1:]
+    )
+    return {
+        "pointer": "#" + "".join(f"/{part}" for part in parts),
+        "detail": error["msg"],
+    }

@@ -1,0 +1,18 @@
+"""Everything the catalog reads from its environment."""
+
+from pydantic import Field, PositiveInt
+
+from flagon_chassis.settings import DatabaseSettings
+
+
+class Settings(DatabaseSettings, frozen=True, env_prefix="CATALOG_"):
+    """Settings of one catalog process: read once at start-up, never changed."""
+
+    body_bytes_max: PositiveInt = 256 * 1024
+    """Largest body of a request; a bigger one is a 413."""
+    bulk_bytes_max: PositiveInt = 8 * 1024 * 1024
+    """Largest body of a bulk upsert."""
+    fresh_seconds: int = Field(default=1, ge=0)
+    """How long a shared cache may show a public answer without asking again."""
+    stale_seconds: int = Field(default=600, ge=0)
+    """How long a shared cache may show it while the catalog does not answer."""
