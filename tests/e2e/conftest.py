@@ -1,0 +1,69 @@
+"""One stack for all end-to-end tests of a run.
+
+`FLAGON_MODE=docker pytest tests/e2e` runs them against containers instead of processes,
+`FLAGON_URL=http://localhost:8080 pytest tests/e2e` against a stack that already runs.
+"""
+
+import os
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from harness import engine
+from harness.people import Person
+from harness.stack import running
+
+DATA = engine.ROOT.parent / "shared" / "data" / "books.csv"
+
+
+def pytest_collection_modifyitems(items):
+    """Run what stops and starts everything last: the rest needs no new stack then."""
+    items.sort(key=lambda item: item.get_closest_marker("restarts") is not None)
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "restarts: stops and starts the whole stack")
+
+
+@pytest.fixture(scope="session")
+def stack():
+    if os.environ.get("FLAGON_MODE") == "docker" and not engine.find():
+        pytest.skip("no container engine answers")
+    with running() as found:
+        found.ready()
+        yield found
+
+
+@pytest.fixture(scope="session")
+def accounts(stack):
+    return stack.accounts()
+
+
+@pytest.fixture(scope="session")
+def customer(stack, accounts):
+    return Person(stack, accounts["customer"])
+
+
+@pytest.fixture(scope="session")
+def merchandiser(stack, accounts):
+    return Person(stack, accounts["merchandiser"])
+
+
+@pytest.fixture(scope="session")
+def operator(stack, accounts):
+    return Person(stack, accounts["operator"])
+
+
+@pytest.fixture(scope="session")
+def admin(stack, accounts):
+    return Person(stack, accounts["admin"])
+
+
+@pytest.fixture
+def word():
+    """A word that no other test uses: SKU prefix and category."""
+    return f"t{uuid.uuid4().hex[:10]}"

@@ -1,0 +1,143 @@
+"""Reading server-sent events as `curl -N` does, line by line."""
+
+import json
+import queue
+import threading
+import time
+from dataclasses import dataclass
+
+import httpx2
+
+from harness.waiting import NeverHappened
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event of a stream."""
+
+    id: str
+    type: str
+    envelope: dict
+
+    @property
+    def data(self):
+        """What the event is about."""
+        return self.envelope.get("data", {})
+
+
+def parse(lines):
+    """Yield the events of a stream's lines; comments and heartbeats are skipped."""
+    fields = {}
+    for line in lines:
+        if line.startswith(":"):
+            continue
+        if line:
+            name, _, value = line.partition(":")
+            value = value.removeprefix(" ")
+            if name == "data" and "data" in fields:
+                value = f"{fields['data']}\n{value}"
+            fields[name] = value
+        elif fields:
+            if "data" in fields:
+                try:
+                    envelope = json.loads(fields["data"])
+                except ValueError:
+                    envelope = {"text": fields["data"]}
+                yield Event(
+                    fields.get("id", ""), fields.get("event", "message"), envelope
+                )
+            fields = {}
+
+
+class Stream:
+    """An open event stream, read in the background.
+
+    :param topics: as the API names them.
+    :param person: whose token to send; nobody's when None.
+    :param last_event_id: where to resume.
+    :param client: a client with a session cookie, instead of a token.
+    """
+
+    def __init__(self, stack, topics, person=None, last_event_id=None, client=None):
+        self.stack = stack
+        self.topics = list(topics)
+        self.person = person
+        self.last_event_id = last_event_id
+        self.ended = threading.Event()
+        self._events = queue.Queue()
+        self._opened = threading.Event()
+        self._failure = None
+        self._response = None
+        self._own_client = client is None
+        self._client = client or stack.client()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+
+    def __enter__(self):
+        self._thread.start()
+        assert self._opened.wait(20), "the stream did not open"
+        if self._failure:
+            raise self._failure
+        return self
+
+    def __exit__(self, *_):
+        if self._own_client:
+            self._client.close()
+        self._thread.join(timeout=5)
+
+    def _read(self):
+        headers = {"Accept": "text/event-stream", "Cache-Control": "no-cache"}
+        if self.last_event_id:
+            headers["Last-Event-ID"] = self.last_event_id
+        if self.person:
+            headers |= self.person.bearer
+        try:
+            with self._client.stream(
+                "GET",
+                "/api/v1/events",
+                params=[("topic", topic) for topic in self.topics],
+                headers=headers,
+                timeout=httpx2.Timeout(5.0, read=40.0),
+            ) as response:
+                self._response = response
+                if response.status_code != 200:
+                    response.read()
+                    self._failure = AssertionError(
+                        f"{response.status_code}: {response.text}"
+                    )
+                    return
+                assert response.headers["content-type"].startswith("text/event-stream")
+                self._opened.set()
+                for event in parse(response.iter_lines()):
+                    if event.id:
+                        self.last_event_id = event.id
+                    self._events.put(event)
+        except (httpx2.TransportError, httpx2.StreamError, OSError, RuntimeError) as e:
+            if not self._opened.is_set():
+                self._failure = e
+        finally:
+            self.ended.set()
+            self._opened.set()
+
+    def next(self, matches=lambda event: True, seconds=30.0):
+        """Return the next event that matches; others before it are dropped."""
+        deadline = time.monotonic() + seconds
+        seen = []
+        while True:
+            try:
+                event = self._events.get(timeout=max(0.01, deadline - time.monotonic()))
+            except queue.Empty:
+                raise NeverHappened(
+                    f"no such event in {seconds} s; seen {seen[-5:]}"
+                ) from None
+            if matches(event):
+                return event
+            seen.append((event.type, event.envelope.get("subject")))
+
+    def collected(self):
+        """Return the events that have come so far and were not taken yet."""
+        found = []
+        while True:
+            try:
+                found.append(self._events.get_nowait())
+            except queue.Empty:
+                return found

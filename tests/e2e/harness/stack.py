@@ -1,0 +1,280 @@
+"""One running copy of the platform, in local mode or in containers."""
+
+import json
+import os
+import signal
+import subprocess
+from contextlib import contextmanager
+
+import httpx2
+from testcontainers.compose import DockerCompose
+
+from harness import engine
+from harness.waiting import until
+
+ROOT = engine.ROOT
+SERVICES = ("auth", "catalog", "realtime", "worker", "web")
+PROCESSES = (
+    "gateway",
+    *SERVICES,
+    "auth-relay",
+    "catalog-relay",
+    "worker-relay",
+    "worker-consumer",
+    "worker-interactive",
+    "worker-bulk",
+    "worker-beat",
+    "postgres",
+    "redis-store",
+    "redis-cache",
+    "prometheus",
+)
+"""Every process of the platform: whatever dies, the promises hold."""
+
+_CODE_OF_A_SERVICE = """
+import importlib, json, os, sys
+Settings = importlib.import_module("flagon_{service}.settings").Settings
+settings = Settings()
+"""
+
+
+class Stack:
+    """The platform at one port base.
+
+    :param mode: `local` or `docker`.
+    :param owned: whether these tests started it and so may stop it.
+    """
+
+    def __init__(self, mode, port_base, *, owned=True):
+        self.mode = mode
+        self.port_base = port_base
+        self.owned = owned
+        self.url = f"http://localhost:{port_base}"
+        self.https_url = f"https://localhost:{port_base + 363}"
+        self.prometheus_url = f"http://127.0.0.1:{port_base + 18}"
+        self.state = ROOT / ".run" / f"{mode}-{port_base}"
+        self._compose = None
+
+    def __repr__(self):
+        return f"{self.mode}-{self.port_base}"
+
+    # -- commands a person types --------------------------------------------------------
+
+    def make(self, target, *, seconds=120, **variables):
+        """Run a target of the Makefile on this stack and return what it printed."""
+        words = [f"{name}={value}" for name, value in variables.items()]
+        done = subprocess.run(
+            [
+                "make",
+                "--no-print-directory",
+                target,
+                f"MODE={self.mode}",
+                f"PORT_BASE={self.port_base}",
+                *words,
+            ],
+            check=False,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+        )
+        assert done.returncode == 0, (
+            f"make {target} {words} ended with {done.returncode}\n"
+            f"{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+        )
+        return done.stdout
+
+    def up(self):
+        """Start it, or what is missing of it."""
+        self.make("up", seconds=900)
+        self._compose = None
+
+    def down(self):
+        """Stop it; data stays."""
+        self.make("down", seconds=180)
+
+    def reset(self):
+        """Stop it and forget all data."""
+        self.make("reset", seconds=180, SURE="yes")
+
+    def accounts(self):
+        """Return the demonstration accounts by role."""
+        accounts = json.loads(self.make("accounts", FORMAT="json"))
+        return {account["roles"][0]: account for account in accounts}
+
+    def processes(self):
+        """Return what `make status` says, by process."""
+        found = json.loads(self.make("status", FORMAT="json"))
+        items = found["processes"] if isinstance(found, dict) else found
+        return {item["name"]: item for item in items}
+
+    def trace(self, trace_id):
+        """Return the spans of one trace."""
+        found = json.loads(self.make("trace", ID=trace_id, FORMAT="json"))
+        return found["spans"] if isinstance(found, dict) else found
+
+    # -- single processes ---------------------------------------------------------------
+
+    @property
+    def compose(self):
+        """testcontainers' view of the stack in containers."""
+        if self._compose is None:
+            self._compose = DockerCompose(
+                context=str(ROOT),
+                env_file=str(self.state / "compose.env"),
+                keep_volumes=True,
+            )
+        return self._compose
+
+    def _container(self, name):
+        return self.compose.get_container(name, include_all=True).ID
+
+    def pid(self, name):
+        """Return the id of a process as this machine sees it; None when it is away."""
+        if self.mode == "local":
+            return self.processes()[name].get("pid") or None
+        done = subprocess.run(
+            ["docker", "inspect", "--format", "{{.State.Pid}}", self._container(name)],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        return int(done.stdout) or None
+
+    def kill(self, name, number=signal.SIGKILL, pid=None):
+        """Send a signal to one process, by default one it cannot see coming.
+
+        Containers too are killed from this machine: `docker kill` would tell the engine
+        that the container is meant to stay down.
+
+        :returns: the id of the process that was killed.
+        """
+        victim = pid or self.pid(name)
+        assert victim, f"{name} does not run"
+        os.kill(victim, number)
+        return victim
+
+    def back(self, name, killed, seconds=90):
+        """Wait until another process has taken the place of a killed one and is ready."""
+
+        def replaced():
+            pid = self.pid(name)
+            return pid and pid != killed
+
+        until(replaced, seconds, pause=0.3, what=f"a new {name}", ignore=AssertionError)
+        self.ready(seconds)
+
+    def ready(self, seconds=90):
+        """Wait until every process says that it is ready."""
+
+        def all_ready():
+            states = self.processes()
+            bad = {n: s for n, s in states.items() if s.get("health") != "ready"}
+            assert not bad, bad
+            return True
+
+        until(all_ready, seconds, pause=0.3, what="readiness", ignore=AssertionError)
+
+    def logs(self, *names):
+        """Return the log lines of processes (all without a name), parsed where JSON."""
+        if self.mode == "docker":
+            text = subprocess.run(
+                [
+                    *self.compose.docker_compose_command(),
+                    "logs",
+                    "--no-log-prefix",
+                    "--no-color",
+                    *names,
+                ],
+                cwd=ROOT,
+                check=True,
+                capture_output=True,
+                text=True,
+            ).stdout
+        else:
+            files = sorted((self.state / "logs").glob("*.log*"))
+            wanted = [f for f in files if not names or f.name.split(".log")[0] in names]
+            text = "\n".join(file.read_text(errors="replace") for file in wanted)
+        lines = []
+        for line in text.splitlines():
+            try:
+                lines.append(json.loads(line))
+            except ValueError:
+                lines.append(line)
+        return lines
+
+    def inside(self, service, code):
+        """Run Python code with exactly what a service's process holds.
+
+        It is what somebody gets who takes over that process: its user, its settings and
+        secrets, its network. `settings` is its settings object.
+
+        :returns: what the code printed, read as JSON.
+        """
+        script = _CODE_OF_A_SERVICE.replace("{service}", service) + code
+        if self.mode == "docker":
+            out, err, status = self.compose.exec_in_container(
+                ["python", "-c", script], service
+            )
+        else:
+            raw = open(f"/proc/{self.pid(service)}/environ", "rb").read()  # noqa: PTH123, SIM115
+            pairs = (item.decode().partition("=") for item in raw.split(b"\0") if item)
+            environment = {name: value for name, _, value in pairs}
+            done = subprocess.run(
+                [str(ROOT / ".venv/bin/python"), "-c", script],
+                check=False,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
+            out, err, status = done.stdout, done.stderr, done.returncode
+        assert status == 0, err
+        return json.loads(out)
+
+    # -- HTTP ---------------------------------------------------------------------------
+
+    def client(self, **options):
+        """Return an HTTP client that knows the gateway and nothing else."""
+        options.setdefault("timeout", httpx2.Timeout(20.0, connect=5.0))
+        return httpx2.Client(base_url=self.url, **options)
+
+    def query(self, expression):
+        """Return the samples of a Prometheus query: pairs of (labels, value)."""
+        answer = httpx2.get(
+            f"{self.prometheus_url}/api/v1/query", params={"query": expression}
+        )
+        answer.raise_for_status()
+        return [
+            (item["metric"], float(item["value"][1]))
+            for item in answer.json()["data"]["result"]
+        ]
+
+
+@contextmanager
+def running():
+    """Yield the stack that the environment asks for, started if need be.
+
+    `FLAGON_URL`: a stack that already runs. Else `FLAGON_MODE` (local, docker) and
+    `FLAGON_PORT_BASE` say what to start; it is stopped and forgotten at the end.
+    """
+    url = os.environ.get("FLAGON_URL")
+    if url:
+        base = httpx2.URL(url).port or 80
+        modes = [m for m in ("local", "docker") if (ROOT / f".run/{m}-{base}").exists()]
+        mode = os.environ.get("FLAGON_MODE") or (modes[0] if modes else "local")
+        if mode == "docker":
+            engine.find()
+        yield Stack(mode, base, owned=False)
+        return
+    mode = os.environ.get("FLAGON_MODE", "local")
+    base = int(
+        os.environ.get("FLAGON_PORT_BASE", "28080" if mode == "docker" else "27080")
+    )
+    stack = Stack(mode, base)
+    try:
+        stack.up()
+        yield stack
+    finally:
+        if os.environ.get("FLAGON_KEEP") != "1":
+            stack.reset()
