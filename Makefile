@@ -19,7 +19,38 @@ setup: ## Install what is missing: system packages, .venv from the lock
 
 # -- Running ------------------------------------------------------------------------------
 
-up: setup ## Start everything [MODE=local|docker PORT_BASE=8080 ONLY="postgres …"]
+up: setup ## Start everything [MODE=local|docker PORT_BASE=8080 ONLY="postgres redis-store"]
 	@$(FLAGON) up $(VALUES)
 down: ## Stop everything; data stays
 	@$(FLAGON) down $(VALUES)
+reset: ## Stop everything and forget its data
+	@$(FLAGON) reset $(VALUES)
+status: ## Every process: health, address, memory [FORMAT=json]
+	@$(FLAGON) status $(VALUES)
+doctor: ## Name what is wrong and the one next command
+	@$(FLAGON) doctor $(VALUES)
+logs: ## The log of a process [S=catalog F=1 to follow]
+	@$(FLAGON) logs $(VALUES)
+trace: ## What all processes did for one request [ID=… FORMAT=json]
+	@$(FLAGON) trace $(VALUES)
+kill: ## Kill -9 a process, which then starts again [P=catalog PART=child SIGNAL=TERM]
+	@$(FLAGON) kill $(VALUES)
+stop: ## Stop one process [P=catalog]
+	@$(FLAGON) stop $(VALUES)
+start: ## Start one process [P=catalog]
+	@$(FLAGON) start $(VALUES)
+restart: ## Restart one process, as after a change of its code [P=catalog]
+	@$(FLAGON) restart $(VALUES)
+
+# -- Using --------------------------------------------------------------------------------
+
+accounts: ## The demonstration accounts as JSON
+	@$(FLAGON) accounts $(VALUES)
+token: ## An access token by the real code + PKCE flow [ROLE=merchandiser]
+	@$(FLAGON) token $(VALUES)
+cli: ## A service's own commands [S=auth C="clients create …"]
+	@$(FLAGON) cli $(VALUES)
+migrate: ## Bring the tables up to date [S=catalog]
+	@$(FLAGON) migrate $(VALUES)
+seed: ## Make demonstration accounts and clients where missing
+	@$(FLAGON) seed $(VALUES)

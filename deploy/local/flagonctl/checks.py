@@ -152,6 +152,42 @@ def secrets_are_private(stack: Stack) -> None:
         raise Problem(message, f"chmod 700 {stack.secrets}")
 
 
+def processes_are_ready(stack: Stack) -> None:
+    """Refuse a running stack of which a part is not ready."""
+    from . import local  # noqa: PLC0415 (which uses the checks above)
+    from .processes import PROCESSES  # noqa: PLC0415
+
+    for process in PROCESSES:
+        said = local.probe(stack, process)
+        if said != "ready":
+            message = f"{process.name} is not ready: {said}."
+            raise Problem(message, f"make logs S={process.name}")
+
+
+def gateway_answers(stack: Stack) -> None:
+    """Refuse a containers stack whose gateway is silent."""
+    from . import compose  # noqa: PLC0415 (loads what local mode does not need)
+
+    if not compose.answers(stack):
+        raise Problem(f"Nothing answers at {stack.http_url}.", "make up MODE=docker")
+
+
+def selected(stack: Stack, *, running: bool) -> tuple[Check, ...]:
+    """Return the checks that make sense for a stack as it is."""
+    if stack.mode == "docker":
+        return (disk_has_room, gateway_answers)
+    if running:
+        return (
+            python_is_new_enough,
+            programs_are_installed,
+            data_can_be_read,
+            disk_has_room,
+            secrets_are_private,
+            processes_are_ready,
+        )
+    return (*BEFORE_START, secrets_are_private)
+
+
 def why_unready(body: bytes) -> str:
     """Return in a few words what a `/readyz` answer complains about."""
     try:
@@ -165,7 +201,3 @@ def why_unready(body: bytes) -> str:
     except (ValueError, AttributeError):
         return "not ready"
 
-
-def folder_size(path: Path) -> int:
-    """Return the bytes that a folder takes."""
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())

@@ -1,13 +1,28 @@
 """The commands, one function each: they translate, the other modules work."""
 
+import json
+import os
+import shlex
+import shutil
+import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from typing import cast
 
-from . import local
+from . import checks, compose, configuration, local, reach, signin, status, trace
+from .problem import Problem
+from .processes import BY_NAME, OWNERS, SERVICES, Process
 from .stack import Mode, Stack
+from .supervisor import Supervisor
+from .vault import ROLES, Vault, accounts
 
 Values = dict[str, str]
+_SCOPE = (
+    "openid profile email reviews:write jobs:read catalog:write jobs:write"
+    " ops:read jobs:manage users:read users:write"
+)
+"""All that there is: a token holds the part that the account's roles allow."""
 
 
 def choose_mode(wanted: str) -> Mode:
@@ -26,17 +41,327 @@ def choose_mode(wanted: str) -> Mode:
     return "docker" if answered.returncode == 0 else "local"
 
 
+# -- Running ------------------------------------------------------------------------------
+
+
 def up(stack: Stack, values: Values, _format: str) -> None:
-    """Start everything."""
-    local.up(stack, values.get("ONLY", "").split())
+    """Start everything and say where it is."""
+    only = values.get("ONLY", "").split()
+    for name in only:
+        _process(name)
+    if stack.mode == "docker":
+        compose.up(stack)
+    else:
+        local.up(stack, only)
+    if not only:
+        _welcome(stack)
+
+
+def _welcome(stack: Stack) -> None:
+    lines = [
+        "",
+        f"  Shop          {stack.http_url}",
+        f"                {stack.https_url}   (trust {_shown(stack, 'tls/ca.pem')})",
+        f"  API           {stack.http_url}/api/v1/products",
+        f"  Status        {stack.http_url}/status",
+        f"  Prometheus    http://localhost:{stack.port_base + 18}",
+        "",
+        "  Accounts (make accounts)",
+    ]
+    lines += [
+        f"    {account['email']:<26} {account['password']}"
+        for account in accounts(stack.secrets / "auth_accounts.json")
+    ]
+    base = "" if stack.port_base == 8080 else f" PORT_BASE={stack.port_base}"  # noqa: PLR2004 (the default)
+    lines += ["", f"  Next: make status{base} · make logs{base} S=catalog · make down{base}"]
+    print("\n".join(lines))
+
+
+def _shown(stack: Stack, name: str) -> str:
+    return str((stack.state / name).relative_to(stack.root))
 
 
 def down(stack: Stack, _values: Values, _format: str) -> None:
-    """Stop everything."""
-    local.down(stack)
+    """Stop everything; data stays."""
+    if stack.mode == "docker":
+        compose.run(stack, "down", "--remove-orphans")
+    else:
+        local.down(stack)
+
+
+def reset(stack: Stack, _values: Values, _format: str) -> None:
+    """Stop everything and forget all data of this stack."""
+    if stack.mode == "docker":
+        compose.run(stack, "down", "--remove-orphans", "--volumes")
+    else:
+        local.down(stack)
+    shutil.rmtree(stack.state, ignore_errors=True)
+    print(f"{stack.name} is forgotten.")
+
+
+def show_status(stack: Stack, _values: Values, format_: str) -> int:
+    """List every process, its health, address, id and memory."""
+    if stack.mode == "docker":
+        found = compose.status(stack)
+        if format_ == "json":
+            print(json.dumps(found, indent=2))
+        else:
+            compose.run(stack, "ps", "--all")
+        return 0 if found["ready"] else 1
+    lines = status.collect(stack)
+    found = status.as_json(stack, lines)
+    print(json.dumps(found, indent=2) if format_ == "json" else status.table(lines))
+    return 0 if found["ready"] else 1
+
+
+def logs(stack: Stack, values: Values, _format: str) -> None:
+    """Show the log of one process or of all; `F=1` follows it."""
+    name = values.get("S") or values.get("P")
+    follow = "F" in values
+    if stack.mode == "docker":
+        chosen = [name] if name else []
+        following = ["--follow"] if follow else ["--tail", "200"]
+        compose.run(stack, "logs", "--no-log-prefix", *following, *chosen)
+        return
+    known = {"supervisor", *BY_NAME}
+    if name and name not in known:
+        _process(name)
+    paths = sorted(stack.logs.glob(f"{name or '*'}.log"))
+    if not paths:
+        raise Problem(f"{stack.name} has no logs yet.", "make up")
+    command = ["tail", "-n", "200" if name else "20", *(["-F"] if follow else [])]
+    subprocess.run([*command, *map(str, paths)], check=False)  # noqa: S603
+
+
+# -- One process --------------------------------------------------------------------------
+
+
+def _process(name: str | None) -> Process:
+    if not name:
+        raise Problem("Which process?", "make … P=catalog")
+    if name not in BY_NAME:
+        names = " ".join(BY_NAME)
+        raise Problem(f"There is no process {name!r}.", f"choose one of: {names}")
+    return BY_NAME[name]
+
+
+def kill(stack: Stack, values: Values, _format: str) -> None:
+    """Kill -9 (or SIGNAL=…) a process; the supervisor starts it again.
+
+    `PART=child` kills one of its children instead, such as a gunicorn worker.
+    """
+    process = _process(values.get("P") or values.get("S"))
+    number = signal.Signals[f"SIG{values.get('SIGNAL', 'KILL').removeprefix('SIG')}"]
+    if stack.mode == "docker":
+        container = compose.run(stack, "ps", "--quiet", process.name, capture=True)
+        _kill_container(container.split()[0], number, child="PART" in values)
+        return
+    found = {one.name: one for one in status.collect(stack)}[process.name]
+    if not found.pid:
+        raise Problem(f"{process.name} does not run.", f"make start P={process.name}")
+    pid = found.pid
+    if values.get("PART") == "child":
+        children = sorted(set(local.group_members(stack, process.name)) - {pid})
+        if not children:
+            raise Problem(f"{process.name} has no children.")
+        pid = children[0]
+    os.kill(pid, number)
+    print(f"{process.name} (pid {pid}) got {number.name}")
+
+
+def _kill_container(container: str, number: signal.Signals, *, child: bool) -> None:
+    """Signal the process inside: `docker kill` would count as a wish to stay down."""
+    said = subprocess.run(  # noqa: S603
+        ["docker", "top", container, "-o", "pid"],  # noqa: S607
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    pids = sorted(int(line) for line in said.stdout.split()[1:])
+    pid = pids[-1] if child else pids[0]
+    os.kill(pid, number)
+    print(f"pid {pid} got {number.name}")
+
+
+def stop(stack: Stack, values: Values, _format: str) -> None:
+    """Stop one process and keep it stopped."""
+    process = _process(values.get("P") or values.get("S"))
+    if stack.mode == "docker":
+        compose.run(stack, "stop", process.name)
+    else:
+        Supervisor(stack).stop_process(process.name)
+    print(f"{process.name} is stopped")
+
+
+def start(stack: Stack, values: Values, _format: str) -> None:
+    """Start one process and wait until it is ready."""
+    process = _process(values.get("P") or values.get("S"))
+    if stack.mode == "docker":
+        compose.run(stack, "start", process.name)
+        return
+    Supervisor(stack).start_process(process.name)
+    if not local.until(lambda: local.probe(stack, process) == "ready", 30):
+        raise Problem(f"{process.name} is not ready.", f"make logs S={process.name}")
+    print(f"{process.name} is ready")
+
+
+def restart(stack: Stack, values: Values, format_: str) -> None:
+    """Stop and start one process, as after a change of its code."""
+    stop(stack, values, format_)
+    start(stack, values, format_)
+
+
+# -- People and services ------------------------------------------------------------------
+
+
+def show_accounts(stack: Stack, _values: Values, _format: str) -> None:
+    """Print the demonstration accounts as JSON."""
+    path = stack.secrets / "auth_accounts.json"
+    if not path.exists():
+        raise Problem(f"{stack.name} has no accounts yet.", "make up")
+    print(path.read_text(), end="")
+
+
+def token(stack: Stack, values: Values, format_: str) -> None:
+    """Print an access token, got by code + PKCE through the gateway."""
+    role = values.get("ROLE", "customer")
+    if role not in ROLES:
+        raise Problem(f"There is no role {role!r}.", f"choose one of: {' '.join(ROLES)}")
+    path = stack.secrets / "auth_accounts.json"
+    if not path.exists():
+        raise Problem(f"{stack.name} has no accounts yet.", "make up")
+    account = next(a for a in accounts(path) if a["roles"] == [role])
+    got = signin.token(
+        stack.http_url,
+        str(account["email"]),
+        str(account["password"]),
+        values.get("SCOPE", _SCOPE),
+    )
+    print(json.dumps(got, indent=2) if format_ == "json" else got["access_token"])
+
+
+def cli(stack: Stack, values: Values, _format: str) -> int:
+    """Run a service's own `flask` commands inside the running stack."""
+    service = values.get("S", "")
+    if service not in SERVICES:
+        message = f"There is no service {service!r}."
+        raise Problem(message, f'make cli S={SERVICES[0]} C="--help"')
+    arguments = ["--app", f"flagon_{service}.app", *shlex.split(values.get("C", ""))]
+    if stack.mode == "docker":
+        done = subprocess.run(  # noqa: S603
+            [  # noqa: S607
+                *("docker", "compose", "--env-file", str(stack.state / "compose.env")),
+                *("exec", "-T", service, "flask", *arguments),
+            ],
+            check=False,
+            cwd=stack.root,
+        )
+        return done.returncode
+    keeper = Vault(stack.secrets)
+    variables = local.python_environment(stack, keeper, BY_NAME[service])
+    # The folder of metrics is the running service's, and spans are not to be mixed with
+    # what the command prints.
+    del variables[f"{service.upper()}_METRICS_DIR"]
+    variables[f"{service.upper()}_TRACES"] = "none"
+    done = subprocess.run(  # noqa: S603
+        [*local.flask(), *arguments],
+        check=False,
+        env=variables,
+        cwd=stack.state,
+        **reach.runner().options,  # type: ignore[call-overload]
+    )
+    return int(done.returncode)
+
+
+def migrate(stack: Stack, values: Values, _format: str) -> None:
+    """Bring the tables of one service or of all up to date."""
+    chosen = [values["S"]] if "S" in values else list(OWNERS)
+    for service in chosen:
+        if service not in OWNERS:
+            raise Problem(f"{service} has no tables.", f"choose: {' '.join(OWNERS)}")
+    if stack.mode == "docker":
+        for service in chosen:
+            compose.run(stack, "run", "--rm", f"{service}-migrate")
+    else:
+        local.migrate(stack, Vault(stack.secrets), reach.runner(), chosen)
+    print(f"up to date: {', '.join(chosen)}")
+
+
+def seed(stack: Stack, _values: Values, _format: str) -> None:
+    """Make the accounts and clients of the first start where they are missing."""
+    if stack.mode == "docker":
+        compose.run(stack, "run", "--rm", "auth-seed")
+    else:
+        local.seed(stack, Vault(stack.secrets), reach.runner())
+    print("accounts and clients are there")
+
+
+def show_trace(stack: Stack, values: Values, format_: str) -> int:
+    """Show what all processes did for one request id or trace id."""
+    if "ID" not in values:
+        raise Problem("Which request?", "make trace ID=<X-Request-ID of a reply>")
+    lines = trace.lines_of(stack, values["ID"])
+    roots = trace.tree(lines)
+    if format_ == "json":
+        print(json.dumps(trace.as_json(roots, lines), indent=2))
+    else:
+        print(trace.render(roots, lines))
+    return 0 if lines else 1
+
+
+def doctor(stack: Stack, _values: Values, format_: str) -> int:
+    """Name what is wrong and the one next command."""
+    running = stack.mode == "docker" or Supervisor(stack).pid is not None
+    selected = checks.selected(stack, running=running)
+    found = list(checks.findings(stack, selected))
+    if format_ == "json":
+        print(
+            json.dumps(
+                [
+                    {
+                        "check": name,
+                        "ok": problem is None,
+                        "problem": problem.what if problem else None,
+                        "next": problem.next_step if problem else None,
+                    }
+                    for name, problem in found
+                ],
+                indent=2,
+            )
+        )
+    else:
+        for name, problem in found:
+            print(f"{'ok   ' if problem is None else 'WRONG'}  {name}")
+    wrong = [problem for _name, problem in found if problem is not None]
+    if wrong and format_ != "json":
+        print(f"\n{wrong[0]}", file=sys.stderr)
+    if not wrong and format_ != "json":
+        print("\nNothing is wrong." + ("" if running else "  Next: make up"))
+    return 1 if wrong else 0
+
+
+def prepare(stack: Stack, _values: Values, _format: str) -> None:
+    """Write secrets and configuration without starting anything."""
+    configuration.prepare(stack)
+    print(stack.state)
 
 
 COMMANDS: dict[str, Callable[[Stack, Values, str], int | None]] = {
-    "up": up,
+    "accounts": show_accounts,
+    "cli": cli,
+    "doctor": doctor,
     "down": down,
+    "kill": kill,
+    "logs": logs,
+    "migrate": migrate,
+    "prepare": prepare,
+    "reset": reset,
+    "restart": restart,
+    "seed": seed,
+    "start": start,
+    "status": show_status,
+    "stop": stop,
+    "token": token,
+    "trace": show_trace,
+    "up": up,
 }

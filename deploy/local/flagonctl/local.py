@@ -21,7 +21,8 @@ from .supervisor import Specification, Supervisor, write_configuration
 from .vault import Vault
 
 _READY_SECONDS = 90
-_STOPPED = {"STOPPED", "EXITED", "FATAL"}
+_CRASHING_SECONDS = 20
+"""Time that a process has for its first tries: what it needs may still be starting."""
 
 
 class Clock:
@@ -406,10 +407,22 @@ def _await(
             del waiting[name]
         if ready:
             clock.say(f"ready: {', '.join(ready)}")
-        if waiting and time.monotonic() > deadline:
+        if waiting and (
+            time.monotonic() > deadline or _fails(supervisor, waiting, clock)
+        ):
             raise _not_ready(stack, supervisor, list(waiting), reason)
         if waiting:
             time.sleep(0.15)
+
+
+def _fails(supervisor: Supervisor, waiting: Iterable[str], clock: Clock) -> bool:
+    """Say whether one of the processes ends again and again."""
+    if time.monotonic() - clock.started < _CRASHING_SECONDS:
+        return False
+    states = supervisor.states()
+    return any(
+        states[name].state in {"BACKOFF", "FATAL"} for name in waiting if name in states
+    )
 
 
 def _not_ready(
@@ -424,8 +437,17 @@ def _not_ready(
         if log.exists():
             tail = log.read_text(errors="replace").splitlines()[-3:]
             lines += [f"      {line[:300]}" for line in tail]
-    message = f"Not ready after {_READY_SECONDS} s:\n" + "\n".join(lines)
+    message = "Not ready:\n" + "\n".join(lines)
     return Problem(message, f"make logs S={names[0]}")
+
+
+def group_members(stack: Stack, name: str) -> list[int]:
+    """Return the ids of a process and its children."""
+    try:
+        group = int((stack.state / "groups" / name).read_text())
+    except (FileNotFoundError, ValueError):
+        return []
+    return launch.members(group, stack.state)
 
 
 def until(condition: Callable[[], bool], seconds: float) -> bool:

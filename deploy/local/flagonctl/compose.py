@@ -1,0 +1,92 @@
+"""The containers mode: the same commands through `docker compose`."""
+
+import json
+import subprocess
+from http.client import HTTPConnection, HTTPException
+from typing import Any
+
+from .configuration import prepare
+from .problem import Problem
+from .stack import Stack
+
+
+def run(stack: Stack, *arguments: str, capture: bool = False) -> str:
+    """Run `docker compose` for a stack and return what it printed when captured.
+
+    :raises Problem: it failed; its own words have been shown.
+    """
+    if not (stack.state / "compose.env").exists():
+        prepare(stack)
+    done = subprocess.run(  # noqa: S603
+        [  # noqa: S607 (docker is wherever it is)
+            *("docker", "compose", "--env-file", str(stack.state / "compose.env")),
+            *arguments,
+        ],
+        check=False,
+        text=True,
+        stdout=subprocess.PIPE if capture else None,
+        cwd=stack.root,
+    )
+    if done.returncode != 0:
+        message = f"`docker compose {arguments[0]}` failed ({done.returncode})."
+        raise Problem(message, "make logs MODE=docker   or   make doctor MODE=docker")
+    return done.stdout or ""
+
+
+def up(stack: Stack) -> None:
+    """Build what changed and start everything; returns when all is healthy."""
+    prepare(stack)
+    run(stack, "up", "--detach", "--build", "--wait", "--remove-orphans")
+
+
+def containers(stack: Stack) -> list[dict[str, Any]]:
+    """Return what Compose says about each container."""
+    text = run(stack, "ps", "--all", "--format", "json", capture=True).strip()
+    if not text:
+        return []
+    # One object a line, or one list: that changed between versions.
+    if text.startswith("["):
+        found: list[dict[str, Any]] = json.loads(text)
+        return found
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def status(stack: Stack) -> dict[str, object]:
+    """Return the same shape as local mode's status, as far as Compose knows it."""
+    processes = [
+        {
+            "name": one.get("Service", ""),
+            "state": str(one.get("State", "")).upper(),
+            "health": "ready" if _healthy(one) else one.get("Health") or "-",
+            "url": stack.http_url if one.get("Service") == "gateway" else "",
+            "container": one.get("Name", ""),
+        }
+        for one in containers(stack)
+    ]
+    lasting = [one for one in processes if one["state"] != "EXITED"]
+    return {
+        "stack": stack.name,
+        "mode": stack.mode,
+        "ready": bool(lasting) and all(one["health"] == "ready" for one in lasting),
+        "url": stack.http_url,
+        "https_url": stack.https_url,
+        "processes": processes,
+    }
+
+
+def _healthy(container: dict[str, Any]) -> bool:
+    if container.get("Health"):
+        return bool(container["Health"] == "healthy")
+    return container.get("State") == "running"
+
+
+def answers(stack: Stack) -> bool:
+    """Say whether the gateway answers."""
+    connection = HTTPConnection("127.0.0.1", stack.port_base, timeout=3)
+    try:
+        connection.request("GET", "/healthz")
+        return connection.getresponse().status == 200  # noqa: PLR2004 (OK)
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
