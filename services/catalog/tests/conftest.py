@@ -1,6 +1,5 @@
 """The catalog against a real Postgres and a real Redis."""
 
-from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -10,8 +9,6 @@ from flagon_catalog.app import create_app
 from flagon_catalog.settings import Settings
 from flagon_chassis import db
 from flagon_chassis.testing import ISSUER
-
-MIGRATIONS = Path(flagon_catalog.__file__).parent / "migrations"
 
 
 def make_settings(database_url, redis_url, **values):

@@ -7,7 +7,7 @@ from flagon_chassis import server
 
 from .settings import Settings
 
-MIGRATIONS = Path(__file__).parents[2] / "migrations"
+MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def serve(settings: Settings) -> None:
