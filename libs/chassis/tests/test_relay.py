@@ -148,8 +148,9 @@ class TestTrimming:
 
         assert store.xlen(streams.EVENTS) < 101
 
-    def test_keeps_the_number_of_events_in_bounds(self, settings, rows, store):
-        relay = Relay(settings, "things", kept_entries=10)
+    @pytest.mark.parametrize("bounds", [{"kept_entries": 10}, {"kept_bytes": 10_000}])
+    def test_keeps_number_and_size_in_bounds(self, settings, rows, store, bounds):
+        relay = Relay(settings, "things", **bounds)
         for _ in range(320):
             put_event(rows)
 

@@ -400,7 +400,12 @@ def _stop_softly_at_sigterm(worker: object) -> None:
     from celery.apps import worker as worker_app  # noqa: PLC0415
     from celery.worker import state  # noqa: PLC0415
 
+    from . import health  # noqa: PLC0415 (after server.share_metrics)
+
     def stop(_number: int, _frame: object) -> None:
+        # Seen in the children as well: a task that works in steps asks `draining` and
+        # ends early, with its work written down, instead of being cut off.
+        health.drain()
         # Celery's own handler for SIGTERM waits for running tasks without an end, so
         # the supervisor's SIGKILL would come first and the tasks return after minutes.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

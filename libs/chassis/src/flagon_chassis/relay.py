@@ -37,8 +37,10 @@ log = structlog.get_logger()
 
 KEPT_MILLISECONDS = 24 * 3600 * 1000
 """How long an event stays in the stream, and so how late a client may resume."""
-KEPT_ENTRIES = 200_000
-"""Most entries that the stream keeps: about 200 MB of events of a kilobyte."""
+KEPT_ENTRIES = 100_000
+"""Most events that the stream keeps."""
+KEPT_BYTES = 64 * 1024 * 1024
+"""About the most memory that they may take; large events are kept for a shorter time."""
 
 _BATCH = 200
 _POLL_SECONDS = 1.0
@@ -94,12 +96,14 @@ class Relay:
     service: str
     stop: threading.Event = field(default_factory=threading.Event)
     kept_entries: int = KEPT_ENTRIES
+    kept_bytes: int = KEPT_BYTES
 
     def __post_init__(self) -> None:
         url = self.settings.redis_store_url.get_secret_value()
         self._redis = streams.connect(url)
         self._celery: Celery | None = None
         self._unsendable: set[int] = set()
+        self._mean_bytes = 1024.0
         self.trouble: dict[str, str] = {"postgres": "not connected yet"}
         self._measured_at = self._purged_at = float("-inf")
         self._pending = metrics.gauge(
@@ -238,20 +242,31 @@ class Relay:
             for message in events
         ]
         oldest = int(time.time() * 1000) - KEPT_MILLISECONDS
+        entries = [
+            streams.encode(
+                message.id,
+                message.name,
+                {**message.body, "sequence": str(message.sequence)},
+            )
+            for message in events
+        ]
+        # A moving average: what the stream holds resembles what was sent lately.
+        mean = sum(len(entry["event"]) for entry in entries) / len(entries)
+        self._mean_bytes += (mean - self._mean_bytes) / 10
+        kept = min(self.kept_entries, int(self.kept_bytes / self._mean_bytes))
         try:
             # All or nothing: with single commands Redis could refuse one for want of
             # memory and take the next, which would change the order.
             with self._redis.pipeline(transaction=True) as pipeline:
-                for message in events:
+                for message, entry in zip(events, entries, strict=True):
+                    # `XADD` trims by number or by age, not by both: every sixteenth
+                    # entry keeps the number in bounds.
                     by_age = message.sequence % 16 != 0
-                    envelope = {**message.body, "sequence": str(message.sequence)}
                     pipeline.xadd(
                         streams.EVENTS,
-                        streams.encode(message.id, message.name, envelope),
+                        entry,
                         approximate=True,
-                        # `XADD` trims by number or by age, not by both: every
-                        # sixteenth entry keeps the number in bounds.
-                        maxlen=None if by_age else self.kept_entries,
+                        maxlen=None if by_age else kept,
                         minid=f"{oldest}-0" if by_age else None,
                     )
                 pipeline.execute()

@@ -1,0 +1,311 @@
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import redis
+from kombu.exceptions import OperationalError
+from sqlalchemy import select
+
+from flagon_chassis import logs, queue, tables
+from flagon_chassis.testing import start_redis
+
+from .conftest import eventually, sample
+from .things_app import create_app
+
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+ACL = (
+    "~things:*",
+    "&things:*",
+    # PSUBSCRIBE is allowed only for a pattern that is in the ACL word for word.
+    "&things:/0.celery.pidbox",
+    "+@all",
+    "-@admin",
+    "-@dangerous",
+    "+info",
+)
+"""What a service's Redis user needs at least to run Celery (see the README)."""
+
+
+@pytest.fixture
+def app(make_settings, redis_url):
+    return create_app(make_settings(redis_store_url=redis_url))
+
+
+@pytest.fixture
+def broker(app):
+    return app.extensions["celery"]
+
+
+def publish(broker, task, queue_name="bulk", task_id="1", **kwargs):
+    queue.publish(
+        broker,
+        task,
+        queue=queue_name,
+        kwargs=kwargs,
+        headers={
+            "traceparent": TRACEPARENT,
+            "request_id": "request-1",
+            "enqueued_at": 1.0,
+        },
+        task_id=task_id,
+    )
+
+
+class TestConfiguration:
+    def test_no_task_can_be_given_out_again_while_it_runs(self, make_settings):
+        found = queue.configuration(make_settings(), "things", hard_seconds=600)
+
+        longest = found["task_time_limit"]
+        assert found["broker_transport_options"]["visibility_timeout"] > longest
+
+    def test_losing_redis_does_not_lose_running_tasks(self, broker):
+        assert broker.conf.worker_cancel_long_running_tasks_on_connection_loss is False
+        assert broker.conf.task_acks_late
+        assert broker.conf.task_reject_on_worker_lost
+        assert broker.conf.result_backend is None
+
+    def test_accepts_nothing_that_could_be_code(self, broker):
+        assert broker.conf.accept_content == ["json"]
+
+
+class TestSend:
+    def test_writes_the_task_to_the_outbox(self, app, session):
+        with app.app_context():
+            queue.send(session, "things.note", queue="bulk", subject="7", key="a")
+
+        row = session.execute(select(tables.outbox)).one()
+        assert (row.channel, row.name, row.subject) == ("task", "things.note", "7")
+        assert row.body == {"queue": "bulk", "kwargs": {"key": "a"}}
+
+    def test_refuses_a_queue_that_nobody_reads(self, session):
+        with pytest.raises(queue.UnknownQueue, match="interactive, bulk"):
+            queue.send(session, "things.note", queue="bluk")
+
+
+class TestPublish:
+    def test_keeps_all_keys_below_the_services_prefix(self, broker, store):
+        publish(broker, "things.note", key="a")
+
+        assert all(key.startswith(b"things:") for key in store.scan_iter())
+
+    def test_stamps_what_tasks_and_the_schedule_send(self, broker, store):
+        broker.send_task("things.note", queue="bulk")
+
+        headers = json.loads(store.lindex("things:bulk", 0))["headers"]
+        assert headers["enqueued_at"] > 1e9
+        assert headers["request_id"]
+
+    def test_fails_soon_when_redis_is_frozen(self, make_settings):
+        server = start_redis()
+        started = next(server)
+        celery_app = queue.publisher(
+            make_settings(redis_store_url=started.url), "things"
+        )
+        publish(celery_app, "things.note")
+        started.process.send_signal(signal.SIGSTOP)
+        try:
+            with pytest.raises(
+                (OperationalError, redis.TimeoutError), match=r"[Tt]ime"
+            ):
+                publish(celery_app, "things.note")
+        finally:
+            started.process.send_signal(signal.SIGCONT)
+            server.close()
+
+
+class TestTask:
+    """Tasks called in this process, as `task.apply` does it."""
+
+    @pytest.mark.parametrize(
+        ("name", "outcome"),
+        [
+            ("things.note", "succeeded"),
+            ("things.fail", "failed"),
+            ("things.ignore", "rejected"),
+        ],
+    )
+    def test_is_counted_by_outcome(self, broker, name, outcome):
+        labels = {"task": name, "outcome": outcome}
+        before = sample("flagon_task_run_seconds_count", **labels) or 0
+
+        broker.tasks[name].apply(kwargs={"key": "a"} if "note" in name else {})
+
+        assert sample("flagon_task_run_seconds_count", **labels) == before + 1
+
+    def test_is_counted_when_it_will_be_tried_again(self, broker):
+        labels = {"task": "things.again", "outcome": "retried"}
+        before = sample("flagon_task_run_seconds_count", **labels) or 0
+
+        broker.tasks["things.again"].apply(kwargs={"key": "a"})
+
+        assert sample("flagon_task_run_seconds_count", **labels) == before + 1
+
+    def test_writes_one_line_about_each_attempt(self, broker, logged):
+        broker.tasks["things.note"].apply(kwargs={"key": "a"})
+
+        line = next(line for line in logged if line["event"] == "task")
+        assert (line["outcome"], line["attempt"]) == ("succeeded", 1)
+
+    def test_leaves_its_request_id_behind(self, broker, store):
+        broker.tasks["things.note"].apply(kwargs={"key": "a"})
+        broker.tasks["things.note"].apply(kwargs={"key": "a"})
+
+        first, second = (
+            line.split()[1] for line in store.lrange("things:noted:a", 0, -1)
+        )
+        assert first != second
+        assert logs.request_id().encode() not in {first, second}
+
+
+class TestMeasure:
+    def test_tells_how_many_tasks_wait_and_how_long(self, broker):
+        publish(broker, "things.note")
+        publish(broker, "things.note")
+
+        queue.measure(broker, ["bulk", "mail"])
+
+        assert sample("flagon_queue_depth", queue="bulk") == 2
+        assert sample("flagon_queue_oldest_seconds", queue="bulk") > 1e6
+        assert sample("flagon_queue_depth", queue="mail") == 0
+        assert sample("flagon_queue_oldest_seconds", queue="mail") == 0
+
+
+@pytest.fixture
+def acl_redis():
+    """A Redis with a user who may do no more than a service's user should."""
+    server = start_redis()
+    url = next(server).url
+    with redis.Redis.from_url(url) as admin:
+        admin.execute_command("ACL", "SETUSER", "things", "on", ">pw", *ACL)
+        yield admin, url.replace("redis://", "redis://things:pw@")
+    server.close()
+
+
+@pytest.fixture
+def worker(make_settings, service_process, tmp_path):
+    """A function that starts a worker process for all queues."""
+
+    def start(url, *, queues=queue.QUEUES, **env):
+        settings = make_settings(
+            redis_store_url=url,
+            metrics_dir=str(tmp_path / "metrics"),
+            grace_seconds=1,
+        )
+        return service_process(
+            "from flagon_chassis import queue; import sys;"
+            "sys.exit(queue.run_worker(settings, 'things_app:create_app()',"
+            f" queues={list(queues)!r}, concurrency=2))",
+            settings,
+            PYTHONPATH=str(Path(__file__).parent),
+            THINGS_SECRET_KEY=settings.secret_key.get_secret_value(),
+            THINGS_DATABASE_URL=settings.database_url.get_secret_value(),
+            THINGS_REDIS_STORE_URL=url,
+            THINGS_GRACE_SECONDS="1",
+            **env,
+        )
+
+    return start
+
+
+class TestRunWorker:
+    def test_runs_tasks_within_its_rights_in_the_trace_of_the_request(
+        self, worker, acl_redis, make_settings
+    ):
+        admin, url = acl_redis
+        process = worker(url)
+        broker = queue.publisher(make_settings(redis_store_url=url), "things")
+        publish(broker, "things.note", key="a")
+        publish(broker, "things.again", key="b", task_id="2")
+
+        noted = eventually(lambda: admin.lrange("things:noted:a", 0, -1))
+        name, request_id, traceparent, pid = noted[0].decode().split()
+        assert (name, request_id, traceparent) == ("things", "request-1", TRACEPARENT)
+        assert int(pid) != process.process.pid
+        tries = eventually(
+            lambda: (
+                (found := admin.lrange("things:noted:b", 0, -1)),
+                found if len(found) == 2 else None,
+            )[1]
+        )
+        assert tries == [b"request-1 0", b"request-1 1"]
+
+        # The control commands go over publish and subscribe.
+        replies = broker.control.inspect(timeout=2).ping()
+        assert list(replies.values()) == [{"ok": "pong"}]
+        broker.control.revoke("nothing")
+        assert eventually(lambda: process.get("/readyz"))[0] == 200
+        shown = eventually(
+            lambda: (
+                text if "succeeded" in (text := process.get("/metrics")[1]) else None
+            )
+        )
+        assert 'flagon_task_wait_seconds_count{queue="bulk"} 2.0' in shown
+        assert 'flagon_queue_depth{queue="bulk"}' in shown
+        broker.control.purge()
+
+        assert process.stop() == 0
+        denied = admin.execute_command("ACL", "LOG")
+        assert denied == []
+
+    def test_gives_a_running_task_back_at_sigterm(self, worker, redis_url, broker):
+        process = worker(redis_url)
+        publish(broker, "things.hold", key="a", seconds=30)
+        with redis.Redis.from_url(redis_url) as store:
+            eventually(lambda: store.llen("things:noted:a") == 1)
+
+            assert process.stop() == 0
+
+            # At once, not after the visibility timeout of minutes.
+            assert store.llen("things:bulk") == 1
+            assert store.lrange("things:noted:a", 1, -1) == []
+
+    def test_a_short_task_ends_before_the_worker_does(self, worker, redis_url, broker):
+        process = worker(redis_url)
+        publish(broker, "things.hold", key="a", seconds=0.5)
+        with redis.Redis.from_url(redis_url) as store:
+            eventually(lambda: store.llen("things:noted:a") == 1)
+
+            assert process.stop() == 0
+
+            assert store.lindex("things:noted:a", -1) == b"ended"
+            assert store.llen("things:bulk") == 0
+
+    def test_a_killed_child_loses_no_task(self, worker, redis_url, broker):
+        process = worker(redis_url)
+        publish(broker, "things.hold", key="a", seconds=1)
+        with redis.Redis.from_url(redis_url) as store:
+            begun = eventually(lambda: store.lrange("things:noted:a", 0, 0))
+            os.kill(int(begun[0].split()[1]), signal.SIGKILL)
+
+            eventually(lambda: store.lindex("things:noted:a", -1) == b"ended", 20)
+        process.stop()
+
+    def test_a_process_that_cannot_start_takes_no_task(self, worker, redis_url, broker):
+        process = worker(redis_url, BROKEN_START="1")
+        publish(broker, "things.note", key="a")
+
+        eventually(lambda: "worker_process_broken" in process.output())
+        with redis.Redis.from_url(redis_url) as store:
+            assert store.llen("things:noted:a") == 0
+        process.process.kill()
+
+
+class TestRunBeat:
+    def test_sends_what_is_due(self, make_settings, redis_url, service_process, store):
+        settings = make_settings(redis_store_url=redis_url)
+        process = service_process(
+            "from flagon_chassis import queue;"
+            "queue.run_beat(settings, 'things_app:create_app()')",
+            settings,
+            PYTHONPATH=str(Path(__file__).parent),
+            THINGS_SECRET_KEY=settings.secret_key.get_secret_value(),
+            THINGS_DATABASE_URL=settings.database_url.get_secret_value(),
+            THINGS_REDIS_STORE_URL=redis_url,
+        )
+
+        eventually(lambda: store.llen("things:maintenance") > 1)
+
+        assert eventually(lambda: process.get("/readyz"))[0] == 200
+        assert process.stop() == 0
