@@ -39,12 +39,6 @@ ARG SERVICE
 WORKDIR /source
 COPY libs libs
 COPY services services
-# Only owners of a database have migrations; the last stage copies the folder of any.
-RUN mkdir -p "/migrations" && \
-    if [ -d "services/${SERVICE}/migrations" ]; then \
-        cp -r "services/${SERVICE}/migrations/." /migrations/; \
-    fi && \
-    find /migrations -exec touch --date=@0 {} +
 # uv holds the build backend itself: nothing is downloaded here.
 RUN for part in libs/chassis "services/${SERVICE}"; do \
         uv build --quiet --offline --no-config --wheel --out-dir /wheels "$part" || exit 1; \
@@ -57,14 +51,14 @@ ARG SERVICE
 # line adds to the search path of the virtual environment.
 RUN --mount=type=bind,from=wheels,source=/wheels,target=/wheels \
     uv pip install --quiet --offline --python /opt/flagon --no-deps \
-        --target /opt/service/src /wheels/*.whl && \
-    rm -rf /opt/service/src/.lock /opt/service/src/bin && \
+        --target /opt/service /wheels/*.whl && \
+    rm -rf /opt/service/.lock /opt/service/bin && \
     find /opt/service -exec touch --no-dereference --date=@0 {} +
 RUN groupadd --gid 10001 flagon && \
     useradd --uid 10001 --gid flagon --no-create-home --home-dir /tmp \
         --shell /usr/sbin/nologin flagon && \
     install -d -o flagon -g flagon /var/lib/flagon/files /var/lib/flagon/spool && \
-    printf '/opt/service/src\n' > /tmp/service.pth && touch --date=@0 /tmp/service.pth
+    printf '/opt/service\n' > /tmp/service.pth && touch --date=@0 /tmp/service.pth
 
 
 FROM base
@@ -80,8 +74,6 @@ COPY --from=own /etc/passwd /etc/group /etc/
 COPY --from=own --chown=10001:10001 /var/lib/flagon /var/lib/flagon
 COPY --from=build /opt/flagon /opt/flagon
 COPY --from=own /tmp/service.pth /opt/flagon/lib/python3.13/site-packages/service.pth
-# As in the repository: migrations lie beside src.
-COPY --from=wheels /migrations /opt/service/migrations
 COPY --from=own /opt/service /opt/service
 ENV PATH=/opt/flagon/bin:$PATH \
     HOME=/tmp \

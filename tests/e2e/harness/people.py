@@ -20,16 +20,21 @@ _RENEW_SECONDS = 60
 
 
 class _Forms(HTMLParser):
+    """Collects the forms of a page with what would be sent."""
+
     def __init__(self):
         super().__init__()
         self.forms = []
 
     def handle_starttag(self, tag, attrs):
-        named = dict(attrs)
+        named = {name: value or "" for name, value in attrs}
         if tag == "form":
-            self.forms.append({"action": named.get("action") or "", "fields": {}})
-        elif tag == "input" and self.forms and named.get("name"):
-            self.forms[-1]["fields"][named["name"]] = named.get("value") or ""
+            action = named.get("action", "")
+            self.forms.append({"action": action, "fields": {}})
+        elif tag in {"input", "button"} and self.forms and named.get("name"):
+            # Of several buttons with one name the first is pressed: it is the way on.
+            fields = self.forms[-1]["fields"]
+            fields.setdefault(named["name"], named.get("value", ""))
 
 
 class _Meta(HTMLParser):
@@ -50,21 +55,30 @@ def csrf_token(page):
     return meta.content["csrf-token"]
 
 
-def fill_sign_in(client, page, account):
-    """Send the sign-in form of a page and return the answer, redirects not followed."""
-    forms = _Forms()
-    forms.feed(page.text)
-    form = next(form for form in forms.forms if "password" in form["fields"])
-    fields = form["fields"] | {
-        "email": account["email"],
-        "password": account["password"],
-    }
-    return client.post(
-        urljoin(str(page.url), form["action"]),
+def _go_on(client, page, account):
+    """Take one step of a sign-in: a redirect, the password or the question for consent.
+
+    :returns: the next answer, redirects not followed.
+    """
+    if page.is_redirect:
+        target = urljoin(str(page.url), page.headers["location"])
+        return client.get(target, follow_redirects=False)
+    assert page.status_code == 200, (page.status_code, page.text[:500])
+    parsed = _Forms()
+    parsed.feed(page.text)
+    usable = [f for f in parsed.forms if {"password", "choice"} & set(f["fields"])]
+    assert usable, f"neither a password nor a choice is asked for at {page.url}"
+    fields = usable[0]["fields"]
+    if "password" in fields:
+        fields |= {"email": account["email"], "password": account["password"]}
+    answer = client.post(
+        urljoin(str(page.url), usable[0]["action"]),
         data=fields,
         headers={"Origin": f"{page.url.scheme}://{page.url.netloc.decode()}"},
         follow_redirects=False,
     )
+    assert answer.is_redirect, (answer.status_code, answer.text[-1500:])
+    return answer
 
 
 class Person:
@@ -111,14 +125,7 @@ class Person:
             },
         )
         while not answer.headers.get("location", "").startswith(REDIRECT):
-            if answer.is_redirect:
-                answer = self._session.get(
-                    urljoin(str(answer.url), answer.headers["location"])
-                )
-            else:
-                assert answer.status_code == 200, (answer.status_code, answer.text)
-                answer = fill_sign_in(self._session, answer, self.account)
-                assert answer.is_redirect, (answer.status_code, answer.text[:2000])
+            answer = _go_on(self._session, answer, self.account)
         query = parse_qs(urlsplit(answer.headers["location"]).query)
         assert query["state"] == [state], query
         answer = self._session.post(
@@ -164,15 +171,10 @@ def browser(stack, account):
 
     Goes through web's own sign-in: redirect to auth, form, code, callback.
     """
-    client = stack.client(follow_redirects=True)
+    client = stack.client()
     page = client.get("/sign-in")
+    while page.is_redirect or "password" in page.text:
+        page = _go_on(client, page, account)
     assert page.status_code == 200, (page.status_code, page.text[:500])
-    if "password" in page.text:
-        answer = fill_sign_in(client, page, account)
-        while answer.is_redirect:
-            answer = client.get(
-                urljoin(str(answer.url), answer.headers["location"]),
-                follow_redirects=False,
-            )
-        assert answer.status_code == 200, (answer.status_code, answer.text[:500])
+    client.follow_redirects = True
     return client
