@@ -1,5 +1,6 @@
 """Calls to other services: bounded in time and size, retried when that is safe."""
 
+import contextlib
 import random
 import ssl
 import threading
@@ -122,8 +123,8 @@ class Client:
             headers={"User-Agent": "flagon", "Accept": "application/json"},
         )
         self._circuit = _Circuit(name, open_after, open_seconds)
-        self._own_token = (
-            _ServiceToken(settings, scope, deadline_seconds)
+        self.own_token = (
+            ServiceToken(settings, scope, deadline_seconds)
             if scope is not None
             else None
         )
@@ -131,8 +132,8 @@ class Client:
     def close(self) -> None:
         """Close all connections."""
         self._http.close()
-        if self._own_token is not None:
-            self._own_token.close()
+        if self.own_token is not None:
+            self.own_token.close()
 
     def get(self, path: str, **options: Any) -> httpx2.Response:  # noqa: ANN401
         """Read a resource; options as for `request`."""
@@ -249,14 +250,14 @@ class Client:
                 return next(basic.sync_auth_flow(build(None)))
 
             return self._repeated(build_basic, call, None)
-        if token is not None or self._own_token is None:
+        if token is not None or self.own_token is None:
             return self._repeated(build, call, token)
-        own = self._own_token.get(call)
+        own = self.own_token.get(call)
         response = self._repeated(build, call, own)
         if response.status_code == HTTPStatus.UNAUTHORIZED and replay.possible:
             # Refused before anything was done: the token may have been revoked.
-            self._own_token.forget(own)
-            response = self._repeated(build, call, self._own_token.get(call))
+            self.own_token.forget(own)
+            response = self._repeated(build, call, self.own_token.get(call))
         return response
 
     def _repeated(
@@ -284,7 +285,7 @@ class Client:
                 cause, reason, retry = error, "took too long", True
             except httpx2.TransportError as error:
                 cause, reason, retry = error, "cannot be reached", True
-            wait = _backoff_seconds(attempt, least)
+            wait = backoff_seconds(attempt, least)
             last = attempt + 1 == call.attempts
             if last or not retry or wait >= call.left():
                 raise self._unreachable(reason, least) from cause
@@ -311,7 +312,7 @@ class Client:
         if status >= HTTPStatus.INTERNAL_SERVER_ERROR or (
             status == HTTPStatus.TOO_MANY_REQUESTS and call.attempts > 1
         ):
-            raise _ServerError(status, _retry_after_seconds(response.headers))
+            raise _ServerError(status, retry_after_seconds(response.headers))
         kept = [
             (name, value)
             for name, value in response.headers.multi_items()
@@ -440,11 +441,10 @@ class _Circuit:
 
         # Late news from calls that began before the circuit opened change nothing.
         if self._breaker.current_state == pybreaker.STATE_CLOSED:
-            try:
+            # The circuit may open between the question and the news.
+            told = (type(error),) if error is not None else ()
+            with contextlib.suppress(pybreaker.CircuitBreakerError, *told):
                 self._breaker.call(repeat)
-            except Exception as told:
-                if told is not error:
-                    raise
 
 
 def _is_throttling(error: Any) -> bool:  # noqa: ANN401 (the library's type)
@@ -453,7 +453,7 @@ def _is_throttling(error: Any) -> bool:  # noqa: ANN401 (the library's type)
     )
 
 
-class _ServiceToken:
+class ServiceToken:
     """A token of our own by client credentials (RFC 6749 section 4.4), kept in memory."""
 
     # Renewed in the last fifth of its life, so there is time to try again.
@@ -477,6 +477,7 @@ class _ServiceToken:
         self._busy = threading.Lock()
 
     def close(self) -> None:
+        """Close all connections."""
         self._client.close()
 
     def get(self, call: _Call) -> str:
@@ -529,17 +530,17 @@ class _ServiceToken:
         lifetime = float(answer.get("expires_in", 60))
         self._token = str(answer["access_token"])
         self._expires_at = now + lifetime - 1
-        self._renew_at = now + lifetime * (1 - self.renew_share)
+        self._renew_at = min(self._expires_at, now + lifetime * (1 - self.renew_share))
         return self._token
 
 
-def _backoff_seconds(attempt: int, least: float | None) -> float:
+def backoff_seconds(attempt: int, least: float | None) -> float:
     """Return a random wait up to 0.1, 0.2, 0.4 … 2 s, after what the server asks for."""
     jitter = random.uniform(0, min(2.0, 0.1 * 2**attempt))  # noqa: S311 (no secret)
     return (least or 0.0) + jitter
 
 
-def _retry_after_seconds(headers: httpx2.Headers) -> float | None:
+def retry_after_seconds(headers: httpx2.Headers) -> float | None:
     """Return the wait that `Retry-After` asks for: seconds or a date (RFC 9110)."""
     value = headers.get("Retry-After")
     if value is None:
