@@ -12,7 +12,7 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 def main(command: str) -> None:
     """Run one command until it ends or SIGTERM comes."""
-    settings = Settings()  # type: ignore[call-arg]
+    settings = Settings()
     if command == "serve":
         server.serve(settings, "flagon_auth.app:create_app()")
     elif command == "relay":

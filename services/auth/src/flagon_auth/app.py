@@ -1,12 +1,12 @@
 """Where auth is put together; the only place that sees all of it."""
 
 from pathlib import Path
-from typing import Any
 
-from flagon_chassis import auth, db, events, health, limits, web
 from flask import Flask, Response, g, render_template
 from flask_login import LoginManager
-from flask_wtf import CSRFProtect
+from flask_wtf.csrf import CSRFError, CSRFProtect
+
+from flagon_chassis import auth, db, events, health, limits, web
 
 from . import cli
 from .clients import (
@@ -32,16 +32,20 @@ def create_app(settings: Settings | None = None) -> Flask:
     :param settings: read from the environment when omitted, as gunicorn does.
     :raises pydantic.ValidationError: a setting is missing or malformed.
     """
-    settings = settings or Settings()  # type: ignore[call-arg]
+    settings = settings or Settings()
     app = web.create_app(
         __package__, settings, name="auth", title="Flagon accounts", page=_error_page
     )
     db.init_app(app, settings)
-    parts = _parts(settings)
+    parts = _parts(app, settings)
     app.extensions["flagon.auth"] = parts
     app.session_interface = parts.sessions
     events.init_app(app, "/services/auth", Path(__file__).parent / "events")
-    limits.init_app(app, settings)
+    limiter = limits.init_app(app, settings)
+    for view in (endpoints.token, endpoints.revoke, endpoints.jwks):
+        # Our own services ask for everybody and from one address; what strangers send
+        # is limited by the gateway, and guessing 256 bits is no way in.
+        limiter.exempt(view)
     auth.init_app(
         app,
         issuer=settings.public_url,
@@ -55,14 +59,19 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(endpoints.bp)
     app.extensions["flagon.oauth"] = Server(parts.issuer)
     app.after_request(_protect_pages)
+    app.register_error_handler(CSRFError, _form_too_old)
     app.context_processor(lambda: {"csp_nonce": web.csp_nonce})
     cli.init_app(app, settings)
     return app
 
 
-def _parts(settings: Settings) -> Parts:
+def _parts(app: Flask, settings: Settings) -> Parts:
     store = connect(settings.redis_store_url.get_secret_value())
     cache = connect(settings.redis_cache_url.get_secret_value())
+    # Tokens are issued without either: a service that cannot sign people in for a while
+    # must still let everybody go on who has signed in.
+    health.check(app, "redis_store", store.ping, required=False)
+    health.check(app, "redis_cache", cache.ping, required=False)
     return Parts(
         issuer=Issuer(
             url=settings.public_url,
@@ -114,6 +123,13 @@ def _guard_forms(app: Flask) -> None:
     guard.exempt(api.bp)
 
 
+def _form_too_old(_error: CSRFError) -> tuple[str, int]:
+    page = _error_page(
+        400, "This page was open for too long", "Go back, reload it and try again."
+    )
+    return page, 400
+
+
 def _sign_in_manager(app: Flask) -> None:
     manager = LoginManager()
     # The session is on the server and its id random; tying it to an address as well
@@ -123,15 +139,10 @@ def _sign_in_manager(app: Flask) -> None:
     # Not `init_app`: it adds a hook for a "remember me" cookie, which we do not have,
     # and which would look into the session at every API request.
     app.login_manager = manager  # type: ignore[attr-defined]
-    app.context_processor(_signed_in)
-
-
-def _signed_in() -> dict[str, Any]:
-    return {"signed_in": g.get("_login_user")}
 
 
 def _protect_pages(response: Response) -> Response:
-    if not response.mimetype.startswith("text/html"):
+    if not (response.mimetype or "").startswith("text/html"):
         return response
     targets = " ".join(["'self'", *g.get("form_targets", ())])
     response.headers["Content-Security-Policy"] = (

@@ -6,13 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import click
-from flagon_chassis.db import transaction
 from flask import Flask
 from flask.cli import AppGroup
+
+from flagon_chassis.db import transaction
 
 from .clients import parts
 from .domain import accounts, clients, grants, keys
 from .domain.clients import Registration
+from .models import SigningKey
 from .settings import Settings
 
 clients_group = AppGroup("clients", help="Programs that may ask for tokens.")
@@ -74,7 +76,7 @@ def _seed_account(entry: dict[str, Any]) -> None:
 @click.option("--first-party", is_flag=True, help="People are not asked to agree.")
 @click.option("--scope", default="", help="Scopes it may ask for.")
 @click.option("--grant", "grant_types", multiple=True)
-def create_client(
+def create_client(  # noqa: PLR0917 (click passes them by name)
     name: str,
     redirect_uris: tuple[str, ...],
     post_logout_uris: tuple[str, ...],
@@ -191,7 +193,7 @@ def purge_grants() -> None:
         _say({"purged": grants.purge(db, now=_now())})
 
 
-def _say_key(key: keys.SigningKey) -> None:
+def _say_key(key: SigningKey) -> None:
     retire_at = key.retire_at.isoformat() if key.retire_at else None
     _say(
         {

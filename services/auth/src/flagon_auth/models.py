@@ -4,7 +4,6 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from flagon_chassis.tables import NAMING
 from sqlalchemy import (
     CheckConstraint,
     DateTime,
@@ -19,6 +18,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from uuid_utils.compat import uuid7
+
+from flagon_chassis.tables import NAMING
 
 
 class Base(DeclarativeBase):

@@ -1,22 +1,16 @@
 """JSON in and out of `/api/v1/me` and `/api/v1/users`."""
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Literal
 from uuid import UUID
 
+from pydantic import BaseModel, ConfigDict, Field
+
 from flagon_chassis.paging import LIMIT_MAX
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from .domain.accounts import NAME_LENGTH_MAX
 
 Role = Literal["customer", "merchandiser", "operator", "admin"]
-
-
-def _clean(name: str) -> str:
-    if not name.isprintable() or not name.strip():
-        raise ValueError("must be printable text")
-    return name.strip()
-
-
-Name = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_clean)]
 
 
 class AccountView(BaseModel):
@@ -51,6 +45,6 @@ class AccountsQuery(BaseModel, extra="forbid"):
 class AccountChange(BaseModel, extra="forbid"):
     """Body of `PATCH /api/v1/users/<id>`: only what is to change."""
 
-    name: Name | None = None
+    name: str | None = Field(default=None, min_length=1, max_length=NAME_LENGTH_MAX)
     roles: list[Role] | None = Field(default=None, max_length=10)
     disabled: bool | None = None

@@ -5,8 +5,9 @@ import binascii
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from flagon_chassis.settings import DatabaseSettings
 from pydantic import Field, PositiveInt, SecretStr, field_validator, model_validator
+
+from flagon_chassis.settings import DatabaseSettings
 
 _AES_256_BYTES = 32
 

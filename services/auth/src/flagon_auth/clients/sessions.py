@@ -11,9 +11,10 @@ from uuid import UUID
 
 import redis
 import structlog
-from flagon_chassis import problems
 from flask import Flask, Request, Response
 from flask.sessions import SessionInterface, SessionMixin
+
+from flagon_chassis import problems
 
 log = structlog.get_logger()
 
@@ -39,8 +40,6 @@ class LoginSession(SessionMixin):
         self._seen_at = 0.0
         self.modified = False
         self.accessed = False
-        self.fresh_cookie = False
-        """Whether the browser must be told another cookie."""
 
     @property
     def _data(self) -> dict[str, Any]:
@@ -107,7 +106,7 @@ class LoginSession(SessionMixin):
         self.modified = True
 
     def _forget(self) -> None:
-        if self._data is not None and self._secret:
+        if self._secret:
             self._store.delete(self._secret)
         self._secret = None
         self._seen_at = 0.0
@@ -236,8 +235,10 @@ class SessionStore(SessionInterface):
         sid, account = content["data"].get("sid"), content["data"].get("_user_id")
         if sid and account:
             pipe.set(_sid_key(sid), _digest(secret), ex=self._absolute_seconds)
-            pipe.sadd(_account_key(account), sid)
-            pipe.expire(_account_key(account), self._absolute_seconds)
+            name, now = _account_key(account), self._clock()
+            pipe.zadd(name, {sid: now + self._absolute_seconds})
+            pipe.zremrangebyscore(name, "-inf", now)
+            pipe.expire(name, self._absolute_seconds)
         return bool(pipe.execute()[0])
 
     def delete(self, secret: str) -> None:
@@ -253,11 +254,12 @@ class SessionStore(SessionInterface):
 
     def end_all(self, account_id: UUID) -> list[str]:
         """Forget every session of an account; return their public ids."""
-        sids = cast("set[str]", self._redis.smembers(_account_key(str(account_id))))
+        name = _account_key(str(account_id))
+        sids = cast("list[str]", self._redis.zrange(name, 0, -1))
         for sid in sids:
             self.end(sid)
-        self._redis.delete(_account_key(str(account_id)))
-        return sorted(sids)
+        self._redis.delete(name)
+        return sids
 
 
 _PREFIX = "auth:session:"

@@ -7,14 +7,14 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from flagon_chassis import events
-from flagon_chassis.errors import Conflict, Invalid, NotFound, Unauthenticated
 from sqlalchemy import select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
 from flagon_auth.models import Account, AccountRole
+from flagon_chassis import events
+from flagon_chassis.errors import Conflict, Invalid, NotFound, Unauthenticated
 
 from . import passwords
 from .passwords import Hasher
@@ -36,10 +36,15 @@ _EMAIL = re.compile(
     r"\A[^@\s\x00-\x1f\x7f\"(),:;<>\[\\\]]{1,64}@([a-z0-9-]+\.)+[a-z0-9-]+\Z"
 )
 _EMAIL_LENGTH = 254
+NAME_LENGTH_MAX = 100
 
 
 class EmailInvalid(Invalid):
     """This is not an e-mail address."""
+
+
+class NameInvalid(Invalid):
+    """This is not a name."""
 
 
 class EmailTaken(Conflict):
@@ -69,6 +74,17 @@ def email_key(email: str) -> str:
     return key
 
 
+def clean_name(name: str) -> str:
+    """Return the name with single blanks.
+
+    :raises NameInvalid: it is empty, too long or holds what nobody can read.
+    """
+    cleaned = " ".join(name.split(" ")).strip()
+    if not 0 < len(cleaned) <= NAME_LENGTH_MAX or not cleaned.isprintable():
+        raise NameInvalid(f"Use 1 to {NAME_LENGTH_MAX} readable characters.")
+    return cleaned
+
+
 def scopes_of(roles: Iterable[str]) -> frozenset[str]:
     """Return what the roles together allow, those of lesser roles included."""
     highest = max((ROLES.index(role) for role in roles if role in ROLES), default=-1)
@@ -89,11 +105,13 @@ def create_account(
     """Add one account and return it.
 
     :raises EmailInvalid: it is not an address.
+    :raises NameInvalid: it is empty, too long or holds what nobody can read.
     :raises EmailTaken: another account has it; found out after hashing, so a taken
         address takes as long as a free one.
     :raises PasswordWeak: it can be guessed.
     """
     key = email_key(email)
+    name = clean_name(name)
     passwords.check_strength(password, context=[*key.split("@"), *name.lower().split()])
     phc = hasher.hash(password)
     created_id = session.scalar(
@@ -239,11 +257,14 @@ def change_account(
 
     :param changes: any of `name`, `roles` (a list) and `disabled`.
     :raises RoleUnknown: one of the roles does not exist.
+    :raises NameInvalid: the name is empty or unreadable.
     """
     changed = []
     if "roles" in changes and sorted(set(changes["roles"])) != account.roles:
         _assign(account, changes["roles"])
         changed.append("roles")
+    if "name" in changes:
+        changes = {**changes, "name": clean_name(changes["name"])}
     for field in ("name", "disabled"):
         if field in changes and changes[field] != getattr(account, field):
             setattr(account, field, changes[field])

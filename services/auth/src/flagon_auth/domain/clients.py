@@ -10,12 +10,12 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import urlsplit
 
-from flagon_chassis.errors import Invalid
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from flagon_auth.models import Client
+from flagon_chassis.errors import Invalid
 
 from .accounts import API_SCOPES, IDENTITY_SCOPES
 
@@ -147,9 +147,9 @@ def _check(registration: Registration) -> None:
     _check_known("scope", registration.scope.split(), (*IDENTITY_SCOPES, *API_SCOPES))
     if secret is None and "client_credentials" in registration.grant_types:
         raise ClientInvalid("A public client has no credentials to grant anything for.")
-    if "authorization_code" in registration.grant_types:
-        if not registration.redirect_uris:
-            raise ClientInvalid("A client that signs people in needs a redirect URI.")
+    signs_in = "authorization_code" in registration.grant_types
+    if signs_in and not registration.redirect_uris:
+        raise ClientInvalid("A client that signs people in needs a redirect URI.")
     for uri in (*registration.redirect_uris, *registration.post_logout_redirect_uris):
         _check_uri(uri)
 

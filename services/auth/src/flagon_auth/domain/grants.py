@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from flagon_chassis.errors import Invalid
 from sqlalchemy import ColumnElement, delete, or_, select, update
 from sqlalchemy.orm import Session
 
@@ -18,6 +17,7 @@ from flagon_auth.models import (
     RefreshToken,
     TokenGrant,
 )
+from flagon_chassis.errors import Invalid
 
 from .accounts import API_SCOPES, IDENTITY_SCOPES, scopes_of
 from .tokens import Issuer, Spent

@@ -4,15 +4,15 @@ import json
 from datetime import datetime, timedelta
 from functools import lru_cache
 from os import urandom
-from typing import Any, cast
+from typing import Any
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from flagon_chassis.errors import Conflict
 from joserfc.jwk import ECKey, KeySet, RSAKey
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from flagon_auth.models import SigningKey
+from flagon_chassis.errors import Conflict
 
 ACCESS_ALG = "ES256"
 ID_ALG = "RS256"
@@ -188,4 +188,4 @@ def _make(
 def _opened(sealer: Sealer, kid: str, sealed: bytes) -> Key:
     jwk = json.loads(sealer.open(kid, sealed))
     kind = ECKey if jwk["kty"] == "EC" else RSAKey
-    return cast("Key", kind.import_key(jwk))
+    return kind.import_key(jwk)

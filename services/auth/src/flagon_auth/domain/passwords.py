@@ -6,9 +6,10 @@ from collections.abc import Iterable
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerifyMismatchError
-from flagon_chassis.errors import Invalid, Unavailable
 from zxcvbn import zxcvbn
 from zxcvbn.frequency_lists import FREQUENCY_LISTS
+
+from flagon_chassis.errors import Invalid, Unavailable
 
 LENGTH_MIN = 12
 LENGTH_MAX = 128

@@ -7,13 +7,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
-from flagon_chassis.errors import Invalid
 from joserfc import jwt
 from joserfc.errors import JoseError
 from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from flagon_auth.models import AccessToken, Account, TokenGrant
+from flagon_chassis.errors import Invalid
 
 from . import keys
 

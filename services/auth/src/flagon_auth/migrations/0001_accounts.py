@@ -2,8 +2,9 @@
 
 import sqlalchemy as sa
 from alembic import op
-from flagon_chassis import tables
 from sqlalchemy.dialects import postgresql
+
+from flagon_chassis import tables
 
 revision = "0001"
 down_revision = None

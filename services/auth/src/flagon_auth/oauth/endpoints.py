@@ -2,16 +2,16 @@
 
 import hashlib
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, cast
 from urllib.parse import parse_qsl, urlencode
 from uuid import UUID
 
 from apiflask import APIBlueprint
 from authlib.oauth2.rfc6749 import AccessDeniedError, OAuth2Error
-from flagon_chassis import auth
-from flagon_chassis.db import transaction
 from flask import (
     Flask,
     Response,
@@ -30,11 +30,15 @@ from werkzeug.datastructures import MultiDict
 from flagon_auth.clients import LoginSession, parts
 from flagon_auth.domain import accounts, consents, keys, tokens
 from flagon_auth.domain.addresses import form_target
-from flagon_auth.models import Account
 from flagon_auth.forms import ActionForm
+from flagon_auth.models import Account
+from flagon_chassis import auth
+from flagon_chassis.db import transaction
 
-from . import server as oauth
-from .server import OAuthRequest, Server, SignIn
+from . import requests as oauth
+from .grants import AUTH_METHODS, final_scope
+from .requests import OAuthRequest, SignIn
+from .server import Server
 
 bp = APIBlueprint("oauth", __name__, enable_openapi=False)
 
@@ -116,14 +120,17 @@ def _authorize(parameters: MultiDict[str, str]) -> ResponseReturnValue:
             )
             if person is None or _must_sign_in_again(db, asked, person, now=now):
                 return _to_sign_in(asked, parameters, now=now)
-            scope = oauth.final_scope(asked)
+            scope = final_scope(asked)
             if _must_consent(db, asked, person, scope):
                 return _ask_consent(asked, person, scope, parameters)
         except OAuth2Error as error:
             return _authorization_error(error, parameters)
         _login_session().pop("reauthentication", None)
-        return _server().create_authorization_response(
-            asked, grant_user=person.account, grant=grant
+        return cast(
+            "Response",
+            _server().create_authorization_response(
+                asked, grant_user=person.account, grant=grant
+            ),
         )
 
 
@@ -132,15 +139,22 @@ def _must_sign_in_again(
 ) -> bool:
     """Say whether the request wants a fresher password than the session has."""
     given_at = person.sign_in.auth_time
+    somebody_else = _means_somebody_else(db, asked, person)
     marker = session.get("reauthentication", {})
     if marker.get("request") == _digest(asked.payload.data):
-        # This very request sent the person to sign in before.
-        return bool(marker["since"] > given_at.timestamp())
+        # This very request has sent the person to sign in before.
+        if given_at.timestamp() < float(marker["since"]):
+            return True
+        if somebody_else:
+            raise oauth.error_with("login_required", "Somebody else signed in.", asked)
+        return False
     max_age = oauth.max_age(asked)
-    if oauth.prompts(asked) & {"login", "select_account"}:
-        return True
-    if max_age is not None and (now - given_at).total_seconds() > max_age:
-        return True
+    too_old = max_age is not None and (now - given_at).total_seconds() > max_age
+    wanted = bool(oauth.prompts(asked) & {"login", "select_account"})
+    return too_old or wanted or somebody_else
+
+
+def _means_somebody_else(db: Session, asked: OAuthRequest, person: _Person) -> bool:
     hint = asked.payload.data.get("id_token_hint")
     if not hint:
         return False
@@ -236,8 +250,11 @@ def consent() -> ResponseReturnValue:
             now=now,
         )
         _login_session().pop("reauthentication", None)
-        return _server().create_authorization_response(
-            asked, grant_user=person.account, grant=grant
+        return cast(
+            "Response",
+            _server().create_authorization_response(
+                asked, grant_user=person.account, grant=grant
+            ),
         )
 
 
@@ -272,25 +289,23 @@ def _digest(parameters: MultiDict[str, str]) -> str:
 @auth.open_route
 def token() -> ResponseReturnValue:
     """Give tokens for a code, a refresh token or a client's own credentials."""
-    return _client_request(lambda asked: _server().create_token_response(asked))
+    return _client_request(_server().create_token_response)
 
 
 @bp.post("/oauth/revoke")
 @auth.open_route
 def revoke() -> ResponseReturnValue:
     """Take back a token and what grew out of it (RFC 7009)."""
-    return _client_request(
-        lambda asked: _server().create_endpoint_response("revocation", asked)
-    )
+    return _client_request(partial(_server().create_endpoint_response, "revocation"))
 
 
-def _client_request(respond: Any) -> ResponseReturnValue:  # noqa: ANN401
+def _client_request(respond: Callable[[OAuthRequest], Response]) -> Response:
     now = datetime.now(UTC)
     with transaction() as db:
         try:
             parameters = oauth.token_parameters(request)
         except OAuth2Error as error:
-            return _server().handle_error_response(None, error)
+            return cast("Response", _server().handle_error_response(None, error))
         asked = OAuthRequest(
             db,
             parameters,
@@ -365,7 +380,6 @@ def authorization_server() -> ResponseReturnValue:
 
 
 def _metadata(issuer: str) -> dict[str, Any]:
-    methods = ["client_secret_basic", "client_secret_post", "none"]
     return {
         "issuer": issuer,
         "authorization_endpoint": f"{issuer}/oauth/authorize",
@@ -380,8 +394,8 @@ def _metadata(issuer: str) -> dict[str, Any]:
             "refresh_token",
             "client_credentials",
         ],
-        "token_endpoint_auth_methods_supported": methods,
-        "revocation_endpoint_auth_methods_supported": methods,
+        "token_endpoint_auth_methods_supported": AUTH_METHODS,
+        "revocation_endpoint_auth_methods_supported": AUTH_METHODS,
         "code_challenge_methods_supported": ["S256"],
         "authorization_response_iss_parameter_supported": True,
     }

@@ -5,15 +5,15 @@ from uuid import UUID
 
 import structlog
 from apiflask import APIBlueprint
-from flagon_chassis import auth, conditional, paging
-from flagon_chassis.db import transaction
-from flagon_chassis.errors import Forbidden
-from flagon_chassis.web import reply
 from flask.typing import ResponseReturnValue
 
 from flagon_auth.clients import parts
 from flagon_auth.domain import accounts, grants
 from flagon_auth.schemas import AccountChange, AccountPage, AccountsQuery, AccountView
+from flagon_chassis import auth, conditional, paging
+from flagon_chassis.db import transaction
+from flagon_chassis.errors import Forbidden
+from flagon_chassis.web import reply
 
 bp = APIBlueprint("api", __name__, url_prefix="/api/v1", tag="Accounts")
 log = structlog.get_logger()

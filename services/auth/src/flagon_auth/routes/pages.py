@@ -10,9 +10,6 @@ from uuid import UUID
 import structlog
 from apiflask import APIBlueprint
 from authlib.common.urls import add_params_to_uri
-from flagon_chassis import auth, metrics
-from flagon_chassis.db import transaction
-from flagon_chassis.errors import Failure, Throttled
 from flask import flash, g, redirect, render_template, request, session
 from flask.typing import ResponseReturnValue
 from flask_login import UserMixin, current_user, login_user
@@ -23,6 +20,10 @@ from flagon_auth.clients import Limit, LoginSession, parts
 from flagon_auth.domain import accounts, clients, grants, passwords, tokens
 from flagon_auth.domain.addresses import HOME, form_target, safe_next
 from flagon_auth.forms import ActionForm, LoginForm, RegisterForm
+from flagon_auth.models import Account
+from flagon_chassis import auth, metrics
+from flagon_chassis.db import transaction
+from flagon_chassis.errors import Failure, Throttled
 
 bp = APIBlueprint("pages", __name__, enable_openapi=False)
 log = structlog.get_logger()
@@ -37,7 +38,7 @@ class TooManyAttempts(Throttled):
 class SignedIn(UserMixin):  # type: ignore[misc]
     """The account of the present session, as templates see it."""
 
-    def __init__(self, account: accounts.Account) -> None:
+    def __init__(self, account: Account) -> None:
         self.id = str(account.id)
         self.email = account.email
         self.name = account.name
@@ -77,6 +78,7 @@ def login() -> ResponseReturnValue:
     wait = parts().attempts.take(limits)
     if wait:
         _count_login("throttled")
+        log.info("sign_in_throttled")
         form.form_errors = [f"Too many attempts. Try again in {_spoken(wait)}."]
         return _form_page("login.html", form, onward, status=429, wait=wait)
     now = _now()
@@ -88,6 +90,7 @@ def login() -> ResponseReturnValue:
             found = SignedIn(account)
     except accounts.SignInRefused as refused:
         _count_login("refused")
+        log.info("sign_in_refused")
         form.form_errors = [f"{refused.title()}. {refused.detail}"]
         return _form_page("login.html", form, onward, status=422)
     except Failure:
@@ -139,12 +142,15 @@ def register() -> ResponseReturnValue:
                 db,
                 parts().hasher,
                 email=str(form.email.data),
-                name=" ".join(str(form.name.data).split()),
+                name=str(form.name.data),
                 password=str(form.password.data),
                 now=_now(),
             )
     except accounts.EmailTaken:
         log.info("registration_of_a_taken_address")
+    except accounts.NameInvalid as invalid:
+        form.name.errors = [invalid.detail]
+        return _form_page("register.html", form, onward, status=422)
     except accounts.EmailInvalid as invalid:
         form.email.errors = [f"{invalid.title()}. {invalid.detail}"]
         return _form_page("register.html", form, onward, status=422)
@@ -162,7 +168,9 @@ def account() -> ResponseReturnValue:
     """Show the own account."""
     if not current_user.is_authenticated:
         return redirect(f"/login?{urlencode({'next': HOME})}", 303)
-    return render_template("account.html", form=ActionForm(formdata=None))
+    return render_template(
+        "account.html", form=ActionForm(formdata=None), person=current_user
+    )
 
 
 @bp.route("/logout", methods=["GET", "POST"])
