@@ -1,0 +1,213 @@
+"""The gateway, the supervisor and the databases, tested with the real programs."""
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "deploy" / "local"))
+
+from flagonctl import authority, configuration, programs  # noqa: E402
+from flagonctl.processes import SERVICES  # noqa: E402
+from flagonctl.stack import Stack  # noqa: E402
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def free_base(width: int = 370) -> int:
+    """A port base whose whole range is free at the moment."""
+    for base in range(21_000 + os.getpid() % 500 * 40, 60_000, width):
+        with socket.socket() as one, socket.socket() as other:
+            try:
+                one.bind(("127.0.0.1", base))
+                other.bind(("127.0.0.1", base + 15))
+            except OSError:
+                continue
+            return base
+    raise AssertionError("no free ports")
+
+
+def wait_for(condition, seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+@dataclass
+class Upstream:
+    """A stand-in for every service: remembers what it got, answers as told."""
+
+    seen: list[dict[str, Any]] = field(default_factory=list)
+    answer: Any = None
+    """Called with the request handler; None answers 200 with JSON."""
+    port: int = 0
+
+    def last(self, path: str) -> dict[str, Any]:
+        return [one for one in self.seen if one["path"] == path][-1]
+
+    def count(self, path: str) -> int:
+        return sum(one["path"] == path for one in self.seen)
+
+
+def start_upstream(upstream: Upstream) -> ThreadingHTTPServer:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def handle_any(self):
+            length = int(self.headers.get("Content-Length") or 0)
+            body = self.rfile.read(length)
+            upstream.seen.append(
+                {
+                    "method": self.command,
+                    "path": self.path,
+                    "headers": {k.lower(): v for k, v in self.headers.items()},
+                    "body": body,
+                }
+            )
+            if upstream.answer is None or upstream.answer(self) is False:
+                self.reply(200, b'{"ok":true}')
+
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = handle_any
+
+        def reply(self, status, body=b"", **headers):
+            self.send_response(status)
+            fields = {"content-type": "application/json"} | {
+                name.replace("_", "-"): value for name, value in headers.items()
+            }
+            for name, value in fields.items():
+                self.send_header(name, value)
+            if status not in {204, 304}:
+                self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        def log_message(self, *_args):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    upstream.port = server.server_port
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    return server
+
+
+@dataclass
+class Gateway:
+    url: str
+    https_url: str
+    folder: Path
+    upstream: Upstream
+    log: Path
+    client: httpx2.Client
+    port: int
+
+    def lines(self) -> str:
+        return self.log.read_text()
+
+
+def render(folder: Path, upstream_port: int, **changes: str) -> dict[str, str]:
+    """Write a gateway's configuration below a folder and return its variables."""
+    base = free_base()
+    stack = Stack("local", base, ROOT)
+    variables = configuration.local_gateway(stack) | {
+        "GATEWAY_TEMP": str(folder / "temp"),
+        "GATEWAY_PID": str(folder / "nginx.pid"),
+        "GATEWAY_TLS_CERTIFICATE": str(folder / "tls" / "server.pem"),
+        "GATEWAY_TLS_KEY": str(folder / "tls" / "server.key"),
+        "GATEWAY_STATIC": str(folder / "static"),
+        "GATEWAY_SESSION_COOKIE": "flagon_session",
+        "GATEWAY_ACCESS_LOG": str(folder / "access.log"),
+        "GATEWAY_CONNECTIONS": "512",
+        "GATEWAY_OPEN_FILES": "1024",
+        "GATEWAY_STREAMS_PER_ADDRESS": "3",
+        **{f"GATEWAY_{name.upper()}": f"127.0.0.1:{upstream_port}" for name in SERVICES},
+        **changes,
+    }
+    authority.ensure(folder / "tls")
+    (folder / "static").mkdir(exist_ok=True)
+    (folder / "temp").mkdir(exist_ok=True)
+    configuration.gateway_files(folder / "conf", variables, ROOT)
+    return variables | {"base": str(base)}
+
+
+@contextmanager
+def start_gateway(folder: Path, upstream: Upstream, **changes: str):
+    variables = render(folder, upstream.port, **changes)
+    base = int(variables["base"])
+    process = subprocess.Popen(
+        [
+            programs.find("nginx"),
+            *("-c", folder / "conf" / "nginx.conf"),
+            *("-e", "stderr"),
+            # The workers would otherwise give up root's rights to the test's folder.
+            *("-g", "daemon off;" + (" user root;" if os.geteuid() == 0 else "")),
+        ],
+        env={"TZ": "UTC", "PATH": "/usr/bin:/bin"},
+        stderr=subprocess.DEVNULL,
+    )
+    wait_for(lambda: listens(base))
+    gateway = Gateway(
+        url=f"http://localhost:{base}",
+        https_url=f"https://localhost:{base + 363}",
+        folder=folder,
+        upstream=upstream,
+        log=folder / "access.log",
+        client=httpx2.Client(base_url=f"http://127.0.0.1:{base}", trust_env=False),
+        port=base,
+    )
+    try:
+        yield gateway
+    finally:
+        gateway.client.close()
+        process.terminate()
+        process.wait(10)
+
+
+@contextmanager
+def stand_in():
+    upstream = Upstream()
+    server = start_upstream(upstream)
+    try:
+        yield upstream
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("gateway")
+    with stand_in() as upstream, start_gateway(folder, upstream) as gateway:
+        yield gateway
+
+
+@pytest.fixture
+def gateway(running):
+    running.upstream.seen.clear()
+    running.upstream.answer = None
+    return running

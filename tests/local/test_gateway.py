@@ -1,0 +1,689 @@
+"""What the gateway promises, with a real nginx and stand-ins for the services."""
+
+import gzip
+import http.client
+import json
+import socket
+import ssl
+import threading
+import time
+from uuid import uuid4
+
+import httpx2
+import pytest
+
+from .conftest import Upstream, stand_in, start_gateway, wait_for
+
+
+def unique(path: str) -> str:
+    return f"{path}?n={uuid4().hex}"
+
+
+class TestRequestId:
+    def test_makes_one_and_a_trace_of_the_same_digits(self, gateway):
+        path = unique("/api/v1/products")
+
+        reply = gateway.client.get(path)
+
+        got = gateway.upstream.last(path)["headers"]
+        assert reply.headers["x-request-id"] == got["x-request-id"]
+        assert got["traceparent"].split("-")[1] == got["x-request-id"]
+        assert len(got["traceparent"]) == 55
+
+    def test_takes_a_harmless_one(self, gateway):
+        path = unique("/api/v1/products")
+
+        reply = gateway.client.get(path, headers={"X-Request-ID": "order-66.retry_1"})
+
+        assert reply.headers["x-request-id"] == "order-66.retry_1"
+        assert gateway.upstream.last(path)["headers"]["x-request-id"] == "order-66.retry_1"
+
+    @pytest.mark.parametrize(
+        "given", ["short", "x" * 65, 'quo"te-in-it', "back\\slash-in-it", "sp ace-in-it"]
+    )
+    def test_replaces_any_other(self, gateway, given):
+        reply = gateway.client.get("/nothing", headers={"X-Request-ID": given})
+
+        assert len(reply.headers["x-request-id"]) == 32
+
+    def test_makes_it_the_trace_id_when_it_has_the_form(self, gateway):
+        path, known = unique("/api/v1/jobs"), uuid4().hex
+
+        gateway.client.get(path, headers={"X-Request-ID": known})
+
+        assert gateway.upstream.last(path)["headers"]["traceparent"].startswith(
+            f"00-{known}-"
+        )
+
+    def test_passes_a_trace_on(self, gateway):
+        path, trace = unique("/api/v1/jobs"), f"00-{uuid4().hex}-00f067aa0ba902b7-01"
+
+        gateway.client.get(path, headers={"traceparent": trace, "tracestate": "a=1"})
+
+        got = gateway.upstream.last(path)["headers"]
+        assert (got["traceparent"], got["tracestate"]) == (trace, "a=1")
+
+    @pytest.mark.parametrize(
+        "given", ["rubbish", f"00-{'0' * 32}-00f067aa0ba902b7-01", f"00-{'a' * 32}-{'0' * 16}-01"]
+    )
+    def test_replaces_a_malformed_trace_and_its_state(self, gateway, given):
+        path = unique("/api/v1/jobs")
+
+        gateway.client.get(path, headers={"traceparent": given, "tracestate": "a=1"})
+
+        got = gateway.upstream.last(path)["headers"]
+        assert got["traceparent"] != given
+        assert "tracestate" not in got
+
+    def test_logs_both_without_the_query(self, gateway):
+        reply = gateway.client.get("/callback?code=topsecret")
+
+        known = reply.headers["x-request-id"]
+        wait_for(lambda: known in gateway.lines())
+        line = next(
+            json.loads(line) for line in gateway.lines().splitlines() if known in line
+        )
+        assert line["trace_id"] == known
+        assert line["path"] == "/callback"
+        assert line["time"].endswith("Z")
+        assert line["upstream_status"] == "200"
+        assert "topsecret" not in gateway.lines()
+
+
+class TestInsideMatters:
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "/livez",
+            "/readyz",
+            "/metrics",
+            "/metrics/",
+            "//metrics",
+            "/x/../metrics",
+            "/%6detrics",
+            "/internal/session",
+            "/internal",
+            "/_session",
+            "/api/v1/unknown",
+            "/api/v1/productsandmore",
+            "/.well-known/other",
+        ],
+    )
+    def test_are_not_found_from_outside(self, gateway, path):
+        connection = http.client.HTTPConnection("127.0.0.1", gateway.port)
+        connection.request("GET", path)
+        reply = connection.getresponse()
+        reply.read()
+
+        # Other well-known documents are web's to answer, or not.
+        if path.startswith("/.well-known"):
+            assert gateway.upstream.count(path) == 1
+        else:
+            assert reply.status == 404
+            assert gateway.upstream.seen == []
+        connection.close()
+
+    def test_client_cannot_speak_as_the_gateway(self, gateway):
+        path = unique("/api/v1/jobs")
+
+        gateway.client.get(
+            path,
+            headers={
+                "X-Access-Token": "forged",
+                "X-Original-Method": "GET",
+                "X-Forwarded-For": "10.1.1.1",
+                "X-Forwarded-Proto": "https",
+                "X-Forwarded-Host": "evil.test",
+                "Forwarded": "for=10.1.1.1",
+                "X-Real-IP": "10.1.1.1",
+            },
+        )
+
+        got = gateway.upstream.last(path)["headers"]
+        assert not {"x-access-token", "x-original-method", "forwarded", "x-real-ip"} & set(
+            got
+        )
+        assert got["x-forwarded-for"] == "127.0.0.1"
+        assert got["x-forwarded-proto"] == "http"
+        assert got["x-forwarded-host"] == f"127.0.0.1:{gateway.port}"
+        assert "authorization" not in got
+
+    def test_services_cannot_leak_a_token(self, gateway):
+        gateway.upstream.answer = lambda h: h.reply(200, b"{}", x_access_token="secret")
+
+        reply = gateway.client.get(unique("/api/v1/jobs"))
+
+        assert "x-access-token" not in reply.headers
+
+    def test_unknown_host_names_are_refused(self, gateway):
+        reply = gateway.client.get("/", headers={"Host": "rebound.example"})
+
+        assert reply.status_code == 421
+        assert gateway.upstream.seen == []
+
+
+class TestErrors:
+    def test_are_problems_for_programs(self, gateway):
+        reply = gateway.client.get("/api/v1/nothing")
+
+        assert reply.status_code == 404
+        assert reply.headers["content-type"] == "application/problem+json"
+        assert reply.json() == {
+            "type": "about:blank",
+            "title": "Not Found",
+            "status": 404,
+            "detail": "Nothing is found at this address.",
+            "instance": reply.headers["x-request-id"],
+        }
+
+    def test_are_pages_for_people(self, gateway):
+        reply = gateway.client.get("/metrics", headers={"Accept": "text/html"})
+
+        assert reply.status_code == 404
+        assert reply.headers["content-type"] == "text/html; charset=utf-8"
+        assert "<h1>Not Found</h1>" in reply.text
+
+    def test_are_problems_below_the_api_even_for_browsers(self, gateway):
+        reply = gateway.client.get("/api/v1/nothing", headers={"Accept": "text/html"})
+
+        assert reply.headers["content-type"] == "application/problem+json"
+
+    def test_of_services_pass_untouched(self, gateway):
+        gateway.upstream.answer = lambda h: h.reply(
+            404, b'{"title":"Mine"}', content_type="application/problem+json"
+        )
+
+        assert gateway.client.get(unique("/api/v1/jobs")).json() == {"title": "Mine"}
+
+    def test_a_dead_service_is_a_502_that_says_when_to_retry(self, tmp_path):
+        nobody = Upstream(port=1)
+
+        with start_gateway(tmp_path, nobody) as gateway:
+            reply = gateway.client.get("/api/v1/jobs")
+
+        assert reply.status_code == 502
+        assert reply.headers["retry-after"] == "2"
+        assert reply.json()["title"] == "Bad Gateway"
+
+
+class TestBodies:
+    def upload(self, gateway, path, length):
+        """Announce a body, send none of it, and return the answer and its seconds."""
+        started = time.monotonic()
+        with socket.create_connection(("127.0.0.1", gateway.port), 5) as connection:
+            connection.sendall(
+                f"POST {path} HTTP/1.1\r\nHost: localhost\r\n"
+                f"Content-Length: {length}\r\nExpect: 100-continue\r\n\r\n".encode()
+            )
+            reply = connection.recv(4096).decode()
+        return reply, time.monotonic() - started
+
+    def test_two_gigabytes_are_refused_before_they_are_sent(self, gateway):
+        reply, seconds = self.upload(gateway, "/api/v1/jobs", 2 * 1024**3)
+
+        assert reply.startswith("HTTP/1.1 413 ")
+        assert "application/problem+json" in reply
+        assert seconds < 1
+        assert gateway.upstream.seen == []
+
+    def test_an_upload_may_be_large(self, gateway):
+        reply, _seconds = self.upload(gateway, "/api/v1/jobs", 200 * 1024**2)
+
+        assert reply.startswith("HTTP/1.1 100 ")
+
+    def test_other_bodies_may_not(self, gateway):
+        reply, _seconds = self.upload(gateway, "/api/v1/products", 2 * 1024**2)
+
+        assert reply.startswith("HTTP/1.1 413 ")
+
+    def test_a_body_without_a_length_is_cut_off(self, gateway):
+        def endless():
+            for _ in range(40):
+                yield b"x" * 65536
+
+        try:
+            reply = gateway.client.post("/api/v1/products", content=endless())
+        except httpx2.WriteError:
+            return
+        assert reply.status_code == 413
+
+
+class TestRetry:
+    def test_a_read_survives_a_killed_worker(self, gateway):
+        def die_once(handler):
+            if gateway.upstream.count(handler.path) == 1:
+                handler.connection.shutdown(socket.SHUT_RDWR)
+                handler.close_connection = True
+                return True
+            return False
+
+        gateway.upstream.answer = die_once
+        path = unique("/api/v1/jobs")
+
+        reply = gateway.client.get(path)
+
+        assert reply.status_code == 200
+        assert gateway.upstream.count(path) == 2
+
+    @pytest.mark.parametrize("method", ["POST", "PATCH"])
+    def test_a_write_is_never_sent_twice(self, gateway, method):
+        def die(handler):
+            handler.connection.shutdown(socket.SHUT_RDWR)
+            handler.close_connection = True
+
+        gateway.upstream.answer = die
+        path = unique("/api/v1/products")
+
+        reply = gateway.client.request(method, path, json={})
+
+        assert reply.status_code == 502
+        assert gateway.upstream.count(path) == 1
+
+    def test_writes_use_a_fresh_connection_each(self, gateway):
+        ports = []
+        gateway.upstream.answer = lambda h: ports.append(h.client_address[1]) or False
+
+        for _ in range(3):
+            gateway.client.post("/api/v1/products", json={})
+
+        assert len(set(ports)) == 3
+
+    def test_reads_keep_theirs(self, gateway):
+        ports = []
+        gateway.upstream.answer = lambda h: ports.append(h.client_address[1]) or False
+
+        for _ in range(3):
+            gateway.client.get(unique("/api/v1/jobs"))
+
+        assert len(set(ports)) == 1
+
+
+class TestMicroCache:
+    def test_strangers_share_an_answer_for_a_second(self, gateway):
+        path = unique("/api/v1/products")
+
+        replies = [gateway.client.get(path) for _ in range(5)]
+
+        assert gateway.upstream.count(path) == 1
+        assert [r.headers["x-cache"] for r in replies] == ["MISS", *["HIT"] * 4]
+        assert len({r.headers["x-request-id"] for r in replies}) == 5
+
+    def test_is_fresh_after_that_second(self, gateway):
+        path = unique("/api/v1/products")
+        gateway.client.get(path)
+        time.sleep(2.1)
+        gateway.upstream.answer = lambda h: h.reply(200, b'{"new":true}')
+
+        # Also the second of two at the same time: no stale answer while updating.
+        assert gateway.client.get(path).json() == {"new": True}
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {"Authorization": "Bearer x"},
+            {"Cookie": "a=b; flagon_session=abc"},
+            {"Cache-Control": "no-cache"},
+        ],
+    )
+    def test_others_are_always_answered_by_the_service(self, gateway, headers):
+        path = unique("/api/v1/products")
+        gateway.client.get(path)
+
+        for _ in range(2):
+            gateway.client.get(path, headers=headers)
+
+        assert gateway.upstream.count(path) == 3
+
+    def test_what_a_signed_in_person_gets_is_not_kept(self, gateway):
+        path = unique("/api/v1/products")
+        gateway.upstream.answer = lambda h: (
+            h.reply(200, b'{"draft":1}') if "authorization" in h.headers else False
+        )
+        gateway.client.get(path, headers={"Authorization": "Bearer x"})
+
+        assert gateway.client.get(path).json() == {"ok": True}
+
+    def test_other_cookies_do_not_matter(self, gateway):
+        path = unique("/api/v1/products")
+
+        for number in range(3):
+            gateway.client.get(path, headers={"Cookie": f"theme={number}"})
+
+        assert gateway.upstream.count(path) == 1
+        assert "cookie" not in gateway.upstream.last(path)["headers"]
+
+    def test_accept_tells_answers_apart(self, gateway):
+        path = unique("/api/v1/products")
+
+        gateway.client.get(path, headers={"Accept": "text/html"})
+        gateway.client.get(path, headers={"Accept": "application/json"})
+
+        assert gateway.upstream.count(path) == 2
+
+    def test_keeps_the_shop_open_when_the_catalog_fails(self, gateway):
+        path = unique("/api/v1/products")
+        gateway.client.get(path)
+        time.sleep(2.1)
+        gateway.upstream.answer = lambda h: h.reply(503, b"{}")
+
+        reply = gateway.client.get(path)
+
+        assert (reply.status_code, reply.headers["x-cache"]) == (200, "STALE")
+
+    def test_answers_conditional_requests(self, gateway):
+        path = unique("/api/v1/products")
+        gateway.upstream.answer = lambda h: h.reply(200, b"{}", ETag='"7"')
+        gateway.client.get(path)
+
+        reply = gateway.client.get(path, headers={"If-None-Match": '"7"'})
+
+        assert reply.status_code == 304
+
+    @pytest.mark.parametrize("said", ["private", "no-store"])
+    def test_obeys_private(self, gateway, said):
+        path = unique("/api/v1/products")
+        gateway.upstream.answer = lambda h: h.reply(200, b"{}", Cache_Control=said)
+
+        gateway.client.get(path)
+        gateway.client.get(path)
+
+        assert gateway.upstream.count(path) == 2
+
+
+class TestSessions:
+    def exchange(self, gateway, **reply):
+        """Let web answer the exchange; everything else is answered with 200."""
+
+        def answer(handler):
+            if handler.path != "/internal/session":
+                return False
+            return handler.reply(reply.pop("status", 204), **reply)
+
+        gateway.upstream.answer = answer
+
+    def test_a_cookie_becomes_a_token(self, gateway):
+        self.exchange(gateway, x_access_token="jwt")
+        path, cookie = unique("/api/v1/jobs"), uuid4().hex
+
+        gateway.client.get(path, headers={"Cookie": f"a=b; flagon_session={cookie}"})
+
+        assert gateway.upstream.last(path)["headers"]["authorization"] == "Bearer jwt"
+        asked = gateway.upstream.last("/internal/session")
+        assert asked["headers"]["cookie"] == f"flagon_session={cookie}"
+        assert asked["headers"]["x-original-method"] == "GET"
+
+    def test_is_asked_once_in_a_while_per_session(self, gateway):
+        self.exchange(gateway, x_access_token="jwt")
+        headers = {"Cookie": f"flagon_session={uuid4().hex}"}
+
+        for _ in range(4):
+            path = unique("/api/v1/jobs")
+            gateway.client.get(path, headers=headers)
+            got = gateway.upstream.last(path)["headers"]
+            assert got["authorization"] == "Bearer jwt"
+
+        assert gateway.upstream.count("/internal/session") == 1
+
+    def test_unsafe_methods_ask_again_with_their_csrf_token(self, gateway):
+        self.exchange(gateway, x_access_token="jwt")
+        headers = {"Cookie": f"flagon_session={uuid4().hex}"}
+        gateway.client.get("/api/v1/jobs", headers=headers)
+
+        gateway.client.post(
+            "/api/v1/jobs", headers=headers | {"X-CSRF-Token": "t", "Origin": "http://a"}
+        )
+
+        asked = gateway.upstream.last("/internal/session")["headers"]
+        assert gateway.upstream.count("/internal/session") == 2
+        assert asked["x-original-method"] == "POST"
+        assert (asked["x-csrf-token"], asked["origin"]) == ("t", "http://a")
+
+    def test_a_refusal_is_a_problem(self, gateway):
+        self.exchange(gateway, status=403)
+
+        reply = gateway.client.post(
+            "/api/v1/jobs", headers={"Cookie": f"flagon_session={uuid4().hex}"}
+        )
+
+        assert reply.status_code == 403
+        assert "X-CSRF-Token" in reply.json()["detail"]
+        assert gateway.upstream.count("/api/v1/jobs") == 0
+
+    def test_an_ended_session_goes_on_as_a_stranger(self, gateway):
+        self.exchange(gateway)
+        path = unique("/api/v1/jobs")
+
+        gateway.client.get(path, headers={"Cookie": f"flagon_session={uuid4().hex}"})
+
+        assert "authorization" not in gateway.upstream.last(path)["headers"]
+
+    def test_a_token_of_ones_own_comes_first(self, gateway):
+        path = unique("/api/v1/jobs")
+
+        gateway.client.get(
+            path,
+            headers={"Authorization": "Bearer own", "Cookie": "flagon_session=abc"},
+        )
+
+        assert gateway.upstream.last(path)["headers"]["authorization"] == "Bearer own"
+        assert gateway.upstream.count("/internal/session") == 0
+
+    def test_without_web_reading_goes_on_and_writing_does_not(self, gateway):
+        self.exchange(gateway, status=500)
+        headers = {"Cookie": f"flagon_session={uuid4().hex}"}
+        path = unique("/api/v1/products")
+
+        read = gateway.client.get(path, headers=headers)
+        write = gateway.client.post("/api/v1/products", headers=headers)
+
+        assert read.status_code == 200
+        assert "authorization" not in gateway.upstream.last(path)["headers"]
+        assert write.status_code == 503
+        assert write.headers["retry-after"] == "2"
+
+    def test_the_cookie_of_the_other_scheme_is_not_looked_at(self, gateway):
+        path = unique("/api/v1/jobs")
+
+        gateway.client.get(path, headers={"Cookie": "__Host-flagon_session=abc"})
+
+        assert gateway.upstream.count("/internal/session") == 0
+
+
+class TestStreams:
+    def test_events_arrive_while_the_stream_is_open(self, gateway):
+        go_on = threading.Event()
+
+        def stream(handler):
+            handler.send_response(200)
+            handler.send_header("Content-Type", "text/event-stream")
+            handler.send_header("Connection", "close")
+            handler.end_headers()
+            handler.wfile.write(b"data: 1\n\n")
+            handler.wfile.flush()
+            go_on.wait(5)
+            handler.wfile.write(b"data: 2\n\n")
+            handler.close_connection = True
+
+        gateway.upstream.answer = stream
+        with gateway.client.stream("GET", unique("/api/v1/events")) as reply:
+            parts = reply.iter_raw()
+            first = next(parts)
+            go_on.set()
+            rest = b"".join(parts)
+
+        assert first == b"data: 1\n\n"
+        assert rest == b"data: 2\n\n"
+        assert "content-encoding" not in reply.headers
+
+    def test_one_address_may_not_take_them_all(self, gateway):
+        go_on = threading.Event()
+
+        def stream(handler):
+            handler.send_response(200)
+            handler.send_header("Connection", "close")
+            handler.end_headers()
+            handler.wfile.write(b":\n\n")
+            go_on.wait(5)
+            handler.close_connection = True
+
+        gateway.upstream.answer = stream
+        opened = [socket.create_connection(("127.0.0.1", gateway.port)) for _ in range(3)]
+        for connection in opened:
+            connection.sendall(b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert connection.recv(4096).startswith(b"HTTP/1.1 200")
+
+        refused = gateway.client.get("/api/v1/events")
+
+        go_on.set()
+        for connection in opened:
+            connection.close()
+        assert refused.status_code == 429
+        assert refused.headers["retry-after"] == "1"
+
+    def test_websockets_are_upgraded(self, gateway):
+        def upgrade(handler):
+            handler.send_response(101)
+            handler.send_header("Upgrade", "websocket")
+            handler.send_header("Connection", "Upgrade")
+            handler.end_headers()
+            handler.wfile.write(b"hello")
+            handler.wfile.flush()
+            handler.close_connection = True
+
+        gateway.upstream.answer = upgrade
+        with socket.create_connection(("127.0.0.1", gateway.port), 5) as connection:
+            connection.sendall(
+                b"GET /socket.io/?EIO=4 HTTP/1.1\r\nHost: localhost\r\n"
+                b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+            )
+            got = b""
+            while part := connection.recv(4096):
+                got += part
+
+        assert got.startswith(b"HTTP/1.1 101 ")
+        assert got.endswith(b"hello")
+
+
+class TestCompression:
+    @pytest.mark.parametrize("kind", ["application/json", "application/problem+json"])
+    def test_of_what_services_say(self, gateway, kind):
+        body = json.dumps(["word"] * 1000).encode()
+        gateway.upstream.answer = lambda h: h.reply(
+            200, body, content_type=kind, ETag='"7"'
+        )
+        connection = http.client.HTTPConnection("127.0.0.1", gateway.port)
+        connection.request(
+            "GET", unique("/api/v1/products"), headers={"Accept-Encoding": "gzip"}
+        )
+        reply = connection.getresponse()
+        raw = reply.read()
+        connection.close()
+
+        assert reply.headers["content-encoding"] == "gzip"
+        assert gzip.decompress(raw) == body
+        # Compressed, the tag is a weak one…
+        assert reply.headers["etag"] == 'W/"7"'
+
+    def test_does_not_break_conditional_writes(self, gateway):
+        path = unique("/api/v1/products")
+
+        gateway.client.put(path, headers={"If-Match": 'W/"7"'})
+
+        # … which comes back strong, as the service said it.
+        assert gateway.upstream.last(path)["headers"]["if-match"] == '"7"'
+
+
+class TestLimits:
+    def test_guessing_is_slowed_down(self, tmp_path):
+        slow = {"GATEWAY_SIGN_IN_RATE": "1r/m", "GATEWAY_SIGN_IN_BURST": "2"}
+
+        with stand_in() as upstream, start_gateway(tmp_path, upstream, **slow) as gateway:
+            pages = [gateway.client.get("/login").status_code for _ in range(6)]
+            tries = [gateway.client.post("/login") for _ in range(4)]
+
+        assert set(pages) == {200}
+        assert [reply.status_code for reply in tries] == [200, 200, 200, 429]
+        assert tries[-1].headers["content-type"] == "application/problem+json"
+        assert tries[-1].headers["retry-after"] == "1"
+
+
+class TestHeaders:
+    def test_are_safe_by_default(self, gateway):
+        headers = gateway.client.get("/").headers
+
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["x-frame-options"] == "DENY"
+        assert headers["referrer-policy"] == "strict-origin-when-cross-origin"
+        assert headers["server"] == "nginx"
+        # Strict-Transport-Security for localhost would reach every other project there.
+        assert "strict-transport-security" not in headers
+
+    def test_of_a_service_come_first(self, gateway):
+        gateway.upstream.answer = lambda h: h.reply(
+            200, Referrer_Policy="no-referrer", X_Frame_Options="SAMEORIGIN"
+        )
+
+        headers = gateway.client.get("/").headers
+
+        assert headers.get_list("referrer-policy") == ["no-referrer"]
+        assert headers.get_list("x-frame-options") == ["SAMEORIGIN"]
+
+    def test_files_with_a_hash_in_their_name_never_change(self, gateway):
+        static = gateway.folder / "static"
+        (static / "app.3f9a1c77.css").write_text("a{}")
+        (static / "app.css").write_text("a{}")
+
+        hashed = gateway.client.get("/static/app.3f9a1c77.css")
+        asked = gateway.client.get("/static/app.css?v=3f9a1c77")
+        plain = gateway.client.get("/static/app.css")
+
+        assert hashed.headers["cache-control"] == "public, max-age=31536000, immutable"
+        assert asked.headers["cache-control"] == "public, max-age=31536000, immutable"
+        assert plain.headers["cache-control"] == "no-cache"
+        assert plain.headers["content-type"] == "text/css; charset=utf-8"
+
+    def test_nothing_beside_the_static_files_is_given_away(self, gateway):
+        connection = http.client.HTTPConnection("127.0.0.1", gateway.port)
+        for path in ("/static/../conf/nginx.conf", "/static/%2e%2e/conf/nginx.conf"):
+            connection.request("GET", path)
+            assert b"worker_processes" not in connection.getresponse().read()
+        connection.request("GET", "/static../conf/nginx.conf")
+        assert b"worker_processes" not in connection.getresponse().read()
+        connection.close()
+
+
+class TestTls:
+    def test_is_1_3_with_a_certificate_of_the_local_authority(self, gateway):
+        context = ssl.create_default_context(cafile=gateway.folder / "tls" / "ca.pem")
+        context.set_alpn_protocols(["h2", "http/1.1"])
+
+        with (
+            socket.create_connection(("127.0.0.1", gateway.port + 363)) as raw,
+            context.wrap_socket(raw, server_hostname="localhost") as connection,
+        ):
+            assert connection.version() == "TLSv1.3"
+            assert connection.selected_alpn_protocol() == "h2"
+
+    def test_older_versions_are_refused(self, gateway):
+        context = ssl.create_default_context(cafile=gateway.folder / "tls" / "ca.pem")
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+
+        with (
+            socket.create_connection(("127.0.0.1", gateway.port + 363)) as raw,
+            pytest.raises(ssl.SSLError),
+        ):
+            context.wrap_socket(raw, server_hostname="localhost")
+
+    def test_takes_the_cookie_with_the_host_prefix(self, gateway):
+        context = ssl.create_default_context(cafile=gateway.folder / "tls" / "ca.pem")
+        path, cookie = unique("/api/v1/jobs"), uuid4().hex
+
+        with httpx2.Client(verify=context, trust_env=False) as client:
+            client.get(
+                gateway.https_url + path,
+                headers={"Cookie": f"__Host-flagon_session={cookie}; flagon_session=x"},
+            )
+
+        asked = gateway.upstream.last("/internal/session")["headers"]
+        assert asked["cookie"] == f"__Host-flagon_session={cookie}"
+        assert gateway.upstream.last(path)["headers"]["x-forwarded-proto"] == "https"
