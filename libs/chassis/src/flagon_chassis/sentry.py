@@ -45,7 +45,7 @@ def init(
         # OpenTelemetry traces; with 0 instead of None the trace id would differ.
         traces_sample_rate=None,
         auto_session_tracking=False,
-        send_default_pii=False,
+        # Variables hold bodies, tokens and people's data.
         include_local_variables=False,
         max_request_body_size="never",
         before_send=_unexpected,
@@ -72,6 +72,9 @@ def report(error: BaseException) -> None:
 
 
 def _unexpected(event: Any, hint: dict[str, Any]) -> Any:  # noqa: ANN401 (the SDK's types)
-    """Drop expected failures: they are answers, not defects."""
+    """Drop expected failures, which are answers, and what queries tell about people."""
     error = hint.get("exc_info", (None, None, None))[1]
-    return None if isinstance(error, Failure) else event
+    if isinstance(error, Failure):
+        return None
+    event.get("request", {}).pop("query_string", None)
+    return event

@@ -6,6 +6,7 @@ sent is still passed on, so logs of all services and the traces of others stay t
 
 import importlib.util
 import os
+import sys
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -103,9 +104,13 @@ def init(settings: ServiceSettings, service: str) -> None:
 def shutdown() -> None:
     """Send the spans that wait and stop; for processes that skip `atexit`."""
     global _provider  # noqa: PLW0603
-    if _provider is not None:
-        _provider.shutdown()
-        _provider = None
+    if _provider is None:
+        return
+    _provider.shutdown()
+    _provider = None
+    instrumentation = sys.modules.get("opentelemetry.instrumentation.psycopg")
+    if instrumentation is not None:
+        instrumentation.PsycopgInstrumentor().uninstrument()
 
 
 def flush() -> None:

@@ -1,0 +1,134 @@
+import gzip
+import json
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import sentry_sdk
+from flask import Flask
+
+from flagon_chassis import sentry
+from flagon_chassis.errors import Conflict
+from flagon_chassis.settings import ServiceSettings
+
+from .conftest import SECRET
+
+
+class Sentry:
+    """A server that keeps the error reports that it gets."""
+
+    def __init__(self):
+        self.events = []
+        kept = self.events
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                if self.headers.get("Content-Encoding") == "gzip":
+                    body = gzip.decompress(body)
+                for line in body.splitlines():
+                    item = json.loads(line)
+                    if "exception" in item:
+                        kept.append(item)
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(b"{}")
+
+            def log_message(self, *_args):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.dsn = f"http://key@127.0.0.1:{self.server.server_port}/1"
+        threading.Thread(target=self.server.serve_forever, args=(0.05,)).start()
+
+    def close(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def server():
+    server = Sentry()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def settings(server):
+    def make(**values):
+        return ServiceSettings(secret_key=SECRET, sentry_dsn=server.dsn, **values)
+
+    yield make
+    sentry_sdk.flush(5)
+    sentry_sdk.init()
+
+
+def flush():
+    sentry_sdk.flush(5)
+
+
+class TestWithoutDsn:
+    def test_is_off_and_not_loaded(self):
+        code = (
+            "import sys; from flagon_chassis import sentry;"
+            "from flagon_chassis.settings import ServiceSettings; from flask import Flask;"
+            f"settings = ServiceSettings(secret_key='{SECRET}');"
+            "sentry.init_app(Flask('a'), settings, 'a'); sentry.report(ValueError());"
+            "sys.exit('sentry_sdk' in sys.modules)"
+        )
+
+        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+class TestReport:
+    def test_sends_the_unexpected(self, settings, server):
+        assert sentry.init(settings(), "things", release="1") is True
+
+        sentry.report(ValueError("surprise"))
+        flush()
+
+        (event,) = server.events
+        assert event["exception"]["values"][0]["value"] == "surprise"
+        assert event["tags"]["service"] == "things"
+
+    def test_keeps_expected_failures_to_itself(self, settings, server):
+        sentry.init(settings(), "things")
+
+        sentry.report(Conflict("taken"))
+        flush()
+
+        assert server.events == []
+
+    def test_an_apps_crash_handler_can_report(self, settings, server):
+        app = Flask("things")
+        sentry.init_app(app, settings(), "things")
+
+        app.extensions["flagon.report"](ValueError("crash"))
+        flush()
+
+        assert len(server.events) == 1
+
+    def test_bears_the_trace_of_the_request(self, server):
+        code = (
+            "from flagon_chassis import sentry, tracing;"
+            "from flagon_chassis.settings import ServiceSettings;"
+            f"s = ServiceSettings(secret_key='{SECRET}', sentry_dsn='{server.dsn}',"
+            " traces='log'); tracing.init(s, 't'); sentry.init(s, 't');\n"
+            f"with tracing.continue_from('00-{'a' * 32}-{'b' * 16}-01', 'work'):"
+            " sentry.report(ValueError())\n"
+            "import sentry_sdk; sentry_sdk.flush(5)"
+        )
+        subprocess.run([sys.executable, "-c", code], check=True)
+
+        (event,) = server.events
+        assert event["contexts"]["trace"]["trace_id"] == "a" * 32
+
+    def test_can_be_on_together_with_traces(self, settings, server):
+        sentry.init(settings(traces="log"), "things")
+
+        sentry.report(ValueError())
+        flush()
+
+        assert len(server.events) == 1

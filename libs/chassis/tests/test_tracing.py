@@ -1,0 +1,308 @@
+import json
+import os
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from flask import Flask
+
+from flagon_chassis import tracing
+from flagon_chassis.settings import ServiceSettings
+
+from .conftest import SECRET
+
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+PARENT = "b7ad6b7169203331"
+TRACEPARENT = f"00-{TRACE}-{PARENT}-01"
+
+
+@pytest.fixture
+def traced(monkeypatch, logged):
+    """Turn tracing on as `log` and return a function that gives the ended spans."""
+    # OpenTelemetry takes one provider per process for good; ours can be made anew.
+    monkeypatch.setattr("opentelemetry.trace.set_tracer_provider", lambda _made: None)
+    tracing.init(ServiceSettings(secret_key=SECRET, traces="log"), "things")
+    yield lambda: [line for line in logged if line["event"] == "span"]
+    tracing.shutdown()
+
+
+class TestWithoutTraces:
+    def test_nothing_of_opentelemetry_is_loaded(self):
+        code = (
+            "import sys; from flagon_chassis import tracing;"
+            "from flagon_chassis.settings import ServiceSettings;"
+            f"tracing.init(ServiceSettings(secret_key='{SECRET}'), 'things');"
+            "tracing.span('a').__enter__();"
+            "sys.exit(any(name.startswith('opentelemetry') for name in sys.modules))"
+        )
+
+        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+    def test_the_callers_trace_is_passed_on(self):
+        app = Flask("things")
+        tracing.instrument_flask(app)
+        app.add_url_rule("/", view_func=lambda: tracing.current_traceparent() or "-")
+        client = app.test_client()
+
+        given = client.get("/", headers={"traceparent": TRACEPARENT}).text
+        malformed = client.get("/", headers={"traceparent": "hostile"}).text
+
+        assert (given, malformed) == (TRACEPARENT, "-")
+
+    def test_a_messages_trace_is_passed_on(self, logged):
+        headers = {}
+        with tracing.continue_from(TRACEPARENT, "work") as span:
+            span.set_attribute("a", 1)
+            span.record_exception(ValueError())
+            span.end()
+            tracing.inject(headers)
+
+        assert headers == {"traceparent": TRACEPARENT}
+        assert tracing.current_traceparent() is None
+
+    def test_a_message_without_a_trace_has_none(self):
+        headers = {}
+        with tracing.continue_from(None, "work"), tracing.span("part"):
+            tracing.inject(headers)
+
+        assert headers == {}
+
+    def test_messages_handled_together_pass_on_the_chosen_trace(self):
+        span = tracing.start(TRACEPARENT, "consume")
+
+        with tracing.use(span, TRACEPARENT):
+            assert tracing.current_traceparent() == TRACEPARENT
+
+    def test_ending_it_does_nothing(self):
+        tracing.flush()
+        tracing.shutdown()
+
+
+class TestLog:
+    def test_writes_a_line_for_each_ended_span(self, traced):
+        with tracing.continue_from(
+            TRACEPARENT, "work", kind="consumer", attributes={"a": 1, "empty": ""}
+        ):
+            pass
+
+        (line,) = traced()
+        assert (line["name"], line["kind"]) == ("work", "consumer")
+        assert (line["trace_id"], line["parent_span_id"]) == (TRACE, PARENT)
+        assert (line["attributes"], line["status"]) == ({"a": 1}, "unset")
+        assert line["duration_ms"] >= 0
+
+    def test_a_message_without_a_trace_starts_one(self, traced):
+        with tracing.continue_from(None, "work"):
+            pass
+
+        assert traced()[0]["parent_span_id"] is None
+
+    def test_spans_lie_within_each_other(self, traced):
+        with tracing.span("outer"):
+            headers = {}
+            tracing.inject(headers)
+            with tracing.span("inner", kind="client"):
+                pass
+
+        inner, outer = traced()
+        assert inner["parent_span_id"] == outer["span_id"]
+        assert headers["traceparent"].split("-")[2] == outer["span_id"]
+
+    def test_an_error_marks_the_span(self, traced):
+        with pytest.raises(ValueError, match="no"), tracing.span("work"):
+            raise ValueError("no")
+
+        assert traced()[0]["status"] == "error"
+
+    def test_a_trace_that_the_caller_does_not_record_is_not_recorded(self, traced):
+        with tracing.continue_from(f"00-{TRACE}-{PARENT}-00", "work"):
+            pass
+
+        assert traced() == []
+
+    def test_spans_of_many_messages_at_once(self, traced):
+        span = tracing.start(TRACEPARENT, "consume", kind="consumer")
+        with tracing.use(span, TRACEPARENT), tracing.span("effect"):
+            pass
+        span.end()
+
+        effect, consume = traced()
+        assert effect["parent_span_id"] == consume["span_id"]
+        assert consume["trace_id"] == TRACE
+
+    def test_outside_a_trace_there_is_none(self, traced):
+        assert tracing.current_traceparent() is None
+        tracing.flush()
+
+    def test_a_second_start_changes_nothing(self, traced):
+        tracing.init(ServiceSettings(secret_key=SECRET, traces="log"), "others")
+
+        with tracing.span("work"):
+            pass
+        assert len(traced()) == 1
+
+
+class TestInstrumentFlask:
+    @pytest.fixture
+    def client(self, traced):
+        app = Flask("things")
+        tracing.instrument_flask(app)
+        app.add_url_rule("/things/<name>", "thing", lambda name: name)
+        app.add_url_rule("/readyz", "readyz", lambda: "ok")
+        return app.test_client()
+
+    def test_makes_a_span_of_a_request_in_the_callers_trace(self, client, traced):
+        client.get("/things/7", headers={"traceparent": TRACEPARENT})
+
+        (line,) = traced()
+        assert (line["name"], line["kind"]) == ("GET /things/<name>", "server")
+        assert line["trace_id"] == TRACE
+        assert line["attributes"]["http.route"] == "/things/<name>"
+
+    def test_keeps_queries_to_itself(self, client, traced):
+        client.get(
+            "/things/7?code=secret",
+            environ_overrides={"RAW_URI": "/things/7?code=secret"},
+        )
+
+        assert "secret" not in json.dumps(traced())
+
+    def test_leaves_probes_out(self, client, traced):
+        client.get("/readyz")
+
+        assert traced() == []
+
+
+class TestInstrumentPsycopg:
+    def test_makes_a_span_of_a_statement(self, database_url):
+        # In a process of its own: the instrumentation patches the driver for good.
+        code = (
+            "import psycopg; from flagon_chassis import logs, tracing;"
+            "from flagon_chassis.settings import ServiceSettings;"
+            "from sqlalchemy import create_engine, text;"
+            "logs.configure('things');"
+            f"tracing.init(ServiceSettings(secret_key='{SECRET}', traces='log'), 't');"
+            f"engine = create_engine('{database_url}');\n"
+            "with tracing.span('work'), engine.connect() as c:"
+            " c.execute(text('select :secret + 1'), {'secret': 4711})"
+        )
+
+        output = subprocess.check_output([sys.executable, "-c", code], text=True)
+
+        spans = [json.loads(line) for line in output.splitlines()]
+        work = next(span for span in spans if span["name"] == "work")
+        statement = next(
+            span for span in spans if "+ 1" in json.dumps(span["attributes"])
+        )
+        assert statement["trace_id"] == work["trace_id"]
+        assert "4711" not in output
+
+
+class Collector:
+    """An OTLP collector that keeps the raw bytes it gets."""
+
+    def __init__(self):
+        self.bodies = []
+        collector = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                length = int(self.headers["Content-Length"])
+                collector.bodies.append((self.path, self.rfile.read(length)))
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_args):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, args=(0.05,)).start()
+
+    def close(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def collector():
+    collector = Collector()
+    yield collector
+    collector.close()
+
+
+class TestOtlp:
+    @pytest.fixture
+    def start(self, monkeypatch):
+        monkeypatch.setattr(
+            "opentelemetry.trace.set_tracer_provider", lambda _made: None
+        )
+
+        def start(url):
+            settings = ServiceSettings(secret_key=SECRET, traces="otlp", otlp_url=url)
+            tracing.init(settings, "things")
+
+        yield start
+        tracing.shutdown()
+
+    def test_sends_spans_to_the_collector(self, start, collector):
+        start(collector.url)
+        with tracing.span("some work"):
+            pass
+
+        tracing.flush()
+
+        ((path, body),) = collector.bodies
+        assert path == "/v1/traces"
+        assert b"some work" in body
+        assert b"things" in body
+
+    def test_each_fork_sends_its_own(self, start, collector):
+        start(collector.url)
+        with tracing.span("of the parent"):
+            pass
+        tracing.flush()
+
+        child = os.fork()
+        if not child:
+            status = 1
+            try:
+                with tracing.span("of the child"):
+                    pass
+                tracing.shutdown()
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitpid(child, 0)[1] == 0
+
+        bodies = [body for _, body in collector.bodies]
+        assert len(bodies) == 2
+        assert b"of the child" in bodies[1]
+        assert b"of the parent" not in bodies[1]
+
+    def test_a_fork_without_spans_has_nothing_to_send(self, start, collector):
+        start(collector.url)
+        with tracing.span("of the parent"):
+            pass
+        child = os.fork()
+        if not child:
+            status = 1
+            try:
+                tracing.flush()
+                tracing.shutdown()
+                status = 0
+            finally:
+                os._exit(status)
+        assert os.waitpid(child, 0)[1] == 0
+
+        tracing.flush()
+        assert len(collector.bodies) == 1
+
+    def test_a_collector_that_is_down_harms_nobody(self, start):
+        start("http://127.0.0.1:1")
+
+        with tracing.span("lost"):
+            pass
+        tracing.flush()
