@@ -3,50 +3,79 @@
 from uuid import uuid4
 
 import pytest
-
-import flagon_catalog
+from flagon_catalog.__main__ import MIGRATIONS
 from flagon_catalog.app import create_app
 from flagon_catalog.settings import Settings
 from flagon_chassis import db
+from flagon_chassis.tables import outbox
 from flagon_chassis.testing import ISSUER
+from sqlalchemy import select
+from sqlalchemy.orm import sessionmaker
 
-
-def make_settings(database_url, redis_url, **values):
-    return Settings(
-        **{
-            "environment": "testing",
-            "secret_key": "s" * 32,
-            "database_url": database_url,
-            "owner_database_url": database_url,
-            "redis_store_url": redis_url,
-            "redis_cache_url": redis_url,
-            "public_url": ISSUER,
-            "rate_limit": "1000000 per minute",
-            "log_level": "ERROR",
-            **values,
-        }
-    )
+PRODUCTS = "/api/v1/products"
+CATEGORIES = "/api/v1/categories"
 
 
 @pytest.fixture(scope="session")
-def database_url(make_database):
-    """An own database with the schema migrated."""
-    url = make_database()
-    db.migrate(make_settings(url, "redis://unused"), MIGRATIONS)
-    return url
+def make_settings(redis_server):
+    """Settings of a catalog that is being tested; arguments replace them."""
+
+    def make(database_url, **values):
+        return Settings(
+            **{
+                "environment": "testing",
+                "secret_key": "s" * 32,
+                "database_url": database_url,
+                "owner_database_url": database_url,
+                "redis_store_url": redis_server.url,
+                "redis_cache_url": redis_server.url,
+                "public_url": ISSUER,
+                "rate_limit": "1000000 per minute",
+                "log_level": "ERROR",
+                **values,
+            }
+        )
+
+    return make
 
 
 @pytest.fixture(scope="session")
-def whole_app(database_url, redis_server, bearer):
-    """The app as it runs; what it writes stays, so tests use it with new names."""
-    return create_app(make_settings(database_url, redis_server.url), jwks=bearer.jwks)
+def make_app(make_settings, bearer):
+    """An app for the database at a URL."""
+
+    def make(database_url, **values):
+        return create_app(make_settings(database_url, **values), jwks=bearer.jwks)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def migrated(make_database, make_settings):
+    """A function that makes a database with our tables and returns its URL."""
+
+    def make():
+        url = make_database()
+        db.migrate(make_settings(url), MIGRATIONS)
+        return url
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def database_url(migrated):
+    return migrated()
+
+
+@pytest.fixture(scope="session")
+def _app(database_url, make_app):
+    return make_app(database_url)
 
 
 @pytest.fixture
-def app(whole_app, sessions, monkeypatch):
+def app(_app, sessions, monkeypatch):
     """The app inside a transaction that is rolled back after the test."""
-    monkeypatch.setitem(whole_app.extensions, "flagon.sessions", sessions)
-    return whole_app
+    monkeypatch.setitem(_app.extensions, "flagon.sessions", sessions)
+    return _app
 
 
 @pytest.fixture
@@ -61,18 +90,91 @@ def merchandiser(bearer):
 
 
 @pytest.fixture
-def make(client, merchandiser):
-    """Create a product through the API and return it with its ETag."""
+def customer(bearer):
+    """Headers of somebody who may not."""
+    return bearer("reviews:write")
 
-    def make(**fields):
-        body = {
-            "sku": f"sku-{uuid4().hex[:8]}",
-            "name": "Mug",
+
+@pytest.fixture(scope="session")
+def real_app(migrated, make_app):
+    """An app with a database of its own, for transactions that really end.
+
+    What a test writes stays there, so tests use new names.
+    """
+    return make_app(migrated())
+
+
+@pytest.fixture
+def real_sessions(real_app):
+    sessions: sessionmaker = real_app.extensions["flagon.sessions"]
+    return sessions
+
+
+@pytest.fixture(scope="session")
+def new_product():
+    """The body of a product that nobody has made yet."""
+
+    def new(**fields):
+        name = uuid4().hex[:12]
+        return {
+            "sku": f"sku-{name}",
+            "name": f"Mug {name}",
             "price_minor": 950,
             **fields,
         }
-        answer = client.post("/api/v1/products", json=body, headers=merchandiser)
+
+    return new
+
+
+@pytest.fixture
+def make(client, merchandiser, new_product):
+    """Create a product through the API and return it with its ETag."""
+
+    def make(**fields):
+        answer = client.post(PRODUCTS, json=new_product(**fields), headers=merchandiser)
         assert answer.status_code == 201, answer.text
         return {**answer.json, "etag": answer.headers["ETag"]}
 
     return make
+
+
+@pytest.fixture
+def make_category(client, merchandiser):
+    """Create a category through the API and return it with its ETag."""
+
+    def make(**fields):
+        body = {"name": f"Shelf {uuid4().hex[:12]}", **fields}
+        answer = client.post(CATEGORIES, json=body, headers=merchandiser)
+        assert answer.status_code == 201, answer.text
+        return {**answer.json, "etag": answer.headers["ETag"]}
+
+    return make
+
+
+@pytest.fixture
+def sent(session):
+    """A function that returns the events in the outbox, the oldest first."""
+
+    def sent(subject=None):
+        rows = session.execute(select(outbox).order_by(outbox.c.sequence)).all()
+        return [row.body for row in rows if subject in {None, row.subject}]
+
+    return sent
+
+
+@pytest.fixture(scope="session")
+def assert_problem():
+    """Check that an answer is a problem with this status and nothing of our insides."""
+
+    def check(answer, status, slug=None):
+        assert answer.status_code == status, answer.text
+        assert answer.mimetype == "application/problem+json"
+        assert answer.json["status"] == status
+        assert answer.json["instance"].startswith("urn:request:")
+        if slug:
+            assert answer.json["type"].endswith(f"/problems#{slug}")
+        for inside in ("Traceback", "psycopg", "sqlalchemy", "SELECT ", "/src/"):
+            assert inside not in answer.text
+        return answer.json
+
+    return check

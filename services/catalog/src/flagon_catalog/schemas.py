@@ -67,6 +67,11 @@ def _one_line(value: str) -> str:
     return value
 
 
+def _words(value: str) -> str | None:
+    # An empty search box is no search.
+    return _usable(value).strip() or None
+
+
 def _currency(value: str) -> str:
     if value not in CURRENCIES:
         raise PydanticCustomError("currency", "Not a current ISO 4217 code.")
@@ -387,9 +392,8 @@ class _Query(BaseModel, extra="forbid", frozen=True):
 class ProductQuery(_Query):
     """Which products to list."""
 
-    q: Annotated[str, AfterValidator(_usable)] | None = Field(
+    q: Annotated[str, Field(max_length=200), AfterValidator(_words)] | None = Field(
         default=None,
-        max_length=200,
         description='Words to search for; `"a phrase"`, `or` and `-without` work.',
     )
     category: CategorySlug | None = None

@@ -46,7 +46,10 @@ def create_category(
         session, [{"name": name, "slug": slug, "description": description}]
     )
     if not created:
-        raise CategorySlugTaken(f"The slug {slug} is in use.", slug=slug)
+        detail = f"{slug} is in use."
+        raise CategorySlugTaken(
+            detail, errors=[{"pointer": "#/slug", "detail": detail}]
+        )
     return created[0]
 
 

@@ -64,6 +64,9 @@ class RelevanceUnknown(Invalid):
     """Only a search has a relevance to sort by."""
 
 
+_TAKEN = {"uq_product_sku": (SkuTaken, "sku"), "uq_product_slug": (SlugTaken, "slug")}
+
+
 @dataclass(frozen=True)
 class Filter:
     """Which products a list is about; None does not filter."""
@@ -323,21 +326,16 @@ def _write(
         with session.begin_nested():
             return session.execute(statement.returning(*_GENERATED)).one()._asdict()
     except IntegrityError as error:
-        match broken_rule(error):
-            case "uq_product_sku":
-                raise SkuTaken(
-                    f"The SKU {values['sku']} is in use.", sku=values["sku"]
-                ) from error
-            case "uq_product_slug":
-                raise SlugTaken(
-                    f"The slug {values['slug']} is in use.", slug=values["slug"]
-                ) from error
-        raise
+        failure, name = _TAKEN[broken_rule(error)]
+        detail = f"{values[name]} is in use."
+        raise failure(
+            detail, errors=[{"pointer": f"#/{name}", "detail": detail}]
+        ) from error
 
 
-def broken_rule(error: IntegrityError) -> str | None:
+def broken_rule(error: IntegrityError) -> str:
     """Return the name of the constraint that the database found broken."""
-    return cast("psycopg.Error", error.orig).diag.constraint_name
+    return str(cast("psycopg.Error", error.orig).diag.constraint_name)
 
 
 def _in_order(fields: Mapping[str, Any]) -> View:
