@@ -391,13 +391,13 @@ class TestMicroCache:
 
 
 class TestSessions:
-    def exchange(self, gateway, **reply):
+    def exchange(self, gateway, status=204, **reply):
         """Let web answer the exchange; everything else is answered with 200."""
 
         def answer(handler):
             if handler.path != "/internal/session":
                 return False
-            return handler.reply(reply.pop("status", 204), **reply)
+            return handler.reply(status, **reply)
 
         gateway.upstream.answer = answer
 
