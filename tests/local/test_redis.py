@@ -1,0 +1,145 @@
+"""Redis users: what each may do, and that a restart keeps everything."""
+
+import subprocess
+
+import pytest
+import redis
+from flagonctl import configuration, programs
+from flagonctl.stack import Stack
+from flagonctl.vault import Vault
+
+from .conftest import ROOT, free_port, listens, wait_for
+
+
+class Server:
+    def __init__(self, folder, kind):
+        self.stack = Stack("local", 8080, folder)
+        self.vault = Vault(folder / "secrets")
+        self.vault.fill()
+        # The rendering reads its templates from the checkout.
+        (folder / "deploy").symlink_to(ROOT / "deploy")
+        configuration.redis_files(self.stack, self.vault, 0o600)
+        self.port = free_port()
+        self.folder = folder
+        self.kind = kind
+        self.start()
+
+    def start(self):
+        self.process = subprocess.Popen(
+            [
+                programs.find("redis-server"),
+                ROOT / "deploy" / "redis" / f"{self.kind}.conf",
+                *("--bind", "127.0.0.1", "--port", str(self.port)),
+                *("--dir", self.folder),
+                *("--aclfile", self.stack.config / f"redis-{self.kind}.acl"),
+            ],
+            stdout=subprocess.DEVNULL,
+        )
+        wait_for(lambda: listens(self.port))
+
+    def stop(self, *, hard=False):
+        (self.process.kill if hard else self.process.terminate)()
+        self.process.wait(10)
+
+    def connect(self, user):
+        return redis.Redis(
+            port=self.port,
+            username=user,
+            password=self.vault[f"redis_{user}_password"],
+            decode_responses=True,
+        )
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("store"), "store")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def as_user(store):
+    opened = []
+
+    def connect(user):
+        opened.append(store.connect(user))
+        return opened[-1]
+
+    yield connect
+    for connection in opened:
+        connection.close()
+
+
+class TestUsers:
+    def test_catalog_may_not_write_keys_of_realtime(self, as_user):
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            as_user("catalog").set("realtime:presence:1", "x")
+
+    @pytest.mark.parametrize("user", ["auth", "catalog", "worker", "realtime", "web"])
+    def test_each_may_use_its_own_keys_only(self, as_user, user):
+        mine = as_user(user)
+        other = "web" if user != "web" else "auth"
+
+        assert mine.set(f"{user}:thing", "x")
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            mine.get(f"{other}:thing")
+
+    @pytest.mark.parametrize("user", ["catalog", "worker", "realtime", "web"])
+    def test_the_denylist_is_read_by_all_and_written_by_auth(self, as_user, user):
+        as_user("auth").set("denylist:jti:1", "1", ex=60)
+
+        assert as_user(user).get("denylist:jti:1") == "1"
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            as_user(user).delete("denylist:jti:1")
+
+    @pytest.mark.parametrize("user", ["auth", "catalog"])
+    def test_publishers_may_add_events_and_not_read_them(self, as_user, user):
+        mine = as_user(user)
+
+        mine.xadd("events", {"id": "1"}, minid="0", approximate=True)
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            mine.xrange("events")
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            mine.delete("events")
+
+    def test_realtime_may_read_events_and_not_add_any(self, as_user):
+        as_user("worker").xadd("events", {"id": "1"})
+
+        assert as_user("realtime").xread({"events": "0"})
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            as_user("realtime").xadd("events", {"id": "2"})
+
+    def test_strangers_may_do_nothing(self, store):
+        with (
+            redis.Redis(port=store.port) as stranger,
+            pytest.raises(redis.exceptions.AuthenticationError),
+        ):
+            stranger.ping()
+
+    def test_nobody_may_turn_the_server_upside_down(self, as_user):
+        for command in ("FLUSHALL", "KEYS *", "CONFIG GET *", "ACL LIST", "SHUTDOWN"):
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                as_user("worker").execute_command(*command.split())
+
+    def test_celery_may_listen_to_its_commands(self, as_user):
+        with as_user("worker").pubsub() as listener:
+            listener.psubscribe("worker:/0.celery.pidbox")
+            assert listener.get_message(timeout=2)["type"] == "psubscribe"
+
+
+class TestRestart:
+    @pytest.mark.parametrize("hard", [False, True])
+    def test_keeps_transactions(self, tmp_path, hard):
+        server = Server(tmp_path, "store")
+        with server.connect("worker") as mine, mine.pipeline(transaction=True) as both:
+            both.lpush("worker:queue", "job").hset("worker:unacked", "1", "job").execute()
+        wait_for(lambda: b"job" in b"".join(p.read_bytes() for p in tmp_path.rglob("*.aof")))
+
+        server.stop(hard=hard)
+        server.start()
+
+        with server.connect("worker") as mine:
+            wait_for(lambda: mine.ping())
+            kept = (mine.llen("worker:queue"), mine.hlen("worker:unacked"))
+        server.stop()
+        assert kept == (1, 1)
