@@ -42,10 +42,12 @@ class StrictJSON(DefaultJSONProvider):
         :raises ValueError: the text is no JSON, or holds what Postgres cannot store.
         """
         try:
-            value = super().loads(s, parse_constant=_refuse_constant, **kwargs)
+            # UTF-8 alone (RFC 8259 section 8.1), and strictly: the standard library would
+            # guess UTF-16, and let encoded halves of surrogate pairs through.
+            text = s.decode() if isinstance(s, bytes) else s
+            value = super().loads(text, parse_constant=_refuse_constant, **kwargs)
             # Escapes can spell what no text column takes; look only where one is.
-            escaped = b"\\u" if isinstance(s, bytes) else "\\u"
-            if escaped in s:  # type: ignore[operator]
+            if "\\u" in text:
                 _refuse_unstorable(value)
         except RecursionError as error:
             raise ValueError("The JSON is nested too deeply.") from error
@@ -104,6 +106,8 @@ def create_app(
     :param page: renders errors for people; None for a service without pages.
     """
     logs.configure(name, settings.log_level)
+    # An API serves no files; a service with pages names its folder.
+    flask_options.setdefault("static_folder", None)
     app = APIFlask(
         import_name,
         title=title or name,

@@ -408,7 +408,7 @@ class ProductQuery(_Query):
     in_stock: bool | None = None
     sort: (
         Literal[
-            "-relevance",
+            "relevance",
             "created_at",
             "-created_at",
             "name",
@@ -419,7 +419,7 @@ class ProductQuery(_Query):
         | None
     ) = Field(
         default=None,
-        description="`-relevance` by default when `q` is given, else `-created_at`.",
+        description="`relevance` by default when `q` is given, else `-created_at`.",
     )
 
 

@@ -197,16 +197,16 @@ def _parameter(
     for position, item in turn:
         id_ = uuid7()
         choices = slugs.choices(item.get("name") or "", item["sku"], id_)
-        # The second try takes what nobody else can take.
-        free = [slug for slug in choices[min(attempt, 1) :] if slug not in used]
-        used.add(free[0])
+        slug = next(slug for slug in choices if slug not in used)
+        used.add(slug)
         rows.append(
             {
                 **item,
                 "position": position,
                 "id": id_,
-                "slug": free[0],
-                "slug_else": free[1] if not attempt else choices[-1],
+                "slug": slug,
+                # The second try takes what nobody else can take.
+                "slug_else": choices[-1 if attempt or slug != choices[0] else 1],
                 "category_given": "category" in item,
                 "category_id": categories.get(item.get("category") or ""),
             }

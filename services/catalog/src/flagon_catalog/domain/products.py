@@ -115,8 +115,8 @@ def list_products(
 ) -> list[View]:
     """Return one page of products, each with its `position` in the order.
 
-    :param sort: `created_at`, `name`, `price_minor` or `relevance`; with a minus in front
-        the biggest comes first.
+    :param sort: `relevance` (the best first), or `created_at`, `name` or `price_minor`,
+        with a minus in front for the reverse.
     :param after: position and id of the last product of the page before.
     :raises RelevanceUnknown: it is to be sorted by relevance without a search.
     """
@@ -126,7 +126,7 @@ def list_products(
         _VIEW.add_columns(position.label("position")), wanted, query
     ).limit(limit)
     order = tuple_(position, Product.id)
-    if sort.startswith("-"):
+    if sort == "relevance" or sort.startswith("-"):
         statement = statement.order_by(position.desc(), Product.id.desc())
         if after is not None:
             statement = statement.where(order < tuple(after))
@@ -328,9 +328,8 @@ def _write(
     except IntegrityError as error:
         failure, name = _TAKEN[broken_rule(error)]
         detail = f"{values[name]} is in use."
-        raise failure(
-            detail, errors=[{"pointer": f"#/{name}", "detail": detail}]
-        ) from error
+        wrong = [{"pointer": f"#/{name}", "detail": detail}]
+        raise failure(detail, errors=wrong) from error
 
 
 def broken_rule(error: IntegrityError) -> str:

@@ -63,7 +63,7 @@ class Categories(MethodView):
 
         def respond() -> Response:
             view = categories.create_category(session, **new.model_dump())
-            location = url_for("categories.category", id=view["id"])
+            location = url_for("categories.category", category_id=view["id"])
             return tagged(shown(view, 201, location=location), view)
 
         with transaction() as session:
@@ -76,18 +76,18 @@ class Category(MethodView):
     @auth.open_route
     @bp.doc(operation_id="find_category", responses=[304, 404])
     @bp.output(CategoryView)
-    def get(self, id: UUID) -> Response:
+    def get(self, category_id: UUID) -> Response:
         """Show a category."""
-        return _found(id=id)
+        return _found(id=category_id)
 
     @auth.requires(WRITE)
     @bp.doc(operation_id="replace_category", responses=[404, 409, 412, 428])
     @bp.input(NewCategory, arg_name="new")
     @bp.output(CategoryView)
-    def put(self, id: UUID, new: NewCategory) -> Response:
+    def put(self, category_id: UUID, new: NewCategory) -> Response:
         """Replace a category; its slug can be left out, but not changed."""
         with transaction() as session:
-            category = categories.lock_category(session, id=id)
+            category = categories.lock_category(session, id=category_id)
             require_match(category.view())
             view = categories.change_category(session, category, **new.model_dump())
         return tagged(shown(view), view)
@@ -97,10 +97,10 @@ class Category(MethodView):
     @merge_patch
     @bp.input(CategoryChange, arg_name="change")
     @bp.output(CategoryView)
-    def patch(self, id: UUID, change: CategoryChange) -> Response:
+    def patch(self, category_id: UUID, change: CategoryChange) -> Response:
         """Change some fields of a category by JSON merge patch (RFC 7396)."""
         with transaction() as session:
-            category = categories.lock_category(session, id=id)
+            category = categories.lock_category(session, id=category_id)
             require_match(category.view())
             whole = {name: getattr(category, name) for name in NewCategory.model_fields}
             new = NewCategory.model_validate(
@@ -120,17 +120,17 @@ class Category(MethodView):
             428: "",
         },
     )
-    def delete(self, id: UUID) -> Response:
+    def delete(self, category_id: UUID) -> Response:
         """Delete an empty category."""
         with transaction() as session:
-            category = categories.lock_category(session, id=id)
+            category = categories.lock_category(session, id=category_id)
             require_match(category.view())
             categories.delete_category(session, category)
         return Response(status=204)
 
 
 bp.add_url_rule("", view_func=Categories.as_view("categories"))
-bp.add_url_rule("/<uuid:id>", view_func=Category.as_view("category"))
+bp.add_url_rule("/<uuid:category_id>", view_func=Category.as_view("category"))
 
 
 @bp.get("/by-slug/<slug>")

@@ -29,7 +29,7 @@ def init_app(app: APIFlask) -> None:
 def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
     parameters, responses = operation["parameters"], operation["responses"]
     for parameter in parameters:
-        if parameter["in"] == "path" and parameter["name"] == "id":
+        if parameter["in"] == "path" and parameter["name"].endswith("_id"):
             parameter["schema"]["format"] = "uuid"
     single = "{" in path
     if method == "post":

@@ -59,7 +59,7 @@ class Products(MethodView):
         hidden = sees_hidden()
         if asked.status != "active" and not hidden:
             raise HiddenProducts(f"The status {asked.status} needs {WRITE}.")
-        sort = asked.sort or ("-relevance" if asked.q else "-created_at")
+        sort = asked.sort or ("relevance" if asked.q else "-created_at")
         purpose = f"products {asked.model_dump_json(exclude={'limit', 'cursor'})}"
         with transaction() as session:
             rows = products.list_products(
@@ -92,7 +92,7 @@ class Products(MethodView):
 
         def respond() -> Response:
             view = products.create_product(session, new.model_dump())
-            location = url_for("products.product", id=view["id"])
+            location = url_for("products.product", product_id=view["id"])
             return tagged(shown(view, 201, location=location), view)
 
         with transaction() as session:
@@ -105,21 +105,21 @@ class Product(MethodView):
     @auth.open_route
     @bp.doc(operation_id="find_product", responses=[304, 404])
     @bp.output(ProductView)
-    def get(self, id: UUID) -> Response:
+    def get(self, product_id: UUID) -> Response:
         """Show a product."""
-        return _found(id=id)
+        return _found(id=product_id)
 
     @auth.requires(WRITE)
     @bp.doc(operation_id="replace_product", responses=[404, 409, 412, 428])
     @bp.input(NewProduct, arg_name="new")
     @bp.output(ProductView)
-    def put(self, id: UUID, new: NewProduct) -> Response:
+    def put(self, product_id: UUID, new: NewProduct) -> Response:
         """Replace a product.
 
         A field that is left out gets its default value; a slug stays as it is.
         """
         with transaction() as session:
-            product = products.lock_product(session, id=id)
+            product = products.lock_product(session, id=product_id)
             require_match(product)
             view = products.change_product(session, product, _fields(new))
         return tagged(shown(view), view)
@@ -129,10 +129,10 @@ class Product(MethodView):
     @merge_patch
     @bp.input(ProductChange, arg_name="change")
     @bp.output(ProductView)
-    def patch(self, id: UUID, change: ProductChange) -> Response:
+    def patch(self, product_id: UUID, change: ProductChange) -> Response:
         """Change some fields of a product by JSON merge patch (RFC 7396)."""
         with transaction() as session:
-            product = products.lock_product(session, id=id)
+            product = products.lock_product(session, id=product_id)
             require_match(product)
             whole = {name: product[name] for name in NewProduct.model_fields}
             new = NewProduct.model_validate(
@@ -146,17 +146,17 @@ class Product(MethodView):
         operation_id="delete_product",
         responses={204: "It is gone", 404: "", 412: "", 428: ""},
     )
-    def delete(self, id: UUID) -> Response:
+    def delete(self, product_id: UUID) -> Response:
         """Delete a product."""
         with transaction() as session:
-            product = products.lock_product(session, id=id)
+            product = products.lock_product(session, id=product_id)
             require_match(product)
             products.delete_product(session, product)
         return Response(status=204)
 
 
 bp.add_url_rule("", view_func=Products.as_view("products"))
-bp.add_url_rule("/<uuid:id>", view_func=Product.as_view("product"))
+bp.add_url_rule("/<uuid:product_id>", view_func=Product.as_view("product"))
 
 
 @bp.get("/by-slug/<slug>")
