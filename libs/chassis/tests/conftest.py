@@ -1,5 +1,6 @@
 """What the chassis' own tests share."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -15,12 +16,26 @@ import pytest
 import redis
 import structlog
 from sqlalchemy import create_engine
+from structlog.contextvars import clear_contextvars
 
 from flagon_chassis import metrics, tables
 from flagon_chassis.settings import DatabaseSettings
 from flagon_chassis.testing import free_port
 
 SECRET = "not-a-secret-but-long-enough-for-it"
+
+
+@pytest.fixture(autouse=True)
+def own_logging():
+    """Take back what a test's app did to logging and to what is bound to each line."""
+    root = logging.getLogger()
+    handlers, level, config = root.handlers[:], root.level, structlog.get_config()
+    clear_contextvars()
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    structlog.configure(**config)
+    clear_contextvars()
 
 
 @pytest.fixture(scope="session")

@@ -77,7 +77,7 @@ class _TimeAndService:
 
 
 def _add_trace(_logger: object, _method: str, event: Event) -> Event:
-    if "opentelemetry.sdk.trace" in sys.modules and "trace_id" not in event:
+    if "opentelemetry.sdk.trace" in sys.modules and "span_id" not in event:
         from opentelemetry import trace  # noqa: PLC0415 (only where traces are on)
 
         context = trace.get_current_span().get_span_context()

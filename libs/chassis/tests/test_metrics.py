@@ -1,0 +1,72 @@
+import os
+import subprocess
+import sys
+
+import pytest
+from flask import Flask
+
+from flagon_chassis import metrics
+
+from .conftest import sample
+
+
+@pytest.fixture
+def client():
+    app = Flask("things")
+    metrics.init_app(app, "things")
+    app.add_url_rule("/things/<name>", "thing", lambda name: name)
+    return app.test_client()
+
+
+class TestInitApp:
+    def test_counts_by_route_and_not_by_path(self, client):
+        client.get("/things/1")
+        client.get("/things/2")
+
+        text = client.get("/metrics").text
+
+        line = next(
+            line
+            for line in text.splitlines()
+            if line.startswith("flask_http_request_duration_seconds_count")
+        )
+        assert 'url_rule="/things/<name>"' in line
+        assert 'service="things"' in line
+        assert line.endswith(" 2.0")
+        assert "/things/1" not in text
+
+    def test_unknown_paths_make_no_labels(self, client):
+        client.get("/wp-admin.php")
+
+        assert "wp-admin" not in client.get("/metrics").text
+
+
+class TestMetrics:
+    def test_are_made_once(self):
+        first = metrics.counter("flagon_test_made_total", "For this test.")
+
+        assert metrics.counter("flagon_test_made_total", "For this test.") is first
+        first.inc()
+        assert sample("flagon_test_made_total") == 1
+
+
+class TestSeveralProcesses:
+    def test_add_up(self, tmp_path):
+        code = (
+            "import os\n"
+            "from flagon_chassis import metrics\n"
+            "assert metrics.multiprocess()\n"
+            "count = metrics.counter('flagon_things_total', 'Things.')\n"
+            "gauge = metrics.gauge('flagon_now', 'Now.')\n"
+            "took = metrics.histogram('flagon_seconds', 'Took.', 'name')\n"
+            "child = os.fork()\n"
+            "count.inc(); gauge.set(1); took.labels('a').observe(0.2)\n"
+            "os.waitpid(child, 0) if child else os._exit(0)\n"
+            "print(metrics.exposition().decode())"
+        )
+        env = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+
+        text = subprocess.check_output([sys.executable, "-c", code], env=env, text=True)
+
+        assert "flagon_things_total 2.0" in text
+        assert 'flagon_seconds_count{name="a"} 2.0' in text
