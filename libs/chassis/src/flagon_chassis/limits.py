@@ -1,6 +1,8 @@
 """Requests per account, counted in the cache Redis and, without it, in the process."""
 
-from flask import Flask, g, request
+from http import HTTPStatus
+
+from flask import Flask, Response, g, request
 from flask_limiter import Limiter
 from flask_limiter.util import get_remote_address
 
@@ -34,8 +36,27 @@ def init_app(app: Flask, settings: ServiceSettings) -> Limiter:
         # a while, and never an open door.
         in_memory_fallback_enabled=True,
     )
+    # Hooks run in reverse order: this one after the limiter's, the other one before.
+    app.after_request(_restore_retry_after)
     limiter.init_app(app)
+    app.after_request(_remember_retry_after)
     return limiter
+
+
+def _remember_retry_after(response: Response) -> Response:
+    g.flagon_retry_after = response.headers.get("Retry-After")
+    return response
+
+
+def _restore_retry_after(response: Response) -> Response:
+    # The limiter writes its window's end into every answer, over a 503's own advice and
+    # into a 200, where it means nothing. It is right where the limiter itself refuses.
+    own = g.get("flagon_retry_after")
+    if own is not None:
+        response.headers["Retry-After"] = own
+    elif response.status_code != HTTPStatus.TOO_MANY_REQUESTS:
+        response.headers.pop("Retry-After", None)
+    return response
 
 
 def account_or_address() -> str:

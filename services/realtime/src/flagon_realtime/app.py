@@ -1,7 +1,8 @@
 """Where realtime is put together; the only place that sees everything."""
 
-from flagon_chassis import auth, health, limits, web
 from flask import Flask
+
+from flagon_chassis import auth, health, limits, web
 
 from . import routes
 from .settings import Settings

@@ -54,7 +54,7 @@ class EventLog:
         # like a dead Redis. Retries are the reader's own, which says so to the clients.
         self._tail = redis.Redis.from_url(
             url,
-            socket_timeout=block_seconds * 2,
+            socket_timeout=block_seconds + 4,
             socket_connect_timeout=2,
             retry=Retry(NoBackoff(), 0),
         )

@@ -13,11 +13,11 @@ called one by one from a single thread.
 
 import os
 import queue
-import select
 import socket
 import threading
 import time
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import redis
 import structlog
@@ -29,6 +29,9 @@ from .ring import Entry, FellBehind
 from .roster import Subscriber, Ticket
 from .source import Source
 from .wire import StreamId
+
+if TYPE_CHECKING:
+    import select
 
 log = structlog.get_logger()
 
@@ -357,7 +360,11 @@ class Hub:
             return
         if client.cursor == _LIVE:
             self._watch(client, room=False)
-        elif client.cursor == _DEEP:
+            return
+        if client.cursor == _DEEP and not client.offset:
+            cursor = self.ring.seek(client.after)
+            client.cursor = _DEEP if cursor is None else cursor
+        if client.cursor == _DEEP:
             self._watch(client, room=False)
             self._deep.put(client)
         else:
@@ -420,10 +427,7 @@ class Hub:
             client.after = last
         elif done:
             client.after = found[done - 1].id
-        if not client.offset:
-            cursor = self.ring.seek(client.after)
-            if cursor is not None:
-                client.cursor = cursor
+        # More of it, from Redis or the ring, when the others have had their turn.
         self._watch(client, room=True)
 
     def _tell_gap(self, client: Client, missing_until: StreamId) -> None:

@@ -50,7 +50,7 @@ class Reader:
         self._on_entries = on_entries
         self._on_outage = on_outage
         self._on_crash = on_crash
-        self._stopped = False
+        self._stopping = threading.Event()
         self._answered_at = time.monotonic()
         self._thread = threading.Thread(target=self._run, name="reader", daemon=True)
 
@@ -60,7 +60,7 @@ class Reader:
 
     def stop(self) -> None:
         """Read no more; the read under way ends by itself."""
-        self._stopped = True
+        self._stopping.set()
 
     def measure(self) -> None:
         """Let the lag grow while Redis does not answer; call it every second or so."""
@@ -69,13 +69,13 @@ class Reader:
 
     def _run(self) -> None:
         pause = _FIRST_PAUSE
-        while not self._stopped:
+        while not self._stopping.is_set():
             try:
                 self._step()
                 pause = _FIRST_PAUSE
             except (redis.RedisError, OSError) as error:
                 self._lost(error)
-                time.sleep(pause)
+                self._stopping.wait(pause)
                 pause = min(_LONGEST_PAUSE, pause * 2)
             except Exception:
                 # A process whose reader is dead looks well and tells nobody anything.
@@ -114,10 +114,10 @@ class Reader:
         if not self.connected:
             self.connected = True
             log.info("event_store_back")
-            self._on_outage(False)  # noqa: FBT003 (a callback's only argument)
+            self._on_outage(False)
 
     def _lost(self, error: Exception) -> None:
         log.warning("event_store_away", error=repr(error))
         was_connected, self.connected = self.connected, False
         if was_connected:
-            self._on_outage(True)  # noqa: FBT003
+            self._on_outage(True)

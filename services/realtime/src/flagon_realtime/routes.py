@@ -1,35 +1,39 @@
 """`GET /api/v1/events`: the platform's events as they happen."""
 
+from typing import TYPE_CHECKING, Any
+
 from apiflask import APIBlueprint
-from flagon_chassis import auth
-from flagon_chassis.auth import Caller
 from flask import current_app, request
 from flask.typing import ResponseReturnValue
 
+from flagon_chassis import auth
+from flagon_chassis.auth import Caller
+
 from . import domain
 from .roster import Grant, Ticket
-from .settings import Settings
-from .station import Station
+
+if TYPE_CHECKING:
+    from .settings import Settings
+    from .station import Station
 
 bp = APIBlueprint("events", __name__, url_prefix="/api/v1")
 
+_RESPONSES: Any = {
+    200: {
+        "description": "Server-sent events, without an end: `event` is the CloudEvents"
+        " type, `data` the envelope, `id` the point to resume from. `event: gap` says"
+        " that events are missing; `event: close` tells why the server ends the"
+        " stream.",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    },
+    422: {"description": "A topic or the last event id is not one of ours"},
+    429: {"description": "Too many streams of one account or address"},
+    503: {"description": "The process is full, starting or stopping"},
+}
+
 
 @bp.get("/events")
-@bp.doc(
-    summary="Follow events",
-    responses={
-        200: {
-            "description": "Server-sent events, without an end: `event` is the"
-            " CloudEvents type, `data` the envelope, `id` the point to resume from."
-            " `event: gap` says that events are missing; `event: close` tells why the"
-            " server ends the stream.",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}},
-        },
-        422: "A topic or the last event id is not one of ours",
-        429: "Too many streams of one account or address",
-        503: "The process is full, starting or stopping",
-    },
-)
+@bp.doc(summary="Follow events", responses=_RESPONSES)
 @auth.open_route
 def follow_events() -> ResponseReturnValue:
     """Send the events of the topics in `topic` from now, or from an id, on."""

@@ -1,7 +1,8 @@
 """Everything realtime reads from its environment."""
 
-from flagon_chassis.settings import ServiceSettings
 from pydantic import Field, PositiveFloat, PositiveInt
+
+from flagon_chassis.settings import ServiceSettings
 
 
 class Settings(ServiceSettings, frozen=True, env_prefix="REALTIME_"):

@@ -8,6 +8,7 @@ import threading
 import time
 
 import structlog
+
 from flagon_chassis import health
 from flagon_chassis.errors import Unavailable
 
@@ -70,6 +71,7 @@ class Station:
         self._check_seconds = settings.check_seconds
         self._close_seconds = settings.close_seconds
         self._started = threading.Lock()
+        self._stopping = threading.Event()
         self._closing = False
 
     def start(self, *, hands_over: bool = False) -> None:
@@ -129,7 +131,8 @@ class Station:
             time.sleep(self._close_seconds / _DRAIN_SLICES)
 
     def stop(self) -> None:
-        """Read no more; for tests, which make several in one process."""
+        """Read and check no more; for tests, which make several in one process."""
+        self._stopping.set()
         self._reader.stop()
 
     def _publish(self, start: int, entries: list[Entry]) -> None:
@@ -137,14 +140,13 @@ class Station:
         if self._hub is not None:
             self._hub.publish(start, entries)
 
-    def _tell_outage(self, away: bool) -> None:  # noqa: FBT001 (a callback)
+    def _tell_outage(self, away: bool) -> None:
         text = "events are late" if away else "events come again"
         for subscriber in self._roster.everyone():
             subscriber.tell(text)
 
     def _watch(self) -> None:
-        while True:
-            time.sleep(self._check_seconds)
+        while not self._stopping.wait(self._check_seconds):
             self._reader.measure()
             now = time.monotonic()
             self._warden.look(time.time(), now)

@@ -4,6 +4,7 @@ import time
 
 from flagon_chassis import metrics, tracing
 
+from . import wire
 from .ring import Entry
 
 CONNECTIONS = metrics.gauge("flagon_sse_connections", "Open streams.")
@@ -64,7 +65,7 @@ class Deliveries:
                 kind="consumer",
                 attributes={
                     "messaging.system": "sse",
-                    "messaging.message.id": "%d-%d" % entry.id,
+                    "messaging.message.id": wire.format_id(entry.id).decode(),
                     "flagon.clients": clients,
                 },
             )
