@@ -4,11 +4,13 @@ from functools import cache
 from hashlib import blake2b
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from flagon_chassis import health, web
-from flagon_chassis.http import Client
 from flask import Flask, render_template, request, url_for
 from flask_wtf import CSRFProtect
+
+from flagon_chassis import health, limits, web
+from flagon_chassis.http import Client
 
 from . import routes
 from .clients import Backends
@@ -35,6 +37,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         name="web",
         openapi=False,
         page=_error_page,
+        static_folder="static",
     )
     found = _backends(settings)
     app.extensions["flagon.web"] = found
@@ -48,6 +51,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.jinja_env.globals["asset"] = _asset
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     routes.init_app(app)
+    _limit_requests(app, settings)
     _fit_toolbar(app)
     return app
 
@@ -111,6 +115,16 @@ def _limit_bodies(app: Flask, settings: Settings) -> None:
             )
 
 
+def _limit_requests(app: Flask, settings: Settings) -> None:
+    limiter = limits.init_app(app, settings)
+    # The gateway asks for everybody, as part of requests that are counted elsewhere.
+    limiter.exempt(app.view_functions["account.exchange_session"])
+    # Each of these leaves an entry in the session store for a while.
+    begin = app.view_functions["account.sign_in"]
+    limited: Any = limiter.limit(settings.sign_in_limit)(begin)
+    app.view_functions["account.sign_in"] = limited
+
+
 def _error_page(status: int, title: str, detail: str) -> str:
     return render_template("error.html", status=status, title=title, detail=detail)
 
@@ -129,7 +143,9 @@ def _fingerprint(name: str) -> str:
 def _fit_toolbar(app: Flask) -> None:
     # `flask --debug run` in development only; never under gunicorn.
     if app.debug and find_spec("flask_debugtoolbar"):
-        from flask_debugtoolbar import DebugToolbarExtension  # noqa: PLC0415
+        from flask_debugtoolbar import (  # noqa: PLC0415 (not in images)
+            DebugToolbarExtension,
+        )
 
         app.config["DEBUG_TB_INTERCEPT_REDIRECTS"] = False
         DebugToolbarExtension(app)

@@ -15,27 +15,21 @@ from wtforms.validators import InputRequired, Length, NumberRange, Optional, Reg
 
 from .domain import imports, money
 
-_CURRENCIES = [(code, code) for code in money.CURRENCIES]
-_TARGETS = [
-    (imports.IGNORED, "Leave out"),
-    *imports.TARGETS.items(),
-    (imports.ATTRIBUTE, "Keep as an attribute"),
-]
+_CURRENCIES = {code: code for code in money.CURRENCIES}
+_TARGETS = {
+    imports.IGNORED: "Leave out",
+    **imports.TARGETS,
+    imports.ATTRIBUTE: "Keep as an attribute",
+}
 
 
-class Confirmation(FlaskForm):
-    """A button: nothing but proof that our own page was pressed."""
-
-
-class Upload(FlaskForm):
+class Upload(FlaskForm):  # type: ignore[misc]
     """First step of an import: the file."""
 
-    file = FileField(
-        "Supplier’s file", validators=[FileRequired("Choose a file first.")]
-    )
+    file = FileField("The file", validators=[FileRequired("Choose a file first.")])
 
 
-class Mapping(FlaskForm):
+class Mapping(FlaskForm):  # type: ignore[misc]
     """Second step of an import: what the columns mean."""
 
     targets = FieldList(
@@ -56,14 +50,16 @@ class Mapping(FlaskForm):
     dry_run = BooleanField("Only check the file, change nothing")
 
 
-class Price(FlaskForm):
+class Price(FlaskForm):  # type: ignore[misc]
     """A new price for a product."""
 
     price = StringField("New price", validators=[InputRequired(), Length(max=14)])
-    etag = StringField(validators=[InputRequired(), Length(max=80), Regexp(r'^"[\w.:-]+"$')])
+    etag = StringField(
+        validators=[InputRequired(), Length(max=80), Regexp(r'^"[\w.:-]+"$')]
+    )
 
 
-def first_error(form: Any) -> str:  # noqa: ANN401 (wtforms publishes no types)
+def first_error(form: Any) -> str:  # noqa: ANN401 (wtforms has no types)
     """Return one sentence on what is wrong with a form."""
     for field in form:
         for error in field.errors:

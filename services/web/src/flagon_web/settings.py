@@ -3,8 +3,9 @@
 from pathlib import Path
 from tempfile import gettempdir
 
-from flagon_chassis.settings import ServiceSettings
 from pydantic import Field, PositiveFloat, PositiveInt
+
+from flagon_chassis.settings import ServiceSettings
 
 
 class Settings(ServiceSettings, frozen=True, env_prefix="WEB_"):
@@ -31,6 +32,9 @@ class Settings(ServiceSettings, frozen=True, env_prefix="WEB_"):
     """Time to finish a sign-in that was begun."""
     refresh_before_seconds: PositiveInt = 45
     """An access token is replaced when it has less than this left to live."""
+
+    sign_in_limit: str = "120 per minute"
+    """Sign-ins that one address may begin."""
 
     call_seconds: PositiveFloat = 2.0
     """Longest wait for another service while a page is made."""

@@ -1,13 +1,14 @@
 """The catalog's API as the pages use it."""
 
+import re
 from typing import Any
 from urllib.parse import quote
 
 from flagon_chassis.http import Client
-
-from ..domain.products import Category, CategoryPage, Product, ProductPage
+from flagon_web.domain.products import Category, CategoryPage, Product, ProductPage
 
 _MOST_CATEGORIES = 100
+_ID = re.compile(r"\A[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z", re.IGNORECASE)
 
 
 class Catalog:
@@ -35,7 +36,7 @@ class Catalog:
         :param category: slug of a category; empty for all.
         :param cursor: `next_cursor` of the page before; empty for the first.
         """
-        wanted = {"q": q, "category": category, "cursor": cursor, "status": "active"}
+        wanted = {"q": q, "category": category, "cursor": cursor}
         params: dict[str, Any] = {k: v for k, v in wanted.items() if v}
         answer = self._http.get(
             "/api/v1/products", params={**params, "limit": limit}, token=token
@@ -43,8 +44,9 @@ class Catalog:
         return ProductPage.model_validate(answer.json())
 
     def find_product(self, ref: str, *, token: str | None = None) -> Product:
-        """Return the product with this id, with its entity tag."""
-        answer = self._http.get(f"/api/v1/products/{quote(ref, safe='')}", token=token)
+        """Return the product with this id or slug, with its entity tag."""
+        place = ref if _ID.match(ref) else f"by-slug/{quote(ref, safe='')}"
+        answer = self._http.get(f"/api/v1/products/{place}", token=token)
         return Product.model_validate(
             {**answer.json(), "etag": answer.headers.get("ETag", "")}
         )
@@ -55,7 +57,6 @@ class Catalog:
             "/api/v1/categories", params={"limit": _MOST_CATEGORIES}
         )
         return CategoryPage.model_validate(answer.json()).items
-
 
     def change_price(
         self, product_id: str, *, price_minor: int, etag: str, token: str

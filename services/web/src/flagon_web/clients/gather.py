@@ -7,7 +7,8 @@ from contextvars import copy_context
 from typing import Any, TypeVar
 
 import structlog
-from flagon_chassis.http import Refused, Unreachable
+
+from flagon_chassis.http import Unreachable
 
 T = TypeVar("T")
 log = structlog.get_logger()
@@ -27,8 +28,8 @@ class Gather:
     def __call__(self, questions: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
         """Return the answers by name; None for one that could not be had.
 
-        A question raises `Unreachable` or `Refused` when it cannot be answered; the
-        page then shows its other parts.
+        A question raises `Unreachable` when nobody answers it; the page then shows its
+        other parts. Whatever else it raises is raised here.
         """
         asked = {
             # Request id and trace travel in context variables.
@@ -48,6 +49,6 @@ class Gather:
 def _ask(name: str, question: Callable[[], T]) -> T | None:
     try:
         return question()
-    except (Unreachable, Refused) as error:
+    except Unreachable as error:
         log.warning("part_missing", part=name, error=str(error))
         return None

@@ -17,11 +17,12 @@ import structlog
 from authlib.oauth2.rfc6749.parameters import prepare_grant_uri
 from authlib.oauth2.rfc7636 import create_s256_code_challenge
 from authlib.oidc.core import CodeIDToken
-from flagon_chassis.errors import Unauthenticated, Unavailable
-from flagon_chassis.http import Client, Refused, Unreachable
 from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
+
+from flagon_chassis.errors import Unauthenticated, Unavailable
+from flagon_chassis.http import Client, Refused, Unreachable
 
 from .sessions import Sessions, Tokens
 
@@ -180,9 +181,7 @@ class Identity:
         )
         return person, self._tokens(answer, id_token)
 
-    def _verified(
-        self, id_token: str, nonce: str, access_token: str
-    ) -> dict[str, Any]:
+    def _verified(self, id_token: str, nonce: str, access_token: str) -> dict[str, Any]:
         """Return the claims of an ID token (OpenID Connect Core 3.1.3.7)."""
         try:
             token = jwt.decode(id_token, self._keys(), algorithms=_ALGORITHMS)
@@ -294,7 +293,7 @@ class Identity:
 
     def _front(self, endpoint: str) -> str:
         """Return an endpoint as a path, which keeps browsers on the origin they use."""
-        return urlsplit(self._metadata()[endpoint]).path
+        return str(urlsplit(self._metadata()[endpoint]).path)
 
     # The path is the same inside; only the host differs.
     _back = _front

@@ -6,8 +6,7 @@ from typing import Any
 from urllib.parse import quote
 
 from flagon_chassis.http import Client
-
-from ..domain.jobs import Job, JobPage
+from flagon_web.domain.jobs import Job, JobPage
 
 
 class Jobs:

@@ -81,7 +81,9 @@ class Readiness:
             parts.hostname or "", parts.port or 80, timeout=self._seconds
         )
         try:
-            connection.request("GET", parts.path, headers={"Accept": "application/json"})
+            connection.request(
+                "GET", parts.path, headers={"Accept": "application/json"}
+            )
             answer = connection.getresponse()
             return answer.status, answer.read(_LONGEST_ANSWER)
         finally:

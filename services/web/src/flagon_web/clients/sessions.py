@@ -17,12 +17,13 @@ from typing import Any, cast
 
 import redis
 import structlog
-from flagon_chassis.errors import Unavailable
-from flask import Flask, Request, Response
+from flask import Flask, Request, Response, request
 from flask.sessions import SessionInterface, SessionMixin
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from werkzeug.datastructures import CallbackDict
+
+from flagon_chassis.errors import Unavailable
 
 log = structlog.get_logger()
 
@@ -127,7 +128,7 @@ class Sessions:
         with self._redis.pipeline(transaction=False) as pipe:
             pipe.hget(key, "data")
             pipe.expire(key, self._idle)
-            raw = cast("list[Any]", pipe.execute())[0]
+            raw = pipe.execute()[0]
         if raw is None:
             return None
         stored = json.loads(raw)
@@ -155,7 +156,7 @@ class Sessions:
         if begins:
             lifetime = self._idle if "sub" in session else self._anonymous
             with self._redis.pipeline() as pipe:
-                pipe.hset(key, mapping=fields)
+                pipe.hset(key, mapping=cast("Any", fields))
                 pipe.expire(key, lifetime)
                 if session.leaves:
                     pipe.delete(_key(session.leaves))
@@ -273,8 +274,6 @@ class RedisSessions(SessionInterface):
             response.set_data("Your session cannot be kept right now. Try again soon.")
 
     def _write(self, session: Session, response: Response) -> None:
-        from flask import request  # noqa: PLC0415 (the current one, not the class)
-
         name = self.cookie_name(secure=request.is_secure)
         if not session:
             for sid in {session.sid, session.leaves} - {None}:

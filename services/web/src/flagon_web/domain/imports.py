@@ -114,10 +114,34 @@ _HEADERS: dict[str, tuple[str, ...]] = {
     "status": ("status", "state"),
 }
 _WORTH_KEEPING = frozenset(
-    "authors author artist brand maker manufacturer publisher language"
-    " language_code isbn isbn13 ean format pages series year"
-    " original_publication_year publication_year published original_title"
-    " colour color size material weight average_rating".split()
+    [
+        "authors",
+        "author",
+        "artist",
+        "brand",
+        "maker",
+        "manufacturer",
+        "publisher",
+        "language",
+        "language_code",
+        "isbn",
+        "isbn13",
+        "ean",
+        "format",
+        "pages",
+        "series",
+        "year",
+        "original_publication_year",
+        "publication_year",
+        "published",
+        "original_title",
+        "colour",
+        "color",
+        "size",
+        "material",
+        "weight",
+        "average_rating",
+    ]
 )
 
 
@@ -362,9 +386,9 @@ def _words(header: str) -> str:
 
 def _fits(target: str, sample: Sequence[str]) -> bool:
     if target == "sku":
-        return all(_SKU.match(value) for value in sample) and len(
-            set(sample)
-        ) == len(sample)
+        return all(_SKU.match(value) for value in sample) and len(set(sample)) == len(
+            sample
+        )
     if target == "price":
         return all(_AMOUNT.match(value) for value in sample)
     if target in ("stock", "price_minor"):

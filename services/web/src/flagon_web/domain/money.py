@@ -6,7 +6,7 @@ from flagon_chassis.errors import Invalid
 
 _DECIMALS = {"JPY": 0, "KRW": 0, "CLP": 0, "ISK": 0, "KWD": 3, "BHD": 3, "TND": 3}
 _SYMBOLS = {"EUR": "€", "USD": "$", "GBP": "£", "JPY": "¥", "KRW": "₩", "INR": "₹"}
-_AMOUNT = re.compile(r"\A(\d{1,9})(?:[.,](\d{1,3}))?\Z")
+_AMOUNT = re.compile(r"\A([0-9]{1,9})(?:[.,]([0-9]{1,3}))?\Z")
 
 CURRENCIES = ("EUR", "USD", "GBP", "CHF", "SEK", "PLN", "CZK", "JPY")
 """What the forms offer; the catalog knows more."""
@@ -48,7 +48,7 @@ def minor_units(amount: str, currency: str) -> int:
     if found is None:
         raise AmountUnreadable("Write an amount such as 12.99, without separators.")
     places = decimals(currency)
-    part = found[2] or ""
+    part: str = found[2] or ""
     if len(part) > places:
         raise AmountUnreadable(f"{currency} amounts have {places} decimals at most.")
-    return int(found[1]) * 10**places + int((part or "0").ljust(places, "0") or "0")
+    return int(found[1] + part.ljust(places, "0"))

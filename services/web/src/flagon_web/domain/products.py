@@ -14,6 +14,7 @@ _SMALL = 3
 
 # Where a supplier names the people behind a product, in the order of preference.
 _MAKERS = ("authors", "author", "artist", "brand", "maker", "manufacturer")
+_NAMES = {"isbn": "ISBN", "isbn13": "ISBN-13", "ean": "EAN", "gtin": "GTIN"}
 
 
 class Shown(BaseModel):
@@ -49,6 +50,11 @@ class Product(Shown):
     updated_at: datetime | None = None
     etag: str = ""
     """The entity tag of what was read; a change must name it."""
+
+    @property
+    def ref(self) -> str:
+        """What its page's address ends in."""
+        return self.slug or self.id
 
     @cached_property
     def title(self) -> covers.Title:
@@ -121,6 +127,8 @@ class CategoryPage(Shown):
 
 def label(name: str) -> str:
     """Return the name of an attribute as words: `language_code` → `Language code`."""
+    if name.lower() in _NAMES:
+        return _NAMES[name.lower()]
     words = re.sub(r"[_\-.]+", " ", name).strip() or name
     return words[:1].upper() + words[1:]
 

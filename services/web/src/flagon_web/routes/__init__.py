@@ -9,7 +9,7 @@ from . import access, account, imports, jobs, shop, status
 class Ref(BaseConverter):
     """A product's id or a category's slug, as it stands in an address."""
 
-    regex = "[A-Za-z0-9][A-Za-z0-9._-]{0,119}"
+    regex = r"[^\W_][\w.~-]{0,199}"
 
 
 def init_app(app: Flask) -> None:

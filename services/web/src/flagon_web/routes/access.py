@@ -7,15 +7,10 @@ from functools import wraps
 from http import HTTPStatus
 from typing import Any, ParamSpec, cast
 
-from flagon_chassis.auth import open_route
-from flagon_chassis.errors import Failure, Forbidden, Unavailable
-from flagon_chassis.http import Refused
-from flagon_chassis.problems import from_failure
-from flagon_chassis.web import csp_nonce
+import structlog
 from flask import (
     Flask,
     Response,
-    abort,
     current_app,
     flash,
     redirect,
@@ -26,12 +21,17 @@ from flask import (
 from flask.typing import ResponseReturnValue
 from flask_wtf.csrf import CSRFError
 
-from ..clients import backends
-from ..clients.identity import SignedOut
-from ..clients.sessions import Session, SessionStoreDown
-from ..forms import Confirmation
+from flagon_chassis.auth import open_route
+from flagon_chassis.errors import Failure, Forbidden, Unavailable
+from flagon_chassis.http import Refused
+from flagon_chassis.problems import from_failure, problem
+from flagon_chassis.web import csp_nonce
+from flagon_web.clients import backends
+from flagon_web.clients.identity import SignedOut
+from flagon_web.clients.sessions import Session, SessionStoreDown
 
 P = ParamSpec("P")
+log = structlog.get_logger()
 
 # A path of this site: one slash, then none and no backslash, which browsers read as one.
 _OWN_PAGE = re.compile(r"\A/(?![/\\])[^\\\x00-\x1f\x7f]*\Z")
@@ -169,13 +169,12 @@ def init_app(app: Flask) -> None:
 
 
 def _context() -> dict[str, Any]:
-    person = visitor()
     return {
-        "visitor": person,
+        "visitor": visitor(),
         "may": may,
         "nonce": csp_nonce,
-        # A form for the sign-out button, which only signed-in people see.
-        "sign_out": Confirmation() if person else None,
+        # Where a sign-in comes back to; an error page is no place to come back to.
+        "page": here() if request.blueprint and request.method == "GET" else "/",
         "session_down": current().down,
     }
 
@@ -202,6 +201,8 @@ def _headers(response: Response) -> Response:
 
 def _signed_out(failure: Failure) -> ResponseReturnValue:
     del failure
+    # Not the same entry emptied: the old one may be gone already.
+    current().rotate()
     session.clear()
     flash("Your session has ended. Please sign in again.", "warning")
     return to_sign_in()
@@ -212,17 +213,13 @@ def _refused(refused: Refused) -> ResponseReturnValue:
         # The session was ended elsewhere: signed out everywhere, or the account closed.
         return _signed_out(refused)
     if refused.status == HTTPStatus.NOT_FOUND:
-        return current_app.handle_user_exception(_not_found())
+        return problem(HTTPStatus.NOT_FOUND)
     return from_failure(refused)
 
 
-def _not_found() -> Exception:
-    try:
-        abort(HTTPStatus.NOT_FOUND)
-    except Exception as error:  # noqa: BLE001 (made by `abort`, whatever its class)
-        return error
-
-
 def _form_expired(error: CSRFError) -> ResponseReturnValue:
-    error.description = "This form has expired. Reload the page and send it again."
-    return current_app.handle_http_exception(error)
+    log.info("form_refused", reason=error.description)
+    return problem(
+        HTTPStatus.BAD_REQUEST,
+        detail="This form has expired. Reload the page and send it again.",
+    )

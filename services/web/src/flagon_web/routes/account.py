@@ -5,16 +5,17 @@ from typing import Any
 
 import redis
 import structlog
-from flagon_chassis.auth import open_route
-from flagon_chassis.errors import Unavailable
 from flask import Blueprint, Response, flash, redirect, request, session, url_for
 from flask.typing import ResponseReturnValue
 from flask_wtf.csrf import validate_csrf
 from wtforms import ValidationError
 
-from ..clients import backends
-from ..clients.identity import Attempt, SignedOut, SignInRefused
-from ..clients.sessions import SessionStoreDown
+from flagon_chassis.auth import open_route
+from flagon_chassis.errors import Unavailable
+from flagon_web.clients import backends
+from flagon_web.clients.identity import Attempt, SignedOut, SignInRefused
+from flagon_web.clients.sessions import SessionStoreDown
+
 from . import access
 
 bp = Blueprint("account", __name__)
@@ -37,9 +38,7 @@ def sign_in() -> ResponseReturnValue:
         redirect_uri=url_for("account.callback", _external=True), next_page=next_page
     )
     # One per open tab; the oldest is forgotten first.
-    pending = [
-        known for known in session.get("sign_in", []) if isinstance(known, dict)
-    ]
+    pending = [known for known in session.get("sign_in", []) if isinstance(known, dict)]
     session["sign_in"] = [*pending, asdict(attempt)][-_MOST_ATTEMPTS:]
     return redirect(location, 303)
 

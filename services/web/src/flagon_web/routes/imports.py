@@ -5,15 +5,16 @@ from hashlib import sha256
 from json import dumps
 from pathlib import PurePath
 
-from flagon_chassis.errors import Failure
-from flagon_chassis.http import Refused
 from flask import Blueprint, redirect, render_template, session, url_for
 from flask.typing import ResponseReturnValue
 
-from ..clients import backends
-from ..clients.spool import UploadGone
-from ..domain import imports
-from ..forms import Mapping, Upload, first_error
+from flagon_chassis.errors import Failure
+from flagon_chassis.http import Refused
+from flagon_web.clients import backends
+from flagon_web.clients.spool import UploadGone
+from flagon_web.domain import imports
+from flagon_web.forms import Mapping, Upload, first_error
+
 from . import access
 
 bp = Blueprint("imports", __name__, url_prefix="/import")
@@ -57,11 +58,16 @@ def _file_refused(form: Upload, why: str) -> ResponseReturnValue:
 def choose_columns() -> ResponseReturnValue:
     """Show the columns with a suggestion for each."""
     table = _uploaded()
+    return _columns_page(table, _suggested(table))
+
+
+def _suggested(table: imports.Table) -> Mapping:
     suggested = imports.suggest(table)
-    form = Mapping(
-        targets=[suggested[column] for column in table.columns], currency="EUR"
+    return Mapping(
+        formdata=None,
+        targets=[suggested[column] for column in table.columns],
+        currency="EUR",
     )
-    return _columns_page(table, form)
 
 
 @bp.post("/columns")
@@ -70,7 +76,10 @@ def create_import() -> ResponseReturnValue:
     """Hand the file to the jobs API and go on to the job's page."""
     table, form = _uploaded(), Mapping()
     if len(form.targets) != len(table.columns):
-        return _columns_page(table, form, "The form does not fit the file.")
+        # Another file was uploaded since, in another tab.
+        return _columns_page(
+            table, _suggested(table), "The form does not fit the file. Look again."
+        )
     if not form.validate_on_submit():
         return _columns_page(table, form, first_error(form))
     chosen = dict(zip(table.columns, form.targets.data, strict=True))

@@ -3,12 +3,12 @@
 from http import HTTPStatus
 from uuid import UUID
 
-from flagon_chassis.http import Refused
 from flask import Blueprint, flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from ..clients import backends
-from ..forms import Confirmation
+from flagon_chassis.http import Refused
+from flagon_web.clients import backends
+
 from . import access
 
 bp = Blueprint("jobs", __name__, url_prefix="/jobs")
@@ -32,7 +32,7 @@ def jobs() -> ResponseReturnValue:
 def job(job_id: UUID) -> ResponseReturnValue:
     """Show one job, live while it runs."""
     found = backends().jobs.find_job(str(job_id), token=access.token())
-    return render_template("job.html", job=found, cancel=Confirmation())
+    return render_template("job.html", job=found)
 
 
 @bp.post("/<uuid:job_id>/cancel")

@@ -3,16 +3,25 @@
 from http import HTTPStatus
 from typing import Any
 
-from flagon_chassis.auth import open_route
-from flagon_chassis.http import Refused
-from flask import Blueprint, flash, redirect, render_template, request, url_for
+from flask import (
+    Blueprint,
+    current_app,
+    flash,
+    redirect,
+    render_template,
+    request,
+    url_for,
+)
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import NotFound
 
-from ..clients import backends
-from ..domain import money
-from ..domain.products import Product, ProductPage
-from ..forms import Price, first_error
+from flagon_chassis.auth import open_route
+from flagon_chassis.http import Refused
+from flagon_web.clients import backends
+from flagon_web.domain import money
+from flagon_web.domain.products import Product, ProductPage
+from flagon_web.forms import Price, first_error
+
 from . import access
 
 bp = Blueprint("shop", __name__)
@@ -22,8 +31,6 @@ _NEIGHBOURS = 6
 
 
 def _page_size() -> int:
-    from flask import current_app  # noqa: PLC0415
-
     return int(current_app.extensions["flagon.settings"].page_size)
 
 
@@ -122,7 +129,7 @@ def change_price(ref: str) -> ResponseReturnValue:
             return _product_page(found, form, refused.detail, refused.status)
         raise
     flash(f"The price is {changed.price} now.", "success")
-    return redirect(url_for("shop.product", ref=ref), 303)
+    return redirect(url_for("shop.product", ref=changed.ref), 303)
 
 
 def _conflict(present: Product, form: Price) -> ResponseReturnValue:

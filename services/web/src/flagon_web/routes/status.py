@@ -1,18 +1,16 @@
 """How the platform is, for people and for programs."""
 
-from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
 
-from flagon_chassis import health
-from flagon_chassis.auth import open_route
 from flask import Blueprint, current_app, jsonify, render_template, request
 from flask.typing import ResponseReturnValue
 
-from ..clients import backends
-from ..clients.readiness import Service
+from flagon_chassis import health
+from flagon_chassis.auth import open_route
+from flagon_web.clients import backends
+from flagon_web.clients.readiness import Service
 
 bp = Blueprint("status", __name__)
 
@@ -22,9 +20,7 @@ bp = Blueprint("status", __name__)
 def status() -> ResponseReturnValue:
     """Show every service's readiness, with milliseconds; JSON by `Accept`."""
     readiness = backends().readiness
-    questions: dict[str, Callable[[], Any]] = {
-        name: partial(readiness.ask, name) for name in readiness.names
-    }
+    questions = {name: partial(readiness.ask, name) for name in readiness.names}
     services: list[Service] = [*backends().gather(questions).values(), _ourselves()]
     ready = sum(service.ready for service in services)
     overall = "ready" if ready == len(services) else "degraded"

@@ -46,7 +46,7 @@ function draw() {
     const line = document.createElement("li");
     line.dataset.about = product.id;
     const link = document.createElement("a");
-    link.href = `/products/${encodeURIComponent(product.id)}`;
+    link.href = `/products/${encodeURIComponent(product.slug || product.id)}`;
     link.textContent = product.name;
     link.dir = "auto";
     const what = document.createElement("span");

@@ -1,0 +1,555 @@
+"""The web app before stand-ins of the other services, which answer over real sockets."""
+
+import importlib
+import re
+import threading
+import time
+from base64 import urlsafe_b64encode
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
+from json import dumps, loads
+from typing import Any
+from urllib.parse import parse_qs, urlencode, urlsplit
+from uuid import uuid4
+
+import pytest
+import redis
+from flask import Flask, Response, jsonify, redirect, request
+from joserfc import jwt
+from joserfc.jwk import KeySet, RSAKey
+from werkzeug.serving import BaseWSGIServer, make_server
+
+from flagon_web import app as app_module
+from flagon_web.app import create_app
+from flagon_web.clients.sessions import RedisSessions
+from flagon_web.settings import Settings
+
+ISSUER = "http://localhost"
+SCOPES = {
+    "customer": "openid profile email offline_access reviews:write jobs:read",
+    "merchandiser": "openid profile email offline_access reviews:write jobs:read"
+    " catalog:write jobs:write",
+}
+_KEY = RSAKey.generate_key(2048, {"kid": "k1", "use": "sig", "alg": "RS256"})
+
+
+def problem(status: int, detail: str = "") -> Response:
+    body = {"type": "about:blank", "title": "No", "status": status, "detail": detail}
+    return Response(dumps(body), status, mimetype="application/problem+json")
+
+
+def make_product(name: str = "The Hobbit", **members: Any) -> dict[str, Any]:
+    product_id = str(uuid4())
+    return {
+        "id": product_id,
+        "sku": f"sku-{product_id[:8]}",
+        "slug": re.sub(r"\W+", "-", name.lower()).strip("-") or "x",
+        "name": name,
+        "description": "",
+        "price_minor": 1299,
+        "currency": "EUR",
+        "status": "active",
+        "stock": 5,
+        "category": "books",
+        "attributes": {"authors": "J.R.R. Tolkien"},
+        "version": 1,
+        "created_at": "2026-01-02T03:04:05Z",
+        "updated_at": "2026-01-02T03:04:05Z",
+        **members,
+    }
+
+
+def make_job(state: str = "running", **members: Any) -> dict[str, Any]:
+    finished = state in {"succeeded", "failed", "cancelled"}
+    return {
+        "id": str(uuid4()),
+        "kind": "import",
+        "state": state,
+        "progress": {
+            "done": 500,
+            "total": 1000,
+            "unit": "rows",
+            "message": "Importing",
+        },
+        "result": None,
+        "error": None,
+        "attempts": 1,
+        "artefacts": [],
+        "params": {"dry_run": False},
+        "owner": "me",
+        "created_at": "2026-01-02T03:04:05Z",
+        "started_at": "2026-01-02T03:04:06Z",
+        "finished_at": "2026-01-02T03:04:16Z" if finished else None,
+        "version": 3,
+        **members,
+    }
+
+
+@dataclass
+class Platform:
+    """What the other services hold and how they behave in this test."""
+
+    url: str = ""
+    products: dict[str, dict[str, Any]] = field(default_factory=dict)
+    categories: list[dict[str, Any]] = field(
+        default_factory=lambda: [{"id": "c1", "slug": "books", "name": "Books"}]
+    )
+    jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    uploads: list[dict[str, Any]] = field(default_factory=list)
+    calls: list[tuple[str, str]] = field(default_factory=list)
+    down: set[str] = field(default_factory=set)
+    """Services that answer 503 to everything."""
+    refuse: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """By service: the status and detail of every answer."""
+    garbled: set[str] = field(default_factory=set)
+    """Services whose readiness is no JSON."""
+    role: str = "merchandiser"
+    name: str = "Mira Merchandiser"
+    issuer: str = ISSUER
+    expires_in: int = 300
+    id_token_claims: dict[str, Any] = field(default_factory=dict)
+    id_token_key: RSAKey = field(default_factory=lambda: _KEY)
+    published_key: RSAKey = field(default_factory=lambda: _KEY)
+    codes: dict[str, dict[str, str]] = field(default_factory=dict)
+    refresh_tokens: set[str] = field(default_factory=set)
+    refreshes: int = 0
+    revoked: list[str] = field(default_factory=list)
+    refresh_seconds: float = 0.0
+    rotate: bool = True
+
+    def add(self, *products: dict[str, Any]) -> dict[str, Any]:
+        for product in products:
+            self.products[product["id"]] = product
+        return products[-1]
+
+    def add_job(self, job: dict[str, Any]) -> dict[str, Any]:
+        self.jobs[job["id"]] = job
+        return job
+
+    def tokens(self, nonce: str | None) -> Response:
+        now = int(time.time())
+        access = f"access-{uuid4().hex}"
+        refresh = f"refresh-{uuid4().hex}"
+        self.refresh_tokens.add(refresh)
+        body = {
+            "access_token": access,
+            "token_type": "Bearer",
+            "expires_in": self.expires_in,
+            "scope": SCOPES[self.role],
+        }
+        if self.rotate or nonce:
+            body["refresh_token"] = refresh
+        if nonce:
+            claims = {
+                "iss": self.issuer,
+                "aud": "web",
+                "sub": "user-1",
+                "name": self.name,
+                "email": f"{self.role}@flagon.test",
+                "roles": [self.role],
+                "nonce": nonce,
+                "iat": now,
+                "exp": now + 300,
+                **self.id_token_claims,
+            }
+            header = {"alg": "RS256", "kid": self.id_token_key.kid}
+            body["id_token"] = jwt.encode(
+                header, claims, self.id_token_key, algorithms=["RS256"]
+            )
+        return jsonify(body)
+
+
+def stand_in(platform: Platform) -> Flask:  # noqa: PLR0915 (one route after another)
+    """An app that answers for auth, catalog, worker and realtime as they would."""
+    app = Flask("stand_in")
+    service_of = {
+        "/api/v1/products": "catalog",
+        "/api/v1/categories": "catalog",
+        "/api/v1/jobs": "worker",
+        "/oauth": "auth",
+        "/.well-known": "auth",
+    }
+
+    @app.before_request
+    def behave() -> Response | None:
+        platform.calls.append((request.method, request.full_path.rstrip("?")))
+        path = request.path
+        if path == "/readyz":
+            # All services share this server; their probes are told apart by the port
+            # in production and by nothing here.
+            return jsonify(status="ready", checks={"postgres": {"ok": True, "ms": 0.8}})
+        service = next(
+            (name for start, name in service_of.items() if path.startswith(start)),
+            path.split("/")[1],
+        )
+        if service in platform.refuse:
+            return problem(*platform.refuse[service])
+        if service in platform.down:
+            if service in platform.garbled:
+                return Response("<html>", 502)
+            return problem(503)
+        return None
+
+    @app.get("/<service>/readyz")
+    def readyz(service: str) -> Response:
+        return jsonify(
+            status="ready",
+            checks={"postgres": {"ok": True, "required": True, "ms": 0.8}},
+        )
+
+    @app.get("/gateway/healthz")
+    def healthz() -> Response:
+        return jsonify(status="ok")
+
+    # -- auth --
+
+    @app.get("/.well-known/openid-configuration")
+    def configuration() -> Response:
+        public = "http://localhost"
+        return jsonify(
+            issuer=platform.issuer,
+            authorization_endpoint=f"{public}/oauth/authorize",
+            token_endpoint=f"{public}/oauth/token",
+            revocation_endpoint=f"{public}/oauth/revoke",
+            end_session_endpoint=f"{public}/oauth/end_session",
+            jwks_uri=f"{public}/.well-known/jwks.json",
+        )
+
+    @app.get("/.well-known/jwks.json")
+    def jwks() -> Response:
+        keys = KeySet([platform.published_key])
+        return jsonify(keys.as_dict(private=False))
+
+    @app.get("/oauth/authorize")
+    def authorize() -> Any:
+        code = uuid4().hex
+        platform.codes[code] = request.args.to_dict()
+        answer = {"code": code, "state": request.args["state"], "iss": platform.issuer}
+        return redirect(f"{request.args['redirect_uri']}?{urlencode(answer)}", 303)
+
+    @app.get("/oauth/end_session")
+    def end_session() -> Any:
+        return redirect(request.args["post_logout_redirect_uri"], 303)
+
+    @app.post("/oauth/revoke")
+    def revoke() -> Any:
+        platform.revoked.append(request.form["token"])
+        return ""
+
+    @app.post("/oauth/token")
+    def token() -> Response:
+        assert request.authorization is not None
+        assert request.authorization.parameters["username"] == "web"
+        form = request.form
+        if form["grant_type"] == "refresh_token":
+            time.sleep(platform.refresh_seconds)
+            platform.refreshes += 1
+            if form["refresh_token"] not in platform.refresh_tokens:
+                return problem(400, "invalid_grant")
+            if platform.rotate:
+                platform.refresh_tokens.discard(form["refresh_token"])
+            return platform.tokens(None)
+        begun = platform.codes.pop(form["code"], None)
+        digest = urlsafe_b64encode(sha256(form["code_verifier"].encode()).digest())
+        if (
+            begun is None
+            or digest.rstrip(b"=").decode() != begun["code_challenge"]
+            or form["redirect_uri"] != begun["redirect_uri"]
+        ):
+            return problem(400, "invalid_grant")
+        return platform.tokens(begun["nonce"])
+
+    # -- catalog --
+
+    @app.get("/api/v1/products")
+    def products() -> Response:
+        found = list(platform.products.values())
+        if request.args.get("category"):
+            found = [p for p in found if p["category"] == request.args["category"]]
+        if request.args.get("q"):
+            q = request.args["q"].lower()
+            if not any(char.isalnum() for char in q):
+                return problem(422, "Nothing to search for.")
+            found = [p for p in found if q in dumps(p, ensure_ascii=False).lower()]
+        start, limit = int(request.args.get("cursor", 0)), int(request.args["limit"])
+        after = start + limit
+        cursor = str(after) if after < len(found) else None
+        return jsonify(items=found[start:after], next_cursor=cursor)
+
+    @app.get("/api/v1/categories")
+    def categories() -> Response:
+        return jsonify(items=platform.categories, next_cursor=None)
+
+    @app.get("/api/v1/products/by-slug/<slug>")
+    def product_by_slug(slug: str) -> Response:
+        for found in platform.products.values():
+            if found["slug"] == slug:
+                return product(found["id"])
+        return problem(404, "There is no such product.")
+
+    @app.get("/api/v1/products/<product_id>")
+    def product(product_id: str) -> Response:
+        if product_id not in platform.products:
+            return problem(404, "There is no such product.")
+        found = platform.products[product_id]
+        return jsonify(found), 200, {"ETag": f'"{found["version"]}"'}  # type: ignore[return-value]
+
+    @app.patch("/api/v1/products/<product_id>")
+    def change_product(product_id: str) -> Response:
+        found = platform.products[product_id]
+        if not request.headers.get("Authorization", "").startswith("Bearer access-"):
+            return problem(401)
+        if request.headers["If-Match"] != f'"{found["version"]}"':
+            return problem(412)
+        if request.get_json()["price_minor"] > 100_000_000:
+            return problem(422, "The price is too high.")
+        found.update(request.get_json())
+        found["version"] += 1
+        return jsonify(found)
+
+    # -- worker --
+
+    @app.get("/api/v1/jobs")
+    def jobs() -> Response:
+        return jsonify(items=list(platform.jobs.values()), next_cursor=None)
+
+    @app.post("/api/v1/jobs")
+    def create_job() -> Any:
+        file = request.files["file"]
+        platform.uploads.append(
+            {
+                "params": loads(request.form["params"]),
+                "kind": request.form["kind"],
+                "name": file.filename,
+                "content": file.read(),
+                "key": request.headers["Idempotency-Key"],
+            }
+        )
+        job = platform.add_job(make_job("queued"))
+        return jsonify(job), 202, {"Location": f"/api/v1/jobs/{job['id']}"}
+
+    @app.get("/api/v1/jobs/<job_id>")
+    def job(job_id: str) -> Response:
+        if job_id not in platform.jobs:
+            return problem(404)
+        return jsonify(platform.jobs[job_id])
+
+    @app.post("/api/v1/jobs/<job_id>/cancel")
+    def cancel(job_id: str) -> Response:
+        job = platform.jobs[job_id]
+        if job["state"] in {"succeeded", "failed", "cancelled"}:
+            return problem(409, "finished")
+        job["state"] = "cancelled"
+        return jsonify(job)
+
+    return app
+
+
+@contextmanager
+def serving(app: Any) -> Iterator[str]:
+    """Serve an app on a free port of the loopback and yield its address."""
+    # Development servers are announced through this logger, which tests do not read.
+    importlib.import_module("logging").getLogger("werkzeug").setLevel("ERROR")
+    server: BaseWSGIServer = make_server("127.0.0.1", 0, app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(5)
+
+
+_PRESENT: list[Flask] = []
+
+
+@pytest.fixture(scope="session")
+def stand_in_url() -> Iterator[str]:
+    """One server for the whole run; each test puts its own platform behind it."""
+
+    def answer(environ: Any, start_response: Any) -> Any:
+        return _PRESENT[-1](environ, start_response)
+
+    with serving(answer) as url:
+        yield url
+
+
+@pytest.fixture
+def platform(stand_in_url: str) -> Iterator[Platform]:
+    """The other services."""
+    present = Platform(url=stand_in_url)
+    _PRESENT.append(stand_in(present))
+    yield present
+    _PRESENT.pop()
+
+
+@pytest.fixture
+def make_app(
+    platform: Platform, redis_url: str, tmp_path: Any
+) -> Iterator[Callable[..., Flask]]:
+    """Make an app before the stand-ins, with some settings changed."""
+    made = []
+
+    def make(**changes: Any) -> Flask:
+        values = settings_for(platform, redis_url, spool_dir=tmp_path / "spool")
+        app = create_app(Settings(**{**values, **changes}))
+        made.append(app)
+        return app
+
+    yield make
+    for app in made:
+        close(app)
+
+
+def settings_for(platform: Platform, redis_url: str, **more: Any) -> dict[str, Any]:
+    return {
+        "environment": "testing",
+        "secret_key": "s" * 40,
+        "public_url": ISSUER,
+        "client_id": "web",
+        "client_secret": "secret",
+        "redis_store_url": redis_url,
+        "redis_cache_url": redis_url,
+        "rate_limit": "100000 per minute",
+        "sign_in_limit": "100000 per minute",
+        "auth_url": platform.url,
+        "catalog_url": platform.url,
+        "worker_url": platform.url,
+        "realtime_url": platform.url,
+        "log_level": "ERROR",
+        **more,
+    }
+
+
+def close(app: Flask) -> None:
+    found = app.extensions["flagon.web"]
+    for client in (found.catalog, found.jobs, found.identity):
+        client._http.close()
+    found.sessions._redis.close()
+    if found.gather._pool:
+        found.gather._pool.shutdown()
+
+
+@pytest.fixture(scope="session")
+def shared_app(stand_in_url: str, redis_server: Any) -> Flask:
+    """One app for the run: most of its cost is in compiling templates."""
+    values = settings_for(Platform(url=stand_in_url), redis_server.url)
+    app = create_app(Settings(**values))
+    close(app)
+    return app
+
+
+@pytest.fixture
+def app(
+    shared_app: Flask, platform: Platform, redis_url: str, tmp_path: Any
+) -> Iterator[Flask]:
+    """The app, with clients and stores that know nothing of other tests."""
+    values = settings_for(platform, redis_url, spool_dir=tmp_path / "spool")
+    found = app_module._backends(Settings(**values))
+    shared_app.extensions["flagon.web"] = found
+    shared_app.session_interface = RedisSessions(found.sessions, "flagon_session")
+    yield shared_app
+    close(shared_app)
+
+
+class Browser:
+    """A browser without scripts: it keeps cookies and asks for pages."""
+
+    def __init__(self, app: Flask, scheme: str = "http") -> None:
+        self.client = app.test_client()
+        self.base = f"{scheme}://localhost"
+
+    def get(self, path: str, **options: Any) -> Any:
+        headers = {"Accept": "text/html", **options.pop("headers", {})}
+        return self.client.get(path, base_url=self.base, headers=headers, **options)
+
+    def post(self, path: str, data: Any = None, **options: Any) -> Any:
+        headers = {
+            "Accept": "text/html",
+            "Referer": f"{self.base}/",
+            **options.pop("headers", {}),
+        }
+        return self.client.post(
+            path, data=data, base_url=self.base, headers=headers, **options
+        )
+
+    def csrf(self) -> str:
+        found = re.search(
+            r'name="csrf-token" content="([^"]+)"', self.get("/status").text
+        )
+        return found[1] if found else ""
+
+    def submit(self, path: str, **data: Any) -> Any:
+        return self.post(path, {"csrf_token": self.csrf(), **data})
+
+    def begin_sign_in(self, next_page: str = "/") -> dict[str, str]:
+        """Go to the sign-in and return what auth was asked."""
+        answer = self.get(f"/sign-in?{urlencode({'next': next_page})}")
+        assert answer.status_code == 303, answer.text
+        parts = urlsplit(answer.location)
+        assert (parts.scheme, parts.netloc, parts.path) == ("", "", "/oauth/authorize")
+        return {name: v[0] for name, v in parse_qs(parts.query).items()}
+
+    def sign_in(self, platform: Platform, next_page: str = "/") -> Any:
+        asked = self.begin_sign_in(next_page)
+        code = uuid4().hex
+        platform.codes[code] = asked
+        query = {"code": code, "state": asked["state"], "iss": platform.issuer}
+        return self.get(f"/callback?{urlencode(query)}")
+
+    def cookie(self, name: str = "flagon_session") -> str | None:
+        found = self.client.get_cookie(name)
+        return found.value if found else None
+
+
+@pytest.fixture
+def a_product() -> dict[str, Any]:
+    return make_product()
+
+
+@pytest.fixture
+def product_with() -> Callable[..., dict[str, Any]]:
+    return make_product
+
+
+@pytest.fixture
+def a_job() -> Callable[..., dict[str, Any]]:
+    return make_job
+
+
+@pytest.fixture
+def browser(app: Flask) -> Browser:
+    return Browser(app)
+
+
+@pytest.fixture
+def make_browser(request: pytest.FixtureRequest) -> Callable[..., Browser]:
+    """Make a browser, over http unless told otherwise."""
+
+    def make(scheme: str = "http", app: Flask | None = None) -> Browser:
+        return Browser(app or request.getfixturevalue("app"), scheme)
+
+    return make
+
+
+@pytest.fixture
+def signed_in(browser: Browser, platform: Platform) -> Browser:
+    """A browser in which a merchandiser is signed in."""
+    assert browser.sign_in(platform).status_code == 303
+    return browser
+
+
+@pytest.fixture
+def store(redis_url: str) -> Iterator[redis.Redis]:
+    client = redis.Redis.from_url(redis_url, decode_responses=True)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def serve() -> Callable[[Any], Any]:
+    """Serve a WSGI app for as long as a block lasts."""
+    return serving

@@ -1,0 +1,244 @@
+import io
+import os
+
+import pytest
+
+from flagon_web.clients.spool import Spool, UploadGone
+
+BOOKS = (
+    "book_id,title,authors,year\n1,Dune,Frank Herbert,1965\n2,Emma,Jane Austen,1815\n"
+)
+
+
+def upload(browser, content=BOOKS, name="books.csv"):
+    if isinstance(content, str):
+        content = content.encode()
+    return browser.submit("/import", file=(io.BytesIO(content), name))
+
+
+def columns(browser, *targets, **more):
+    data = {f"targets-{n}": target for n, target in enumerate(targets)}
+    return browser.submit("/import/columns", **{"currency": "EUR", **data, **more})
+
+
+class TestUploadFile:
+    def test_leads_to_the_columns(self, signed_in):
+        answer = upload(signed_in)
+
+        assert (answer.status_code, answer.location) == (303, "/import/columns")
+
+    def test_is_kept_under_a_secret_name(self, signed_in, tmp_path):
+        upload(signed_in, name="../../etc/passwd")
+
+        (kept,) = (tmp_path / "spool").iterdir()
+        assert kept.read_bytes() == BOOKS.encode()
+        assert "passwd" not in kept.name
+        assert "passwd" in signed_in.get("/import/columns").text
+        assert "../" not in signed_in.get("/import/columns").text
+
+    def test_replaces_the_one_before(self, signed_in, tmp_path):
+        upload(signed_in)
+        upload(signed_in)
+
+        assert len(list((tmp_path / "spool").iterdir())) == 1
+
+    @pytest.mark.parametrize(
+        ("content", "why"),
+        [
+            (b"", "The file is empty"),
+            (b" \n \n", "The file is empty"),
+            (b"a,b\n", "has a header but no rows"),
+            (b"PK\x03\x04\0\0\0", "The file is not text"),
+            (b"a,a\n1,2\n", "Two columns are named"),
+            (b"a,\n1,2\n", "A column has no name"),
+            (
+                b",".join([b"c%d" % n for n in range(300)]) + b"\n1\n",
+                "200 are the limit",
+            ),
+            (b"x" * 300_000, "The first line is too long"),
+            (b'{"a": 1}\nnonsense\n', "not a JSON object"),
+            (b'{"a": 1}\n[1]\n', "not a JSON object"),
+            (b'a,b\n"' + b"x" * 200_000 + b'",2\n', "longer than any field"),
+        ],
+    )
+    def test_that_is_no_table_comes_back(self, signed_in, tmp_path, content, why):
+        answer = upload(signed_in, content)
+
+        assert answer.status_code == 422
+        assert why in answer.text
+        assert list((tmp_path / "spool").iterdir()) == []
+
+    def test_missing_comes_back(self, signed_in):
+        answer = signed_in.submit("/import")
+
+        assert answer.status_code == 422
+        assert "Choose a file first" in answer.text
+
+    def test_that_is_too_large_is_refused(self, make_app, make_browser, platform):
+        browser = make_browser(app=make_app(upload_max_bytes=1000, form_max_bytes=5000))
+        browser.sign_in(platform)
+
+        assert upload(browser, "a,b\n" + "1,2\n" * 3000).status_code == 413
+        assert upload(browser, BOOKS).status_code == 303
+
+    def test_is_for_merchandisers(self, browser, platform):
+        assert browser.get("/import").location == "/sign-in?next=/import"
+        platform.role = "customer"
+        browser.sign_in(platform)
+
+        assert browser.get("/import").status_code == 403
+        assert "Import" not in browser.get("/").text
+
+
+class TestChooseColumns:
+    def test_shows_samples_and_suggestions(self, signed_in):
+        upload(signed_in)
+
+        text = signed_in.get("/import/columns").text
+
+        assert "Frank Herbert" in text
+        assert '<option selected value="sku">' in text
+        assert '<option selected value="name">' in text
+        assert text.count('<option selected value="attribute">') == 2
+
+    def test_begins_again_without_a_file(self, signed_in):
+        assert signed_in.get("/import/columns").location == "/import"
+        assert columns(signed_in, "sku").location == "/import"
+
+    def test_begins_again_when_the_file_waited_too_long(self, signed_in, tmp_path):
+        upload(signed_in)
+        for file in (tmp_path / "spool").iterdir():
+            file.unlink()
+
+        assert signed_in.get("/import/columns").location == "/import"
+
+
+class TestCreateImport:
+    def test_hands_the_file_to_the_jobs_api(self, signed_in, platform, tmp_path):
+        upload(signed_in)
+
+        answer = columns(
+            signed_in,
+            "sku",
+            "name",
+            "attribute",
+            "",
+            price="12,99",
+            stock="5",
+            category="Good Books",
+        )
+
+        (job_id,) = platform.jobs
+        assert (answer.status_code, answer.location) == (303, f"/jobs/{job_id}")
+        (sent,) = platform.uploads
+        assert sent["kind"] == "import"
+        assert sent["name"] == "books.csv"
+        assert sent["content"] == BOOKS.encode()
+        assert sent["params"] == {
+            "mapping": {
+                "sku": "book_id",
+                "name": "title",
+                "attributes.authors": "authors",
+            },
+            "defaults": {
+                "currency": "EUR",
+                "price_minor": 1299,
+                "stock": 5,
+                "category": "good-books",
+            },
+            "dry_run": False,
+        }
+        assert len(sent["key"]) == 64
+        assert list((tmp_path / "spool").iterdir()) == []
+        assert signed_in.get("/import/columns").location == "/import"
+
+    def test_can_be_a_dry_run(self, signed_in, platform):
+        upload(signed_in)
+        columns(signed_in, "sku", "name", "", "price_minor", dry_run="y")
+
+        assert platform.uploads[0]["params"]["dry_run"] is True
+        assert platform.uploads[0]["params"]["mapping"]["price_minor"] == "year"
+
+    @pytest.mark.parametrize(
+        ("targets", "more", "why"),
+        [
+            (("", "name", "", ""), {}, "Choose the column that holds: SKU"),
+            (("sku", "", "", ""), {}, "Choose the column that holds: Name"),
+            (("sku", "sku", "name", ""), {}, "Two columns are chosen for SKU"),
+            (("sku", "name", "", ""), {}, "Choose a column for the price"),
+            (("sku", "name", "price", "price_minor"), {}, "not two"),
+            (("sku", "name", "", ""), {"price": "a lot"}, "Write an amount"),
+            (("sku", "name", "", ""), {"price": "1.999"}, "2 decimals at most"),
+            (("sku", "name", "", ""), {"stock": "-4", "price": "1"}, "Stock:"),
+            (("sku", "name", "", ""), {"currency": "XXX"}, "Currency:"),
+            (("sku", "name", "hack", ""), {}, "Becomes"),
+            (("sku", "name"), {}, "does not fit the file"),
+        ],
+    )
+    def test_says_what_is_missing(self, signed_in, platform, targets, more, why):
+        upload(signed_in)
+
+        answer = columns(signed_in, *targets, **more)
+
+        assert answer.status_code == 422
+        assert why in answer.text
+        assert platform.uploads == []
+
+    def test_of_two_columns_that_become_one_attribute_says_so(self, signed_in):
+        upload(signed_in, "id,title,pub year,pub-year\n1,a,2,3\n")
+
+        answer = columns(signed_in, "sku", "name", "attribute", "attribute", price="1")
+
+        assert "the attribute “pub_year”" in answer.text
+
+    def test_shows_why_the_jobs_api_refuses(self, signed_in, platform):
+        upload(signed_in)
+        platform.refuse["worker"] = (422, "That mapping is odd.")
+
+        answer = columns(signed_in, "sku", "name", "", "", price="1")
+
+        assert answer.status_code == 422
+        assert "That mapping is odd." in answer.text
+
+    def test_passes_on_other_refusals(self, signed_in, platform):
+        upload(signed_in)
+        platform.refuse["worker"] = (403, "No.")
+
+        assert columns(signed_in, "sku", "name", "", "", price="1").status_code == 403
+
+    def test_says_so_when_the_jobs_api_is_down(self, signed_in, platform, tmp_path):
+        upload(signed_in)
+        platform.down.add("worker")
+
+        answer = columns(signed_in, "sku", "name", "", "", price="1")
+
+        assert answer.status_code == 503
+        # The file is still there for another try.
+        assert len(list((tmp_path / "spool").iterdir())) == 1
+
+
+class TestSpool:
+    def test_forgets_what_waited_too_long(self, tmp_path):
+        now = 1_000_000.0
+        spool = Spool(tmp_path, seconds=60, clock=lambda: now)
+        ticket = spool.keep(io.BytesIO(b"x"))
+        os.utime(spool.path(ticket), (now - 61, now - 61))
+
+        spool.sweep()
+
+        with pytest.raises(UploadGone):
+            spool.path(ticket)
+
+    def test_does_not_mind_that_others_sweep_too(self, tmp_path, monkeypatch):
+        spool = Spool(tmp_path, seconds=60)
+        (tmp_path / "dangling").symlink_to(tmp_path / "gone")
+
+        spool.sweep()
+
+    @pytest.mark.parametrize("ticket", ["", "../x", "a" * 43, "/etc/passwd", "x" * 44])
+    def test_opens_nothing_else(self, tmp_path, ticket):
+        spool = Spool(tmp_path, seconds=60)
+
+        with pytest.raises(UploadGone):
+            spool.path(ticket)
+        spool.drop(ticket)

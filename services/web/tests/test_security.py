@@ -1,0 +1,348 @@
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+PLACE = {
+    "ref": "the-hobbit",
+    "slug": "books",
+    "job_id": "0" * 8 + "-0000-0000-0000-" + "0" * 12,
+}
+VOID = {
+    "area",
+    "base",
+    "br",
+    "col",
+    "embed",
+    "hr",
+    "img",
+    "input",
+    "link",
+    "meta",
+    "source",
+    "track",
+    "wbr",
+}
+# Elements that end by themselves when another begins or the parent ends.
+SVG = {"path", "circle"}
+
+
+class Page(HTMLParser):
+    """Collects what a browser would trip over."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.problems, self.ids, self.inline = [], [], set(), []
+        self.feed(text)
+        self.close()
+        if self.open:
+            self.problems.append(f"never closed: {self.open}")
+
+    def handle_starttag(self, tag, attributes):
+        known = dict(attributes)
+        if len(known) < len(attributes):
+            self.problems.append(f"an attribute twice in <{tag}>")
+        if known.get("id") in self.ids:
+            self.problems.append(f"two elements have the id {known['id']}")
+        if "id" in known:
+            self.ids.add(known["id"])
+        if tag == "img" and "alt" not in known:
+            self.problems.append("an image without alt")
+        for name in known:
+            if name == "style" or name.startswith("on"):
+                self.inline.append(f"{tag} {name}")
+        if tag == "script" and "nonce" not in known:
+            self.inline.append("script without nonce")
+        if tag not in VOID and tag not in SVG:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.handle_starttag(tag, attributes)
+        if tag not in VOID and tag not in SVG:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        if tag in SVG:
+            return
+        if not self.open or self.open[-1] != tag:
+            self.problems.append(f"</{tag}> closes {self.open[-1:]}")
+        else:
+            self.open.pop()
+
+
+@pytest.fixture
+def shop(platform, product_with, a_job):
+    """A shop with something on every page."""
+    evil = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
+    platform.add(
+        *(product_with(f"Book {n}", slug=f"book-{n}") for n in range(20)),
+        product_with(
+            evil,
+            slug="evil",
+            description=evil,
+            stock=0,
+            status="draft",
+            attributes={
+                "authors": ", ".join([evil] * 6),
+                evil: evil,
+                "javascript": "javascript:alert(1)",
+                "pages": 12,
+                "signed": True,
+                "tags": ["a", "b"],
+                "nested": {"a": 1},
+            },
+        ),
+        product_with(slug="the-hobbit", description="There and back again."),
+    )
+    platform.categories.append({"slug": "x", "name": evil, "description": evil})
+    running = a_job("running", progress={"done": 1, "total": None, "message": evil})
+    done = a_job(
+        "succeeded",
+        result={"created": 1, "updated": 2, "unchanged": 3, "refused": 4},
+        artefacts=[{"name": "refused.csv", "url": "/api/v1/jobs/x/artefacts/r.csv"}],
+        attempts=2,
+    )
+    failed = a_job("failed", error=evil)
+    queued = a_job("queued", progress=None, started_at=None)
+    for job in (running, done, failed, queued):
+        platform.add_job(job)
+    return platform
+
+
+@pytest.fixture
+def pages(shop):
+    jobs = [f"/jobs/{job_id}" for job_id in shop.jobs]
+    return [
+        "/",
+        "/search",
+        "/search?q=book",
+        "/search?q=nothing-fits",
+        "/search?q=%3Cscript%3Ealert(1)%3C/script%3E",
+        "/categories/books",
+        "/categories/books?after=18",
+        "/categories/x",
+        "/products/evil",
+        "/products/the-hobbit",
+        "/status",
+        "/jobs",
+        *jobs,
+        "/import",
+        "/nowhere/%3Cscript%3E",
+    ]
+
+
+class TestEveryPage:
+    def test_is_sound_html_without_inline_scripts_and_styles(self, signed_in, pages):
+        for path in pages:
+            answer = signed_in.get(path)
+            page = Page(answer.text)
+            assert answer.status_code in {200, 404}, path
+            assert page.problems == [], path
+            assert page.inline == [], path
+            assert answer.text.startswith("<!doctype html>"), path
+            assert re.search(r"<h1\b", answer.text), path
+
+    def test_looks_the_same_to_strangers(self, browser, pages):
+        for path in pages:
+            answer = browser.get(path)
+            if answer.status_code != 303:
+                assert Page(answer.text).problems == [], path
+
+    def test_escapes_what_comes_from_elsewhere(self, signed_in, pages):
+        for path in pages:
+            text = signed_in.get(path).text
+            assert "<script>alert" not in text, path
+            assert "<img src=x" not in text, path
+            assert 'href="javascript:' not in text, path
+
+    def test_carries_a_strict_policy_with_a_fresh_nonce(self, signed_in, pages):
+        nonces = set()
+        for path in pages:
+            answer = signed_in.get(path)
+            policy = answer.headers["Content-Security-Policy"]
+            nonce = re.search(r"script-src 'self' 'nonce-([\w-]{16,})'", policy)[1]
+            assert f'nonce="{nonce}"' in answer.text
+            assert "unsafe" not in policy
+            assert "default-src 'none'" in policy
+            assert "frame-ancestors 'none'" in policy
+            assert "form-action 'self'" in policy
+            assert answer.headers["X-Content-Type-Options"] == "nosniff"
+            assert answer.headers["X-Frame-Options"] == "DENY"
+            assert answer.headers["Referrer-Policy"] == "same-origin"
+            nonces.add(nonce)
+
+        assert len(nonces) == len(pages)
+
+    def test_of_a_person_is_kept_by_no_cache(self, signed_in, browser, pages):
+        assert signed_in.get("/").headers["Cache-Control"] == "no-store"
+        assert "Cookie" in signed_in.get("/").headers["Vary"]
+
+    def test_names_static_files_by_their_content(self, browser):
+        text = browser.get("/").text
+        found = re.findall(r'"(/static/[^"]+)"', text)
+
+        assert len(found) >= 5
+        for address in found:
+            assert re.search(r"\?v=[0-9a-f]{12}$", address)
+            answer = browser.get(address)
+            assert answer.status_code == 200
+            answer.close()
+
+    def test_loads_nothing_from_elsewhere(self, signed_in, pages):
+        for path in pages:
+            for address in re.findall(
+                r'(?:src|href|action)="([^"]+)"', signed_in.get(path).text
+            ):
+                assert address.startswith(("/", "#")), (path, address)
+                assert not address.startswith("//")
+
+
+class TestForms:
+    def routes(self, app):
+        for rule in app.url_map.iter_rules():
+            for method in rule.methods - {"GET", "HEAD", "OPTIONS"}:
+                values = {name: PLACE[name] for name in rule.arguments}
+                with app.test_request_context():
+                    yield method, app.url_for(rule.endpoint, **values)
+
+    def test_there_are_as_many_as_we_know(self, app):
+        assert len(list(self.routes(app))) == 5
+
+    def test_refuse_what_does_not_come_from_our_page(self, signed_in, app, platform):
+        before = len(platform.uploads), len(platform.revoked)
+        for method, path in self.routes(app):
+            for data in ({}, {"csrf_token": "wrong"}, {"csrf_token": ""}):
+                answer = signed_in.client.open(
+                    path, method=method, data=data, headers={"Accept": "text/html"}
+                )
+                assert answer.status_code == 400, path
+                assert "This form has expired" in answer.text, path
+
+        assert (len(platform.uploads), len(platform.revoked)) == before
+        assert all(method != "PATCH" for method, _ in platform.calls)
+
+    def test_refuse_the_token_of_another_session(
+        self, signed_in, make_browser, platform, app
+    ):
+        other = make_browser()
+        other.sign_in(platform)
+        foreign = other.csrf()
+
+        for _, path in self.routes(app):
+            assert signed_in.post(path, {"csrf_token": foreign}).status_code == 400
+
+    def test_over_https_also_want_our_referrer(self, make_browser, platform):
+        browser = make_browser("https")
+        browser.sign_in(platform)
+        data = {"csrf_token": browser.csrf()}
+
+        for referrer in ("https://evil.example/", ""):
+            answer = browser.post("/sign-out", data, headers={"Referer": referrer})
+            assert answer.status_code == 400
+        assert browser.post("/sign-out", data).status_code == 303
+
+    def test_carry_the_token_in_every_page(self, signed_in, pages):
+        for path in pages:
+            text = signed_in.get(path).text
+            for form in re.findall(r"<form.*?</form>", text, re.DOTALL):
+                if 'method="post"' in form:
+                    assert 'name="csrf_token"' in form, path
+
+
+HOSTILE = [
+    ("GET", "/%00", {}),
+    ("GET", "/products/%00", {}),
+    ("GET", "/products/..%2f..%2fetc%2fpasswd", {}),
+    ("GET", "/products/" + "a" * 5000, {}),
+    ("GET", "/products/%ff%fe", {}),
+    ("GET", "/products/%F0%9F%92%A9", {}),
+    ("GET", "/products/x%0d%0aSet-Cookie:%20a=b", {}),
+    ("GET", "/products/'%20OR%201=1--", {}),
+    ("GET", "/products/nothing-like-this", {}),
+    ("GET", "/products/", {}),
+    ("GET", "/categories/nothing-like-this", {}),
+    ("GET", "/categories/../../x", {}),
+    ("GET", "/categories/%00", {}),
+    ("GET", "/search?q=%00", {}),
+    ("GET", "/search?q=%21%21%21", {}),
+    ("GET", "/jobs/1", {}),
+    ("GET", "/jobs/../../etc/passwd", {}),
+    ("GET", f"/jobs/{PLACE['job_id']}", {}),
+    ("GET", "/static/../app.py", {}),
+    ("GET", "/static/..%2fapp.py", {}),
+    ("GET", "/static/%2e%2e/%2e%2e/settings.py", {}),
+    ("GET", "/static/", {}),
+    ("GET", "/static/nothing.css", {}),
+    ("GET", "/callback", {}),
+    ("GET", "/callback?code=1&state=2", {}),
+    ("GET", "/callback?error=%3Cscript%3E", {}),
+    ("GET", "/callback?state=" + "x" * 9000, {}),
+    ("GET", "/internal", {}),
+    ("GET", "/internal/sessions", {}),
+    ("GET", "/metrics/x", {}),
+    ("GET", "/.env", {}),
+    ("GET", "/wp-login.php", {}),
+    ("GET", "/console", {}),
+    ("POST", "/", {}),
+    ("PUT", "/products/the-hobbit", {}),
+    ("DELETE", "/products/the-hobbit", {}),
+    ("PATCH", "/import", {}),
+    ("POST", "/status", {}),
+    ("POST", "/sign-in", {}),
+    ("POST", "/internal/session", {}),
+    ("POST", "/products/the-hobbit/price", {"data": {"price": "1"}}),
+    ("POST", "/import", {"data": b"x", "content_type": "multipart/form-data"}),
+    (
+        "POST",
+        "/import",
+        {"data": b"--x\r\nbroken", "content_type": "multipart/form-data; boundary=x"},
+    ),
+    ("POST", "/import", {"data": b"{", "content_type": "application/json"}),
+    ("POST", "/import/columns", {"data": {"targets-0": "sku"}}),
+    ("POST", "/sign-out", {"data": b"\xff\xfe" * 100}),
+    ("POST", "/sign-out", {"data": {"csrf_token": "x" * 300_000}}),
+    ("POST", "/sign-out", {"data": {f"f{n}": "x" for n in range(2000)}}),
+    ("POST", f"/jobs/{PLACE['job_id']}/cancel", {"data": {"csrf_token": "é\x00"}}),
+]
+
+
+class TestHostileRequests:
+    @pytest.mark.parametrize(("method", "path", "options"), HOSTILE)
+    def test_get_a_refusal_without_a_trace(
+        self, signed_in, shop, method, path, options
+    ):
+        answer = signed_in.client.open(
+            path, method=method, headers={"Accept": "text/html"}, **options
+        )
+
+        assert 400 <= answer.status_code < 500
+        for leak in ("Traceback", "flagon_web", "site-packages", "werkzeug", ".py"):
+            assert leak not in answer.text
+
+    def test_are_enough(self):
+        assert len(HOSTILE) >= 40
+
+    def test_unknown_methods_are_refused(self, browser):
+        answer = browser.client.open("/", method="BREW")
+
+        assert 400 <= answer.status_code <= 501
+
+    def test_a_crash_shows_nothing_of_the_inside(self, make_app, make_browser):
+        app = make_app()
+
+        @app.get("/-crash")
+        def crash():
+            raise RuntimeError("secret detail")
+
+        answer = make_browser(app=app).get("/-crash")
+
+        assert answer.status_code == 500
+        assert "Something broke on our side" in answer.text
+        assert "secret" not in answer.text
+        assert "RuntimeError" not in answer.text
+
+    def test_programs_get_problems(self, browser):
+        answer = browser.client.get("/nowhere")
+
+        assert answer.status_code == 404
+        assert answer.mimetype == "application/problem+json"

@@ -1,0 +1,249 @@
+import re
+
+import pytest
+
+from flagon_chassis.http import Refused
+
+
+class TestHome:
+    def test_shows_products_and_categories(self, browser, platform, product_with):
+        platform.add(*(product_with(f"Book {n}") for n in range(4)))
+
+        text = browser.get("/").text
+
+        assert "Book 3" in text
+        assert "€12.99" in text
+        assert 'href="/categories/books"' in text
+
+    def test_of_an_empty_shop_says_what_to_do(self, browser, signed_in, make_browser):
+        assert "The shelf is empty" in make_browser().get("/").text
+        assert 'href="/import"' in signed_in.get("/").text
+
+    def test_shows_the_rest_when_the_catalog_is_down(self, browser, platform):
+        platform.down.add("catalog")
+
+        answer = browser.get("/")
+
+        assert answer.status_code == 200
+        assert "The shelf cannot be shown right now" in answer.text
+
+    def test_asks_for_its_parts_with_the_request_id(self, browser, platform):
+        answer = browser.get("/", headers={"X-Request-ID": "0123456789abcdef"})
+
+        assert answer.headers["X-Request-ID"] == "0123456789abcdef"
+
+
+class TestCategory:
+    def test_shows_its_products_page_by_page(self, browser, platform, product_with):
+        platform.add(*(product_with(f"Book {n:02}") for n in range(20)))
+
+        first = browser.get("/categories/books").text
+        more = re.search(r'data-more href="([^"]+)"', first)[1]
+        second = browser.get(more.replace("&amp;", "&")).text
+
+        assert "Book 17" in first
+        assert "Book 18" not in first
+        assert "Book 19" in second
+        assert "data-more" not in second
+        assert "Back to the start" in second
+
+    def test_may_be_empty(self, browser):
+        assert "Nothing here yet" in browser.get("/categories/books").text
+
+    def test_that_does_not_exist_is_a_404(self, browser):
+        assert browser.get("/categories/none").status_code == 404
+
+    def test_says_so_when_the_catalog_is_down(self, browser, platform):
+        platform.down.add("catalog")
+
+        answer = browser.get("/categories/board-games")
+
+        assert answer.status_code == 200
+        assert "Board Games" in answer.text
+        assert "cannot be shown right now" in answer.text
+
+
+class TestSearch:
+    def test_finds_by_words(self, browser, platform, product_with):
+        platform.add(product_with("Dune"), product_with("The Hobbit"))
+
+        text = browser.get("/search?q=dune").text
+
+        assert "Dune" in text
+        assert "The Hobbit" not in text
+        assert 'value="dune"' in text
+
+    def test_says_when_nothing_fits(self, browser):
+        assert "Nothing found" in browser.get("/search?q=zzz").text
+
+    def test_without_words_asks_the_catalog_nothing(self, browser, platform):
+        browser.get("/search?q=%20%20")
+
+        assert platform.calls == []
+
+    def test_says_so_when_the_catalog_is_down(self, browser, platform):
+        platform.down.add("catalog")
+
+        assert "cannot be shown right now" in browser.get("/search?q=a").text
+
+
+class TestProduct:
+    def test_shows_what_there_is_to_know(self, browser, platform, product_with):
+        found = platform.add(
+            product_with(
+                "A Long Story: And Its End (Story, #2)",
+                slug="a-long-story",
+                stock=2,
+                attributes={
+                    "authors": "Ann, Ben, Cid, Dan, Eve",
+                    "original_publication_year": "-720.0",
+                    "isbn13": "9.78e+12",
+                    "image_url": "https://pictures.example/x.jpg",
+                },
+            )
+        )
+
+        text = browser.get("/products/a-long-story").text
+
+        assert "Story, #2" in text
+        assert "And Its End" in text
+        assert "and 4 others" in text
+        assert '<li dir="auto">Eve</li>' in text
+        assert "Only 2 left" in text
+        assert "720 BC" in text
+        assert "ISBN-13" in text
+        assert "pictures.example" not in text
+        assert f'data-product="{found["id"]}"' in text
+
+    def test_is_found_by_id_and_by_slug(self, browser, platform, a_product):
+        platform.add(a_product)
+
+        assert browser.get(f"/products/{a_product['id']}").status_code == 200
+        assert browser.get("/products/the-hobbit").status_code == 200
+        assert browser.get("/products/the-silmarillion").status_code == 404
+
+    def test_says_so_when_the_catalog_is_down(self, browser, platform):
+        platform.down.add("catalog")
+
+        answer = browser.get("/products/the-hobbit")
+
+        assert answer.status_code == 503
+        assert "Retry-After" in answer.headers
+
+    def test_has_a_form_for_those_who_may(self, signed_in, platform, a_product):
+        platform.add(a_product)
+
+        text = signed_in.get("/products/the-hobbit").text
+
+        assert 'action="/products/the-hobbit/price"' in text
+        assert 'value="&#34;1&#34;"' in text
+
+    def test_has_none_for_customers(self, browser, platform, a_product):
+        platform.role = "customer"
+        platform.add(a_product)
+        browser.sign_in(platform)
+
+        assert "Change the price" not in browser.get("/products/the-hobbit").text
+
+    def test_is_shown_as_to_a_stranger_when_the_token_cannot_be_had(
+        self, signed_in, platform, a_product, store
+    ):
+        platform.add(a_product)
+        (key,) = store.keys("web:session:*")
+        store.hdel(key, "tokens")
+
+        assert signed_in.get("/products/the-hobbit").status_code == 200
+
+
+class TestChangePrice:
+    @pytest.fixture(autouse=True)
+    def _book(self, platform, a_product):
+        platform.add(a_product)
+        self.book = a_product
+
+    def change(self, browser, price, etag='"1"'):
+        return browser.submit("/products/the-hobbit/price", price=price, etag=etag)
+
+    @pytest.mark.parametrize(
+        ("price", "minor"),
+        [("9.99", 999), ("9,5", 950), ("1000", 100_000), (" 7 ", 700)],
+    )
+    def test_changes_it(self, signed_in, price, minor):
+        answer = self.change(signed_in, price)
+
+        assert answer.status_code == 303
+        assert answer.location == "/products/the-hobbit"
+        assert self.book["price_minor"] == minor
+        assert "The price is €" in signed_in.get("/products/the-hobbit").text
+
+    def test_shows_a_conflict_and_keeps_what_was_typed(self, signed_in):
+        self.book.update(version=2, price_minor=1500)
+
+        answer = self.change(signed_in, "9.99")
+
+        assert answer.status_code == 409
+        assert "It costs €15.00 now" in answer.text
+        assert 'value="9.99"' in answer.text
+        assert 'value="&#34;2&#34;"' in answer.text
+        assert self.book["price_minor"] == 1500
+
+    @pytest.mark.parametrize(
+        "price", ["", "free", "-1", "1.234", "1e9", "9999999999", "1,000.00", "12.99€"]
+    )
+    def test_refuses_what_is_no_price(self, signed_in, price):
+        answer = self.change(signed_in, price)
+
+        assert answer.status_code in {400, 422}
+        assert 'role="alert"' in answer.text
+        assert self.book["price_minor"] == 1299
+
+    def test_refuses_a_made_up_entity_tag(self, signed_in):
+        assert self.change(signed_in, "1", etag="*").status_code == 400
+        assert self.change(signed_in, "1", etag='"1", "2"').status_code == 400
+
+    def test_shows_why_the_catalog_refuses(self, signed_in):
+        answer = self.change(signed_in, "9999999.99")
+
+        assert answer.status_code == 422
+        assert "The price is too high" in answer.text
+
+    def test_is_not_for_customers(self, browser, platform):
+        platform.role = "customer"
+        browser.sign_in(platform)
+
+        answer = self.change(browser, "1")
+
+        assert answer.status_code == 403
+        assert "Your account may not do this" in answer.text
+
+    def test_sends_strangers_to_the_sign_in_and_back(self, make_app, make_browser):
+        app = make_app()
+        app.config["WTF_CSRF_ENABLED"] = False
+
+        answer = make_browser(app=app).post(
+            "/products/the-hobbit/price", {"back": "/products/the-hobbit"}
+        )
+
+        assert answer.location == "/sign-in?next=/products/the-hobbit"
+
+    def test_passes_on_what_it_does_not_know(self, signed_in, platform):
+        csrf = signed_in.csrf()
+        platform.refuse["catalog"] = (403, "No.")
+
+        answer = signed_in.post(
+            "/products/the-hobbit/price",
+            {"csrf_token": csrf, "price": "1", "etag": '"1"'},
+        )
+
+        assert answer.status_code == 403
+
+    def test_passes_on_a_refusal_of_the_change_itself(
+        self, signed_in, monkeypatch, app
+    ):
+        def refuse(*_args, **_options):
+            raise Refused("catalog", 428, {})
+
+        catalog = app.extensions["flagon.web"].catalog
+        monkeypatch.setattr(catalog, "change_price", refuse)
+
+        assert self.change(signed_in, "1").status_code == 428
