@@ -40,13 +40,19 @@ def make_settings(redis_server):
 
 
 @pytest.fixture(scope="session")
-def make_app(make_settings, bearer):
+def make_app(make_settings, bearer, postgres_server):
     """An app for the database at a URL."""
+    made = []
 
     def make(database_url, **values):
-        return create_app(make_settings(database_url, **values), jwks=bearer.jwks)
+        app = create_app(make_settings(database_url, **values), jwks=bearer.jwks)
+        made.append(app)
+        return app
 
-    return make
+    yield make
+    for app in made:
+        # A server that is asked to stop waits for its connections to end.
+        app.extensions["flagon.sessions"].kw["bind"].dispose()
 
 
 @pytest.fixture(scope="session")

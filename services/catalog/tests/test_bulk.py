@@ -53,16 +53,19 @@ class TestUpsertProducts:
             "summary": {"created": 2, "updated": 0, "unchanged": 0, "refused": 0},
         }
         product = find("b-1")
-        assert product.items() >= {
-            "slug": "book-b-1",
-            "description": "",
-            "currency": "EUR",
-            "status": "active",
-            "stock": 0,
-            "category": "science-fiction",
-            "attributes": {"authors": "X"},
-            "version": 1,
-        }.items()
+        assert (
+            product.items()
+            >= {
+                "slug": "book-b-1",
+                "description": "",
+                "currency": "EUR",
+                "status": "active",
+                "stock": 0,
+                "category": "science-fiction",
+                "attributes": {"authors": "X"},
+                "version": 1,
+            }.items()
+        )
         (event,) = sent(product["id"])
         assert event["data"] == {**product, "changed": list(product)}
 
