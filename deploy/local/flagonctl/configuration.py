@@ -2,7 +2,6 @@
 
 import json
 import resource
-import shutil
 from pathlib import Path
 
 from . import authority, environment, vault
@@ -69,10 +68,12 @@ def prometheus_files(stack: Stack, mode: int) -> None:
     """Write Prometheus' configuration: the one source plus this mode's addresses."""
     source = stack.root / "deploy" / "observability"
     target = stack.config / "prometheus"
-    shutil.rmtree(target, ignore_errors=True)
-    write(target / "prometheus.yml", (source / "prometheus.yml").read_text(), mode)
+    written = [
+        write(target / "prometheus.yml", (source / "prometheus.yml").read_text(), mode)
+    ]
     for rules in sorted((source / "rules").glob("*.yml")):
-        write(target / "rules" / rules.name, rules.read_text(), mode)
+        path = target / "rules" / rules.name
+        written.append(write(path, rules.read_text(), mode))
     targets = [
         {
             "targets": [stack.address(process.name)],
@@ -86,14 +87,15 @@ def prometheus_files(stack: Stack, mode: int) -> None:
         "labels": {"process": "prometheus", "service": "prometheus"},
     }
     text = json.dumps([*targets, itself], indent=2) + "\n"
-    write(target / "targets.json", text, mode)
+    written.append(write(target / "targets.json", text, mode))
+    _keep_only(target, written)
 
 
 def gateway_files(
     target: Path, variables: dict[str, str], root: Path, mode: int = 0o600
 ) -> None:
     """Write nginx's configuration from the one source in `gateway/`."""
-    shutil.rmtree(target, ignore_errors=True)
+    written = []
     for source in sorted((root / "gateway").iterdir()):
         if source.suffix in {".template", ".conf", ".sh"}:
             name = source.name.removesuffix(".template")
@@ -102,7 +104,18 @@ def gateway_files(
                 if source.suffix == ".sh"
                 else fill_file(source, variables)
             )
-            write(target / name, text, mode)
+            written.append(write(target / name, text, mode))
+    _keep_only(target, written)
+
+
+def _keep_only(folder: Path, files: list[Path]) -> None:
+    """Remove what an earlier version rendered.
+
+    The folder itself stays: a running container would go on seeing the deleted one.
+    """
+    for path in folder.rglob("*"):
+        if path.is_file() and path not in files:
+            path.unlink()
 
 
 def _gateway_limits() -> dict[str, str]:
