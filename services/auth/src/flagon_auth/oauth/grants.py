@@ -70,7 +70,7 @@ class CodeChallenge(StockCodeChallenge):  # type: ignore[misc]
 class AuthorizationCodeGrant(stock.AuthorizationCodeGrant):  # type: ignore[misc]
     """Codes: asked for in the browser, redeemed by the client."""
 
-    TOKEN_ENDPOINTAUTH_METHODS: ClassVar = AUTH_METHODS
+    TOKEN_ENDPOINT_AUTH_METHODS: ClassVar = AUTH_METHODS
     AUTHORIZATION_CODE_LENGTH = 48
 
     @staticmethod
@@ -180,7 +180,7 @@ class CodeView:
 class RefreshTokenGrant(stock.RefreshTokenGrant):  # type: ignore[misc]
     """Refresh tokens: each works once and brings the next."""
 
-    TOKEN_ENDPOINTAUTH_METHODS: ClassVar = AUTH_METHODS
+    TOKEN_ENDPOINT_AUTH_METHODS: ClassVar = AUTH_METHODS
     INCLUDE_NEW_REFRESH_TOKEN = True
 
     def authenticate_refresh_token(self, token: str) -> "RefreshView":
@@ -243,7 +243,7 @@ class RefreshView:
 class ClientCredentialsGrant(stock.ClientCredentialsGrant):  # type: ignore[misc]
     """A service acts for itself."""
 
-    TOKEN_ENDPOINTAUTH_METHODS: ClassVar = AUTH_METHODS[:2]
+    TOKEN_ENDPOINT_AUTH_METHODS: ClassVar = AUTH_METHODS[:2]
 
     def generate_token(self, scope: str | None = None, **_: object) -> dict[str, Any]:
         """Return the answer for the scopes that the client is registered for."""

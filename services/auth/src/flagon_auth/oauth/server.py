@@ -38,7 +38,7 @@ from .requests import (
 class RevocationEndpoint(StockRevocationEndpoint):  # type: ignore[misc]
     """A client gives a token back (RFC 7009)."""
 
-    CLIENTAUTH_METHODS: ClassVar = AUTH_METHODS
+    CLIENT_AUTH_METHODS: ClassVar = AUTH_METHODS
 
     def create_endpoint_response(
         self, request: OAuthRequest
