@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from contextlib import contextmanager
@@ -19,8 +20,11 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "deploy" / "local"))
 
 from flagonctl import authority, configuration, programs  # noqa: E402
-from flagonctl.processes import SERVICES  # noqa: E402
+from flagonctl.processes import SERVICES, ports  # noqa: E402
 from flagonctl.stack import Stack  # noqa: E402
+
+
+_GIVEN: set[int] = set()
 
 
 def free_port() -> int:
@@ -29,17 +33,30 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def free_base(width: int = 370) -> int:
-    """A port base whose whole range is free at the moment."""
-    for base in range(21_000 + os.getpid() % 500 * 40, 60_000, width):
-        with socket.socket() as one, socket.socket() as other:
-            try:
-                one.bind(("127.0.0.1", base))
-                other.bind(("127.0.0.1", base + 15))
-            except OSError:
-                continue
+def free_base() -> int:
+    """A port base whose whole range is free at the moment.
+
+    Below the range that the kernel takes for outgoing connections.
+    """
+    first = 20_000 + os.getpid() % 29 * 400
+    for base in [*range(first, 32_000, 400), *range(20_000, first, 400)]:
+        taken = 0
+        for port in ports(base).values():
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                taken += probe.connect_ex(("127.0.0.1", port)) == 0
+        if not taken and base not in _GIVEN:
+            _GIVEN.add(base)
             return base
     raise AssertionError("no free ports")
+
+
+@contextmanager
+def own_folder(mode: int = 0o700):
+    """A folder that pytest does not watch over: it closes its own for other users."""
+    with tempfile.TemporaryDirectory(prefix="flagon-test-") as name:
+        Path(name).chmod(mode)
+        yield Path(name)
 
 
 def wait_for(condition, seconds: float = 10.0) -> None:

@@ -8,19 +8,21 @@ from flagonctl import programs, reach
 from flagonctl.problem import Problem
 from flagonctl.vault import Vault
 
-from .conftest import ROOT, free_port, wait_for
+from .conftest import ROOT, free_port, own_folder, wait_for
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("postgres")
+def server():
+    # Postgres refuses to run as root, so its user must be able to enter.
+    with own_folder(0o755) as folder:
+        yield from serve(folder)
+
+
+def serve(folder):
     vault = Vault(folder / "secrets")
     vault.fill()
     postgres = programs.postgres_for(folder / "data")
     who = reach.runner()
-    # Postgres refuses to run as root; its user must pass through pytest's closed folders.
-    for parent in (folder, *folder.parents[:2]):
-        parent.chmod(0o755)
     reach.give(folder, who)
     run = {"cwd": folder, "check": True, "stdout": subprocess.DEVNULL, **who.options}
     subprocess.run(

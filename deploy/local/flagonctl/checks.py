@@ -84,8 +84,10 @@ def _listener(port: int) -> str:
         connections = psutil.net_connections("tcp")
     except psutil.AccessDenied:
         return "a program of another user"
+    # A listener, if there is one; else whoever uses the number for an outgoing connection.
+    connections.sort(key=lambda connection: connection.status != psutil.CONN_LISTEN)
     for connection in connections:
-        if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
+        if connection.laddr.port == port:
             if connection.pid is None:
                 return "a program of another user"
             try:

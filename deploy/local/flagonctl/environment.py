@@ -48,7 +48,6 @@ def plain(process: Process, stack: Stack, folder: Path) -> dict[str, str]:
             "CONCURRENCY": "1",
             "CLIENT_ID": "worker",
             "FILES_DIR": str(folder / "files"),
-            "SCHEDULE_DIR": str(folder / "schedule"),
             "CATALOG_URL": f"http://{stack.address('catalog')}",
         },
         "web": {

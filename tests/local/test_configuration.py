@@ -1,0 +1,229 @@
+"""What is rendered from the sources in the repository."""
+
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+
+import pytest
+from flagonctl import authority, configuration, environment, programs, templates, vault
+from flagonctl.processes import BY_NAME, PROCESSES, ports
+from flagonctl.stack import Stack
+
+from .conftest import ROOT
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A checkout whose `.run` is empty."""
+    for name in ("deploy", "gateway", "services"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    return tmp_path
+
+
+@pytest.fixture
+def local(checkout):
+    stack = Stack("local", 23_080, checkout)
+    configuration.prepare(stack)
+    return stack
+
+
+@pytest.fixture
+def docker(checkout):
+    stack = Stack("docker", 23_080, checkout)
+    configuration.prepare(stack)
+    return stack
+
+
+def modes(folder):
+    return {
+        path.name: stat.S_IMODE(path.stat().st_mode)
+        for path in folder.iterdir()
+        if path.is_file()
+    }
+
+
+class TestSecrets:
+    def test_are_for_their_owner_alone(self, local):
+        assert set(modes(local.secrets).values()) == {0o600}
+        assert stat.S_IMODE(local.secrets.stat().st_mode) == 0o700
+        assert stat.S_IMODE(local.state.stat().st_mode) == 0o700
+        assert modes(local.tls)["server.key"] == 0o600
+        assert modes(local.tls)["ca.key"] == 0o600
+
+    def test_in_containers_the_folder_keeps_others_out(self, docker):
+        assert set(modes(docker.secrets).values()) == {0o444}
+        assert stat.S_IMODE(docker.secrets.stat().st_mode) == 0o700
+        assert modes(docker.tls)["ca.key"] == 0o600
+
+    def test_stay_the_same(self, local):
+        before = {path: path.read_bytes() for path in local.secrets.iterdir()}
+
+        configuration.prepare(local)
+
+        assert {path: path.read_bytes() for path in local.secrets.iterdir()} == before
+
+    def test_are_completed_after_a_kill_half_way(self, local):
+        kept = (local.secrets / "web_secret_key").read_text()
+        (local.secrets / "postgres_password").unlink()
+        (local.secrets / ".auth_secret_key.new").write_text("half")
+
+        configuration.prepare(local)
+
+        assert (local.secrets / "postgres_password").exists()
+        assert (local.secrets / "web_secret_key").read_text() == kept
+
+    def test_are_in_no_rendered_file_but_hashed(self, local):
+        passwords = [
+            path.read_text()
+            for path in local.secrets.glob("*password")
+            if path.name.startswith("redis_")
+        ]
+        for path in local.config.rglob("*"):
+            if path.is_file():
+                assert not any(secret in path.read_text() for secret in passwords)
+
+
+class TestSettings:
+    def test_every_name_is_one_that_the_service_knows(self, local):
+        keeper = vault.Vault(local.secrets)
+        for process in PROCESSES:
+            if not process.service:
+                continue
+            source = ROOT / "services" / process.service / "src"
+            text = (source / f"flagon_{process.service}" / "settings.py").read_text()
+            text += (ROOT / "libs/chassis/src/flagon_chassis/settings.py").read_text()
+            known = set(re.findall(r"^    ([a-z_]+):", text, re.MULTILINE))
+            given = environment.plain(process, local, local.state)
+            given |= environment.confidential(process.service, local, keeper)
+            prefix = f"{process.service}_"
+            assert {name.lower().removeprefix(prefix) for name in given} <= known
+
+    def test_containers_get_every_secret_as_a_file(self, docker):
+        keeper = vault.Vault(docker.secrets)
+        for service in ("auth", "catalog", "realtime", "worker", "web"):
+            for name, value in environment.confidential(service, docker, keeper).items():
+                assert (docker.secrets / name.lower()).read_text() == value
+
+    def test_two_stacks_share_no_port(self):
+        assert not set(ports(8080).values()) & set(ports(9080).values())
+        assert len(set(ports(8080).values())) == len(ports(8080))
+        assert ports(8080)["gateway (https)"] == 8443
+
+
+class TestGateway:
+    @pytest.mark.parametrize("newer", [False, True])
+    def test_nginx_takes_both_variants(self, local, tmp_path, monkeypatch, newer):
+        version = (1, 26) if newer else (1, 22)
+        monkeypatch.setattr(configuration, "nginx_version", lambda: version)
+        (local.state / "gateway").mkdir()
+        variables = configuration.local_gateway(local)
+        target = tmp_path / "conf"
+        configuration.gateway_files(target, variables, ROOT)
+        main = (target / "nginx.conf").read_text()
+        assert ("http2 on;" in main) == newer
+        if newer and programs.nginx_version() < (1, 25):
+            # This nginx does not know the directive: the rest is checked.
+            (target / "nginx.conf").write_text(main.replace("http2 on;", ""))
+
+        done = subprocess.run(
+            [
+                programs.find("nginx"),
+                *("-t", "-c", target / "nginx.conf", "-e", "stderr"),
+                *("-g", "user root;" if os.geteuid() == 0 else ""),
+            ],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+
+        assert done.returncode == 0, done.stderr
+        assert "[warn]" not in done.stderr
+
+    def test_nginx_takes_what_containers_get(self, docker, tmp_path):
+        target = tmp_path / "conf"
+        shutil.copytree(docker.config / "gateway", target)
+        main = (target / "nginx.conf").read_text()
+        upstreams = (target / "upstreams.conf").read_text()
+        # Names resolve only inside the network of the containers.
+        (target / "upstreams.conf").write_text(
+            re.sub(r"server [a-z]+:", "server 127.0.0.1:", upstreams)
+        )
+        (target / "nginx.conf").write_text(
+            main.replace("/tmp/upstreams.conf", "upstreams.conf")
+            .replace("/etc/nginx/tls", str(docker.tls))
+            .replace("/var/cache/nginx", str(tmp_path))
+            .replace("http2 on;", "")
+        )
+
+        done = subprocess.run(
+            [programs.find("nginx"), "-t", "-c", target / "nginx.conf", "-e", "stderr"],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+
+        assert done.returncode == 0, done.stderr
+
+    def test_every_variable_is_documented(self, local):
+        documented = (ROOT / "gateway" / "README.md").read_text()
+        for name in configuration.local_gateway(local):
+            assert f"`{name}`" in documented
+
+    def test_a_missing_variable_is_named(self, tmp_path):
+        (tmp_path / "a.template").write_text("listen ${GATEWAY_PORT};")
+
+        with pytest.raises(KeyError, match="GATEWAY_PORT"):
+            templates.fill_file(tmp_path / "a.template", {})
+
+
+class TestCertificates:
+    def test_are_renewed_before_they_expire(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(authority, "_SERVER_DAYS", 10)
+        authority.ensure(tmp_path)
+        before = (tmp_path / "server.pem").read_bytes()
+        kept = (tmp_path / "ca.pem").read_bytes()
+        monkeypatch.setattr(authority, "_SERVER_DAYS", 397)
+
+        assert authority.ensure(tmp_path)
+        assert not authority.ensure(tmp_path)
+
+        assert (tmp_path / "server.pem").read_bytes() != before
+        # People trusted this one by hand.
+        assert (tmp_path / "ca.pem").read_bytes() == kept
+
+
+class TestPrometheus:
+    @pytest.mark.parametrize("mode", ["local", "docker"])
+    def test_promtool_takes_it(self, request, mode):
+        stack = request.getfixturevalue(mode)
+        done = subprocess.run(
+            [
+                programs.find("promtool"),
+                *("check", "config", stack.config / "prometheus" / "prometheus.yml"),
+            ],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def test_every_process_of_ours_is_scraped(self, local):
+        found = json.loads((local.config / "prometheus" / "targets.json").read_text())
+
+        scraped = {one["labels"]["process"]: one["targets"][0] for one in found}
+        for name, process in BY_NAME.items():
+            if process.kind == "python":
+                assert scraped[name] == f"127.0.0.1:{23_080 + process.offset}"
+
+    def test_rules_say_what_they_should(self, tmp_path):
+        test = ROOT / "deploy" / "observability" / "rules" / "tests" / "red_test.yml"
+        done = subprocess.run(
+            [programs.find("promtool"), "test", "rules", test],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr

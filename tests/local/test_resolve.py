@@ -1,0 +1,82 @@
+"""The script that follows the addresses of containers."""
+
+import os
+import signal
+import subprocess
+
+import pytest
+
+from .conftest import ROOT, wait_for
+
+UPSTREAMS = """\
+upstream auth {
+    server auth.test:8000 max_fails=0;
+    server auth.test:8000 max_fails=0;
+    keepalive 16;
+}
+upstream web {
+    server web.test:8000 max_fails=0;
+}
+"""
+
+
+@pytest.fixture
+def names(tmp_path):
+    """A stand-in for name resolution: `getent` answers from a file."""
+    table = tmp_path / "names"
+    table.write_text("auth.test 10.0.0.2\n")
+    program = tmp_path / "bin" / "getent"
+    program.parent.mkdir()
+    program.write_text(
+        f"#!/bin/sh\nawk -v n=\"$2\" '$1 == n {{print $2, \"STREAM\"}}' {table}\n"
+    )
+    program.chmod(0o755)
+    return table
+
+
+@pytest.fixture
+def running(tmp_path, names):
+    (tmp_path / "source").write_text(UPSTREAMS)
+    # Counts reloads as nginx would do them, and ends as nginx would.
+    program = (
+        f'trap "echo reload >> {tmp_path}/reloads" HUP; trap "exit 7" TERM;'
+        f" touch {tmp_path}/up; while :; do sleep 0.05; done"
+    )
+    process = subprocess.Popen(
+        [
+            *("sh", ROOT / "gateway" / "resolve.sh"),
+            *(tmp_path / "source", tmp_path / "target"),
+            *("sh", "-c", program),
+        ],
+        env={"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"},
+    )
+    wait_for((tmp_path / "up").exists)
+    yield process
+    if process.poll() is None:
+        process.terminate()
+    process.wait(10)
+
+
+class TestResolve:
+    def test_names_become_addresses(self, running, tmp_path):
+        text = (tmp_path / "target").read_text()
+
+        assert text.count("server 10.0.0.2:8000 max_fails=0;") == 2
+        assert "keepalive 16;" in text
+
+    def test_a_name_without_an_address_is_a_closed_port(self, running, tmp_path):
+        assert "server 127.0.0.1:1 max_fails=0;" in (tmp_path / "target").read_text()
+
+    def test_nginx_reloads_when_an_address_changes(self, running, tmp_path, names):
+        names.write_text("auth.test 10.0.0.3\nauth.test 10.0.0.4\nweb.test 10.0.0.2\n")
+
+        wait_for((tmp_path / "reloads").exists)
+        text = (tmp_path / "target").read_text()
+        assert text.count("server 10.0.0.3:8000") == 2
+        assert text.count("server 10.0.0.4:8000") == 2
+        assert "server 10.0.0.2:8000 max_fails=0;" in text
+
+    def test_ends_with_nginx(self, running):
+        running.send_signal(signal.SIGTERM)
+
+        assert running.wait(10) == 7

@@ -1,0 +1,107 @@
+"""One request, collected from the logs of all processes."""
+
+import json
+
+import pytest
+from flagonctl import trace
+from flagonctl.problem import Problem
+from flagonctl.stack import Stack
+
+TRACE = "a" * 32
+
+
+@pytest.fixture
+def stack(tmp_path):
+    stack = Stack("local", 8080, tmp_path)
+    stack.logs.mkdir(parents=True)
+    return stack
+
+
+def write(stack, name, *lines):
+    text = "".join(
+        (line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines
+    )
+    (stack.logs / f"{name}.log").write_text(text)
+
+
+@pytest.fixture
+def logged(stack):
+    gateway = {
+        "time": "2026-01-01T00:00:00.100Z",
+        "service": "gateway",
+        "event": "request",
+        "request_id": "order-66-x",
+        "trace_id": TRACE,
+        "span_id": "1" * 16,
+        "method": "POST",
+        "path": "/api/v1/jobs",
+        "status": 202,
+        "duration_seconds": 0.1,
+    }
+    server = {
+        "time": "2026-01-01T00:00:00.090Z",
+        "service": "worker",
+        "event": "span",
+        "name": "POST /api/v1/jobs",
+        "trace_id": TRACE,
+        "span_id": "2" * 16,
+        "parent_span_id": "1" * 16,
+        "duration_ms": 80.0,
+        "status": "unset",
+    }
+    query = server | {
+        "name": "insert",
+        "span_id": "3" * 16,
+        "parent_span_id": "2" * 16,
+        "duration_ms": 5.0,
+        "status": "error",
+    }
+    line = {
+        "time": "2026-01-01T00:00:00.050Z",
+        "service": "worker",
+        "event": "job_created",
+        "request_id": "order-66-x",
+        "trace_id": TRACE,
+        "kind": "import",
+    }
+    foreign = line | {"request_id": "another-one", "trace_id": "b" * 32}
+    write(stack, "gateway", gateway, "2026/01/01 [crit] order-66-x not json")
+    write(stack, "worker", server, query, line, foreign)
+    return stack
+
+
+class TestTrace:
+    @pytest.mark.parametrize("wanted", ["order-66-x", TRACE])
+    def test_is_found_by_either_id(self, logged, wanted):
+        lines = trace.lines_of(logged, wanted)
+        roots = trace.tree(lines)
+
+        assert len(lines) == 4
+        assert [root.service for root in roots] == ["gateway"]
+        assert roots[0].children[0].children[0].name == "insert"
+
+    def test_is_shown_as_a_tree(self, logged):
+        lines = trace.lines_of(logged, TRACE)
+
+        shown = trace.render(trace.tree(lines), lines)
+
+        assert "└─ worker: POST /api/v1/jobs" in shown
+        assert "[error]" in shown
+        assert "job_created  kind=import" in shown
+        assert "another-one" not in shown
+
+    def test_is_there_for_programs(self, logged):
+        lines = trace.lines_of(logged, TRACE)
+
+        said = trace.as_json(trace.tree(lines), lines)
+
+        assert said["services"] == ["gateway", "worker"]
+        assert said["request_ids"] == ["order-66-x"]
+        json.dumps(said)
+
+    def test_an_unknown_id_is_said_to_be_unknown(self, logged):
+        assert "Nothing is known" in trace.render([], trace.lines_of(logged, "c" * 32))
+
+    def test_a_pattern_is_no_id(self, stack):
+        with pytest.raises(Problem):
+            trace.lines_of(stack, ".*")
