@@ -45,22 +45,26 @@ def accounts(stack):
 
 @pytest.fixture(scope="session")
 def customer(stack, accounts):
-    return Person(stack, accounts["customer"])
+    with Person(stack, accounts["customer"]) as person:
+        yield person
 
 
 @pytest.fixture(scope="session")
 def merchandiser(stack, accounts):
-    return Person(stack, accounts["merchandiser"])
+    with Person(stack, accounts["merchandiser"]) as person:
+        yield person
 
 
 @pytest.fixture(scope="session")
 def operator(stack, accounts):
-    return Person(stack, accounts["operator"])
+    with Person(stack, accounts["operator"]) as person:
+        yield person
 
 
 @pytest.fixture(scope="session")
 def admin(stack, accounts):
-    return Person(stack, accounts["admin"])
+    with Person(stack, accounts["admin"]) as person:
+        yield person
 
 
 @pytest.fixture

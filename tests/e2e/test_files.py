@@ -1,8 +1,9 @@
 """Files as suppliers really send them, and files that are none."""
 
+import json
 import os
+from http.client import HTTPConnection
 
-import httpx2
 import pytest
 from harness import imports
 
@@ -64,12 +65,11 @@ HOPELESS = {
         b'code,title,maker,price\n1,"' + b"never\n" * 500_000
     ),
     "other columns": lambda: b"a,b\n1,2\n",
-    "a header alone": None,
 }
 
 
 class TestHopelessFile:
-    @pytest.mark.parametrize("kind", [k for k, make in HOPELESS.items() if make])
+    @pytest.mark.parametrize("kind", list(HOPELESS))
     def test_ends_as_a_failed_job_that_says_why(self, merchandiser, word, kind):
         answer = imports.submit(merchandiser, HOPELESS[kind](), imports.params(word))
         if answer.status_code == 422:
@@ -89,27 +89,19 @@ class TestHopelessFile:
 
 class TestHugeUpload:
     def test_is_refused_before_it_is_sent(self, stack, merchandiser):
-        sent = 0
+        # A client that reads the answer as soon as it comes, as curl does.
+        connection = HTTPConnection("localhost", stack.port_base, timeout=10)
+        try:
+            connection.putrequest("POST", "/api/v1/jobs")
+            connection.putheader("Content-Type", "multipart/form-data; boundary=x")
+            connection.putheader("Content-Length", str(2048 * MIB))
+            for name, value in merchandiser.bearer.items():
+                connection.putheader(name, value)
+            connection.endheaders(b"--x\r\n")
+            answer = connection.getresponse()
+            problem = json.load(answer)
+        finally:
+            connection.close()
 
-        def body():
-            nonlocal sent
-            for _ in range(2048):
-                sent += MIB
-                yield b"\0" * MIB
-
-        with stack.client() as client:
-            answer = client.post(
-                "/api/v1/jobs",
-                content=body(),
-                headers=merchandiser.bearer
-                | {
-                    "Content-Type": "multipart/form-data; boundary=x",
-                    "Content-Length": str(2048 * MIB),
-                },
-                timeout=httpx2.Timeout(30.0),
-            )
-
-        assert answer.status_code == 413
-        assert answer.headers["content-type"].startswith("application/problem+json")
-        # What fits into the buffers of the connection, no more.
-        assert sent < 64 * MIB
+        assert answer.status == problem["status"] == 413
+        assert answer.getheader("Content-Type") == "application/problem+json"

@@ -11,6 +11,8 @@ NOBODY = "018f0000-0000-7000-8000-000000000000"
 DEEP = "[" * 100_000 + "]" * 100_000
 SQL = "' OR 1=1; DROP TABLE product; --"
 
+PAGES = ("/oauth/authorize", "/login", "/register")
+
 TRACKS = (
     "Traceback",
     'File "/',
@@ -306,11 +308,16 @@ class TestHostileRequests:
                     wrong.append(f"status: {said}")
                     continue
                 kind = answer.headers.get("content-type", "")
-                # OAuth endpoints answer as RFC 6749 says.
+                # OAuth endpoints answer as RFC 6749 says, and auth's pages are for people.
+                page = path.startswith(PAGES) and kind.startswith("text/html")
                 oauth = path.startswith("/oauth/") and kind.startswith(
                     "application/json"
                 )
-                if not oauth and not kind.startswith("application/problem+json"):
+                if (
+                    not oauth
+                    and not page
+                    and not kind.startswith("application/problem+json")
+                ):
                     wrong.append(f"type {kind}: {said}")
                 if any(track in text for track in TRACKS):
                     wrong.append(f"inside shown: {said}")

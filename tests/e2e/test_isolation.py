@@ -39,7 +39,9 @@ for place, url in (("store", settings.redis_store_url), ("cache", settings.redis
         except redis.exceptions.NoPermissionError:
             found[place + " " + " ".join(words)] = "refused"
         except redis.exceptions.ResponseError as error:
-            found[place + " " + " ".join(words)] = str(error)
+            # Some are switched off for everybody.
+            off = "not allowed" in str(error)
+            found[place + " " + " ".join(words)] = "refused" if off else str(error)
 print(json.dumps(found))
 """
 
@@ -133,7 +135,7 @@ class TestOutside:
     )
     def test_what_is_inside_is_not_reachable(self, stack, path):
         with stack.client() as client:
-            answer = client.get(path)
+            answer = client.get(f"{stack.url}{path}")
 
         assert answer.status_code in {400, 404}
         assert "# HELP" not in answer.text

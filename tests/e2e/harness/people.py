@@ -4,6 +4,7 @@ import base64
 import hashlib
 import secrets
 import time
+from contextlib import contextmanager
 from html.parser import HTMLParser
 from urllib.parse import parse_qs, urljoin, urlsplit
 
@@ -92,6 +93,12 @@ class Person:
         self._token = None
         self._expires = 0.0
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._session.close()
+
     @property
     def token(self):
         """An access token that is good for another minute at least."""
@@ -166,15 +173,16 @@ class Person:
             )
 
 
+@contextmanager
 def browser(stack, account):
-    """Return a client that is signed in at the shop with a session cookie, as browsers.
+    """Yield a client that is signed in at the shop with a session cookie, as browsers.
 
     Goes through web's own sign-in: redirect to auth, form, code, callback.
     """
-    client = stack.client()
-    page = client.get("/sign-in")
-    while page.is_redirect or "password" in page.text:
-        page = _go_on(client, page, account)
-    assert page.status_code == 200, (page.status_code, page.text[:500])
-    client.follow_redirects = True
-    return client
+    with stack.client() as client:
+        page = client.get("/sign-in")
+        while page.is_redirect or "password" in page.text:
+            page = _go_on(client, page, account)
+        assert page.status_code == 200, (page.status_code, page.text[:500])
+        client.follow_redirects = True
+        yield client

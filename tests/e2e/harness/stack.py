@@ -203,6 +203,8 @@ class Stack:
             text = "\n".join(file.read_text(errors="replace") for file in wanted)
         lines = []
         for line in text.splitlines():
+            # Compose writes a control sequence before some lines.
+            line = line.replace("\x1b[2K", "").strip("\r")  # noqa: PLW2901
             try:
                 lines.append(json.loads(line))
             except ValueError:
