@@ -8,8 +8,8 @@ VENV := .venv/bin
 FLAGON := PYTHONPATH=deploy/local $(VENV)/python -m flagonctl --mode $(MODE) --port-base $(PORT_BASE) --format $(FORMAT)
 # Values with spaces and quotes reach the program as typed: make gives them to the shell
 # as variables, never as text.
-export C F ID ONLY P PART ROLE S SCOPE SIGNAL
-VALUES := "C=$$C" "F=$$F" "ID=$$ID" "ONLY=$$ONLY" "P=$$P" "PART=$$PART" "ROLE=$$ROLE" "S=$$S" "SCOPE=$$SCOPE" "SIGNAL=$$SIGNAL"
+export C F ID N ONLY P PART ROLE S SCOPE SIGNAL
+VALUES := "C=$$C" "F=$$F" "ID=$$ID" "N=$$N" "ONLY=$$ONLY" "P=$$P" "PART=$$PART" "ROLE=$$ROLE" "S=$$S" "SCOPE=$$SCOPE" "SIGNAL=$$SIGNAL"
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-10s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,3 +54,24 @@ migrate: ## Bring the tables up to date [S=catalog]
 	@$(FLAGON) migrate $(VALUES)
 seed: ## Make demonstration accounts and clients where missing
 	@$(FLAGON) seed $(VALUES)
+bench: ## Measure what is promised [N=… for one of tests/bench]
+	@$(FLAGON) bench $(VALUES)
+
+# -- Changing -----------------------------------------------------------------------------
+
+test: setup ## Tests: all that this machine can run [S=catalog or T=path]
+	@$(if $(T)$(S),$(VENV)/python -m pytest $(if $(T),$(T),$(wildcard services/$(S)/tests libs/$(S)/tests)),bash deploy/check.sh test)
+format: ## Format the code
+	@$(VENV)/ruff format --quiet . && $(VENV)/ruff check --quiet --fix .
+lint: ## Style, types, direction of imports
+	@bash deploy/check.sh lint
+check: setup ## All that CI runs, with a summary
+	@bash deploy/check.sh lint test
+lock: ## Write requirements.lock anew from every pyproject.toml
+	@sh deploy/lock.sh
+images: ## Build the container images
+	@$(FLAGON) --mode docker images $(VALUES)
+clean: ## Remove what tools left in the checkout; data stays
+	@rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .coverage* dist && find libs services tests deploy -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.PHONY: $(shell sed -n 's/^\([a-z0-9-]*\):.*/\1/p' $(MAKEFILE_LIST))
