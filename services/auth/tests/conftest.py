@@ -8,6 +8,10 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
 import redis
+from pydantic import SecretStr
+from sqlalchemy import text
+from uuid_utils.compat import uuid7
+
 from flagon_auth.__main__ import MIGRATIONS
 from flagon_auth.app import create_app
 from flagon_auth.domain import clients, keys
@@ -16,9 +20,6 @@ from flagon_auth.domain.passwords import Hasher
 from flagon_auth.models import Account, AccountRole
 from flagon_auth.settings import Settings
 from flagon_chassis import db
-from pydantic import SecretStr
-from sqlalchemy import text
-from uuid_utils.compat import uuid7
 
 ISSUER = "http://localhost"
 PASSWORD = "plum-harbour-92-quietly"
@@ -200,9 +201,7 @@ class Browser:
 
     def sign_in(self, email="ada@flagon.test", password=PASSWORD, path="/login"):
         hidden = self.form(path)
-        return self.post(
-            "/login", {**hidden, "email": email, "password": password}
-        )
+        return self.post("/login", {**hidden, "email": email, "password": password})
 
     def authorize(self, **changes):
         return self.get("/oauth/authorize", query_string=request_for(**changes))
@@ -222,9 +221,7 @@ class Browser:
         return response.json
 
     def cookies(self):
-        return {
-            cookie.key: cookie for cookie in self.http._cookies.values()  # noqa: SLF001
-        }
+        return {cookie.key: cookie for cookie in self.http._cookies.values()}
 
 
 VERIFIER = "v" * 64

@@ -1,8 +1,9 @@
 """The authorization endpoint, as browsers bring requests to it."""
 
 import pytest
-from flagon_chassis import db
 from sqlalchemy import text
+
+from flagon_chassis import db
 
 from .conftest import (
     CALLBACK,
@@ -312,8 +313,10 @@ class TestScope:
             ),
             (
                 "admin",
-                "reviews:write jobs:read catalog:write jobs:write ops:read jobs:manage"
-                " users:read users:write",
+                (
+                    "reviews:write jobs:read catalog:write jobs:write ops:read jobs:manage"
+                    " users:read users:write"
+                ),
             ),
         ],
     )
@@ -422,5 +425,3 @@ class TestConsent:
         policy = ada.authorize(**asked).headers["Content-Security-Policy"]
 
         assert "form-action 'self' com.other.app:;" in policy
-
-

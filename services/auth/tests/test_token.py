@@ -5,8 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from flagon_chassis import db
 from sqlalchemy import text
+
+from flagon_chassis import db
 
 from .conftest import (
     CALLBACK,

@@ -76,7 +76,7 @@ def _seed_account(entry: dict[str, Any]) -> None:
 @click.option("--first-party", is_flag=True, help="People are not asked to agree.")
 @click.option("--scope", default="", help="Scopes it may ask for.")
 @click.option("--grant", "grant_types", multiple=True)
-def create_client(  # noqa: PLR0917 (click passes them by name)
+def create_client(
     name: str,
     redirect_uris: tuple[str, ...],
     post_logout_uris: tuple[str, ...],

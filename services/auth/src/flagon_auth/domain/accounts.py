@@ -112,7 +112,7 @@ def create_account(
     """
     key = email_key(email)
     name = clean_name(name)
-    passwords.check_strength(password, context=[*key.split("@"), *name.lower().split()])
+    passwords.check_strength(password, context=[key, *key.split("@"), *name.split()])
     phc = hasher.hash(password)
     created_id = session.scalar(
         insert(Account)

@@ -14,6 +14,9 @@ from flagon_chassis.errors import Invalid, Unavailable
 LENGTH_MIN = 12
 LENGTH_MAX = 128
 _SCORE_MIN = 3
+# Of a password that holds the person's name or address, so much must be something else.
+_OWN_LENGTH_MIN = 8
+_WORD_LENGTH_MIN = 4
 # Zxcvbn refuses longer input; the first characters decide anyway.
 _SCORED_LENGTH = 72
 _COMMON = frozenset(FREQUENCY_LISTS["passwords"])
@@ -103,9 +106,17 @@ def check_strength(password: str, *, context: Iterable[str] = ()) -> None:
         raise PasswordWeak(f"Use at most {LENGTH_MAX} characters.")
     if password.lower() in _COMMON:
         raise PasswordWeak("This is one of the passwords that everybody tries first.")
-    words = [*context, "flagon"]
+    words = [word.lower() for word in context if len(word) >= _WORD_LENGTH_MIN]
+    if len(_without(password.lower(), words)) < _OWN_LENGTH_MIN:
+        raise PasswordWeak("Do not build it from your name or your address.")
     with _scoring:
-        found = zxcvbn(password[:_SCORED_LENGTH], user_inputs=words)
+        found = zxcvbn(password[:_SCORED_LENGTH], user_inputs=[*words, "flagon"])
     if found["score"] < _SCORE_MIN:
         hint = found["feedback"]["warning"] or "Several unrelated words are better."
         raise PasswordWeak(f"This can be guessed too easily. {hint}".strip())
+
+
+def _without(password: str, words: list[str]) -> str:
+    for word in sorted(words, key=len, reverse=True):
+        password = password.replace(word, "")
+    return password
