@@ -204,8 +204,10 @@ def init_app(
 
     @manager.token_verification_loader
     def complete(_header: dict[str, Any], claims: dict[str, Any]) -> bool:
-        # The library accepts a token that never expires; RFC 9068 section 2.2 does not.
-        return all(name in claims for name in ("exp", "iat", "jti", "client_id", "sub"))
+        # The library accepts a token that never expires, and sets a missing id to None;
+        # RFC 9068 section 2.2 requires all of these.
+        required = ("exp", "iat", "jti", "client_id", "sub")
+        return all(claims.get(name) is not None for name in required)
 
     @manager.token_in_blocklist_loader
     def revoked(_header: dict[str, Any], claims: dict[str, Any]) -> bool:

@@ -1,0 +1,176 @@
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from flask import Flask
+from sqlalchemy import Column, Integer, MetaData, Table, create_engine, inspect, text
+from sqlalchemy.exc import OperationalError
+
+from flagon_chassis import db, health, tables
+
+from .conftest import SECRET
+
+
+@pytest.fixture
+def app(make_settings, database_url):
+    app = Flask("things")
+    db.init_app(app, make_settings(database_url=database_url, threads=2))
+    with app.app_context():
+        yield app
+    app.extensions["flagon.sessions"].kw["bind"].dispose()
+
+
+class TestTransaction:
+    def test_commits_at_the_end(self, app, rows):
+        with db.transaction() as session:
+            session.execute(text("create table thing (id int)"))
+
+        assert rows.execute("select count(*) from thing").fetchone() == (0,)
+
+    def test_rolls_back_on_an_error(self, app, rows):
+        def fail():
+            with db.transaction() as session:
+                session.execute(text("create table thing (id int)"))
+                raise ValueError("no")
+
+        with pytest.raises(ValueError, match="no"):
+            fail()
+
+        assert rows.execute("select to_regclass('thing')").fetchone() == (None,)
+
+    def test_no_statement_runs_for_ever(self, app):
+        with db.transaction() as session:
+            assert session.scalar(text("show statement_timeout")) == "5s"
+            assert session.scalar(text("show lock_timeout")) == "2s"
+
+    def test_survives_a_connection_that_the_server_closed(self, app, rows):
+        with db.transaction() as session:
+            pid = session.scalar(text("select pg_backend_pid()"))
+        rows.execute("select pg_terminate_backend(%s)", [pid])
+
+        with db.transaction() as session:
+            assert session.scalar(text("select 1")) == 1
+
+
+class TestReadiness:
+    def test_asks_the_database(self, app):
+        assert health.report(app.extensions["flagon.checks"]).ready
+
+    def test_fails_without_one(self, make_settings):
+        app = Flask("things")
+        db.init_app(app, make_settings())
+
+        assert not health.report(app.extensions["flagon.checks"]).ready
+
+
+class TestBlockingDriver:
+    def test_stops_a_gevent_process_that_loaded_the_driver_too_early(self, monkeypatch):
+        monkey = SimpleNamespace(is_module_patched=lambda name: name == "select")
+        monkeypatch.setitem(sys.modules, "gevent.monkey", monkey)
+
+        with pytest.raises(db.BlockingDriver):
+            db.engine("postgresql+psycopg://", pool_size=1, application_name="a")
+
+    def test_lets_a_driver_pass_that_waits_politely(self, monkeypatch):
+        monkey = SimpleNamespace(is_module_patched=lambda _name: True)
+        monkeypatch.setitem(sys.modules, "gevent.monkey", monkey)
+        monkeypatch.setattr("psycopg.waiting.wait", lambda: None)
+
+        db.engine("postgresql+psycopg://", pool_size=1, application_name="a").dispose()
+
+
+REVISION = '''
+"""The first tables."""
+
+from alembic import op
+import sqlalchemy as sa
+from flagon_chassis import tables
+
+revision = "0001"
+down_revision = None
+
+
+def upgrade():
+    op.create_table("thing", sa.Column("id", sa.Integer(), primary_key=True))
+    tables.create(op.get_bind(), "outbox", "inbox", "idempotency_key")
+
+
+def downgrade():
+    tables.drop(op.get_bind(), "outbox", "inbox", "idempotency_key")
+    op.drop_table("thing")
+'''
+
+
+class TestMigrate:
+    @pytest.fixture
+    def folder(self, tmp_path):
+        (tmp_path / "0001_first.py").write_text(REVISION)
+        return tmp_path
+
+    @pytest.fixture
+    def url(self, make_database):
+        return make_database()
+
+    @pytest.fixture
+    def owner(self, make_settings, url):
+        return make_settings(owner_database_url=url)
+
+    def names(self, url):
+        engine = create_engine(url)
+        found = set(inspect(engine).get_table_names())
+        engine.dispose()
+        return found
+
+    def test_brings_the_database_to_the_newest_revision(self, owner, folder, url):
+        db.migrate(owner, folder)
+        db.migrate(owner, folder)
+
+        assert self.names(url) >= {"thing", "outbox", "inbox", "idempotency_key"}
+
+    def test_two_at_once_take_turns(self, folder, url):
+        # Two processes, as two containers would do it.
+        code = (
+            "from pathlib import Path; from flagon_chassis import db;"
+            "from flagon_chassis.settings import DatabaseSettings;"
+            f"settings = DatabaseSettings(secret_key='{SECRET}',"
+            f" database_url='{url}', owner_database_url='{url}');"
+            f"db.migrate(settings, Path('{folder}'))"
+        )
+        both = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
+
+        assert [one.wait(30) for one in both] == [0, 0]
+        assert "thing" in self.names(url)
+
+    def test_can_be_taken_back(self, owner, folder, url):
+        db.migrate(owner, folder)
+
+        db.command.downgrade(db.config(url, folder), "base")
+
+        assert self.names(url) == {"alembic_version"}
+
+    def test_needs_the_owner(self, make_settings, folder):
+        with pytest.raises(ValueError, match="OWNER_DATABASE_URL"):
+            db.migrate(make_settings(), folder)
+
+    def test_a_revision_is_written_from_the_models(self, owner, folder, url):
+        db.migrate(owner, folder)
+        models = MetaData(naming_convention=tables.NAMING)
+        Table("thing", models, Column("id", Integer, primary_key=True))
+        Table("extra", models, Column("id", Integer, primary_key=True))
+
+        db.revise(url, folder, "add extra", [models, tables.METADATA])
+
+        written = next(folder.glob("*add_extra.py")).read_text()
+        assert "create_table" in written
+        assert "'extra'" in written or '"extra"' in written
+        assert "drop_table('thing')" not in written.partition("def downgrade")[0]
+
+    def test_tells_an_unreachable_database(self, make_settings, folder):
+        with pytest.raises(OperationalError):
+            db.migrate(
+                make_settings(
+                    owner_database_url="postgresql+psycopg://a@127.0.0.1:1/b"
+                ),
+                folder,
+            )

@@ -1,0 +1,124 @@
+import threading
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from flask import Response
+
+from flagon_chassis import auth, db, idempotency, web
+from flagon_chassis.errors import Conflict
+from flagon_chassis.testing import ISSUER
+
+
+@pytest.fixture
+def app(settings, bearer):
+    app = web.create_app(__name__, settings, name="things", openapi=False)
+    db.init_app(app, settings)
+    auth.init_app(app, issuer=ISSUER, jwks=bearer.jwks)
+    app.made = []
+    app.during = lambda: None
+
+    @app.post("/things")
+    @auth.requires()
+    def create():
+        with db.transaction() as session:
+
+            def respond():
+                app.during()
+                app.made.append(1)
+                return Response(
+                    f"thing {len(app.made)}",
+                    201,
+                    {"Location": "/things/1", "X-Other": "1"},
+                    mimetype="text/plain",
+                )
+
+            return idempotency.once(session, respond)
+
+    yield app
+    app.extensions["flagon.sessions"].kw["bind"].dispose()
+
+
+@pytest.fixture
+def post(app, bearer):
+    client = app.test_client()
+    headers = bearer(sub="someone")
+
+    def post(key=None, body="a", headers=headers):
+        keyed = {"Idempotency-Key": key} if key is not None else {}
+        return client.post("/things", data=body, headers=headers | keyed)
+
+    return post
+
+
+class TestOnce:
+    def test_gives_the_first_answer_again(self, app, post):
+        first, second = post("k"), post("k")
+
+        assert first.status_code == second.status_code == 201
+        assert first.text == second.text == "thing 1"
+        assert second.headers["Location"] == "/things/1"
+        assert second.headers["Idempotent-Replayed"] == "true"
+        assert "Idempotent-Replayed" not in first.headers
+        assert len(app.made) == 1
+
+    def test_other_keys_and_no_keys_are_other_requests(self, app, post):
+        post("k")
+        post("l")
+        post()
+        post()
+
+        assert len(app.made) == 4
+
+    def test_keys_are_each_accounts_own(self, app, post, bearer):
+        post("k")
+
+        assert post("k", headers=bearer(sub="another")).text == "thing 2"
+
+    def test_refuses_another_body_under_the_same_key(self, post):
+        post("k", body="a")
+
+        response = post("k", body="b")
+
+        assert response.status_code == 422
+        assert response.json["type"].endswith("#idempotency-key-reused")
+
+    @pytest.mark.parametrize("key", ["", " ", "ä", "x" * 201])
+    def test_refuses_malformed_keys(self, post, key):
+        assert post(key).status_code == 422
+
+    def test_tells_a_twin_to_come_back(self, app, post):
+        inside, go_on = threading.Event(), threading.Event()
+        app.during = lambda: (inside.set(), go_on.wait(10))
+        first = []
+        thread = threading.Thread(target=lambda: first.append(post("k")))
+        thread.start()
+        assert inside.wait(10)
+
+        twin = post("k")
+        go_on.set()
+        thread.join(10)
+
+        assert (twin.status_code, twin.headers["Retry-After"]) == (409, "1")
+        assert first[0].status_code == 201
+        assert post("k").text == "thing 1"
+
+    def test_does_not_store_failures(self, app, post):
+        def fail():
+            raise Conflict
+
+        app.during = fail
+        assert post("k").status_code == 409
+        app.during = lambda: None
+
+        assert post("k").status_code == 201
+
+
+class TestPurge:
+    def test_forgets_after_a_day(self, app, post):
+        post("k")
+        with app.app_context(), db.transaction() as session:
+            assert idempotency.purge(session) == 0
+            later = datetime.now(UTC) + timedelta(hours=25)
+            assert idempotency.purge(session, now=later) == 1
+
+        assert post("k").text == "thing 2"
