@@ -23,7 +23,6 @@ from flagonctl import authority, configuration, programs  # noqa: E402
 from flagonctl.processes import SERVICES, ports  # noqa: E402
 from flagonctl.stack import Stack  # noqa: E402
 
-
 _GIVEN: set[int] = set()
 
 
@@ -108,7 +107,11 @@ def start_upstream(upstream: Upstream) -> ThreadingHTTPServer:
             if upstream.answer is None or upstream.answer(self) is False:
                 self.reply(200, b'{"ok":true}')
 
-        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = handle_any
+        def __getattr__(self, name):
+            # The server looks for do_GET, do_POST and so on.
+            if name.startswith("do_"):
+                return self.handle_any
+            raise AttributeError(name)
 
         def reply(self, status, body=b"", **headers):
             self.send_response(status)
@@ -162,7 +165,9 @@ def render(folder: Path, upstream_port: int, **changes: str) -> dict[str, str]:
         "GATEWAY_CONNECTIONS": "512",
         "GATEWAY_OPEN_FILES": "1024",
         "GATEWAY_STREAMS_PER_ADDRESS": "3",
-        **{f"GATEWAY_{name.upper()}": f"127.0.0.1:{upstream_port}" for name in SERVICES},
+        **{
+            f"GATEWAY_{name.upper()}": f"127.0.0.1:{upstream_port}" for name in SERVICES
+        },
         **changes,
     }
     authority.ensure(folder / "tls")

@@ -104,7 +104,9 @@ class TestSettings:
     def test_containers_get_every_secret_as_a_file(self, docker):
         keeper = vault.Vault(docker.secrets)
         for service in ("auth", "catalog", "realtime", "worker", "web"):
-            for name, value in environment.confidential(service, docker, keeper).items():
+            for name, value in environment.confidential(
+                service, docker, keeper
+            ).items():
                 assert (docker.secrets / name.lower()).read_text() == value
 
     def test_two_stacks_share_no_port(self):

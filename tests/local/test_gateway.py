@@ -36,10 +36,13 @@ class TestRequestId:
         reply = gateway.client.get(path, headers={"X-Request-ID": "order-66.retry_1"})
 
         assert reply.headers["x-request-id"] == "order-66.retry_1"
-        assert gateway.upstream.last(path)["headers"]["x-request-id"] == "order-66.retry_1"
+        assert (
+            gateway.upstream.last(path)["headers"]["x-request-id"] == "order-66.retry_1"
+        )
 
     @pytest.mark.parametrize(
-        "given", ["short", "x" * 65, 'quo"te-in-it', "back\\slash-in-it", "sp ace-in-it"]
+        "given",
+        ["short", "x" * 65, 'quo"te-in-it', "back\\slash-in-it", "sp ace-in-it"],
     )
     def test_replaces_any_other(self, gateway, given):
         reply = gateway.client.get("/nothing", headers={"X-Request-ID": given})
@@ -64,7 +67,12 @@ class TestRequestId:
         assert (got["traceparent"], got["tracestate"]) == (trace, "a=1")
 
     @pytest.mark.parametrize(
-        "given", ["rubbish", f"00-{'0' * 32}-00f067aa0ba902b7-01", f"00-{'a' * 32}-{'0' * 16}-01"]
+        "given",
+        [
+            "rubbish",
+            f"00-{'0' * 32}-00f067aa0ba902b7-01",
+            f"00-{'a' * 32}-{'0' * 16}-01",
+        ],
     )
     def test_replaces_a_malformed_trace_and_its_state(self, gateway, given):
         path = unique("/api/v1/jobs")
@@ -140,9 +148,12 @@ class TestInsideMatters:
         )
 
         got = gateway.upstream.last(path)["headers"]
-        assert not {"x-access-token", "x-original-method", "forwarded", "x-real-ip"} & set(
-            got
-        )
+        assert not {
+            "x-access-token",
+            "x-original-method",
+            "forwarded",
+            "x-real-ip",
+        } & set(got)
         assert got["x-forwarded-for"] == "127.0.0.1"
         assert got["x-forwarded-proto"] == "http"
         assert got["x-forwarded-host"] == f"127.0.0.1:{gateway.port}"
@@ -430,7 +441,8 @@ class TestSessions:
         gateway.client.get("/api/v1/jobs", headers=headers)
 
         gateway.client.post(
-            "/api/v1/jobs", headers=headers | {"X-CSRF-Token": "t", "Origin": "http://a"}
+            "/api/v1/jobs",
+            headers=headers | {"X-CSRF-Token": "t", "Origin": "http://a"},
         )
 
         asked = gateway.upstream.last("/internal/session")["headers"]
@@ -527,9 +539,13 @@ class TestStreams:
             handler.close_connection = True
 
         gateway.upstream.answer = stream
-        opened = [socket.create_connection(("127.0.0.1", gateway.port)) for _ in range(3)]
+        opened = [
+            socket.create_connection(("127.0.0.1", gateway.port)) for _ in range(3)
+        ]
         for connection in opened:
-            connection.sendall(b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            connection.sendall(
+                b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            )
             assert connection.recv(4096).startswith(b"HTTP/1.1 200")
 
         refused = gateway.client.get("/api/v1/events")
@@ -597,7 +613,10 @@ class TestLimits:
     def test_guessing_is_slowed_down(self, tmp_path):
         slow = {"GATEWAY_SIGN_IN_RATE": "1r/m", "GATEWAY_SIGN_IN_BURST": "2"}
 
-        with stand_in() as upstream, start_gateway(tmp_path, upstream, **slow) as gateway:
+        with (
+            stand_in() as upstream,
+            start_gateway(tmp_path, upstream, **slow) as gateway,
+        ):
             pages = [gateway.client.get("/login").status_code for _ in range(6)]
             tries = [gateway.client.post("/login") for _ in range(4)]
 

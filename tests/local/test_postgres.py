@@ -24,7 +24,7 @@ def serve(folder):
     postgres = programs.postgres_for(folder / "data")
     who = reach.runner()
     reach.give(folder, who)
-    run = {"cwd": folder, "check": True, "stdout": subprocess.DEVNULL, **who.options}
+    run = {"cwd": folder, "stdout": subprocess.DEVNULL, **who.options}
     subprocess.run(
         [
             postgres.program("initdb"),
@@ -32,6 +32,7 @@ def serve(folder):
             f"--pwfile={folder / 'secrets' / 'postgres_password'}",
             "--auth=scram-sha-256",
         ],
+        check=True,
         **run,
     )
     port = free_port()
@@ -63,7 +64,9 @@ def serve(folder):
         subprocess.run(script, check=True, env=environment)
 
     def connect(user, database):
-        name = f"{user}_postgres_password" if user != "postgres" else "postgres_password"
+        name = (
+            f"{user}_postgres_password" if user != "postgres" else "postgres_password"
+        )
         return psycopg.connect(
             host="127.0.0.1",
             port=port,

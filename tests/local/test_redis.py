@@ -132,14 +132,18 @@ class TestRestart:
     def test_keeps_transactions(self, tmp_path, hard):
         server = Server(tmp_path, "store")
         with server.connect("worker") as mine, mine.pipeline(transaction=True) as both:
-            both.lpush("worker:queue", "job").hset("worker:unacked", "1", "job").execute()
-        wait_for(lambda: b"job" in b"".join(p.read_bytes() for p in tmp_path.rglob("*.aof")))
+            both.lpush("worker:queue", "job").hset(
+                "worker:unacked", "1", "job"
+            ).execute()
+        wait_for(
+            lambda: b"job" in b"".join(p.read_bytes() for p in tmp_path.rglob("*.aof"))
+        )
 
         server.stop(hard=hard)
         server.start()
 
         with server.connect("worker") as mine:
-            wait_for(lambda: mine.ping())
+            wait_for(mine.ping)
             kept = (mine.llen("worker:queue"), mine.hlen("worker:unacked"))
         server.stop()
         assert kept == (1, 1)

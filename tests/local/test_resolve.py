@@ -28,7 +28,7 @@ def names(tmp_path):
     program = tmp_path / "bin" / "getent"
     program.parent.mkdir()
     program.write_text(
-        f"#!/bin/sh\nawk -v n=\"$2\" '$1 == n {{print $2, \"STREAM\"}}' {table}\n"
+        f'#!/bin/sh\nawk -v n="$2" \'$1 == n {{print $2, "STREAM"}}\' {table}\n'
     )
     program.chmod(0o755)
     return table

@@ -79,14 +79,14 @@ class TestUp:
         status = running.status()
 
         for name in PARTS.split():
-            assert (status[name]["state"], status[name]["health"]) == ("RUNNING", "ready")
+            assert (status[name]["state"], status[name]["health"]) == (
+                "RUNNING",
+                "ready",
+            )
             assert status[name]["memory_mb"] > 0
 
     def test_nothing_runs_as_root(self, running):
-        users = {
-            Path(f"/proc/{pid}").stat().st_uid
-            for pid in running.processes()
-        }
+        users = {Path(f"/proc/{pid}").stat().st_uid for pid in running.processes()}
 
         assert users
         assert 0 not in users

@@ -88,7 +88,9 @@ def _make_authority(folder: Path, now: datetime) -> None:
         .sign(key, hashes.SHA256())
     )
     write(folder / "ca.key", _key_bytes(key))
-    write(folder / "ca.pem", certificate.public_bytes(serialization.Encoding.PEM), 0o644)
+    write(
+        folder / "ca.pem", certificate.public_bytes(serialization.Encoding.PEM), 0o644
+    )
 
 
 def _make_certificate(folder: Path, now: datetime, key_mode: int) -> None:

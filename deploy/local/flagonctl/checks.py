@@ -5,7 +5,6 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import psutil
 
@@ -24,7 +23,9 @@ Check = Callable[[Stack], None]
 def python_is_new_enough(_stack: Stack) -> None:
     """Refuse an interpreter that is older than the code."""
     if sys.version_info < _OLDEST_PYTHON:
-        message = f"Python {sys.version.split()[0]} is too old: 3.11 or newer is needed."
+        message = (
+            f"Python {sys.version.split()[0]} is too old: 3.11 or newer is needed."
+        )
         raise Problem(message, "sudo apt-get install -y python3.11 python3.11-venv")
 
 
@@ -87,7 +88,7 @@ def _listener(port: int) -> str:
     # A listener, if there is one; else whoever uses the number for an outgoing connection.
     connections.sort(key=lambda connection: connection.status != psutil.CONN_LISTEN)
     for connection in connections:
-        if connection.laddr.port == port:
+        if connection.laddr and connection.laddr.port == port:
             if connection.pid is None:
                 return "a program of another user"
             try:
@@ -112,7 +113,9 @@ def postgres_lock_is_ours(stack: Stack) -> None:
         # None, unreadable, or stale in a way that Postgres itself sees.
         return
     if "postgres" not in name:
-        print(f"The lock of a Postgres that is gone (pid {pid}, now {name}) is removed.")
+        print(
+            f"The lock of a Postgres that is gone (pid {pid}, now {name}) is removed."
+        )
         lock.unlink()
 
 
@@ -135,7 +138,9 @@ def before_start(stack: Stack) -> None:
         check(stack)
 
 
-def findings(stack: Stack, selected: tuple[Check, ...]) -> Iterator[tuple[str, Problem | None]]:
+def findings(
+    stack: Stack, selected: tuple[Check, ...]
+) -> Iterator[tuple[str, Problem | None]]:
     """Run checks and return, by readable name, what each found."""
     for check in selected:
         name = check.__name__.replace("_", " ")
@@ -202,4 +207,3 @@ def why_unready(body: bytes) -> str:
         return ", ".join(failed) or str(said.get("status", "not ready"))
     except (ValueError, AttributeError):
         return "not ready"
-

@@ -10,7 +10,17 @@ import sys
 from collections.abc import Callable
 from typing import cast
 
-from . import checks, compose, configuration, local, reach, signin, status, trace
+from . import (
+    checks,
+    compose,
+    configuration,
+    local,
+    measure,
+    reach,
+    signin,
+    status,
+    trace,
+)
 from .problem import Problem
 from .processes import BY_NAME, OWNERS, SERVICES, Process
 from .stack import Mode, Stack
@@ -31,7 +41,7 @@ def choose_mode(wanted: str) -> Mode:
         return cast("Mode", wanted)
     try:
         answered = subprocess.run(
-            ["docker", "info"],  # noqa: S607 (wherever it is)
+            ["docker", "info"],
             check=False,
             capture_output=True,
             timeout=5,
@@ -73,7 +83,10 @@ def _welcome(stack: Stack) -> None:
         for account in accounts(stack.secrets / "auth_accounts.json")
     ]
     base = "" if stack.port_base == 8080 else f" PORT_BASE={stack.port_base}"  # noqa: PLR2004 (the default)
-    lines += ["", f"  Next: make status{base} · make logs{base} S=catalog · make down{base}"]
+    lines += [
+        "",
+        f"  Next: make status{base} · make logs{base} S=catalog · make down{base}",
+    ]
     print("\n".join(lines))
 
 
@@ -130,7 +143,7 @@ def logs(stack: Stack, values: Values, _format: str) -> None:
     if not paths:
         raise Problem(f"{stack.name} has no logs yet.", "make up")
     command = ["tail", "-n", "200" if name else "20", *(["-F"] if follow else [])]
-    subprocess.run([*command, *map(str, paths)], check=False)  # noqa: S603
+    subprocess.run([*command, *map(str, paths)], check=False)
 
 
 # -- One process --------------------------------------------------------------------------
@@ -171,8 +184,8 @@ def kill(stack: Stack, values: Values, _format: str) -> None:
 
 def _kill_container(container: str, number: signal.Signals, *, child: bool) -> None:
     """Signal the process inside: `docker kill` would count as a wish to stay down."""
-    said = subprocess.run(  # noqa: S603
-        ["docker", "top", container, "-o", "pid"],  # noqa: S607
+    said = subprocess.run(
+        ["docker", "top", container, "-o", "pid"],
         check=True,
         capture_output=True,
         text=True,
@@ -226,7 +239,9 @@ def token(stack: Stack, values: Values, format_: str) -> None:
     """Print an access token, got by code + PKCE through the gateway."""
     role = values.get("ROLE", "customer")
     if role not in ROLES:
-        raise Problem(f"There is no role {role!r}.", f"choose one of: {' '.join(ROLES)}")
+        raise Problem(
+            f"There is no role {role!r}.", f"choose one of: {' '.join(ROLES)}"
+        )
     path = stack.secrets / "auth_accounts.json"
     if not path.exists():
         raise Problem(f"{stack.name} has no accounts yet.", "make up")
@@ -248,8 +263,8 @@ def cli(stack: Stack, values: Values, _format: str) -> int:
         raise Problem(message, f'make cli S={SERVICES[0]} C="--help"')
     arguments = ["--app", f"flagon_{service}.app", *shlex.split(values.get("C", ""))]
     if stack.mode == "docker":
-        done = subprocess.run(  # noqa: S603
-            [  # noqa: S607
+        done = subprocess.run(
+            [
                 *("docker", "compose", "--env-file", str(stack.state / "compose.env")),
                 *("exec", "-T", service, "flask", *arguments),
             ],
@@ -263,12 +278,12 @@ def cli(stack: Stack, values: Values, _format: str) -> int:
     # what the command prints.
     del variables[f"{service.upper()}_METRICS_DIR"]
     variables[f"{service.upper()}_TRACES"] = "none"
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         [*local.flask(), *arguments],
         check=False,
         env=variables,
         cwd=stack.state,
-        **reach.runner().options,  # type: ignore[call-overload]
+        **reach.runner().options,
     )
     return int(done.returncode)
 
@@ -340,6 +355,27 @@ def doctor(stack: Stack, _values: Values, format_: str) -> int:
     return 1 if wrong else 0
 
 
+def bench(stack: Stack, values: Values, format_: str) -> int:
+    """Measure start time and memory, then run the benchmarks in tests/bench."""
+    name = values.get("N", "")
+    if name in {"", "start"}:
+        found = measure.start(stack)
+        print(
+            json.dumps(found, indent=2) if format_ == "json" else measure.table(found)
+        )
+    status_ = 0
+    for program in sorted((stack.root / "tests" / "bench").glob("bench_*.py")):
+        if name in {"", program.stem.removeprefix("bench_")}:
+            command = [sys.executable, str(program), stack.http_url]
+            status_ |= subprocess.run(command, check=False, cwd=stack.root).returncode
+    return status_
+
+
+def images(stack: Stack, _values: Values, _format: str) -> None:
+    """Build every image."""
+    compose.run(stack, "build")
+
+
 def prepare(stack: Stack, _values: Values, _format: str) -> None:
     """Write secrets and configuration without starting anything."""
     configuration.prepare(stack)
@@ -348,9 +384,11 @@ def prepare(stack: Stack, _values: Values, _format: str) -> None:
 
 COMMANDS: dict[str, Callable[[Stack, Values, str], int | None]] = {
     "accounts": show_accounts,
+    "bench": bench,
     "cli": cli,
     "doctor": doctor,
     "down": down,
+    "images": images,
     "kill": kill,
     "logs": logs,
     "migrate": migrate,

@@ -17,8 +17,8 @@ def run(stack: Stack, *arguments: str, capture: bool = False) -> str:
     """
     if not (stack.state / "compose.env").exists():
         prepare(stack)
-    done = subprocess.run(  # noqa: S603
-        [  # noqa: S607 (docker is wherever it is)
+    done = subprocess.run(
+        [
             *("docker", "compose", "--env-file", str(stack.state / "compose.env")),
             *arguments,
         ],

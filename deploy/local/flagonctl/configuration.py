@@ -59,9 +59,7 @@ def redis_files(stack: Stack, keeper: Vault, mode: int) -> None:
     variables = vault.redis_variables(keeper)
     for name in ("store", "cache"):
         template = stack.root / "deploy" / "redis" / f"{name}.acl.template"
-        write(
-            stack.config / f"redis-{name}.acl", fill_file(template, variables), mode
-        )
+        write(stack.config / f"redis-{name}.acl", fill_file(template, variables), mode)
 
 
 def prometheus_files(stack: Stack, mode: int) -> None:
@@ -145,47 +143,55 @@ def local_gateway(stack: Stack) -> dict[str, str]:
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     files = min(hard, 65_536) if hard > 0 else 65_536
     temporary = stack.state / "gateway"
-    return _gateway_limits() | {
-        "GATEWAY_WORKERS": "1",
-        "GATEWAY_OPEN_FILES": str(files),
-        "GATEWAY_CONNECTIONS": str(min(files - 100, 8192)),
-        "GATEWAY_PID": str(temporary / "nginx.pid"),
-        "GATEWAY_TEMP": str(temporary),
-        "GATEWAY_UPSTREAMS": "upstreams.conf",
-        "GATEWAY_HTTP_LISTEN": f"127.0.0.1:{base}",
-        "GATEWAY_HTTPS_LISTEN": f"127.0.0.1:{base + HTTPS_OFFSET} ssl"
-        + ("" if directive else " http2"),
-        "GATEWAY_HTTP2": "http2 on;" if directive else "",
-        "GATEWAY_INTERNAL_LISTEN": f"127.0.0.1:{base + INTERNAL_OFFSET}",
-        "GATEWAY_SERVER_NAMES": "localhost 127.0.0.1 [::1]",
-        "GATEWAY_TLS_CERTIFICATE": str(stack.tls / "server.pem"),
-        "GATEWAY_TLS_KEY": str(stack.tls / "server.key"),
-        "GATEWAY_STATIC": str(
-            stack.root / "services" / "web" / "src" / "flagon_web" / "static"
-        ),
-        "GATEWAY_SESSION_COOKIE": stack.session_cookie,
-    } | {f"GATEWAY_{name.upper()}": stack.address(name) for name in _SERVICES}
+    return (
+        _gateway_limits()
+        | {
+            "GATEWAY_WORKERS": "1",
+            "GATEWAY_OPEN_FILES": str(files),
+            "GATEWAY_CONNECTIONS": str(min(files - 100, 8192)),
+            "GATEWAY_PID": str(temporary / "nginx.pid"),
+            "GATEWAY_TEMP": str(temporary),
+            "GATEWAY_UPSTREAMS": "upstreams.conf",
+            "GATEWAY_HTTP_LISTEN": f"127.0.0.1:{base}",
+            "GATEWAY_HTTPS_LISTEN": f"127.0.0.1:{base + HTTPS_OFFSET} ssl"
+            + ("" if directive else " http2"),
+            "GATEWAY_HTTP2": "http2 on;" if directive else "",
+            "GATEWAY_INTERNAL_LISTEN": f"127.0.0.1:{base + INTERNAL_OFFSET}",
+            "GATEWAY_SERVER_NAMES": "localhost 127.0.0.1 [::1]",
+            "GATEWAY_TLS_CERTIFICATE": str(stack.tls / "server.pem"),
+            "GATEWAY_TLS_KEY": str(stack.tls / "server.key"),
+            "GATEWAY_STATIC": str(
+                stack.root / "services" / "web" / "src" / "flagon_web" / "static"
+            ),
+            "GATEWAY_SESSION_COOKIE": stack.session_cookie,
+        }
+        | {f"GATEWAY_{name.upper()}": stack.address(name) for name in _SERVICES}
+    )
 
 
 def docker_gateway(stack: Stack) -> dict[str, str]:
     """Return the gateway's variables in a container, where resolve.sh starts it."""
-    return _gateway_limits() | {
-        "GATEWAY_WORKERS": "2",
-        "GATEWAY_OPEN_FILES": "20000",
-        "GATEWAY_CONNECTIONS": "8192",
-        "GATEWAY_PID": "/tmp/nginx.pid",  # noqa: S108 (a tmpfs of the container)
-        "GATEWAY_TEMP": "/var/cache/nginx",
-        "GATEWAY_UPSTREAMS": "/tmp/upstreams.conf",  # noqa: S108
-        "GATEWAY_HTTP_LISTEN": "8080",
-        "GATEWAY_HTTPS_LISTEN": "8443 ssl",
-        "GATEWAY_HTTP2": "http2 on;",
-        "GATEWAY_INTERNAL_LISTEN": "8081",
-        "GATEWAY_SERVER_NAMES": "localhost 127.0.0.1 [::1] gateway",
-        "GATEWAY_TLS_CERTIFICATE": "/etc/nginx/tls/server.pem",
-        "GATEWAY_TLS_KEY": "/etc/nginx/tls/server.key",
-        "GATEWAY_STATIC": "/usr/share/flagon/static",
-        "GATEWAY_SESSION_COOKIE": stack.session_cookie,
-    } | {f"GATEWAY_{name.upper()}": stack.address(name) for name in _SERVICES}
+    return (
+        _gateway_limits()
+        | {
+            "GATEWAY_WORKERS": "2",
+            "GATEWAY_OPEN_FILES": "20000",
+            "GATEWAY_CONNECTIONS": "8192",
+            "GATEWAY_PID": "/tmp/nginx.pid",  # noqa: S108 (a tmpfs of the container)
+            "GATEWAY_TEMP": "/var/cache/nginx",
+            "GATEWAY_UPSTREAMS": "/tmp/upstreams.conf",  # noqa: S108
+            "GATEWAY_HTTP_LISTEN": "8080",
+            "GATEWAY_HTTPS_LISTEN": "8443 ssl",
+            "GATEWAY_HTTP2": "http2 on;",
+            "GATEWAY_INTERNAL_LISTEN": "8081",
+            "GATEWAY_SERVER_NAMES": "localhost 127.0.0.1 [::1] gateway",
+            "GATEWAY_TLS_CERTIFICATE": "/etc/nginx/tls/server.pem",
+            "GATEWAY_TLS_KEY": "/etc/nginx/tls/server.key",
+            "GATEWAY_STATIC": "/usr/share/flagon/static",
+            "GATEWAY_SESSION_COOKIE": stack.session_cookie,
+        }
+        | {f"GATEWAY_{name.upper()}": stack.address(name) for name in _SERVICES}
+    )
 
 
 def compose_env(stack: Stack) -> str:

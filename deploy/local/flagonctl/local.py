@@ -68,7 +68,7 @@ def up(stack: Stack, only: Iterable[str] = ()) -> None:
     _start(stack, supervisor, keeper, who, wanted, clock)
 
 
-def _start(  # noqa: PLR0913 (the parts of one start)
+def _start(
     stack: Stack,
     supervisor: Supervisor,
     keeper: Vault,
@@ -270,7 +270,7 @@ def _init_postgres(
         who,
         stack.state,
     )
-    subprocess.run(["/bin/sync", "-f", str(fresh)], check=False)  # noqa: S603
+    subprocess.run(["/bin/sync", "-f", str(fresh)], check=False)
     fresh.rename(data)
     clock.say(f"Postgres {postgres.version} has a data folder")
 
@@ -323,7 +323,7 @@ def _run(
     command: list[str], variables: dict[str, str], who: reach.Runner, folder: Path
 ) -> str:
     """Run a command as the stack's user and return what it printed."""
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         command,
         check=False,
         capture_output=True,
@@ -331,7 +331,7 @@ def _run(
         env=variables,
         cwd=folder,
         umask=0o077,
-        **who.options,  # type: ignore[call-overload]
+        **who.options,
     )
     if done.returncode != 0:
         said = (done.stderr.strip() or done.stdout.strip()).splitlines()[-15:]
@@ -372,8 +372,16 @@ def probe(stack: Stack, process: Process) -> str:
 
 def _probe_postgres(stack: Stack) -> str:
     program = programs.postgres_for(stack.state / "postgres").program("pg_isready")
-    command = [program, "-h", "127.0.0.1", "-p", str(stack.port("postgres")), "-t", "2"]
-    done = subprocess.run(command, check=False, capture_output=True)  # noqa: S603
+    command = [
+        str(program),
+        "-h",
+        "127.0.0.1",
+        "-p",
+        str(stack.port("postgres")),
+        "-t",
+        "2",
+    ]
+    done = subprocess.run(command, check=False, capture_output=True)
     return "ready" if done.returncode == 0 else "does not accept connections"
 
 

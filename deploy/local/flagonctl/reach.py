@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .problem import Problem
 
@@ -37,7 +38,7 @@ class Runner:
     """Whether that is another user than the one who typed the command."""
 
     @property
-    def options(self) -> dict[str, object]:
+    def options(self) -> dict[str, Any]:
         """Options of `subprocess` that start a child as this user."""
         if not self.switched:
             return {}
@@ -69,7 +70,7 @@ def _make_user() -> None:
     ]
     program = shutil.which("useradd") or "/usr/sbin/useradd"
     try:
-        subprocess.run([program, *command[1:]], check=True, capture_output=True)  # noqa: S603
+        subprocess.run([program, *command[1:]], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:
         raise Problem(
             f"The system user {USER} could not be made: {error}", " ".join(command)
@@ -118,12 +119,12 @@ def blocking(paths: list[Path], who: Runner) -> list[Path]:
 
 def _passes(folder: Path, who: Runner) -> bool:
     """Say whether a user may pass through a folder, asked of the kernel itself."""
-    done = subprocess.run(  # noqa: S603 (fixed program)
+    done = subprocess.run(
         ["/bin/sh", "-c", 'cd "$1"', "sh", str(folder)],
         check=False,
         capture_output=True,
         cwd="/",
-        **who.options,  # type: ignore[call-overload]
+        **who.options,
     )
     return bool(done.returncode == 0)
 
@@ -184,7 +185,7 @@ def _setfacl(option: str, entry: str, folder: Path) -> None:
     program = shutil.which("setfacl")
     if program is None:
         raise Problem("setfacl is not installed.", "apt-get install -y acl")
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         [program, option, entry, str(folder)],
         check=False,
         capture_output=True,
@@ -200,7 +201,7 @@ def _setfacl(option: str, entry: str, folder: Path) -> None:
         )
     if option == "-x" and _is_plain(folder):
         # Without this an empty mask entry stays behind and shows as "+" in `ls -l`.
-        subprocess.run([program, "-b", str(folder)], check=True, capture_output=True)  # noqa: S603
+        subprocess.run([program, "-b", str(folder)], check=True, capture_output=True)
 
 
 def _is_plain(folder: Path) -> bool:
@@ -208,7 +209,7 @@ def _is_plain(folder: Path) -> bool:
     program = shutil.which("getfacl")
     if program is None:
         return False
-    said = subprocess.run(  # noqa: S603
+    said = subprocess.run(
         [program, "--absolute-names", "--omit-header", str(folder)],
         check=False,
         capture_output=True,

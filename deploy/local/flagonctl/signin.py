@@ -36,9 +36,7 @@ class _Forms(HTMLParser):
                 fields.setdefault(name, values.get("value", ""))
 
 
-def token(
-    base_url: str, email: str, password: str, scope: str
-) -> dict[str, object]:
+def token(base_url: str, email: str, password: str, scope: str) -> dict[str, object]:
     """Return the token response for an account.
 
     :param base_url: the gateway.
@@ -65,7 +63,9 @@ def token(
         if answer.get("state") != [state]:
             raise Problem("The answer to the sign-in belongs to another question.")
         if "code" not in answer:
-            said = " ".join(answer.get("error", []) + answer.get("error_description", []))
+            said = " ".join(
+                answer.get("error", []) + answer.get("error_description", [])
+            )
             raise Problem(f"auth refused: {said}", "make logs S=auth")
         response = client.post(
             f"{base_url}/oauth/token",
@@ -115,5 +115,7 @@ def _walk(
         response = client.post(
             urljoin(str(response.url), action or str(response.url)), data=fields
         )
-    message = f"Signing in as {email} ended at {response.url.path} ({response.status_code})."
+    message = (
+        f"Signing in as {email} ended at {response.url.path} ({response.status_code})."
+    )
     raise Problem(message, "make logs S=auth")

@@ -65,9 +65,14 @@ def write_configuration(
             umask="077",
             minfds=1024,
         ),
-        "[rpcinterface:supervisor]\n"
-        "supervisor.rpcinterface_factory ="
-        " supervisor.rpcinterface:make_main_rpcinterface\n",
+        _section(
+            "rpcinterface:supervisor",
+            **{
+                "supervisor.rpcinterface_factory": (
+                    "supervisor.rpcinterface:make_main_rpcinterface"
+                )
+            },
+        ),
     ]
     for name in specifications:
         specification_path = stack.config / "programs" / f"{name}.json"
@@ -120,7 +125,7 @@ class Supervisor:
         """Start it as a daemon of the given user."""
         # A file from before a crash would name a process that is not ours.
         (self.stack.state / "supervisor.pid").unlink(missing_ok=True)
-        done = subprocess.run(  # noqa: S603
+        done = subprocess.run(
             [
                 sys.executable,
                 "-I",
@@ -173,11 +178,11 @@ class Supervisor:
 
     def start_process(self, name: str) -> None:
         """Start one process without waiting for it; nothing happens when it runs."""
-        self._call("startProcess", name, False, allowed=_ALREADY_STARTED)  # noqa: FBT003 (XML-RPC knows no names)
+        self._call("startProcess", name, False, allowed=_ALREADY_STARTED)
 
     def stop_process(self, name: str) -> None:
         """Stop one process and wait until it is gone."""
-        self._call("stopProcess", name, True, allowed=_NOT_RUNNING)  # noqa: FBT003
+        self._call("stopProcess", name, True, allowed=_NOT_RUNNING)
 
     def shut_down(self) -> None:
         """Stop every process, services before what they need, then the supervisor."""
@@ -186,7 +191,7 @@ class Supervisor:
         for group in kinds:
             names = [process.name for process in PROCESSES if process.kind in group]
             for name in names:
-                self._call("stopProcess", name, False, allowed=_NOT_RUNNING)  # noqa: FBT003
+                self._call("stopProcess", name, False, allowed=_NOT_RUNNING)
             while any(
                 state.state not in {"STOPPED", "EXITED", "FATAL"}
                 for state in self.states().values()

@@ -51,7 +51,7 @@ def _raw(stack: Stack, ids: set[str]) -> Iterator[str]:
             *("docker", "compose", "--project-name", f"flagon-{stack.port_base}"),
             *("logs", "--no-log-prefix", "--no-color"),
         ]
-        with subprocess.Popen(  # noqa: S603 (fixed words)
+        with subprocess.Popen(
             command, stdout=subprocess.PIPE, text=True, errors="replace", cwd=stack.root
         ) as process:
             for line in process.stdout or ():
@@ -85,7 +85,7 @@ def tree(lines: list[Line]) -> list[Span]:
         # The gateway's line may name the span of a caller who brought a traceparent.
         if span is not None:
             spans.setdefault(span.span_id, span)
-    roots = []
+    roots: list[Span] = []
     for span in sorted(spans.values(), key=lambda one: one.started):
         parent = spans.get(span.parent_id or "")
         (parent.children if parent and parent is not span else roots).append(span)
@@ -149,7 +149,15 @@ def render(roots: list[Span], lines: list[Line]) -> str:
     if others:
         out.append("")
     for line in others:
-        known = {"time", "level", "service", "event", "trace_id", "span_id", "request_id"}
+        known = {
+            "time",
+            "level",
+            "service",
+            "event",
+            "trace_id",
+            "span_id",
+            "request_id",
+        }
         rest = {name: value for name, value in line.items() if name not in known}
         details = " ".join(f"{name}={value}" for name, value in rest.items())
         out.append(

@@ -62,7 +62,9 @@ class Vault:
                 # The alphabet of token_urlsafe needs no quoting in a URL or a config file.
                 raw = secrets.token_bytes(32)
                 text = base64.urlsafe_b64encode(raw).decode().rstrip("=")
-                self.put(name, base64.b64encode(raw).decode() if name in _KEYS else text)
+                self.put(
+                    name, base64.b64encode(raw).decode() if name in _KEYS else text
+                )
                 made.append(name)
         return made
 
