@@ -1,5 +1,7 @@
 """The worker's app on a real Postgres and a real Redis, and its factories."""
 
+import csv
+import io
 import json
 import os
 import subprocess
@@ -12,19 +14,26 @@ from io import BytesIO
 from pathlib import Path
 from uuid import UUID
 
+import psycopg
 import pytest
 
-from flagon_chassis import db
+import flagon_worker
+from flagon_chassis import db, tables
 from flagon_chassis.testing import ISSUER, free_port
+from flagon_worker import tasks
 from flagon_worker.app import create_app
+from flagon_worker.domain import jobs
+from flagon_worker.models import Job
 from flagon_worker.settings import Settings
+from sqlalchemy import select, update
 
-SERVICE = Path(__file__).parents[1]
+MIGRATIONS = Path(flagon_worker.__file__).parent / "migrations"
 BOOKS = Path(__file__).parents[4] / "shared" / "data" / "books.csv"
 
 
 @pytest.fixture(scope="session")
-def template(make_database):
+def migrated(make_database):
+    """One database for all tests: a new one for each would take most of the time."""
     url = make_database()
     db.migrate(
         Settings(
@@ -33,9 +42,9 @@ def template(make_database):
             owner_database_url=url,
             files_dir=Path("/nonexistent"),
         ),
-        SERVICE / "migrations",
+        MIGRATIONS,
     )
-    return url.rsplit("/", 1)[1]
+    return url
 
 
 class Stack:
@@ -138,11 +147,21 @@ def stack(settings, tmp_path):
 
 
 @pytest.fixture
-def settings(make_database, template, redis_url, tmp_path, catalog):
+def database_url(migrated):
+    """A database with the schema and no rows."""
+    with psycopg.connect(migrated.replace("+psycopg", "")) as connection:
+        connection.execute(
+            "truncate job, event_archive, outbox, inbox, idempotency_key restart identity"
+        )
+    return migrated
+
+
+@pytest.fixture
+def settings(database_url, redis_url, tmp_path, catalog):
     return Settings(
         environment="testing",
         secret_key="s" * 32,
-        database_url=make_database(template),
+        database_url=database_url,
         redis_store_url=redis_url,
         redis_cache_url=redis_url,
         public_url=ISSUER,
@@ -156,7 +175,7 @@ def settings(make_database, template, redis_url, tmp_path, catalog):
 @pytest.fixture
 def app(settings, bearer):
     app = create_app(settings)
-    app.extensions["flagon.keys"]._fetch = bearer.jwks
+    app.extensions["flagon.keys"]._fetch = bearer.jwks  # noqa: SLF001
     yield app
     app.extensions["flagon.catalog"].close()
     app.extensions["flagon.denylist"].close()
@@ -209,7 +228,9 @@ class FakeCatalog:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(
+            target=self.server.serve_forever, args=(0.01,), daemon=True
+        ).start()
 
     def bulk(self, headers, body):
         with self.lock:
@@ -313,8 +334,6 @@ def submit(client, bearer):
 @pytest.fixture
 def run(app):
     """Runs the task of a job in this process and returns the job as the API shows it."""
-    from flagon_worker import tasks
-    from flagon_worker.domain import jobs
 
     def run(job_id):
         tasks.run_job.apply(kwargs={"job_id": str(job_id)}).get()
@@ -323,3 +342,47 @@ def run(app):
             return jobs.show(jobs.find_job(session, UUID(str(job_id)), viewer))
 
     return run
+
+
+@pytest.fixture
+def report(client, bearer):
+    """Downloads the report of refused rows: its rows without the header."""
+
+    def report(job_id, who="me"):
+        response = client.get(
+            f"/api/v1/jobs/{job_id}/artefacts/refused.csv",
+            headers=bearer("jobs:read", sub=who),
+        )
+        assert response.status_code == 200, response.json
+        text = response.get_data().decode("utf-8-sig")
+        response.close()
+        return list(csv.reader(io.StringIO(text, newline="")))[1:]
+
+    return report
+
+
+@pytest.fixture
+def outbox(begin):
+    """Returns what waits to be sent: (channel, name, body) in order."""
+
+    def outbox(channel=None):
+        with begin() as session:
+            rows = session.execute(
+                select(tables.outbox).order_by(tables.outbox.c.sequence)
+            ).all()
+        return [row for row in rows if channel in {None, row.channel}]
+
+    return outbox
+
+
+@pytest.fixture
+def change(begin):
+    """Changes columns of a job behind everybody's back."""
+
+    def change(job_id, **values):
+        with begin() as session:
+            session.execute(
+                update(Job).where(Job.id == UUID(str(job_id))).values(values)
+            )
+
+    return change

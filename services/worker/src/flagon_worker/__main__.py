@@ -7,7 +7,7 @@ from pathlib import Path
 from .settings import Settings
 
 _APP = "flagon_worker.app:create_app()"
-_MIGRATIONS = Path(__file__).parents[2] / "migrations"
+_MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def main(arguments: list[str] | None = None) -> int:

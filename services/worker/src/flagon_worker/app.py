@@ -52,5 +52,6 @@ def create_app(settings: Settings | None = None) -> Flask:
 
     health.check(app, "files", files_writable)
     app.register_blueprint(routes.bp)
+    routes.complete_document(app)
     app.cli.add_command(cli.events)
     return app

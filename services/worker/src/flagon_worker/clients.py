@@ -9,7 +9,7 @@ from celery import Celery
 
 from flagon_chassis import http
 
-from .domain import imports, jobs
+from .domain import imports, leases
 from .domain.mapping import Item
 from .settings import Settings
 
@@ -52,7 +52,7 @@ class Catalog:
     def upsert(self, items: Sequence[Item], *, key: str) -> list[imports.ItemResult]:
         """Create or change products by SKU; a second call with the key does nothing.
 
-        :raises jobs.Trouble: the catalog (or auth, for the token) does not answer.
+        :raises leases.Trouble: the catalog (or auth, for the token) does not answer.
         :raises imports.BatchRefused: the catalog does not understand the batch.
         """
         try:
@@ -62,11 +62,11 @@ class Catalog:
                 idempotency_key=key,
             )
         except http.Unreachable as error:
-            raise jobs.Trouble(str(error)) from error
+            raise leases.Trouble(str(error)) from error
         except http.Refused as refusal:
             reason = _reason(refusal.problem) or f"status {refusal.status}"
             if refusal.status in _PASSING:
-                raise jobs.Trouble(f"The catalog refused: {reason}") from refusal
+                raise leases.Trouble(f"The catalog refused: {reason}") from refusal
             raise imports.BatchRefused(reason) from refusal
         return [_result(found) for found in answer.json()["results"]]
 

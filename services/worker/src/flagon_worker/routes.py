@@ -4,7 +4,7 @@ import json
 from typing import Any, cast
 from uuid import UUID
 
-from apiflask import APIBlueprint
+from apiflask import APIBlueprint, APIFlask
 from flask import Response, current_app, request, send_file, url_for
 from pydantic import ValidationError
 from uuid_utils.compat import uuid7
@@ -27,7 +27,7 @@ from . import telemetry
 from .domain import files, jobs
 from .domain.kinds import Kind, find_kind
 from .models import Job
-from .schemas import PARAMS, JobPage, JobQuery, JobView
+from .schemas import PARAMS, SUBMISSION, JobPage, JobQuery, JobView, param_schemas
 from .settings import Settings
 
 bp = APIBlueprint("jobs", __name__, url_prefix="/api/v1/jobs", tag="Jobs")
@@ -62,6 +62,22 @@ class JobRequest(web.StrictRequest):
         super().close()
         if hasattr(self, "incoming"):
             self.incoming.close()
+
+
+def complete_document(app: APIFlask) -> None:
+    """Add to the OpenAPI document what the framework cannot know of the form."""
+    chassis = app.spec_callback
+
+    def complete(document: Any) -> Any:  # noqa: ANN401 (OpenAPI, as APIFlask gives it)
+        operation = document["paths"][bp.url_prefix]["post"]
+        operation["requestBody"] = SUBMISSION
+        operation["responses"]["202"]["content"] = {
+            "application/json": {"schema": {"$ref": "#/components/schemas/JobView"}}
+        }
+        document["components"]["schemas"].update(param_schemas())
+        return chassis(document) if chassis else document
+
+    app.spec_processor(complete)
 
 
 class FormInvalid(Invalid):

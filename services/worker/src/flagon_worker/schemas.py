@@ -7,12 +7,14 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     Field,
+    StrictFloat,
+    StrictInt,
     StringConstraints,
     field_validator,
     model_validator,
 )
 
-from .domain import sheets
+from .domain.encodings import ENCODINGS
 from .domain.mapping import (
     ATTRIBUTE,
     CELL_CHARS_MAX,
@@ -24,7 +26,11 @@ from .domain.mapping import (
 Column = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=1000)
 ]
-Default = Annotated[str, StringConstraints(max_length=CELL_CHARS_MAX)] | int
+Default = (
+    Annotated[str, StringConstraints(max_length=CELL_CHARS_MAX)]
+    | StrictInt
+    | StrictFloat
+)
 _TARGETS_MAX = 100
 
 
@@ -66,8 +72,8 @@ class ImportParams(BaseModel, extra="forbid"):
         if given is None:
             return None
         name = given.lower()
-        if name not in {*sheets.ENCODINGS, "utf-16"}:
-            known = ", ".join(["utf-16", *sheets.ENCODINGS])
+        if name not in {*ENCODINGS, "utf-16"}:
+            known = ", ".join(["utf-16", *ENCODINGS])
             message = f"unknown encoding; known are {known}"
             raise ValueError(message)
         return name
@@ -85,7 +91,7 @@ class ImportParams(BaseModel, extra="forbid"):
             if "price" in given and "price_minor" in given:
                 message = "give price or price_minor, not both"
                 raise ValueError(message)
-        problems = check_defaults(self.defaults, self.decimals)
+        problems = check_defaults(self.defaults)
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -100,6 +106,45 @@ class ProbeParams(BaseModel, extra="forbid"):
 
 PARAMS: dict[str, type[BaseModel]] = {"import": ImportParams, "probe": ProbeParams}
 """The parameters of each kind."""
+
+
+SUBMISSION: dict[str, Any] = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "required": ["kind"],
+                "additionalProperties": False,
+                "properties": {
+                    "kind": {"type": "string", "enum": list(PARAMS)},
+                    "params": {
+                        "type": "string",
+                        "contentMediaType": "application/json",
+                        "description": "The parameters of the kind, as JSON.",
+                        "contentSchema": {
+                            "anyOf": [
+                                {"$ref": f"#/components/schemas/{model.__name__}"}
+                                for model in PARAMS.values()
+                            ]
+                        },
+                    },
+                    "file": {
+                        "type": "string",
+                        "contentMediaType": "application/octet-stream",
+                        "description": "CSV or NDJSON, where the kind takes a file.",
+                    },
+                },
+            }
+        }
+    },
+}
+"""The body of `POST /api/v1/jobs`, which is no JSON, for the OpenAPI document."""
+
+
+def param_schemas() -> dict[str, Any]:
+    """Return the JSON Schemas of all parameters by name, for the OpenAPI document."""
+    return {model.__name__: model.model_json_schema() for model in PARAMS.values()}
 
 
 class Progress(BaseModel):

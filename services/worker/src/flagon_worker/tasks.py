@@ -15,7 +15,7 @@ from flagon_chassis import health, idempotency
 from flagon_chassis.db import transaction
 
 from . import clients, telemetry
-from .domain import archive, files, imports, jobs, probes, runs
+from .domain import archive, files, imports, jobs, leases, probes, rescue, runs
 from .settings import Settings
 
 log = structlog.get_logger()
@@ -25,8 +25,8 @@ def _settings() -> Settings:
     return cast("Settings", current_app.extensions["flagon.settings"])
 
 
-def _patience(settings: Settings) -> jobs.Patience:
-    return jobs.Patience(
+def _patience(settings: Settings) -> leases.Patience:
+    return leases.Patience(
         lease_seconds=settings.lease_seconds,
         crashes_max=settings.crashes_max,
         patience_seconds=settings.patience_seconds,
@@ -80,7 +80,7 @@ def reap_jobs(**_newer: object) -> None:
     celery = cast("Celery", current_app.extensions["celery"])
     depths = clients.queue_depths(celery, ("interactive", "bulk", "mail"))
     with transaction() as session:
-        reaped = jobs.reap(session, depths=depths, patience=_patience(_settings()))
+        reaped = rescue.reap(session, depths=depths, patience=_patience(_settings()))
     for kind in reaped.poisoned:
         telemetry.count_ended(kind, "failed")
     if reaped.crashed or reaped.woken:

@@ -15,10 +15,9 @@ def count_ended(kind: str, outcome: str) -> None:
 def observe(outcome: Outcome) -> None:
     """Record one turn at a job."""
     count_ended(outcome.kind, outcome.name)
-    if outcome.queued_seconds is not None:
-        metrics.histogram(
-            "flagon_job_queue_seconds", "Time from readiness to the start.", "kind"
-        ).labels(outcome.kind).observe(outcome.queued_seconds)
+    metrics.histogram(
+        "flagon_job_queue_seconds", "Time from readiness to the start.", "kind"
+    ).labels(outcome.kind).observe(outcome.queued_seconds)
     if outcome.run_seconds is not None:
         metrics.histogram(
             "flagon_job_run_seconds", "Time from the first start to the end.", "kind"

@@ -8,7 +8,7 @@ from sqlalchemy import delete, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from ..models import ArchivedEvent
+from flagon_worker.models import ArchivedEvent
 
 
 def archive_events(session: Session, events: Sequence[Mapping[str, Any]]) -> None:

@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from . import jobs, reports, sheets
+from . import leases, reports, sheets
+from .encodings import SheetUnreadable
 from .mapping import DecimalEvidence, Decimals, Item, Mapper
 from .runs import Run
 
@@ -38,7 +39,7 @@ class Catalog(Protocol):
     def upsert(self, items: Sequence[Item], *, key: str) -> Sequence[ItemResult]:
         """Create or change products by SKU; a second call with the key does nothing.
 
-        :raises jobs.Trouble: the catalog does not answer.
+        :raises leases.Trouble: the catalog does not answer.
         :raises BatchRefused: it does not understand the batch.
         """
 
@@ -97,7 +98,7 @@ def run_import(
     params = run.job.params
     source = folder / "upload"
     if not source.exists():
-        raise jobs.JobFailed("The uploaded file is gone. Submit the import again.")
+        raise leases.JobFailed("The uploaded file is gone. Submit the import again.")
     try:
         if run.job.checkpoint:
             place = Checkpoint.load(run.job.checkpoint)
@@ -108,8 +109,8 @@ def run_import(
             source, place.layout, start_byte=place.byte, start_row=place.row
         ) as rows:
             _import_rows(run, place, rows, folder / reports.NAME, catalog)
-    except sheets.SheetUnreadable as reason:
-        raise jobs.JobFailed(str(reason)) from reason
+    except SheetUnreadable as reason:
+        raise leases.JobFailed(str(reason)) from reason
     return asdict(place.counts)
 
 
@@ -152,6 +153,7 @@ def _survey(
     )
     with run.step() as (session, job):
         _confirm(run, session, job, place, message=f"Read {total} rows; importing.")
+    run.check()
     return place
 
 
@@ -182,7 +184,8 @@ def _import_rows(
         params.get("defaults") or {},
         place.decimals,
     )
-    run.check()
+    # Not a turn's end: every turn must get a step further, or none would come to an end.
+    run.check(turn=False)
     while batch := sheets.take(rows, place.batch_rows):
         reasons = _send(
             mapper,
@@ -268,5 +271,7 @@ def _upsert(catalog: Catalog, items: Sequence[Item], key: str) -> Sequence[ItemR
         ]
         if all(result.reason == str(refusal) for result in results):
             # Not one item but all: the two services do not understand each other.
-            raise jobs.JobFailed(f"The catalog refuses the import: {refusal}") from None
+            raise leases.JobFailed(
+                f"The catalog refuses the import: {refusal}"
+            ) from None
         return results

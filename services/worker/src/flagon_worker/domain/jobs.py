@@ -1,31 +1,22 @@
-"""The life of a job: handed in, taken up under a lease, moved on, finished.
+"""Jobs as their owners see them: handed in, shown, cancelled, forgotten."""
 
-The row is the truth and a message only a wake-up: a message that is lost is sent again by
-`reap`, one that comes twice finds nothing to do. Whoever writes to a running job shows
-its lease token, so a worker that was thought dead cannot write any more.
-"""
-
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, delete, func, insert, or_, select, update
+from sqlalchemy import Select, delete, insert, select
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
 from flagon_chassis import events
 from flagon_chassis.errors import Conflict, NotFound
 from flagon_chassis.tables import outbox
-
-from ..models import FINISHED, Job
+from flagon_worker.models import FINISHED, Job
 
 TASK = "worker.run_job"
 """The task whose message wakes a worker for one job."""
-
-_REAP_MAX = 500
 
 
 class JobNotFound(NotFound):
@@ -38,30 +29,6 @@ class JobUnfinished(Conflict):
 
 class JobFinished(Conflict):
     """The job has finished already."""
-
-
-class LeaseLost(Exception):
-    """The job is another worker's now (or nobody's); this one must stop writing."""
-
-
-class JobFailed(Exception):
-    """The job cannot succeed; the message says why and what to do."""
-
-
-class Trouble(Exception):
-    """Another service does not answer at the moment; trying again will help."""
-
-
-class Interrupted(Exception):
-    """The worker is about to stop and hands its job back."""
-
-
-class SliceOver(Exception):
-    """The job has worked long enough in one go and lets others have their turn."""
-
-
-class Cancelled(Exception):
-    """Its owner does not want the job any more."""
 
 
 @dataclass(frozen=True)
@@ -80,17 +47,6 @@ class Viewer:
     sub: str
     manages: bool
     """Whether other people's jobs are to be seen, too."""
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How trouble is borne."""
-
-    lease_seconds: float
-    crashes_max: int
-    patience_seconds: float
-    backoff_seconds: float
-    resend_seconds: float
 
 
 def now() -> datetime:
@@ -141,9 +97,10 @@ def topics_of(job: Job) -> list[str]:
     return ["jobs", f"jobs/{job.id}", mine, f"{mine}/jobs", f"{mine}/jobs/{job.id}"]
 
 
-def _tell(
+def tell(
     session: Session, job: Job, changed: Sequence[str], event: str = "job.changed.v1"
 ) -> None:
+    """Add the event of a change, named by the members of `show` that changed."""
     events.emit(
         session,
         event,
@@ -153,7 +110,7 @@ def _tell(
     )
 
 
-def _wake(session: Session, job: Job) -> None:
+def wake(session: Session, job: Job) -> None:
     """Add the message that makes a worker look at the job, in the job's own trace."""
     session.execute(
         insert(outbox).values(
@@ -166,9 +123,6 @@ def _wake(session: Session, job: Job) -> None:
         )
     )
     events.wake_relay(session)
-
-
-# --- what callers do ----------------------------------------------------------------
 
 
 def submit_job(
@@ -212,8 +166,8 @@ def submit_job(
     )
     session.add(job)
     session.flush()
-    _wake(session, job)
-    _tell(session, job, sorted(set(show(job)) - {"id", "version"}))
+    wake(session, job)
+    tell(session, job, sorted(set(show(job)) - {"id", "version"}))
     return job
 
 
@@ -257,7 +211,7 @@ def list_jobs(
     return list(session.scalars(statement.order_by(Job.id.desc()).limit(limit)))
 
 
-def _visible(statement: Select[tuple[Job]], viewer: Viewer) -> Select[tuple[Job]]:
+def _visible(statement: Select[Job], viewer: Viewer) -> Select[Job]:
     return statement if viewer.manages else statement.where(Job.owner == viewer.sub)
 
 
@@ -272,15 +226,24 @@ def cancel_job(session: Session, job: Job) -> Job:
     if job.cancel_requested:
         return job
     if job.lease_token is None:
-        _finish(job, "cancelled")
+        finish(job, "cancelled")
         changed = ["state", "finished_at"]
     else:
         job.cancel_requested = True
         job.version += 1
         changed = ["cancel_requested"]
     session.flush()
-    _tell(session, job, changed)
+    tell(session, job, changed)
     return job
+
+
+def finish(job: Job, state: str) -> None:
+    """Bring a job to a final state; who does so tells it."""
+    job.state = state
+    job.finished_at = now()
+    job.lease_token = job.lease_until = None
+    job.cancel_requested = False
+    job.version += 1
 
 
 def delete_job(session: Session, job: Job) -> None:
@@ -291,312 +254,6 @@ def delete_job(session: Session, job: Job) -> None:
     if job.state not in FINISHED:
         raise JobUnfinished("Cancel the job before you delete it.", state=job.state)
     session.delete(job)
-
-
-# --- what workers do ----------------------------------------------------------------
-
-
-def claim(
-    session: Session, job_id: UUID, *, token: UUID, lease_seconds: float
-) -> Job | None:
-    """Take a job up and return it, or None where there is nothing to do.
-
-    Of any number of workers that try at once exactly one gets it.
-    """
-    at = now()
-    job = session.scalar(
-        select(Job)
-        .where(
-            Job.id == job_id,
-            Job.state.in_(("queued", "running")),
-            Job.lease_token.is_(None),
-            # A job that pauses after trouble is not started by a stray message.
-            or_(Job.state == "running", Job.queued_at <= at),
-        )
-        # Who comes second waits here, and then finds the job taken.
-        .with_for_update()
-    )
-    if job is None:
-        return None
-    continued = job.state == "running"
-    job.state = "running"
-    job.lease_token = token
-    job.lease_until = at + timedelta(seconds=lease_seconds)
-    if not continued:
-        job.attempts += 1
-        job.started_at = job.started_at or at
-        job.version += 1
-        session.flush()
-        _tell(session, job, ["state", "attempts", "started_at"])
-    return job
-
-
-def renew(session: Session, job_id: UUID, *, token: UUID, lease_seconds: float) -> bool:
-    """Keep a lease for longer and say whether the job is to be cancelled.
-
-    :raises LeaseLost: it is not ours any more.
-    """
-    cancel = session.scalar(
-        update(Job)
-        .where(Job.id == job_id, Job.lease_token == token)
-        .values(lease_until=now() + timedelta(seconds=lease_seconds))
-        .returning(Job.cancel_requested)
-    )
-    if cancel is None:
-        raise LeaseLost(str(job_id))
-    return cancel
-
-
-def hold(session: Session, job_id: UUID, token: UUID) -> Job:
-    """Return our running job, locked, so that the transaction may write to it.
-
-    :raises LeaseLost: it is not ours any more.
-    """
-    job = session.scalar(
-        select(Job)
-        .where(Job.id == job_id, Job.lease_token == token)
-        .with_for_update()
-        .execution_options(populate_existing=True)
-    )
-    if job is None:
-        raise LeaseLost(str(job_id))
-    return job
-
-
-def advance(
-    session: Session,
-    job: Job,
-    *,
-    checkpoint: dict[str, Any],
-    done: int,
-    total: int | None,
-    unit: str,
-    message: str,
-    lease_seconds: float,
-    tell: bool,
-) -> None:
-    """Confirm a step: from here the job goes on, whatever happens to its worker.
-
-    :param job: held by this transaction.
-    :param tell: whether this step is worth an event.
-    """
-    job.checkpoint = checkpoint
-    job.progress_done = done
-    job.progress_total = total
-    job.progress_unit = unit
-    job.progress_message = message
-    job.lease_until = now() + timedelta(seconds=lease_seconds)
-    job.crashes = job.troubles = 0
-    job.troubled_since = None
-    if tell:
-        job.version += 1
-        session.flush()
-        _tell(session, job, ["progress"], "job.progressed.v1")
-
-
-def succeed(
-    session: Session,
-    job: Job,
-    *,
-    result: dict[str, Any],
-    artefacts: list[str],
-    message: str,
-) -> None:
-    """End a job well."""
-    job.progress_message = message
-    job.result = result
-    job.artefacts = artefacts
-    _finish(job, "succeeded")
-    session.flush()
-    _tell(session, job, ["state", "progress", "result", "artefacts", "finished_at"])
-
-
-def fail(
-    session: Session,
-    job: Job,
-    error: str,
-    *,
-    result: dict[str, Any] | None = None,
-    artefacts: Sequence[str] = (),
-) -> None:
-    """End a job that cannot succeed.
-
-    :param error: why, and what to do, for people.
-    :param result: what it had done until then.
-    """
-    job.error = error
-    job.result = result
-    job.artefacts = list(artefacts)
-    _finish(job, "failed")
-    session.flush()
-    _tell(session, job, ["state", "error", "result", "artefacts", "finished_at"])
-
-
-def stop(
-    session: Session,
-    job: Job,
-    *,
-    result: dict[str, Any] | None = None,
-    artefacts: Sequence[str] = (),
-) -> None:
-    """End a running job that was cancelled; what it did until then stays done."""
-    job.result = result
-    job.artefacts = list(artefacts)
-    _finish(job, "cancelled")
-    session.flush()
-    _tell(session, job, ["state", "result", "artefacts", "finished_at"])
-
-
-def _finish(job: Job, state: str) -> None:
-    job.state = state
-    job.finished_at = now()
-    job.lease_token = job.lease_until = None
-    job.cancel_requested = False
-    job.version += 1
-
-
-def pause(session: Session, job: Job, reason: str, patience: Patience) -> float:
-    """Put a job back after trouble that is not its own and return the seconds it waits.
-
-    The wait doubles from one second on, with jitter, so that many jobs do not come back
-    at once. When the trouble has lasted too long the job fails.
-
-    :param reason: what does not answer, for people.
-    """
-    at = now()
-    job.troubles += 1
-    job.troubled_since = job.troubled_since or at
-    if (at - job.troubled_since).total_seconds() > patience.patience_seconds:
-        fail(session, job, f"Gave up waiting: {reason} Submit the job again later.")
-        return 0.0
-    longest = min(patience.backoff_seconds, 2.0 ** min(job.troubles, 30) / 2)
-    wait = longest * random.uniform(0.5, 1.0)  # noqa: S311 (no secret)
-    _requeue(job, at + timedelta(seconds=wait))
-    job.progress_message = f"Waiting: {reason}"
-    session.flush()
-    _tell(session, job, ["state", "progress"])
-    return wait
-
-
-def hand_back(session: Session, job: Job, patience: Patience) -> None:
-    """Give a job up because the worker stops; another one takes it at once."""
-    _requeue(job, now())
-    job.wake_at += timedelta(seconds=patience.resend_seconds)
-    session.flush()
-    _wake(session, job)
-    _tell(session, job, ["state"])
-
-
-def take_turns(session: Session, job: Job, patience: Patience) -> None:
-    """Let other jobs have a worker; to its owner the job goes on running."""
-    job.lease_token = job.lease_until = None
-    job.queued_at = now()
-    job.wake_at = job.queued_at + timedelta(seconds=patience.resend_seconds)
-    _wake(session, job)
-
-
-def crash(session: Session, job: Job, patience: Patience) -> bool:
-    """Put a job back whose worker was lost, or fail it; say whether it failed.
-
-    :param job: locked by this transaction.
-    """
-    job.crashes += 1
-    if job.crashes >= patience.crashes_max:
-        fail(
-            session,
-            job,
-            f"The job took its worker down {job.crashes} times at the same place. "
-            "The file may hold something that the import cannot bear; tell an "
-            "operator the job's id.",
-        )
-        return True
-    hand_back(session, job, patience)
-    return False
-
-
-def _requeue(job: Job, at: datetime) -> None:
-    job.state = "queued"
-    job.lease_token = job.lease_until = None
-    job.queued_at = job.wake_at = at
-    job.version += 1
-
-
-# --- what the schedule does ---------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Reaped:
-    """What one round of the reaper did."""
-
-    crashed: int = 0
-    poisoned: Sequence[str] = ()
-    """The kinds of the jobs that failed for crashing too often."""
-    woken: int = 0
-
-
-def reap(session: Session, *, depths: Mapping[str, int], patience: Patience) -> Reaped:
-    """Rescue jobs whose worker or message was lost; safe to run at any time and twice.
-
-    :param depths: messages that wait in the broker, by queue. While a queue holds as
-        many as there are jobs waiting for it, none was lost and none is sent again.
-    """
-    at = now()
-    lost = session.scalars(
-        select(Job)
-        .where(Job.state == "running", Job.lease_until < at)
-        .order_by(Job.id)
-        .limit(_REAP_MAX)
-        .with_for_update(skip_locked=True)
-    ).all()
-    poisoned = []
-    for job in lost:
-        if job.cancel_requested:
-            stop(session, job)
-        elif crash(session, job, patience):
-            poisoned.append(job.kind)
-    return Reaped(len(lost), poisoned, _wake_overdue(session, at, depths, patience))
-
-
-def _wake_overdue(
-    session: Session, at: datetime, depths: Mapping[str, int], patience: Patience
-) -> int:
-    waiting = (Job.state.in_(("queued", "running")), Job.lease_token.is_(None))
-    # A job that pauses has no message yet; its time has come when `wake_at` has.
-    counts = session.execute(
-        select(Job.queue, func.count())
-        .where(*waiting, Job.queued_at <= at)
-        .group_by(Job.queue)
-    ).tuples()
-    unsent = dict(
-        session.execute(
-            select(outbox.c.body["queue"].astext, func.count())
-            .where(outbox.c.sent_at.is_(None), outbox.c.name == TASK)
-            .group_by(outbox.c.body["queue"].astext)
-        )
-        .tuples()
-        .all()
-    )
-    short = [
-        queue
-        for queue, count in counts
-        if depths.get(queue, 0) + unsent.get(queue, 0) < count
-    ]
-    overdue = session.scalars(
-        select(Job)
-        .where(
-            *waiting,
-            Job.wake_at <= at,
-            # A job that paused was never sent for: `pause` leaves that to this.
-            or_(Job.queue.in_(short), Job.wake_at == Job.queued_at),
-        )
-        .order_by(Job.wake_at)
-        .limit(_REAP_MAX)
-        .with_for_update(skip_locked=True)
-    ).all()
-    for job in overdue:
-        job.wake_at = at + timedelta(seconds=patience.resend_seconds)
-        _wake(session, job)
-    return len(overdue)
 
 
 def purge_jobs(session: Session, *, keep: timedelta) -> list[UUID]:

@@ -2,8 +2,9 @@
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal
 
 Decimals = Literal["auto", "comma", "point"]
@@ -28,13 +29,15 @@ STATUSES = ("draft", "active", "archived")
 CELL_CHARS_MAX = 20_000
 """The longest text that a product has: its description."""
 NAME_CHARS_MAX = 200
-WHOLE_MAX = 2_000_000_000
-"""Greatest price in minor units and greatest stock."""
+PRICE_MAX = 999_999_999_999
+"""Greatest price in minor units."""
+STOCK_MAX = 1_000_000_000
+"""Most pieces in stock."""
 
 _SKU = re.compile(r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _CURRENCY = re.compile(r"\A[A-Z]{3}\Z")
-# Spreadsheets write whole numbers as "5.0".
-_WHOLE = re.compile(r"\A([+-]?\d{1,18})(?:[.,]0+)?\Z")
+# Spreadsheets write whole numbers as "5.0"; "1.000" could be a thousand, so is refused.
+_WHOLE = re.compile(r"\A([+-]?\d{1,18})(?:[.,]0{1,2})?\Z")
 # Groups of thousands are parted by the other sign or an apostrophe.
 _STYLES: dict[str, re.Pattern[str]] = {
     "comma": re.compile(r"\A(\d+|[1-9]\d{0,2}(?:[.'\u2019]\d{3})+)(?:,(\d+))?\Z"),
@@ -45,31 +48,18 @@ _SPACES = re.compile(r"[ \u00a0\u202f](?=\d{3}(?!\d))")
 _CODE_AROUND = re.compile(r"\A(?:[A-Za-z]{3})?\s*(.*?)\s*(?:[A-Za-z]{3})?\Z")
 _GROUPING = re.compile("[.,'\u2019]")
 _AMOUNT_CHARS_MAX = 40
+# Letters that are not made of a plain one and an accent.
+_LETTERS = str.maketrans(
+    {"ß": "ss", "æ": "ae", "œ": "oe", "ø": "o", "ł": "l", "đ": "d"}
+)
 _NOT_SLUG = re.compile(r"[^a-z0-9]+")
 
 # ISO 4217: the currencies whose minor unit is not a hundredth.
-_MINOR_DIGITS = dict.fromkeys(
-    [
-        "BIF",
-        "CLP",
-        "DJF",
-        "GNF",
-        "ISK",
-        "JPY",
-        "KMF",
-        "KRW",
-        "PYG",
-        "RWF",
-        "UGX",
-        "UYI",
-        "VND",
-        "VUV",
-        "XAF",
-        "XOF",
-        "XPF",
-    ],
-    0,
-) | dict.fromkeys(["BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"], 3)
+_WITHOUT = "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF"
+_THOUSANDTHS = "BHD IQD JOD KWD LYD OMR TND"
+_MINOR_DIGITS = dict.fromkeys(_WITHOUT.split(), 0) | dict.fromkeys(
+    _THOUSANDTHS.split(), 3
+)
 
 
 class ValueRefused(Exception):
@@ -104,17 +94,18 @@ def minor_digits(currency: str) -> int:
     return _MINOR_DIGITS.get(currency, 2)
 
 
-def read_whole(text: str) -> int:
+def read_whole(text: str, *, limit: int) -> int:
     """Return a whole number, zero or more.
 
-    :raises ValueRefused: it is none, or beyond `WHOLE_MAX`.
+    :param limit: the greatest that is taken.
+    :raises ValueRefused: it is none, or beyond the limit.
     """
     found = _WHOLE.match(text.strip())
     if not found:
         raise ValueRefused(f"“{_shown(text)}” is not a whole number.")
     number = int(found[1])
-    if not 0 <= number <= WHOLE_MAX:
-        raise ValueRefused(f"{number} is not between 0 and {WHOLE_MAX}.")
+    if not 0 <= number <= limit:
+        raise ValueRefused(f"{number} is not between 0 and {limit}.")
     return number
 
 
@@ -141,15 +132,13 @@ def read_price(text: str, *, currency: str, decimals: Decimals) -> int:
             f"“{_shown(text)}” has more decimals than {currency} has ({digits})."
         )
     minor = int(whole + fraction.ljust(digits, "0"))
-    if minor > WHOLE_MAX:
+    if minor > PRICE_MAX:
         raise ValueRefused(f"“{_shown(text)}” is more than a price may be.")
     return minor
 
 
 def _readings(amount: str) -> dict[str, tuple[str, str]]:
     """Return the digits before and after the decimal sign, by decimal sign."""
-    if len(amount) > _AMOUNT_CHARS_MAX:
-        return {}
     found = {style: pattern.match(amount) for style, pattern in _STYLES.items()}
     return {
         style: (_GROUPING.sub("", match[1]), (match[2] or "").rstrip("0"))
@@ -159,6 +148,9 @@ def _readings(amount: str) -> dict[str, tuple[str, str]]:
 
 
 def _bare_amount(text: str) -> str:
+    if len(text) > _AMOUNT_CHARS_MAX:
+        # No price, and not worth the time that the patterns take.
+        return ""
     found = _CODE_AROUND.match(text.strip(_AROUND_AMOUNT))
     bare = (found[1] if found else text).strip(_AROUND_AMOUNT)
     return _SPACES.sub("", bare)
@@ -174,8 +166,12 @@ def slug_of(text: str) -> str:
 
     :raises ValueRefused: nothing is left of it.
     """
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
-    slug = _NOT_SLUG.sub("-", plain.lower()).strip("-")[:64].strip("-")
+    plain = (
+        unicodedata.normalize("NFKD", text.lower().translate(_LETTERS))
+        .encode("ascii", "ignore")
+        .decode()
+    )
+    slug = _NOT_SLUG.sub("-", plain).strip("-")[:64].strip("-")
     if not slug:
         raise ValueRefused(f"“{_shown(text)}” gives no category slug.")
     return slug
@@ -225,8 +221,11 @@ class Mapper:
         currency = self._currency(cells)
         for target in dict.fromkeys((*self.mapping, *self.defaults)):
             value: object = self.text(cells, target)
+            decimals = self.decimals
             if value == "":
                 value = self.defaults.get(target, "")
+                # A default was not written by whoever wrote the file.
+                decimals = "auto" if isinstance(value, str) else "point"
             if value == "":
                 continue
             try:
@@ -234,7 +233,7 @@ class Mapper:
                     attributes[target.partition(".")[2]] = _text(str(value))
                 elif target == "price":
                     item["price_minor"] = read_price(
-                        str(value), currency=currency, decimals=self.decimals
+                        str(value), currency=currency, decimals=decimals
                     )
                 else:
                     item[target] = _READERS[target](str(value))
@@ -289,19 +288,18 @@ def _status(value: str) -> str:
     return value.lower()
 
 
-_READERS = {
+_READERS: dict[str, Callable[[str], object]] = {
     "sku": _sku,
     "name": _name,
     "description": _text,
-    "price_minor": read_whole,
+    "price_minor": partial(read_whole, limit=PRICE_MAX),
     "currency": _read_currency,
-    "stock": read_whole,
+    "stock": partial(read_whole, limit=STOCK_MAX),
     "category": slug_of,
     "status": _status,
 }
 
 
-def check_defaults(defaults: Mapping[str, object], decimals: Decimals) -> list[str]:
+def check_defaults(defaults: Mapping[str, object]) -> list[str]:
     """Return what is wrong with values that stand in for empty cells."""
-    mapper = Mapper((), {}, defaults, decimals)
-    return mapper.item(())[1]
+    return Mapper((), {}, defaults).item(())[1]

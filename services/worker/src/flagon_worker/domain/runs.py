@@ -10,12 +10,14 @@ from typing import Any
 from uuid import UUID
 
 import structlog
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
-from ..models import Job
-from . import jobs
+from flagon_worker.models import Job
+
+from . import jobs, leases
 
 log = structlog.get_logger()
 
@@ -54,19 +56,19 @@ class Run:
         """Return when the job may go on; to be called between its steps.
 
         :param turn: whether the job could make room for others here.
-        :raises jobs.LeaseLost: another worker has it.
-        :raises jobs.Cancelled: its owner cancelled it.
-        :raises jobs.Interrupted: this worker is about to stop.
-        :raises jobs.SliceOver: others want their turn.
+        :raises leases.LeaseLost: another worker has it.
+        :raises leases.Cancelled: its owner cancelled it.
+        :raises leases.Interrupted: this worker is about to stop.
+        :raises leases.SliceOver: others want their turn.
         """
         if self._lost:
-            raise jobs.LeaseLost(str(self.job.id))
+            raise leases.LeaseLost(str(self.job.id))
         if self._cancel:
-            raise jobs.Cancelled
+            raise leases.Cancelled
         if self.stopping():
-            raise jobs.Interrupted
+            raise leases.Interrupted
         if turn and self.clock() - self._began > self.slice_seconds:
-            raise jobs.SliceOver
+            raise leases.SliceOver
 
     @contextmanager
     def step(self) -> Iterator[tuple[Session, Job]]:
@@ -74,10 +76,10 @@ class Run:
 
         Until it ends no other worker can get the job, so files may be written, too.
 
-        :raises jobs.LeaseLost: another worker has it.
+        :raises leases.LeaseLost: another worker has it.
         """
         with self.begin() as session:
-            yield session, jobs.hold(session, self.job.id, self.token)
+            yield session, leases.hold(session, self.job.id, self.token)
 
     def advance(
         self,
@@ -92,10 +94,10 @@ class Run:
     ) -> None:
         """Confirm a step; tells the world at most a few times a second."""
         at = self.clock()
-        tell = at - self._told >= _TELL_SECONDS
-        if tell:
+        news = at - self._told >= _TELL_SECONDS
+        if news:
             self._told = at
-        jobs.advance(
+        leases.advance(
             session,
             job,
             checkpoint=checkpoint,
@@ -104,7 +106,7 @@ class Run:
             unit=unit,
             message=message,
             lease_seconds=self.lease_seconds,
-            tell=tell,
+            news=news,
         )
         self._cancel = self._cancel or job.cancel_requested
 
@@ -128,17 +130,17 @@ class Run:
         while not done.wait(self.lease_seconds / 3):
             try:
                 with self.begin() as session:
-                    self._cancel = jobs.renew(
+                    self._cancel = leases.renew(
                         session,
                         self.job.id,
                         token=self.token,
                         lease_seconds=self.lease_seconds,
                     )
                 renewed = self.clock()
-            except jobs.LeaseLost:
+            except leases.LeaseLost:
                 self._lost = True
                 return
-            except DBAPIError as error:
+            except (DBAPIError, PoolTimeout) as error:
                 log.warning("lease_not_renewed", error=type(error).__name__)
                 if self.clock() - renewed > self.lease_seconds:
                     self._lost = True
@@ -156,8 +158,8 @@ class Outcome:
     kind: str
     name: str
     """A final state, or `paused`, `handed_back`, `turn`, `crashed`, `lost`."""
-    queued_seconds: float | None
-    """Time between readiness and start; None when the job only went on."""
+    queued_seconds: float
+    """Time between readiness and the start of the turn."""
     run_seconds: float | None = None
     """Time between the first start and the end; None when it has not ended."""
     failure: Exception | None = None
@@ -169,7 +171,7 @@ def run_job(
     job_id: UUID,
     *,
     kinds: Mapping[str, Kind],
-    patience: jobs.Patience,
+    patience: leases.Patience,
     slice_seconds: float,
     stopping: Callable[[], bool],
     too_long: type[Exception],
@@ -182,7 +184,7 @@ def run_job(
     """
     token = uuid7()
     with begin() as session:
-        job = jobs.claim(
+        job = leases.claim(
             session, job_id, token=token, lease_seconds=patience.lease_seconds
         )
     if job is None:
@@ -197,84 +199,82 @@ def run_job(
         stopping=stopping,
     )
     try:
-        ending, failure = _work(run, kinds[job.kind], patience, too_long)
-    except jobs.LeaseLost:
+        name, finished_at, failure = _work(run, kinds[job.kind], patience, too_long)
+    except leases.LeaseLost:
         log.warning("lease_lost", job_id=str(job_id))
         return Outcome(job.kind, "lost", queued_seconds)
+    started_at = job.started_at or jobs.now()
     return Outcome(
         job.kind,
-        ending.name,
+        name,
         queued_seconds,
-        _run_seconds(job, ending.finished_at),
+        (finished_at - started_at).total_seconds() if finished_at else None,
         failure,
     )
 
 
-def _run_seconds(job: Job, finished_at: datetime | None) -> float | None:
-    if finished_at is None or job.started_at is None:
-        return None
-    return (finished_at - job.started_at).total_seconds()
-
-
-@dataclass(frozen=True)
-class _Ending:
-    name: str
-    finished_at: datetime | None
-
-
 def _work(
-    run: Run, kind: Kind, patience: jobs.Patience, too_long: type[Exception]
-) -> tuple[_Ending, Exception | None]:
-    """Work and write down the ending, which is the last thing the lease is good for."""
-    failure: Exception | None = None
-    end: Callable[[Session, Job], object]
+    run: Run, kind: Kind, patience: leases.Patience, too_long: type[Exception]
+) -> tuple[str, datetime | None, Exception | None]:
+    """Work, write down how it ended, and return that, when, and what was unexpected."""
+    result: dict[str, Any] = {}
+    reason: Exception | None = None
     try:
         with run.heartbeat():
             result = kind(run)
-        name, end = (
-            "succeeded",
-            lambda session, job: jobs.succeed(
-                session,
-                job,
-                result=result,
-                artefacts=run.artefacts,
-                message=job.progress_message,
-            ),
-        )
-    except jobs.JobFailed as refusal:
-        error = str(refusal)
-        name, end = (
-            "failed",
-            lambda session, job: jobs.fail(
-                session, job, error, result=run.result, artefacts=run.artefacts
-            ),
-        )
-    except jobs.Cancelled:
-        name, end = (
-            "cancelled",
-            lambda session, job: jobs.stop(
-                session, job, result=run.result, artefacts=run.artefacts
-            ),
-        )
-    except jobs.Trouble as trouble:
-        reason = str(trouble)
-        name, end = (
-            "paused",
-            lambda session, job: jobs.pause(session, job, reason, patience),
-        )
-    except jobs.Interrupted:
-        name, end = (
-            "handed_back",
-            lambda session, job: jobs.hand_back(session, job, patience),
-        )
-    except jobs.SliceOver:
-        name, end = "turn", lambda session, job: jobs.take_turns(session, job, patience)
-    except jobs.LeaseLost:
+    except leases.LeaseLost:
         raise
-    except Exception as unexpected:  # noqa: BLE001 (told to the caller, counted, and tried again a few times)
-        failure = None if isinstance(unexpected, too_long) else unexpected
-        name, end = "crashed", lambda session, job: jobs.crash(session, job, patience)
+    except Exception as error:  # noqa: BLE001 (whatever it is, the job's row must tell)
+        reason = error
+    # The last thing that the lease is good for.
     with run.step() as (session, job):
-        end(session, job)
-    state = job.state if job.finished_at else name
-    return _Ending(state, job.finished_at), failure
+        name = _end(session, job, run, result=result, reason=reason, patience=patience)
+    # What was foreseen needs no report; who was too slow is known by name.
+    unexpected = name == "crashed" and not isinstance(reason, too_long)
+    if job.finished_at:
+        # A crash, or trouble that lasts, can be the last straw.
+        name = job.state
+    return name, job.finished_at, reason if unexpected else None
+
+
+def _end(
+    session: Session,
+    job: Job,
+    run: Run,
+    *,
+    result: dict[str, Any],
+    reason: Exception | None,
+    patience: leases.Patience,
+) -> str:
+    """Bring the job to the state that follows and return how the turn ended."""
+    match reason:
+        case None:
+            leases.succeed(session, job, result=result, artefacts=run.artefacts)
+            return "succeeded"
+        case leases.JobFailed():
+            leases.fail(
+                session, job, str(reason), result=run.result, artefacts=run.artefacts
+            )
+            return "failed"
+        case leases.Cancelled():
+            leases.stop(session, job, result=run.result, artefacts=run.artefacts)
+            return "cancelled"
+        case leases.Interrupted():
+            leases.hand_back(session, job, patience)
+            return "handed_back"
+        case leases.SliceOver():
+            leases.take_turns(session, job, patience)
+            return "turn"
+        case leases.Trouble():
+            leases.pause(session, job, str(reason), patience)
+            return "paused"
+        case OperationalError() | PoolTimeout():
+            leases.pause(session, job, "The database does not answer.", patience)
+            return "paused"
+        case OSError():
+            # A full disk, above all: somebody will make room.
+            leases.pause(session, job, f"A file: {reason.strerror}.", patience)
+            return "paused"
+        case _:
+            leases.crash(session, job, patience)
+            return "crashed"

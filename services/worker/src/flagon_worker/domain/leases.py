@@ -1,0 +1,270 @@
+"""Work on a job under a lease, which one worker at a time can have.
+
+The row is the truth and a message only a wake-up: a message that is lost is sent again by
+the rescue, one that comes twice finds nothing to do. Whoever writes to a running job
+shows its lease's token, so a worker that was thought dead cannot write any more.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import or_, select, update
+from sqlalchemy.orm import Session
+
+from flagon_worker.models import Job
+
+from .jobs import finish, now, tell, wake
+
+
+class LeaseLost(Exception):
+    """The job is another worker's now (or nobody's); this one must stop writing."""
+
+
+class JobFailed(Exception):
+    """The job cannot succeed; the message says why and what to do."""
+
+
+class Trouble(Exception):
+    """Another service does not answer at the moment; trying again will help."""
+
+
+class Interrupted(Exception):
+    """The worker is about to stop and hands its job back."""
+
+
+class SliceOver(Exception):
+    """The job has worked long enough in one go and lets others have their turn."""
+
+
+class Cancelled(Exception):
+    """Its owner does not want the job any more."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How trouble is borne."""
+
+    lease_seconds: float
+    crashes_max: int
+    patience_seconds: float
+    backoff_seconds: float
+    resend_seconds: float
+
+
+def claim(
+    session: Session, job_id: UUID, *, token: UUID, lease_seconds: float
+) -> Job | None:
+    """Take a job up and return it, or None where there is nothing to do.
+
+    Of any number of workers that try at once exactly one gets it.
+    """
+    at = now()
+    job = session.scalar(
+        select(Job)
+        .where(
+            Job.id == job_id,
+            Job.state.in_(("queued", "running")),
+            Job.lease_token.is_(None),
+            # A job that pauses after trouble is not started by a stray message.
+            or_(Job.state == "running", Job.queued_at <= at),
+        )
+        # Who comes second waits here, and then finds the job taken.
+        .with_for_update()
+    )
+    if job is None:
+        return None
+    continued = job.state == "running"
+    job.state = "running"
+    job.lease_token = token
+    job.lease_until = at + timedelta(seconds=lease_seconds)
+    if not continued:
+        job.attempts += 1
+        job.started_at = job.started_at or at
+        job.version += 1
+        session.flush()
+        tell(session, job, ["state", "attempts", "started_at"])
+    return job
+
+
+def renew(session: Session, job_id: UUID, *, token: UUID, lease_seconds: float) -> bool:
+    """Keep a lease for longer and say whether the job is to be cancelled.
+
+    :raises LeaseLost: it is not ours any more.
+    """
+    cancel = session.scalar(
+        update(Job)
+        .where(Job.id == job_id, Job.lease_token == token)
+        .values(lease_until=now() + timedelta(seconds=lease_seconds))
+        .returning(Job.cancel_requested)
+    )
+    if cancel is None:
+        raise LeaseLost(str(job_id))
+    return bool(cancel)
+
+
+def hold(session: Session, job_id: UUID, token: UUID) -> Job:
+    """Return our running job, locked, so that the transaction may write to it.
+
+    :raises LeaseLost: it is not ours any more.
+    """
+    job = session.scalar(
+        select(Job)
+        .where(Job.id == job_id, Job.lease_token == token)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    )
+    if job is None:
+        raise LeaseLost(str(job_id))
+    return job
+
+
+def advance(
+    session: Session,
+    job: Job,
+    *,
+    checkpoint: dict[str, Any],
+    done: int,
+    total: int | None,
+    unit: str,
+    message: str,
+    lease_seconds: float,
+    news: bool,
+) -> None:
+    """Confirm a step: from here the job goes on, whatever happens to its worker.
+
+    :param job: held by this transaction.
+    :param news: whether this step is worth an event.
+    """
+    job.checkpoint = checkpoint
+    job.progress_done = done
+    job.progress_total = total
+    job.progress_unit = unit
+    job.progress_message = message
+    job.lease_until = now() + timedelta(seconds=lease_seconds)
+    job.crashes = job.troubles = 0
+    job.troubled_since = None
+    if news:
+        job.version += 1
+        session.flush()
+        tell(session, job, ["progress"], "job.progressed.v1")
+
+
+def succeed(
+    session: Session,
+    job: Job,
+    *,
+    result: dict[str, Any],
+    artefacts: list[str],
+) -> None:
+    """End a job well."""
+    job.result = result
+    job.artefacts = artefacts
+    finish(job, "succeeded")
+    session.flush()
+    tell(session, job, ["state", "progress", "result", "artefacts", "finished_at"])
+
+
+def fail(
+    session: Session,
+    job: Job,
+    error: str,
+    *,
+    result: dict[str, Any] | None = None,
+    artefacts: Sequence[str] = (),
+) -> None:
+    """End a job that cannot succeed.
+
+    :param error: why, and what to do, for people.
+    :param result: what it had done until then.
+    """
+    job.error = error
+    job.result = result
+    job.artefacts = list(artefacts)
+    finish(job, "failed")
+    session.flush()
+    tell(session, job, ["state", "error", "result", "artefacts", "finished_at"])
+
+
+def stop(
+    session: Session,
+    job: Job,
+    *,
+    result: dict[str, Any] | None = None,
+    artefacts: Sequence[str] = (),
+) -> None:
+    """End a running job that was cancelled; what it did until then stays done."""
+    job.result = result
+    job.artefacts = list(artefacts)
+    finish(job, "cancelled")
+    session.flush()
+    tell(session, job, ["state", "result", "artefacts", "finished_at"])
+
+
+def pause(session: Session, job: Job, reason: str, patience: Patience) -> float:
+    """Put a job back after trouble that is not its own and return the seconds it waits.
+
+    The wait doubles from one second on, with jitter, so that many jobs do not come back
+    at once. When the trouble has lasted too long the job fails.
+
+    :param reason: what does not answer, for people.
+    """
+    at = now()
+    job.troubles += 1
+    job.troubled_since = job.troubled_since or at
+    if (at - job.troubled_since).total_seconds() > patience.patience_seconds:
+        fail(session, job, f"Gave up waiting: {reason} Submit the job again later.")
+        return 0.0
+    longest = min(patience.backoff_seconds, 2.0 ** min(job.troubles, 30) / 2)
+    wait = longest * random.uniform(0.5, 1.0)  # noqa: S311 (no secret)
+    _requeue(job, at + timedelta(seconds=wait))
+    job.progress_message = f"Waiting: {reason}"
+    session.flush()
+    tell(session, job, ["state", "progress"])
+    return wait
+
+
+def hand_back(session: Session, job: Job, patience: Patience) -> None:
+    """Give a job up because the worker stops; another one takes it at once."""
+    _requeue(job, now())
+    job.wake_at += timedelta(seconds=patience.resend_seconds)
+    session.flush()
+    wake(session, job)
+    tell(session, job, ["state"])
+
+
+def take_turns(session: Session, job: Job, patience: Patience) -> None:
+    """Let other jobs have a worker; to its owner the job goes on running."""
+    job.lease_token = job.lease_until = None
+    job.queued_at = now()
+    job.wake_at = job.queued_at + timedelta(seconds=patience.resend_seconds)
+    wake(session, job)
+
+
+def crash(session: Session, job: Job, patience: Patience) -> bool:
+    """Put a job back whose worker was lost, or fail it; say whether it failed.
+
+    :param job: locked by this transaction.
+    """
+    job.crashes += 1
+    if job.crashes >= patience.crashes_max:
+        fail(
+            session,
+            job,
+            f"The job took its worker down {job.crashes} times at the same place. "
+            "The file may hold something that the import cannot bear; tell an "
+            "operator the job's id.",
+        )
+        return True
+    hand_back(session, job, patience)
+    return False
+
+
+def _requeue(job: Job, at: datetime) -> None:
+    job.state = "queued"
+    job.lease_token = job.lease_until = None
+    job.queued_at = job.wake_at = at
+    job.version += 1
