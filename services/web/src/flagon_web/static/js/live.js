@@ -104,6 +104,9 @@ export function follow(topics, { onEvent, onGap }) {
     if (document.visibilityState === "hidden") timers.hidden = setTimeout(close, HIDDEN_MS);
     else if (!source && !stopped) { missed = !last; open(); }
   });
+  // A network that is gone says nothing, so a stream would look alive for long.
+  window.addEventListener("offline", () => { lose(); close(); });
+  window.addEventListener("online", () => { if (!source && !stopped) open(); });
   window.addEventListener("pagehide", close);
   window.addEventListener("pageshow", (event) => {
     if (event.persisted && !stopped) { missed = true; open(); onGap(); }

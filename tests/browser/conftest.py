@@ -1,0 +1,60 @@
+"""One stack and one Chromium for all browser tests.
+
+`FLAGON_URL=http://localhost:8080 pytest tests/browser` runs them against a stack that
+already runs; without it one is started and forgotten afterwards.
+"""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "e2e")]
+
+from harness.stack import running  # noqa: E402
+from people import Person, chromium, chromium_path  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def stack():
+    if chromium_path() is None:
+        pytest.skip("Chromium is not installed: `apt-get install chromium`")
+    with running() as found:
+        found.ready()
+        yield found
+
+
+@pytest.fixture(scope="session")
+def accounts(stack):
+    return stack.accounts()
+
+
+@pytest.fixture(scope="session")
+def browser(stack):
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture
+def person(browser, stack):
+    """Make a person; at the end nobody's browser may have had anything to complain of."""
+    people, complaints = [], []
+
+    def make(**options):
+        people.append(Person(browser, stack.url, complaints, **options))
+        return people[-1]
+
+    yield make
+    for one in people:
+        if not one.page.is_closed() and one.context.pages:
+            complaints += one.refused() or []
+        one.context.close()
+    assert complaints == []
+
+
+@pytest.fixture
+def merchandiser(person, accounts):
+    found = person()
+    found.sign_in(accounts["merchandiser"])
+    return found

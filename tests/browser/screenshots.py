@@ -1,0 +1,102 @@
+"""Take the pictures of the README from a running stack.
+
+    .venv/bin/python tests/browser/screenshots.py docs/images --file books.csv
+
+The stack is the one at FLAGON_URL (http://localhost:8080). With `--file` its books are
+imported first, which the pictures of the import show.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "e2e")]
+
+from harness.stack import running  # noqa: E402
+from people import Person, chromium  # noqa: E402
+
+SIZES = {"desktop": (1280, 860), "phone": (390, 844)}
+SCHEMES = ("light", "dark")
+
+
+def pictures(browser, stack, account, folder, book):
+    """Take every page in both sizes and both colour schemes."""
+    for size, (width, height) in SIZES.items():
+        for scheme in SCHEMES:
+            somebody = Person(
+                browser,
+                stack.url,
+                viewport={"width": width, "height": height},
+                color_scheme=scheme,
+                reduced_motion="reduce",
+            )
+            somebody.sign_in(account)
+            page = somebody.page
+            for name, path in (
+                ("shop", "/"),
+                ("product", book),
+                ("jobs", "/jobs"),
+                ("status", "/status"),
+            ):
+                page.goto(path)
+                page.wait_for_timeout(600)
+                page.screenshot(path=folder / f"{name}-{size}-{scheme}.png")
+            somebody.context.close()
+
+
+def picture_import(browser, stack, account, folder, file):
+    """Import a file and take its steps."""
+    width, height = SIZES["desktop"]
+    somebody = Person(
+        browser,
+        stack.url,
+        viewport={"width": width, "height": height},
+        color_scheme="light",
+    )
+    somebody.sign_in(account)
+    somebody.upload(file)
+    page = somebody.page
+    page.screenshot(path=folder / "import-columns.png")
+    page.fill("#price", "12.99")
+    page.fill("#stock", "5")
+    page.fill("#category", "Books")
+    page.click("main button:text-is('Import')")
+    page.wait_for_url("**/jobs/*")
+    page.wait_for_selector("[data-state-badge]:text-is('Running')")
+    page.wait_for_function(
+        "document.querySelector('[data-bar]')?.position > 0.25", timeout=60_000
+    )
+    page.screenshot(path=folder / "import-progress.png")
+    page.wait_for_selector(".tiles", timeout=180_000)
+    page.screenshot(path=folder / "import-result.png")
+    somebody.context.close()
+
+
+def main():
+    """Take all pictures and say where they are."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--file", type=Path, help="a supplier's file to import first")
+    parser.add_argument("--book", help="the product page to show, as its path")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("FLAGON_URL", "http://localhost:8080")
+    with running() as stack, chromium() as browser:
+        account = stack.accounts()["merchandiser"]
+        if options.file:
+            picture_import(browser, stack, account, options.folder, options.file)
+        book = options.book
+        if not book:
+            stranger = Person(browser, stack.url)
+            stranger.page.goto("/")
+            book = stranger.page.locator(".book__link").first.get_attribute("href")
+            stranger.context.close()
+        pictures(browser, stack, account, options.folder, book)
+    for path in sorted(options.folder.glob("*.png")):
+        print(f"{path.stat().st_size // 1024:5} kB  {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,248 @@
+"""What people do in the shop, in a real browser."""
+
+import re
+import uuid
+
+import pytest
+from playwright.sync_api import expect
+
+PHONE = {"width": 360, "height": 740}
+
+
+def a_file(folder, rows=40, *, broken=0):
+    """Write a supplier's file whose products no other test knows."""
+    mark = uuid.uuid4().hex[:8]
+    lines = ["Artikelnummer;Titel;Autor;Preis;Bestand"]
+    lines += [
+        f"{mark}-{n};Bräuche {mark} Band {n} (Bräuche, #{n});Ünal Öz;{n % 90 + 5},50;7"
+        for n in range(rows)
+    ]
+    lines += [f"{mark} no sku {n};x;y;z;-1" for n in range(broken)]
+    path = folder / "lieferung.csv"
+    path.write_text("\n".join(lines), encoding="cp1252")
+    return path, mark
+
+
+def find(page, mark, number):
+    page.goto("/")
+    page.fill("#q", f"{mark} Band {number}")
+    page.press("#q", "Enter")
+    page.click(f".book__link:has-text('{mark} Band {number}') >> nth=0")
+    expect(page.locator("h1")).to_contain_text(mark)
+
+
+def imported(person, folder, rows=40, **more):
+    """Import a file by the pages and return its mark, with the job's page open."""
+    path, mark = a_file(folder, rows, **more)
+    person.upload(path)
+    page = person.page
+    page.fill("#category", "Browser tests")
+    page.click("main button:text-is('Import')")
+    page.wait_for_url("**/jobs/*")
+    return mark
+
+
+class TestImport:
+    def test_is_watched_live_and_ends_in_the_shop(self, merchandiser, tmp_path):
+        page = merchandiser.page
+        mark = imported(merchandiser, tmp_path, 3000, broken=3)
+        loads = []
+        page.on("load", lambda _: loads.append(1))
+        page.evaluate(
+            """() => {
+              window.__seen = new Set();
+              new MutationObserver(() => window.__seen.add(
+                document.querySelector("[data-count]")?.textContent.trim()
+              )).observe(document.body,
+                {childList: true, subtree: true, characterData: true});
+            }"""
+        )
+
+        expect(page.locator("[data-state-badge]")).to_have_text(
+            "Succeeded", timeout=60_000
+        )
+
+        seen = [text for text in page.evaluate("[...window.__seen]") if text]
+        assert loads == [], "the page was loaded again"
+        assert len(seen) >= 2, f"progress was not seen: {seen}"
+        tiles = page.locator(".tile").all_inner_texts()
+        assert [tile.split("\n")[0] for tile in tiles] == ["3,000", "0", "0", "3"]
+        with page.expect_download() as download:
+            page.click("text=Report of the refused rows")
+        assert mark in download.value.path().read_text()
+
+        find(page, mark, 7)
+        expect(page.locator("[data-price]").first).to_have_text("€12.50")
+        expect(page.locator(".product__series")).to_have_text("Bräuche, #7")
+
+    def test_guesses_what_german_columns_mean(self, merchandiser, tmp_path):
+        path, _ = a_file(tmp_path)
+        merchandiser.upload(path)
+
+        chosen = merchandiser.page.locator(".columns select").evaluate_all(
+            "all => all.map((one) => one.value)"
+        )
+
+        assert chosen[:2] == ["sku", "name"]
+        assert chosen[3:] == ["price", "stock"]
+
+    def test_of_something_else_comes_back_with_the_reason(self, merchandiser, tmp_path):
+        path = tmp_path / "picture.csv"
+        path.write_bytes(b"\x89PNG\r\n\0\0\0")
+        page = merchandiser.page
+        # The refusal is an HTTP error, which the console of the browser reports.
+        heard = len(merchandiser.complaints)
+
+        page.goto("/import")
+        page.set_input_files("#file", path)
+        page.click("main button[type=submit]")
+
+        expect(page.locator("[role=alert]")).to_contain_text("not text")
+        assert all("422" in one for one in merchandiser.complaints[heard:])
+        del merchandiser.complaints[heard:]
+
+    def test_works_without_scripts(self, person, accounts, tmp_path):
+        plain = person(java_script_enabled=False)
+        plain.refused = list
+        plain.sign_in(accounts["merchandiser"])
+        mark = imported(plain, tmp_path)
+
+        # The page asks to be loaded again every few seconds until the job is done.
+        expect(plain.page.locator("[data-state-badge]")).to_have_text(
+            "Succeeded", timeout=60_000
+        )
+        find(plain.page, mark, 3)
+
+
+class TestPrice:
+    def test_changes_in_every_open_browser(self, merchandiser, person, tmp_path):
+        mark = imported(merchandiser, tmp_path, 3)
+        expect(merchandiser.page.locator("[data-state-badge]")).to_have_text(
+            "Succeeded", timeout=60_000
+        )
+        find(merchandiser.page, mark, 2)
+        address = merchandiser.page.url
+        stranger = person()
+        stranger.page.goto(address)
+        expect(stranger.page.locator(".live").first).to_have_attribute(
+            "data-state", "on"
+        )
+        loads = []
+        stranger.page.on("load", lambda _: loads.append(1))
+
+        merchandiser.page.fill("#price", "4,20")
+        merchandiser.page.click("button:text-is('Save')")
+
+        expect(merchandiser.page.locator(".note--success")).to_contain_text("€4.20")
+        expect(stranger.page.locator("[data-price]").first).to_have_text("€4.20")
+        expect(stranger.page.locator("[data-was]")).to_have_text("€7.50")
+        assert loads == []
+
+    def test_changed_by_somebody_else_is_a_conflict(self, merchandiser, tmp_path):
+        mark = imported(merchandiser, tmp_path, 3)
+        expect(merchandiser.page.locator("[data-state-badge]")).to_have_text(
+            "Succeeded", timeout=60_000
+        )
+        first = merchandiser.page
+        find(first, mark, 1)
+        second = merchandiser.tab()
+        second.goto(first.url)
+        first.fill("#price", "8.00")
+        first.click("button:text-is('Save')")
+        expect(first.locator(".note--success")).to_be_visible()
+
+        expect(second.locator("[data-stale]")).to_be_visible()
+        heard = len(merchandiser.complaints)
+        second.fill("#price", "9.00")
+        second.click("button:text-is('Save')")
+        expect(second.locator("[role=alert]")).to_contain_text("It costs €8.00 now")
+        second.click("button:text-is('Save')")
+
+        expect(second.locator(".note--success")).to_contain_text("€9.00")
+        assert all("409" in one for one in merchandiser.complaints[heard:])
+        del merchandiser.complaints[heard:]
+        second.close()
+
+    def test_catches_up_after_a_lost_connection(self, merchandiser, person, tmp_path):
+        mark = imported(merchandiser, tmp_path, 3)
+        expect(merchandiser.page.locator("[data-state-badge]")).to_have_text(
+            "Succeeded", timeout=60_000
+        )
+        find(merchandiser.page, mark, 0)
+        stranger = person()
+        stranger.page.goto(merchandiser.page.url)
+        live = stranger.page.locator(".live").first
+        expect(live).to_have_attribute("data-state", "on")
+
+        stranger.context.set_offline(True)
+        expect(live).to_have_attribute("data-state", "lost", timeout=30_000)
+        expect(live).to_contain_text("Reconnecting")
+        merchandiser.page.fill("#price", "1.23")
+        merchandiser.page.click("button:text-is('Save')")
+        expect(merchandiser.page.locator(".note--success")).to_be_visible()
+        stranger.context.set_offline(False)
+
+        expect(live).to_have_attribute("data-state", "on", timeout=30_000)
+        expect(stranger.page.locator("[data-price]").first).to_have_text("€1.23")
+        # Being offline is what the console complains of.
+        stranger.complaints[:] = [
+            one for one in stranger.complaints if "ERR_INTERNET_DISCONNECTED" not in one
+        ]
+
+
+class TestSignIn:
+    def test_and_out_again(self, merchandiser):
+        page = merchandiser.page
+        cookies = merchandiser.context.cookies()
+        session = next(c for c in cookies if "session" in c["name"])
+        assert session["httpOnly"]
+        assert session["sameSite"] == "Lax"
+        assert page.evaluate("Object.keys(localStorage).length") == 0
+
+        page.click(".menu summary")
+        page.click("text=Sign out")
+
+        page.wait_for_url(re.compile(r"/$"))
+        expect(page.locator("text=Sign in").first).to_be_visible()
+        page.goto("/jobs")
+        assert "/login" in page.url
+
+    def test_shows_customers_no_form_for_prices(self, person, accounts):
+        customer = person()
+        customer.sign_in(accounts["customer"])
+        customer.page.goto("/")
+
+        expect(customer.page.locator("text=Import")).to_have_count(0)
+
+
+class TestPages:
+    @pytest.mark.parametrize("scheme", ["light", "dark"])
+    def test_fit_a_small_phone(self, person, accounts, scheme):
+        somebody = person(viewport=PHONE, color_scheme=scheme, is_mobile=True)
+        somebody.sign_in(accounts["merchandiser"])
+        page = somebody.page
+        page.goto("/")
+        links = page.locator(".book__link")
+        books = [links.first.get_attribute("href")] if links.count() else []
+
+        for path in ["/", "/search?q=a", "/status", "/jobs", "/import", *books]:
+            page.goto(path)
+            wide = page.evaluate("document.documentElement.scrollWidth")
+            assert wide <= PHONE["width"], path
+
+    def test_can_be_used_by_keyboard(self, person):
+        page = person().page
+        page.goto("/")
+        page.keyboard.press("Tab")
+
+        assert page.evaluate("document.activeElement.className") == "skip"
+        page.keyboard.press("Enter")
+        assert page.evaluate("document.activeElement.id") == "main"
+
+    def test_renew_the_status_by_themselves(self, person):
+        page = person().page
+        page.goto("/status")
+        with page.expect_response(lambda r: r.url.endswith("/status"), timeout=10_000):
+            pass
+
+        expect(page.locator(".service")).not_to_have_count(0)
