@@ -1,0 +1,27 @@
+"""A service that takes its time, for the server under test."""
+
+import os
+import time
+
+import structlog
+from flask import Response
+
+from flagon_chassis import web
+from flagon_chassis.settings import ServiceSettings
+
+
+def create_app():
+    settings = ServiceSettings(secret_key="not-a-secret-but-long-enough-for-it")
+    app = web.create_app(__name__, settings, name="slow", openapi=False)
+
+    @app.get("/pid")
+    def pid():
+        return Response(str(os.getpid()))
+
+    @app.get("/slow")
+    def slow():
+        structlog.get_logger().info("slow_begun")
+        time.sleep(1.5)
+        return Response("done")
+
+    return app

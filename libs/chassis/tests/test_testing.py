@@ -1,0 +1,74 @@
+import os
+import shutil
+import subprocess
+
+import pytest
+from sqlalchemy import text
+
+from flagon_chassis import testing
+
+
+class TestServers:
+    def test_local_ones_run_where_no_engine_answers(self, monkeypatch):
+        monkeypatch.setattr(shutil, "which", lambda _name: "/usr/bin/docker")
+        monkeypatch.delenv("FLAGON_TEST_SERVERS", raising=False)
+        answers = iter([1, 0])
+        monkeypatch.setattr(
+            subprocess,
+            "run",
+            lambda *_a, **_k: subprocess.CompletedProcess([], next(answers)),
+        )
+
+        assert testing._docker() is False
+        assert testing._docker() is True
+
+    def test_local_ones_can_be_demanded(self, monkeypatch):
+        monkeypatch.setenv("FLAGON_TEST_SERVERS", "local")
+
+        assert testing._docker() is False
+
+    def test_are_not_run_by_root(self, monkeypatch):
+        monkeypatch.setattr(os, "geteuid", lambda: 0)
+        assert testing._unprivileged() in {"postgres", "nobody"}
+        monkeypatch.setattr(os, "geteuid", lambda: 1000)
+        assert testing._unprivileged() is None
+        folder = testing._private_folder(None)
+        assert folder.is_dir()
+        folder.rmdir()
+
+    def test_that_are_not_installed_end_the_run(self, monkeypatch):
+        monkeypatch.setattr(shutil, "which", lambda _name: None)
+        monkeypatch.setattr(testing.Path, "glob", lambda *_args: iter(()))
+
+        with pytest.raises(pytest.exit.Exception, match="Redis"):
+            next(testing.start_redis())
+        with pytest.raises(pytest.exit.Exception, match="Postgres"):
+            next(testing.start_postgres())
+
+    def test_waiting_for_one_has_an_end(self):
+        with pytest.raises(ZeroDivisionError):
+            testing._wait(lambda: 1 / 0, seconds=0.1)
+
+    def test_postgres_is_found_on_the_path_as_well(self, monkeypatch):
+        asked = []
+        folder = max(testing.Path("/usr/lib/postgresql").glob("*/bin"))
+        monkeypatch.setattr(testing.Path, "glob", lambda *_args: iter(()))
+        monkeypatch.setattr(
+            shutil, "which", lambda name: asked.append(name) or str(folder / name)
+        )
+        server = testing.start_postgres()
+
+        assert next(server).url.startswith("postgresql://")
+        assert asked == ["initdb"]
+        server.close()
+
+
+class TestSession:
+    def test_leaves_nothing_behind(self, sessions):
+        with sessions.begin() as session:
+            session.execute(text("create table left_behind (id int)"))
+        with sessions.begin() as session:
+            session.execute(text("select * from left_behind"))
+
+    def test_is_ready_to_use(self, session):
+        assert session.scalar(text("select 1")) == 1

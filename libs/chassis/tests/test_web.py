@@ -1,0 +1,211 @@
+import json
+
+import pytest
+from flask import g, request
+from flask.views import MethodView
+from openapi_spec_validator import validate
+from pydantic import BaseModel
+
+from flagon_chassis import auth, web
+
+
+class Thing(BaseModel):
+    name: str
+    count: int = 1
+
+
+class Search(BaseModel, extra="forbid"):
+    q: str = ""
+
+
+@pytest.fixture
+def app(make_settings):
+    app = web.create_app(__name__, make_settings(), name="things", title="Things")
+
+    @app.post("/things")
+    @auth.requires("things:write")
+    @app.input(Thing)
+    @app.output(Thing, status_code=201)
+    def create(json_data):
+        return json_data
+
+    @app.post("/raw")
+    def raw():
+        return {"got": request.get_json()}
+
+    @app.get("/things")
+    def find():
+        return web.query(Search).model_dump()
+
+    @app.get("/things/<name>")
+    def read(name):
+        return web.reply(Thing, Thing(name=name), 200, {"X-A": "1"})
+
+    @app.get("/where")
+    def where():
+        return {"url": request.url, "address": request.remote_addr}
+
+    @app.get("/page")
+    def page():
+        assert web.csp_nonce() == web.csp_nonce() == g.flagon_nonce
+        return f"<p>{web.csp_nonce()}</p>"
+
+    class Part(MethodView):
+        decorators = ()
+
+        @app.input(Thing)
+        def post(self, json_data):
+            return {}
+
+        def get(self):
+            return {}
+
+    app.add_url_rule("/parts/<int:number>", view_func=Part.as_view("part"))
+    return app
+
+
+@pytest.fixture
+def client(app):
+    return app.test_client()
+
+
+class TestCreateApp:
+    def test_believes_the_gateway_about_the_caller(self, client):
+        response = client.get(
+            "/where",
+            headers={
+                "X-Forwarded-For": "198.51.100.7",
+                "X-Forwarded-Proto": "https",
+                "X-Forwarded-Host": "shop.test",
+            },
+        )
+
+        assert response.json == {
+            "url": "https://shop.test/where",
+            "address": "198.51.100.7",
+        }
+
+    def test_sets_base_security_headers(self, client):
+        data, page = client.get("/where"), client.get("/page")
+
+        assert data.headers["X-Content-Type-Options"] == "nosniff"
+        assert "default-src 'none'" in data.headers["Content-Security-Policy"]
+        # Pages say themselves what they may load.
+        assert "Content-Security-Policy" not in page.headers
+
+    def test_is_never_in_debug_mode_outside_development(
+        self, make_settings, monkeypatch
+    ):
+        monkeypatch.setenv("FLASK_DEBUG", "1")
+
+        def debug(environment):
+            settings = make_settings(environment=environment)
+            return web.create_app(__name__, settings, name="t", openapi=False).debug
+
+        assert debug("development") is True
+        assert debug("production") is False
+
+    def test_serves_its_probes_and_metrics_to_anyone(self, app, client):
+        for path in ("/livez", "/readyz", "/metrics"):
+            assert client.get(path).status_code == 200
+        marked = [app.view_functions[name] for name in ("livez", "readyz", "metrics")]
+        assert all(view.flagon_open for view in marked)
+
+
+class TestHostileRequests:
+    @pytest.mark.parametrize(
+        "path",
+        ["/things/a%00b", "/things?q=a%00", "/things?%00=a", "/nothing%00"],
+    )
+    def test_nul_is_refused(self, client, path):
+        assert client.get(path).status_code == 400
+
+    @pytest.mark.parametrize("method", ["BREW", "TRACE", "PROPFIND"])
+    def test_unheard_methods_are_refused(self, client, method):
+        assert client.open("/things", method=method).status_code == 501
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b"",
+            b"{",
+            b"\xff",
+            b'{"a": NaN}',
+            b'{"a": Infinity}',
+            b'{"a": "\\u0000"}',
+            b'{"\\u0000": 1}',
+            b'[["\\ud800"]]',
+            b"[" * 100_000,
+        ],
+        ids=repr,
+    )
+    def test_unusable_json_is_refused(self, client, body):
+        response = client.post("/raw", data=body, content_type="application/json")
+
+        assert response.status_code == 400
+        assert response.mimetype == "application/problem+json"
+
+    def test_usable_json_is_read(self, client):
+        body = {"a": ["\u00e4", 1, None, {"b": "c"}]}
+
+        response = client.post(
+            "/raw",
+            data=json.dumps(body),  # With escapes.
+            content_type="application/json",
+        )
+
+        assert response.json == {"got": body}
+
+    @pytest.mark.parametrize("path", ["/raw", "/parts/1"])
+    def test_other_media_types_are_refused(self, client, path):
+        response = client.post(path, data="a=1", content_type="text/plain")
+
+        assert response.status_code == 415
+
+    def test_endless_bodies_are_refused(self, client):
+        response = client.post(
+            "/raw", data=b" " * (1 << 21), content_type="application/json"
+        )
+
+        assert response.status_code == 413
+
+
+class TestQuery:
+    def test_is_validated(self, client):
+        assert client.get("/things?q=a").json == {"q": "a"}
+        assert client.get("/things?colour=a").status_code == 422
+
+    def test_repeated_names_are_refused(self, client):
+        response = client.get("/things?q=a&q=b")
+
+        assert response.status_code == 400
+        assert "q only once" in response.json["detail"]
+
+
+class TestReply:
+    def test_is_shaped_by_the_schema(self, client):
+        response = client.get("/things/cup")
+
+        assert response.json == {"name": "cup", "count": 1}
+        assert response.headers["X-A"] == "1"
+        assert response.mimetype == "application/json"
+
+
+class TestDocument:
+    def test_is_valid_and_knows_tokens_and_problems(self, client):
+        document = client.get("/openapi.json").json
+
+        validate(document)
+        create = document["paths"]["/things"]["post"]
+        assert create["security"] == [{"bearer": ["things:write"]}]
+        assert {"401", "403", "422", "default"} <= set(create["responses"])
+        refused = create["responses"]["403"]
+        assert refused["description"] == "Forbidden"
+        assert "application/problem+json" in refused["content"]
+        assert "security" not in document["paths"]["/raw"]["post"]
+        assert "HTTPError" not in document["components"]["schemas"]
+
+    def test_can_be_left_out(self, make_settings):
+        app = web.create_app(__name__, make_settings(), name="things", openapi=False)
+
+        assert app.test_client().get("/openapi.json").status_code == 404
