@@ -3,17 +3,24 @@
 from uuid import uuid4
 
 import pytest
+from hypothesis import HealthCheck, settings
+from sqlalchemy import select
+
 from flagon_catalog.__main__ import MIGRATIONS
 from flagon_catalog.app import create_app
 from flagon_catalog.settings import Settings
 from flagon_chassis import db
 from flagon_chassis.tables import outbox
 from flagon_chassis.testing import ISSUER
-from sqlalchemy import select
-from sqlalchemy.orm import sessionmaker
 
 PRODUCTS = "/api/v1/products"
 CATEGORIES = "/api/v1/categories"
+
+# A busy machine is no reason to call a property wrong.
+settings.register_profile(
+    "patient", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")
@@ -112,8 +119,7 @@ def real_app(migrated, make_app):
 
 @pytest.fixture
 def real_sessions(real_app):
-    sessions: sessionmaker = real_app.extensions["flagon.sessions"]
-    return sessions
+    return real_app.extensions["flagon.sessions"]
 
 
 @pytest.fixture(scope="session")

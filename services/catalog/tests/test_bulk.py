@@ -1,9 +1,10 @@
 """Bulk upsert: many products by SKU, each judged on its own."""
 
 import pytest
+from sqlalchemy import func, select
+
 from flagon_catalog.domain import bulk
 from flagon_catalog.models import Product
-from sqlalchemy import func, select
 
 BULK = "/api/v1/products/bulk"
 

@@ -5,10 +5,11 @@ from threading import Barrier, Event
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import func, select
+
 from flagon_catalog.domain import bulk, products
 from flagon_catalog.models import Product
 from flagon_chassis.tables import idempotency_key, outbox
-from sqlalchemy import func, select
 
 PRODUCTS = "/api/v1/products"
 WAIT = 10

@@ -30,8 +30,14 @@ def migrate(settings: Settings) -> None:
     db.migrate(settings, MIGRATIONS)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run the command that was asked for."""
     commands = {"serve": serve, "relay": relay, "migrate": migrate}
-    if " ".join(sys.argv[1:]) not in commands:
+    asked = " ".join(sys.argv[1:])
+    if asked not in commands:
         sys.exit(f"usage: python -m flagon_catalog {'|'.join(commands)}")
-    commands[sys.argv[1]](Settings())
+    commands[asked](Settings())
+
+
+if __name__ == "__main__":
+    main()

@@ -104,10 +104,8 @@ def _attributes(value: dict[str, Any]) -> dict[str, Any]:
 
 
 def _walk(value: object, depth: int = 0) -> Iterator[tuple[int, object]]:
-    """Yield each value and name with its depth, a level too deep at most."""
+    """Yield each value and name with its depth, outer ones first."""
     yield depth, value
-    if depth > DEPTH_MAX:
-        return
     if isinstance(value, dict):
         for name, item in value.items():
             yield depth, name

@@ -212,18 +212,26 @@ def create_product(session: Session, fields: Mapping[str, Any]) -> View:
     given = fields["slug"]
     choices = (given,) if given else slugs.choices(fields["name"], fields["sku"], id_)
     columns = _columns(session, fields)
-    for slug in choices:
-        values = {**columns, "id": id_, "slug": slug}
-        try:
-            created = _write(session, insert(Product).values(values), values)
-        except SlugTaken:
-            if slug == choices[-1]:
-                raise
-            continue
-        break
+    values, created = _insert(session, {**columns, "id": id_}, choices)
     view = _in_order({**fields, **values, **created})
     emit_changed(session, [(view, list(view))])
     return view
+
+
+def _insert(
+    session: Session, columns: dict[str, Any], choices: Sequence[str]
+) -> tuple[dict[str, Any], View]:
+    """Add a product with the first slug that is free.
+
+    Returns its columns and what the database set itself.
+    """
+    values = {**columns, "slug": choices[0]}
+    try:
+        return values, _write(session, insert(Product).values(values), values)
+    except SlugTaken:
+        if len(choices) == 1:
+            raise
+        return _insert(session, columns, choices[1:])
 
 
 def lock_product(session: Session, *, id: UUID) -> View:

@@ -17,11 +17,10 @@ def init_app(app: APIFlask) -> None:
     chassis = app.spec_callback
 
     def complete(document: Any) -> Any:  # noqa: ANN401 (OpenAPI, as APIFlask gives it)
-        whole: Any = chassis(document) if chassis else document
-        for path, operations in whole["paths"].items():
+        for path, operations in document["paths"].items():
             for method, operation in operations.items():
                 _complete(path, method, operation)
-        return whole
+        return chassis(document) if chassis else document
 
     app.spec_processor(complete)
 

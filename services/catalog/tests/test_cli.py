@@ -1,0 +1,73 @@
+"""The seed and the commands of the processes."""
+
+import sys
+
+import pytest
+from sqlalchemy import func, select
+
+from flagon_catalog import __main__ as main
+from flagon_catalog.models import Category, Product
+from flagon_chassis import relay, server
+
+
+class TestSeed:
+    def test_fills_an_empty_shop_once(self, app, session):
+        runner = app.test_cli_runner()
+
+        first = runner.invoke(args=["seed"])
+        second = runner.invoke(args=["seed"])
+
+        assert first.output == "24 of 24 products are new.\n"
+        assert second.output == "0 of 24 products are new.\n"
+        assert session.scalar(select(func.count()).select_from(Product)) == 24
+        names = session.scalars(select(Category.name)).all()
+        assert "Desk and paper" in names
+
+    def test_leaves_changed_products_to_their_owner(self, app, client):
+        runner = app.test_cli_runner()
+        runner.invoke(args=["seed"])
+
+        shown = client.get("/api/v1/products?q=mug").json["items"]
+
+        assert {item["sku"] for item in shown} >= {"mug-cobalt", "mug-oat"}
+
+    def test_says_what_is_wrong_with_its_file(self, app, monkeypatch):
+        monkeypatch.setattr(
+            "flagon_catalog.cli.json.loads",
+            lambda _text: {"categories": {}, "products": [{"sku": "a b"}]},
+        )
+
+        result = app.test_cli_runner().invoke(args=["seed"])
+
+        assert result.exit_code == 1
+        assert "wrong products" in result.output
+
+
+class TestMain:
+    @pytest.fixture(autouse=True)
+    def _environment(self, monkeypatch):
+        monkeypatch.setenv("CATALOG_SECRET_KEY", "s" * 32)
+        monkeypatch.setenv("CATALOG_DATABASE_URL", "postgresql+psycopg://x@h/d")
+
+    def test_serves(self, monkeypatch):
+        calls = []
+        monkeypatch.setattr(server, "serve", lambda *args: calls.append(args))
+
+        main.serve(main.Settings())
+
+        assert calls[0][1] == "flagon_catalog.app:create_app()"
+
+    def test_relays(self, monkeypatch):
+        calls = []
+        monkeypatch.setattr(relay, "run", lambda *args: calls.append(args))
+
+        main.relay(main.Settings())
+
+        assert calls[0][1] == "catalog"
+
+    @pytest.mark.parametrize("arguments", [[], ["nonsense"], ["serve", "more"]])
+    def test_refuses_what_it_does_not_know(self, monkeypatch, arguments):
+        monkeypatch.setattr(sys, "argv", ["flagon_catalog", *arguments])
+
+        with pytest.raises(SystemExit, match="usage"):
+            main.main()

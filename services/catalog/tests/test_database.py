@@ -1,0 +1,208 @@
+"""The schema: one migration path, the rules in it and the plans of the queries."""
+
+import subprocess
+import sys
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import create_engine, event, text
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool
+
+from flagon_catalog.__main__ import MIGRATIONS
+from flagon_catalog.domain import products
+from flagon_catalog.models import SEARCH, Base
+from flagon_chassis import db
+
+
+class TestMigrations:
+    def test_add_up_to_the_models(self, database_url):
+        engine = create_engine(database_url, poolclass=NullPool)
+        with engine.connect() as connection:
+            context = MigrationContext.configure(
+                connection,
+                opts={
+                    "compare_type": True,
+                    "compare_server_default": True,
+                    "include_name": lambda name, kind, _parents: (
+                        kind != "table" or name in Base.metadata.tables
+                    ),
+                },
+            )
+
+            assert compare_metadata(context, Base.metadata) == []
+
+    def test_make_the_search_column_that_the_model_says(self, database_url):
+        engine = create_engine(database_url, poolclass=NullPool)
+        generated = text(
+            "select pg_get_expr(adbin, adrelid) from pg_attrdef"
+            " join pg_attribute on attrelid = adrelid and attnum = adnum"
+            " where adrelid = cast(:table as regclass) and attname = 'search'"
+        )
+        with engine.begin() as connection:
+            connection.execute(
+                text(
+                    "create temp table twin (name text, sku text, description text,"
+                    " attributes jsonb, search tsvector generated always as"
+                    f" ({SEARCH.replace(':', chr(92) + ':')}) stored)"
+                )
+            )
+            ours, twins = (
+                connection.scalar(generated, {"table": table})
+                for table in ("product", "twin")
+            )
+
+        assert ours == twins
+
+    def test_can_be_taken_back(self, make_database):
+        url = make_database()
+        config = db.config(url, MIGRATIONS)
+        command.upgrade(config, "head")
+        command.downgrade(config, "base")
+
+        engine = create_engine(url, poolclass=NullPool)
+        with engine.connect() as connection:
+            tables = connection.scalars(
+                text("select tablename from pg_tables where schemaname = 'public'")
+            )
+            assert set(tables) == {"alembic_version"}
+
+    def test_run_as_a_command(self, make_database):
+        url = make_database()
+        environment = {
+            "CATALOG_SECRET_KEY": "s" * 32,
+            "CATALOG_DATABASE_URL": url,
+            "CATALOG_OWNER_DATABASE_URL": url,
+        }
+
+        for _ in range(2):
+            subprocess.run(
+                [sys.executable, "-m", "flagon_catalog", "migrate"],
+                env=environment,
+                check=True,
+                capture_output=True,
+            )
+
+        engine = create_engine(url, poolclass=NullPool)
+        with engine.connect() as connection:
+            assert connection.scalar(text("select count(*) from product")) == 0
+
+
+class TestRules:
+    @pytest.mark.parametrize(
+        "change", ["price_minor = -1", "stock = -1", "status = 'gone'"]
+    )
+    def test_hold_in_the_database_too(self, make, session, change):
+        product = make()
+
+        with pytest.raises(IntegrityError), session.begin_nested():
+            session.execute(
+                text(f"update product set {change} where id = :id"),
+                {"id": product["id"]},
+            )
+
+
+@pytest.fixture(scope="module")
+def crowded(migrated):
+    """A database with rows enough for a plan to matter."""
+    engine = create_engine(migrated(), poolclass=NullPool)
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "insert into category (id, slug, name, description)"
+                " select gen_random_uuid(), 'c' || n, 'C', ''"
+                " from generate_series(1, 20) n"
+            )
+        )
+        connection.execute(
+            text(
+                "insert into product (id, sku, slug, name, description, price_minor,"
+                " currency, status, stock, category_id, attributes, created_at)"
+                " select gen_random_uuid(), 's' || n, 's' || n, 'Name ' || n, '',"
+                " n, 'EUR', 'active', n % 5,"
+                " (select id from category where slug = 'c' || (1 + n % 20)), '{}',"
+                " now() - n * interval '1 minute'"
+                " from generate_series(1, 5000) n"
+            )
+        )
+    with engine.connect() as connection:
+        connection.execution_options(isolation_level="AUTOCOMMIT").execute(
+            text("analyze")
+        )
+    return engine
+
+
+class TestPlans:
+    @pytest.fixture
+    def index_of(self, crowded):
+        """Explain a list and return the indexes it uses and whether it sorts."""
+
+        def index_of(sort="-created_at", after=None, **filters):
+            caught = []
+            with Session(crowded) as session:
+                connection = session.connection()
+                event.listen(
+                    connection,
+                    "before_cursor_execute",
+                    lambda *args: caught.append((args[2], args[3])),
+                )
+                products.list_products(
+                    session,
+                    products.Filter(**filters),
+                    sort=sort,
+                    limit=21,
+                    after=after,
+                )
+                statement, parameters = caught[0]
+                (plan,) = connection.exec_driver_sql(
+                    f"explain (format json) {statement}", parameters
+                ).scalar_one()
+            return list(nodes(plan["Plan"]))
+
+        return index_of
+
+    @pytest.mark.parametrize(
+        ("sort", "filters", "index"),
+        [
+            ("-created_at", {}, "ix_product_status_created_at_id"),
+            ("created_at", {}, "ix_product_status_created_at_id"),
+            ("name", {}, "ix_product_status_name_id"),
+            ("-name", {}, "ix_product_status_name_id"),
+            ("price_minor", {}, "ix_product_status_price_minor_id"),
+            (
+                "price_minor",
+                {"price_minor_min": 10, "price_minor_max": 500},
+                "ix_product_status_price_minor_id",
+            ),
+            (
+                "-created_at",
+                {"category": "c7"},
+                "ix_product_category_id_status_created_at_id",
+            ),
+            ("-created_at", {"sku": "s9"}, "uq_product_sku"),
+            ("-created_at", {"slug": "s9"}, "uq_product_slug"),
+            ("relevance", {"q": "777"}, "ix_product_search"),
+        ],
+    )
+    def test_use_the_index_that_is_meant_for_them(self, index_of, sort, filters, index):
+        found = index_of(sort, **filters)
+
+        assert index in [node.get("Index Name") for node in found]
+        assert ("Seq Scan", "product") not in [
+            (node["Node Type"], node.get("Relation Name")) for node in found
+        ]
+
+    @pytest.mark.parametrize("sort", ["-created_at", "name", "price_minor"])
+    def test_do_not_sort_what_an_index_gives_in_order(self, index_of, sort):
+        found = index_of(sort)
+
+        assert "Sort" not in [node["Node Type"] for node in found]
+
+
+def nodes(plan):
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from nodes(child)

@@ -1,0 +1,37 @@
+"""Event schemas: files that describe exactly what the API shows."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import flagon_catalog
+from flagon_catalog.models import CATEGORY_VIEW, PRODUCT_VIEW
+from flagon_catalog.schemas import CategoryView, ProductView
+
+EVENTS = Path(flagon_catalog.__file__).parent / "events"
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "view"),
+    [
+        ("product", PRODUCT_VIEW, ProductView),
+        ("category", CATEGORY_VIEW, CategoryView),
+    ],
+)
+class TestSchemas:
+    def test_show_what_the_api_shows(self, name, columns, view):
+        schema = json.loads((EVENTS / f"{name}.changed.v1.json").read_text())
+        fields = list(view.model_fields)
+
+        assert [column.key for column in columns] == fields
+        assert schema["required"] == [*fields, "changed"]
+        assert list(schema["properties"]) == [*fields, "changed"]
+        assert schema["properties"]["changed"]["items"]["enum"] == fields
+
+    def test_of_a_deletion_identify_what_is_gone(self, name, columns, view):
+        schema = json.loads((EVENTS / f"{name}.deleted.v1.json").read_text())
+
+        assert columns
+        assert view
+        assert "id" in schema["required"]
