@@ -671,7 +671,11 @@ class TestLoops:
 
     def test_start_each_in_a_thread(self, hub, monkeypatch):
         started = []
-        monkeypatch.setattr(threading.Thread, "start", lambda one: started.append(one))
+
+        def note(thread):
+            started.append(thread.name)
+
+        monkeypatch.setattr(threading.Thread, "start", note)
 
         hub.start()
 

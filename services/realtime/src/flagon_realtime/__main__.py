@@ -23,9 +23,9 @@ def main(arguments: list[str]) -> None:
         # gevent has to patch the library before anything of ours is loaded.
         preload=False,
         options={
-            # Streams are handed over and do not count: this bounds requests in flight.
-            # The default of 1000 would be too few where the generator serves streams.
-            "worker_connections": 20_000,
+            # Streams are handed over and do not count: this bounds the memory that a
+            # storm of new connections takes while they wait for their turn.
+            "worker_connections": 1000,
             # Everybody reconnects at once after a restart.
             "backlog": 4096,
         },
