@@ -81,11 +81,15 @@ if [ "$(cat $stamp 2>/dev/null)" != "$wanted" ] || [ ! -x .venv/bin/uv ]; then
   say "installing $(sed -n 's/ .*//p;q' "$lock")"
   .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --requirement "$lock"
   say "installing $(grep -c '^[a-z].*==' requirements.lock) packages from requirements.lock"
-  .venv/bin/uv pip install --quiet --python .venv/bin/python --compile-bytecode --require-hashes --requirement requirements.lock
+  .venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes --requirement requirements.lock
   set --
   for part in libs/* services/*; do
     [ ! -f "$part/pyproject.toml" ] || set -- "$@" --editable "$part"
   done
   .venv/bin/uv pip install --quiet --python .venv/bin/python --no-deps "$@"
+  # Compiled once, here: the processes run as a user that may not write beside the sources,
+  # and compiling at each start costs seconds and tens of megabytes a process. What was
+  # installed earlier and without this is not compiled by the installer.
+  .venv/bin/python -m compileall -q -j 0 .venv/lib > /dev/null 2>&1 || true
   echo "$wanted" > $stamp
 fi

@@ -9,11 +9,13 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 from . import checks, environment, launch, programs, reach
 from .configuration import prepare
+from .files import write
 from .problem import Problem
 from .processes import BY_NAME, OWNERS, PROCESSES, Process
 from .stack import Stack
@@ -91,12 +93,16 @@ def _start(
         supervisor.start_process(process.name)
     services = {process.service for process in wanted} & set(OWNERS)
     if "postgres" in names and services:
-        migrate(stack, keeper, who, sorted(services))
-        clock.say("migrations are done")
+        outdated = sorted(
+            one for one in services if _changed(stack, f"{one}-tables", one)
+        )
+        if outdated:
+            migrate(stack, keeper, who, outdated)
+            clock.say("migrations are done")
     for process in wanted:
         if process.kind == "python" and process not in early:
             supervisor.start_process(process.name)
-    if "auth" in services and "postgres" in names:
+    if "auth" in services and "postgres" in names and _changed(stack, "seed", "auth"):
         seed(stack, keeper, who)
         clock.say("accounts and clients are there")
     _await(stack, supervisor, wanted, clock)
@@ -271,6 +277,8 @@ def _init_postgres(
         stack.state,
     )
     subprocess.run(["/bin/sync", "-f", str(fresh)], check=False)
+    # What was done to earlier data says nothing about this.
+    shutil.rmtree(stack.state / "done", ignore_errors=True)
     fresh.rename(data)
     clock.say(f"Postgres {postgres.version} has a data folder")
 
@@ -302,6 +310,8 @@ def migrate(
 
     with ThreadPoolExecutor(max_workers=len(OWNERS)) as pool:
         list(pool.map(one, services))
+    for service in services:
+        _remember(stack, f"{service}-tables", service)
 
 
 def seed(stack: Stack, keeper: Vault, who: reach.Runner) -> None:
@@ -312,6 +322,34 @@ def seed(stack: Stack, keeper: Vault, who: reach.Runner) -> None:
     )
     command = [*flask(), "--app", "flagon_auth.app", "seed"]
     _run(command, variables, who, stack.state)
+    _remember(stack, "seed", "auth")
+
+
+def _digest(stack: Stack, service: str) -> str:
+    """Return what tells whether migrations or seed of a service may have to run again."""
+    seen = sha256()
+    folders = (
+        stack.root / "services" / service / "src",
+        stack.root / "libs" / "chassis",
+    )
+    for folder in folders:
+        for path in sorted(folder.rglob("*.py")):
+            seen.update(path.read_bytes())
+    seen.update((stack.secrets / "auth_clients.json").read_bytes())
+    return seen.hexdigest()
+
+
+def _changed(stack: Stack, what: str, service: str) -> bool:
+    """Say whether code changed since something was done: each costs seconds of a start.
+
+    The note lies beside the data that it is about, and goes with it.
+    """
+    note = stack.state / "done" / what
+    return not note.exists() or note.read_text() != _digest(stack, service)
+
+
+def _remember(stack: Stack, what: str, service: str) -> None:
+    write(stack.state / "done" / what, _digest(stack, service))
 
 
 def flask() -> list[str]:
