@@ -78,6 +78,8 @@ def make_job(state: str = "running", **members: Any) -> dict[str, Any]:
         "attempts": 1,
         "artefacts": [],
         "params": {"dry_run": False},
+        "upload": {"name": "books.csv", "bytes": 9},
+        "cancel_requested": False,
         "owner": "me",
         "created_at": "2026-01-02T03:04:05Z",
         "started_at": "2026-01-02T03:04:06Z",

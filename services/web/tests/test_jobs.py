@@ -2,12 +2,16 @@ class TestJobs:
     def test_lists_them(self, signed_in, platform, a_job):
         done = a_job("succeeded", result={"created": 9988, "refused": 12})
         platform.add_job(done)
-        platform.add_job(a_job("running", kind="tidy_up"))
+        platform.add_job(a_job("running", kind="tidy_up", upload=None))
+        platform.add_job(a_job("running", params={"dry_run": True}))
 
         text = signed_in.get("/jobs").text
 
         assert "9,988 created" in text
         assert "12 refused" in text
+        assert "0 updated" not in text
+        assert "Import of books.csv" in text
+        assert "Check of books.csv" in text
         assert "Tidy up" in text
         assert f'href="/jobs/{done["id"]}"' in text
 
@@ -85,6 +89,14 @@ class TestCancelJob:
 
         assert answer.location == f"/jobs/{job['id']}"
         assert job["state"] == "cancelled"
+
+    def test_is_not_offered_twice(self, signed_in, platform, a_job):
+        job = platform.add_job(a_job("running", cancel_requested=True))
+
+        text = signed_in.get(f"/jobs/{job['id']}").text
+
+        assert "Stopping…" in text
+        assert "Cancel the job" not in text
 
     def test_says_when_it_was_too_late(self, signed_in, platform, a_job):
         job = platform.add_job(a_job("succeeded"))

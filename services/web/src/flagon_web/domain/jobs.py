@@ -50,6 +50,12 @@ class Artefact(Shown):
         return url
 
 
+class Upload(Shown):
+    """The file that came with a job."""
+
+    name: str
+
+
 class Job(Shown):
     """One piece of work that runs on its own."""
 
@@ -60,6 +66,8 @@ class Job(Shown):
     result: Result | None = None
     error: Any = None
     attempts: int = 0
+    cancel_requested: bool = False
+    upload: Upload | None = None
     artefacts: list[Artefact] = Field(default_factory=list)
     params: dict[str, Any] = Field(default_factory=dict)
     owner: str = ""
@@ -82,6 +90,20 @@ class Job(Shown):
     def dry_run(self) -> bool:
         """Whether the job only checks its file."""
         return bool(self.params.get("dry_run"))
+
+    @property
+    def title(self) -> str:
+        """What it does, in words: `Import of books.csv`."""
+        words = self.kind.replace("_", " ").capitalize()
+        if self.dry_run:
+            words = "Check"
+        return f"{words} of {self.upload.name}" if self.upload else words
+
+    @property
+    def outcome(self) -> list[tuple[str, int]]:
+        """Pairs of (what, how many rows), without what did not happen."""
+        counts = self.result.model_dump() if self.result else {}
+        return [(what, count) for what, count in counts.items() if count]
 
     @property
     def seconds(self) -> float | None:
