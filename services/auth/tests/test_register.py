@@ -1,5 +1,6 @@
 """Registration: for everybody with a good password, and silent about the others."""
 
+from datetime import UTC, datetime
 from json import loads
 from pathlib import Path
 from unittest.mock import patch
@@ -8,7 +9,7 @@ import pytest
 from sqlalchemy import text
 
 import flagon_auth
-from flagon_auth.domain import passwords
+from flagon_auth.domain import accounts, passwords
 from flagon_auth.domain.passwords import Hasher
 from flagon_chassis import db
 
@@ -162,6 +163,11 @@ class TestPasswords:
         ):
             passwords.check_strength(PASSWORD.upper())
 
+    @pytest.mark.parametrize("password", ["x9$kQz!mW2@", "x9$kQz!mW2@" * 12])
+    def test_that_are_too_short_or_endless_are_refused(self, password):
+        with pytest.raises(passwords.PasswordWeak, match=r"at (least|most)"):
+            passwords.check_strength(password)
+
     def test_hash_that_is_none_matches_nothing(self):
         assert not Hasher().matches("rubbish", PASSWORD)
 
@@ -173,3 +179,17 @@ class TestEventSchema:
 
         assert set(schema["required"]) == set(schema["properties"])
         assert all(field["description"] for field in schema["properties"].values())
+
+
+class TestRoles:
+    def test_unknown_one_is_refused(self, app):
+        with (
+            app.app_context(),
+            pytest.raises(accounts.RoleUnknown),
+            db.transaction() as session,
+        ):
+            accounts.create_account(
+                session, Hasher(), **GOOD, roles=["king"], now=datetime.now(UTC)
+            )
+
+        assert rows(app, "select 1 from account") == []

@@ -10,6 +10,7 @@ from flask import Flask
 from flask.cli import AppGroup
 
 from flagon_chassis.db import transaction
+from flagon_chassis.errors import Failure
 
 from .clients import parts
 from .domain import accounts, clients, grants, keys
@@ -17,10 +18,26 @@ from .domain.clients import Registration
 from .models import SigningKey
 from .settings import Settings
 
-clients_group = AppGroup("clients", help="Programs that may ask for tokens.")
-users_group = AppGroup("users", help="Accounts of people.")
-keys_group = AppGroup("keys", help="Keys that sign tokens.")
-grants_group = AppGroup("grants", help="What people let clients do.")
+
+class _Commands(AppGroup):
+    """Commands that say in one line why they were refused."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 (as click has it)
+        """Run one command.
+
+        :raises click.ClickException: it was refused for a reason that is expected.
+        """
+        try:
+            return super().invoke(ctx)
+        except Failure as refused:
+            line = f"{refused.title()}. {refused.detail}"
+            raise click.ClickException(line) from refused
+
+
+clients_group = _Commands("clients", help="Programs that may ask for tokens.")
+users_group = _Commands("users", help="Accounts of people.")
+keys_group = _Commands("keys", help="Keys that sign tokens.")
+grants_group = _Commands("grants", help="What people let clients do.")
 
 
 def init_app(app: Flask, settings: Settings) -> None:

@@ -79,7 +79,7 @@ def clean_name(name: str) -> str:
 
     :raises NameInvalid: it is empty, too long or holds what nobody can read.
     """
-    cleaned = " ".join(name.split(" ")).strip()
+    cleaned = " ".join(name.split())
     if not 0 < len(cleaned) <= NAME_LENGTH_MAX or not cleaned.isprintable():
         raise NameInvalid(f"Use 1 to {NAME_LENGTH_MAX} readable characters.")
     return cleaned

@@ -13,13 +13,8 @@ _LENGTH_MAX = 8192
 
 def safe_next(wanted: str | None) -> str:
     """Return the address if it leads to a page of this platform, else `HOME`."""
-    if not wanted or len(wanted) > _LENGTH_MAX or not _OWN_PATH.match(wanted):
-        return HOME
-    try:
-        parts = urlsplit(wanted)
-    except ValueError:
-        return HOME
-    return HOME if parts.scheme or parts.netloc else wanted
+    fits = wanted and len(wanted) <= _LENGTH_MAX and _OWN_PATH.match(wanted)
+    return wanted if wanted and fits else HOME
 
 
 def form_target(uri: str) -> str:

@@ -91,10 +91,6 @@ class Server(AuthorizationServer):  # type: ignore[misc]
         self._issuer_parameter = IssuerParameter(issuer.url)
         self.register_extension(self._issuer_parameter)
 
-    def query_client(self, client_id: str) -> ClientView | None:
-        """Return the client; only used while a request of ours is at hand."""
-        raise NotImplementedError(client_id)
-
     def create_oauth2_request(self, request: OAuthRequest) -> OAuthRequest:
         """Return the request, which is made before Authlib sees it."""
         return request

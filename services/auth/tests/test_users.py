@@ -1,0 +1,177 @@
+"""`/api/v1/me` and `/api/v1/users`."""
+
+from uuid import uuid4
+
+import pytest
+
+from .conftest import Browser, bearer_of, me, refresh, token_request
+
+
+@pytest.fixture
+def admin(app, person):
+    person("root@flagon.test", "admin")
+    browser = Browser(app)
+    browser.sign_in("root@flagon.test")
+    return bearer_of(browser.tokens(scope=None))
+
+
+def patch(app, account, headers, change, etag='"v1"'):
+    return app.test_client().patch(
+        f"/api/v1/users/{account.id}",
+        json=change,
+        headers={**headers, **({"If-Match": etag} if etag else {})},
+    )
+
+
+class TestFindMe:
+    def test_is_the_own_account(self, ada, app):
+        found = me(app, ada.tokens())
+
+        assert found.json["id"] == str(ada.account.id)
+        assert found.json["roles"] == ["customer"]
+        assert found.headers["ETag"] == '"v1"'
+        assert "password" not in found.get_data(as_text=True)
+
+    def test_is_nothing_for_a_service(self, app):
+        token = token_request(app, "worker", grant_type="client_credentials").json
+
+        assert me(app, token).status_code == 403
+
+    def test_needs_a_token(self, app):
+        assert app.test_client().get("/api/v1/me").status_code == 401
+
+
+class TestListUsers:
+    def test_gives_pages_that_hold_everybody_once(self, app, admin, person):
+        for number in range(5):
+            person(f"n{number}@flagon.test")
+        found, cursor = [], ""
+
+        while cursor is not None:
+            query = {"limit": 2, **({"cursor": cursor} if cursor else {})}
+            page = app.test_client().get(
+                "/api/v1/users", query_string=query, headers=admin
+            )
+            found += [item["email"] for item in page.json["items"]]
+            cursor = page.json["next_cursor"]
+
+        assert found == [
+            "root@flagon.test",
+            *(f"n{number}@flagon.test" for number in range(5)),
+        ]
+
+    def test_is_for_admins(self, ada, app):
+        answer = app.test_client().get(
+            "/api/v1/users", headers=bearer_of(ada.tokens(scope=None))
+        )
+
+        assert answer.status_code == 403
+
+    @pytest.mark.parametrize(
+        "query", ["limit=0", "limit=101", "limit=x", "cursor=forged", "sort=email"]
+    )
+    def test_refuses_what_it_does_not_know(self, app, admin, query):
+        answer = app.test_client().get(f"/api/v1/users?{query}", headers=admin)
+
+        assert answer.status_code == 422
+
+
+class TestFindUser:
+    def test_is_one_account(self, app, admin, person):
+        account = person()
+
+        found = app.test_client().get(f"/api/v1/users/{account.id}", headers=admin)
+
+        assert found.json["email"] == "ada@flagon.test"
+
+    def test_of_an_unknown_id_is_a_404(self, app, admin):
+        answer = app.test_client().get(f"/api/v1/users/{uuid4()}", headers=admin)
+
+        assert answer.status_code == 404
+
+
+class TestChangeUser:
+    def test_new_roles_count_at_once(self, ada, app, admin):
+        tokens = ada.tokens(scope=None)
+
+        answer = patch(app, ada.account, admin, {"roles": ["merchandiser"]})
+
+        assert answer.json["roles"] == ["merchandiser"]
+        assert answer.headers["ETag"] == '"v2"'
+        assert me(app, tokens).status_code == 401
+        fresh = refresh(app, tokens["refresh_token"]).json
+        assert me(app, fresh).status_code == 200
+        assert "catalog:write" not in fresh["scope"]
+        assert "catalog:write" in ada.tokens(scope=None)["scope"]
+
+    def test_disabling_ends_everything_at_once(self, ada, app, admin, store):
+        tokens = ada.tokens()
+
+        patch(app, ada.account, admin, {"disabled": True})
+
+        assert me(app, tokens).status_code == 401
+        assert refresh(app, tokens["refresh_token"]).status_code == 400
+        assert ada.get("/account").status_code == 303
+        assert ada.sign_in().status_code == 422
+        assert store.exists(f"denylist:sub:{ada.account.id}")
+
+    def test_enabling_lets_the_person_back_in(self, app, admin, person):
+        account = person("gone@flagon.test", disabled=True)
+
+        patch(app, account, admin, {"disabled": False})
+        browser = Browser(app)
+        browser.sign_in("gone@flagon.test")
+
+        assert me(app, browser.tokens()).status_code == 200
+
+    def test_name_can_be_put_right(self, ada, app, admin):
+        tokens = ada.tokens()
+
+        answer = patch(app, ada.account, admin, {"name": "Ada  Lovelace "})
+
+        assert answer.json["name"] == "Ada Lovelace"
+        assert me(app, tokens).status_code == 200
+
+    def test_without_a_difference_changes_nothing(self, app, admin, person):
+        account = person()
+        same = {"roles": ["customer"], "disabled": False, "name": "Ada Example"}
+
+        assert patch(app, account, admin, same).json["version"] == 1
+        assert patch(app, account, admin, {}).json["version"] == 1
+
+    @pytest.mark.parametrize(
+        ("etag", "status"), [(None, 428), ('"v9"', 412), ('W/"v1"', 412), ("*", 200)]
+    )
+    def test_needs_the_version_that_was_read(self, app, admin, person, etag, status):
+        answer = patch(app, person(), admin, {"disabled": True}, etag)
+
+        assert answer.status_code == status
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"roles": ["emperor"]},
+            {"roles": "admin"},
+            {"email": "new@flagon.test"},
+            {"password_hash": "x"},
+            {"version": 7},
+            {"name": ""},
+            {"name": "a\u202eb"},
+            {"disabled": "perhaps"},
+            [],
+        ],
+    )
+    def test_refuses_other_fields_and_values(self, app, admin, person, change):
+        assert patch(app, person(), admin, change).status_code == 422
+
+    def test_is_for_admins(self, ada, app):
+        token = bearer_of(ada.tokens(scope=None))
+
+        assert patch(app, ada.account, token, {"roles": ["admin"]}).status_code == 403
+
+    def test_is_not_open_to_a_cookie(self, ada, app):
+        answer = ada.http.patch(
+            f"/api/v1/users/{ada.account.id}", json={"roles": ["admin"]}
+        )
+
+        assert answer.status_code == 401
