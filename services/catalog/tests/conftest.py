@@ -87,7 +87,8 @@ def _app(database_url, make_app):
 @pytest.fixture
 def app(_app, sessions, monkeypatch):
     """The app inside a transaction that is rolled back after the test."""
-    monkeypatch.setitem(_app.extensions, "flagon.sessions", sessions)
+    for kind in ("sessions", "readers"):
+        monkeypatch.setitem(_app.extensions, f"flagon.{kind}", sessions)
     return _app
 
 

@@ -134,7 +134,10 @@ def list_products(
         statement = statement.order_by(position, Product.id)
         if after is not None:
             statement = statement.where(order > tuple(after))
-    return [row._asdict() for row in session.execute(statement)]
+    result = session.execute(statement)
+    # Half the time of `Row._asdict`, and this is the busiest line of the shop.
+    names = tuple(result.keys())
+    return [dict(zip(names, row, strict=True)) for row in result]
 
 
 def _query(q: str) -> ColumnElement[Any]:

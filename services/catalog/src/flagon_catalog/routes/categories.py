@@ -15,7 +15,7 @@ from flagon_catalog.schemas import (
     NewCategory,
 )
 from flagon_chassis import auth, idempotency, paging
-from flagon_chassis.db import transaction
+from flagon_chassis.db import reading, transaction
 
 from . import WRITE, merge_patch, refuse_unclear, require_match, shown, tagged
 
@@ -40,7 +40,7 @@ class Categories(MethodView):
         if asked.cursor is not None:
             name, id_ = paging.decode(_PURPOSE, asked.cursor)
             after = name, UUID(id_)
-        with transaction() as session:
+        with reading() as session:
             rows = categories.list_categories(
                 session, limit=asked.limit + 1, after=after
             )
@@ -143,6 +143,6 @@ def find_category_by_slug(slug: str) -> Response:
 
 
 def _found(*, id: UUID | None = None, slug: str | None = None) -> Response:
-    with transaction() as session:
+    with reading() as session:
         category = categories.find_category(session, id=id, slug=slug)
     return tagged(shown(category, hidden=False), category)

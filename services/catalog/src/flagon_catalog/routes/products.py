@@ -23,7 +23,7 @@ from flagon_catalog.schemas import (
     sift,
 )
 from flagon_chassis import auth, idempotency, paging
-from flagon_chassis.db import transaction
+from flagon_chassis.db import reading, transaction
 from flagon_chassis.errors import Forbidden
 
 from . import (
@@ -61,7 +61,7 @@ class Products(MethodView):
             raise HiddenProducts(f"The status {asked.status} needs {WRITE}.")
         sort = asked.sort or ("relevance" if asked.q else "-created_at")
         purpose = f"products {asked.model_dump_json(exclude={'limit', 'cursor'})}"
-        with transaction() as session:
+        with reading() as session:
             rows = products.list_products(
                 session,
                 _filter(asked),
@@ -212,7 +212,7 @@ def _found(
     *, id: UUID | None = None, slug: str | None = None, sku: str | None = None
 ) -> Response:
     hidden = sees_hidden()
-    with transaction() as session:
+    with reading() as session:
         product = products.find_product(
             session, id=id, slug=slug, sku=sku, hidden=hidden
         )
