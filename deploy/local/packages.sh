@@ -30,8 +30,11 @@ echo "create_main_cluster = false" > "$cluster"
 before=$(mktemp)
 units > "$before"
 export DEBIAN_FRONTEND=noninteractive
-apt-get update -qq
-apt-get install -y -qq --no-install-recommends -o Dpkg::Use-Pty=0 "$@" > /dev/null
+said=$(mktemp)
+if ! { apt-get update -qq && apt-get install -y -qq --no-install-recommends -o Dpkg::Use-Pty=0 "$@"; } > "$said" 2>&1; then
+  tail -n 20 "$said" >&2
+  exit 1
+fi
 
 # What has just come would start at the next boot.
 for unit in $(units | grep -vxFf "$before" || true); do
@@ -43,4 +46,4 @@ for unit in $(units | grep -vxFf "$before" || true); do
       ;;
   esac
 done
-rm -f "$before"
+rm -f "$before" "$said"
