@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -29,6 +30,11 @@ from sqlalchemy import select, update
 
 MIGRATIONS = Path(flagon_worker.__file__).parent / "migrations"
 BOOKS = Path(__file__).parents[4] / "shared" / "data" / "books.csv"
+
+
+@pytest.fixture(scope="session")
+def files_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("files")
 
 
 @pytest.fixture(scope="session")
@@ -84,8 +90,16 @@ class Stack:
     def log(self, name):
         return (self.folder / f"{name}.log").read_text()
 
+    def ensure(self, name, *arguments):
+        """Start a process unless it runs."""
+        process = self.processes.get(name)
+        if process is None or process.poll() is not None:
+            self.start(name, *arguments)
+
     def kill(self, name):
-        self.processes.pop(name).kill()
+        process = self.processes.pop(name)
+        process.kill()
+        process.wait()
 
     def stop(self, name, seconds=20):
         process = self.processes.pop(name)
@@ -122,17 +136,17 @@ def _wait_for():
     return wait_for
 
 
-@pytest.fixture
-def stack(settings, tmp_path):
-    """Starts real processes on this test's database, Redis, files and catalog."""
+@pytest.fixture(scope="module")
+def stack(migrated, redis_server, files_dir, server, tmp_path_factory):
+    """Starts real processes on the tests' database, Redis, files and catalog."""
     environment = {
         "WORKER_ENVIRONMENT": "testing",
         "WORKER_SECRET_KEY": "s" * 32,
-        "WORKER_DATABASE_URL": settings.database_url.get_secret_value(),
-        "WORKER_REDIS_STORE_URL": settings.redis_store_url.get_secret_value(),
-        "WORKER_REDIS_CACHE_URL": settings.redis_cache_url.get_secret_value(),
-        "WORKER_FILES_DIR": str(settings.files_dir),
-        "WORKER_CATALOG_URL": settings.catalog_url,
+        "WORKER_DATABASE_URL": migrated,
+        "WORKER_REDIS_STORE_URL": redis_server.url,
+        "WORKER_REDIS_CACHE_URL": redis_server.url,
+        "WORKER_FILES_DIR": str(files_dir),
+        "WORKER_CATALOG_URL": server.url,
         "WORKER_CATALOG_SECONDS": "1",
         "WORKER_LEASE_SECONDS": "2",
         "WORKER_REAP_SECONDS": "0.5",
@@ -141,7 +155,7 @@ def stack(settings, tmp_path):
         "WORKER_IMPORT_BATCH_ROWS": "100",
         "WORKER_GRACE_SECONDS": "5",
     }
-    found = Stack(environment, tmp_path)
+    found = Stack(environment, tmp_path_factory.mktemp("stack"))
     yield found
     found.close()
 
@@ -157,7 +171,9 @@ def database_url(migrated):
 
 
 @pytest.fixture
-def settings(database_url, redis_url, tmp_path, catalog):
+def settings(database_url, redis_url, files_dir, catalog):
+    for path in files_dir.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
     return Settings(
         environment="testing",
         secret_key="s" * 32,
@@ -165,7 +181,7 @@ def settings(database_url, redis_url, tmp_path, catalog):
         redis_store_url=redis_url,
         redis_cache_url=redis_url,
         public_url=ISSUER,
-        files_dir=tmp_path / "files",
+        files_dir=files_dir,
         catalog_url=catalog.url,
         catalog_seconds=1.0,
         rate_limit="100000 per minute",
@@ -198,13 +214,8 @@ class FakeCatalog:
     """A catalog behind real HTTP: keeps products, repeats answers by key, fails at will."""
 
     def __init__(self):
-        self.products = {}
-        self.answers = {}
-        self.calls = []
-        self.failures = []
-        self.delay = 0.0
-        self.refuse = lambda item: None
         self.lock = threading.Lock()
+        self.reset()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -231,6 +242,15 @@ class FakeCatalog:
         threading.Thread(
             target=self.server.serve_forever, args=(0.01,), daemon=True
         ).start()
+
+    def reset(self):
+        self.products = {}
+        self.answers = {}
+        self.calls = []
+        self.failures = []
+        self.delay = 0.0
+        self.refuse = lambda item: None
+        vars(self).pop("bulk", None)
 
     def bulk(self, headers, body):
         with self.lock:
@@ -272,7 +292,13 @@ class FakeCatalog:
 
 
 @pytest.fixture
-def catalog():
+def catalog(server):
+    server.reset()
+    return server
+
+
+@pytest.fixture(scope="session")
+def server():
     fake = FakeCatalog()
     yield fake
     fake.server.shutdown()
