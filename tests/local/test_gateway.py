@@ -671,6 +671,22 @@ class TestHeaders:
         connection.close()
 
 
+class TestDocuments:
+    def test_the_type_of_a_problem_leads_somewhere(self, gateway):
+        (gateway.folder / "docs").mkdir(exist_ok=True)
+        (gateway.folder / "docs" / "problems.md").write_text("# Problems · all\n")
+
+        reply = gateway.client.get("/docs/problems")
+
+        assert reply.headers["content-type"] == "text/plain; charset=utf-8"
+        assert reply.text == "# Problems · all\n"
+
+    def test_of_the_apis_are_the_services_own(self, gateway):
+        gateway.client.get("/api/openapi/worker.json")
+
+        assert gateway.upstream.count("/openapi.json") == 1
+
+
 class TestTls:
     def test_is_1_3_with_a_certificate_of_the_local_authority(self, gateway):
         context = ssl.create_default_context(cafile=gateway.folder / "tls" / "ca.pem")

@@ -163,6 +163,7 @@ def local_gateway(stack: Stack) -> dict[str, str]:
             "GATEWAY_STATIC": str(
                 stack.root / "services" / "web" / "src" / "flagon_web" / "static"
             ),
+            "GATEWAY_DOCS": str(stack.root / "docs"),
             "GATEWAY_SESSION_COOKIE": stack.session_cookie,
         }
         | {f"GATEWAY_{name.upper()}": stack.address(name) for name in _SERVICES}
@@ -188,6 +189,7 @@ def docker_gateway(stack: Stack) -> dict[str, str]:
             "GATEWAY_TLS_CERTIFICATE": "/etc/nginx/tls/server.pem",
             "GATEWAY_TLS_KEY": "/etc/nginx/tls/server.key",
             "GATEWAY_STATIC": "/usr/share/flagon/static",
+            "GATEWAY_DOCS": "/usr/share/flagon/docs",
             "GATEWAY_SESSION_COOKIE": stack.session_cookie,
         }
         | {f"GATEWAY_{name.upper()}": stack.address(name) for name in _SERVICES}

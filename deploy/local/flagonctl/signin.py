@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import secrets
+import time
 from html.parser import HTMLParser
 from urllib.parse import parse_qs, urlencode, urljoin, urlsplit
 
@@ -12,6 +13,7 @@ from .problem import Problem
 
 CLIENT = "cli"
 REDIRECT = "http://127.0.0.1/callback"
+_BUSY_PAUSES = 5
 _STEPS = 10
 """Most pages between the start and the code: sign-in, consent and their redirects."""
 
@@ -112,9 +114,14 @@ def _walk(
             filled = True
             login = next((n for n in ("email", "username") if n in fields), "email")
             fields |= {login: email, "password": password}
-        response = client.post(
-            urljoin(str(response.url), action or str(response.url)), data=fields
-        )
+        target = urljoin(str(response.url), action or str(response.url))
+        response = client.post(target, data=fields)
+        for _pause in range(_BUSY_PAUSES):
+            # Hashing passwords is costly on purpose, so auth turns people away when busy.
+            if response.status_code != 503:  # noqa: PLR2004 (Service Unavailable)
+                break
+            time.sleep(float(response.headers.get("retry-after", 1)))
+            response = client.post(target, data=fields)
     message = (
         f"Signing in as {email} ended at {response.url.path} ({response.status_code})."
     )

@@ -12,6 +12,7 @@ from .problem import Problem
 from .stack import Stack
 
 Line = dict[str, Any]
+_FIRST_FAILURE = 400
 _ID = re.compile(r"\A[A-Za-z0-9._-]{8,64}\Z")
 
 
@@ -123,6 +124,11 @@ def _time(text: object) -> datetime:
         return datetime.fromtimestamp(0, UTC)
 
 
+def _failed(status: str) -> bool:
+    """Say whether a span's status, or the gateway's HTTP status, is a failure."""
+    return status == "error" or (status.isdecimal() and int(status) >= _FIRST_FAILURE)
+
+
 def render(roots: list[Span], lines: list[Line]) -> str:
     """Return the tree as people read it, then the lines that are no spans."""
     if not lines:
@@ -132,7 +138,7 @@ def render(roots: list[Span], lines: list[Line]) -> str:
 
     def show(span: Span, branch: str, indent: str) -> None:
         offset = (span.started - start).total_seconds() * 1000
-        bad = "" if span.status in {"unset", "ok", ""} else f"  [{span.status}]"
+        bad = f"  [{span.status}]" if _failed(span.status) else ""
         label = f"{branch}{span.service}: {span.name}"
         out.append(f"{label:<70} +{offset:9.1f} ms {span.duration_ms:9.1f} ms{bad}")
         for child in span.children:
