@@ -213,6 +213,21 @@ class TestReadTable:
         assert table.rows == [{"a": "1"}, {"a": "1", "b": "2"}]
         assert table.sample("b") == ["2"]
 
+    @pytest.mark.parametrize("start", [b"a,b\n1,", b"a\n", b'a,b\n1,2\n"'])
+    def test_refuses_fields_without_end(self, start):
+        head = start + b'"' + b"x" * 200_000
+
+        with pytest.raises(imports.FileUnreadable, match="longer than any"):
+            imports.read_table(head, complete=True)
+
+    def test_refuses_a_field_that_runs_over_all_lines(self):
+        with pytest.raises(imports.FileUnreadable, match="longer than any"):
+            imports.read_table(b'a,b\n"' + b"line\n" * 40_000, complete=True)
+
+    def test_refuses_rows_of_nothing(self):
+        with pytest.raises(imports.FileUnreadable, match="empty"):
+            imports.read_table(b",,\n,,\n", complete=True)
+
     def test_reads_one_column(self):
         assert imports.read_table(b"a\n1\n", complete=True).columns == ["a"]
 

@@ -13,8 +13,12 @@ def a_store(url, clock=time.time, **changes):
 
 
 class TestCookie:
-    def test_is_not_set_for_visitors_who_only_look(self, browser, platform, store):
-        for path in ("/", "/search?q=x", "/status", "/nowhere"):
+    def test_is_not_set_for_visitors_who_only_look(
+        self, browser, platform, store, a_product
+    ):
+        platform.add(a_product)
+        book = "/products/the-hobbit"
+        for path in ("/", "/search?q=x", "/categories/books", book, "/status", "/no"):
             assert "Set-Cookie" not in browser.get(path).headers
 
         assert store.keys("web:session:*") == []
@@ -194,6 +198,7 @@ class TestStoreDown:
         assert answer.status_code == 200
         assert "We cannot reach your session right now" in answer.text
         assert "The Hobbit" in answer.text
+        assert down.get("/products/the-hobbit").status_code == 200
         assert answer.headers["Cache-Control"] == "no-store"
 
     @pytest.mark.parametrize(

@@ -103,7 +103,10 @@ def product(ref: str) -> ResponseReturnValue:
     found = backends().catalog.find_product(
         ref, token=access.token_for("catalog:write")
     )
-    form = Price(price=found.price_plain, etag=found.etag)
+    form = None
+    if access.may("catalog:write"):
+        # Only then: a form begins a session, which strangers have no use for.
+        form = Price(price=found.price_plain, etag=found.etag)
     return _product_page(found, form)
 
 
@@ -145,7 +148,7 @@ def _conflict(present: Product, form: Price) -> ResponseReturnValue:
 
 
 def _product_page(
-    product: Product, form: Price, why: str = "", status: int = HTTPStatus.OK
+    product: Product, form: Price | None, why: str = "", status: int = HTTPStatus.OK
 ) -> ResponseReturnValue:
     catalog = backends().catalog
     found = backends().gather(
@@ -161,7 +164,7 @@ def _product_page(
     page = render_template(
         "product.html",
         product=product,
-        form=form if access.may("catalog:write") else None,
+        form=form,
         why=why,
         category_name=names.get(product.category or "", product.category),
         neighbours=[other for other in others if other.id != product.id][:_NEIGHBOURS],
