@@ -30,7 +30,10 @@ stage() {
   if "$@"; then word=ok passed=$((passed + 1)); else word=FAILED failed=$((failed + 1)); fi
   printf '%-12s %-7s %4d s\n' "$name" "$word" $(($(date +%s) - started)) >> "$summary"
 }
-skip() { printf '%-12s skipped: %s\n' "$1" "$2" >> "$summary"; }
+skip() {
+  case " $selected " in "  " | *" $1 "*) ;; *) return 0 ;; esac
+  printf '%-12s skipped: %s\n' "$1" "$2" >> "$summary"
+}
 
 formatted() { "$bin/ruff" format --check --quiet . && echo "formatted"; }
 style() {

@@ -5,8 +5,10 @@ from importlib import import_module
 from pkgutil import walk_packages
 
 import pytest
-from .conftest import ROOT, SERVICES
+
 from flagon_chassis.errors import Failure
+
+from .conftest import ROOT, SERVICES
 
 KINDS = {
     "Invalid",
