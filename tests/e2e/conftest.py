@@ -30,12 +30,14 @@ def pytest_configure(config):
 
 
 @pytest.fixture(scope="session")
-def stack():
+def stack(request):
     if os.environ.get("FLAGON_MODE") == "docker" and not engine.find():
         pytest.skip("no container engine answers")
     with running() as found:
         found.ready()
         yield found
+        if request.session.testsfailed:
+            found.keep_logs(engine.ROOT / "dist" / "e2e" / str(found))
 
 
 @pytest.fixture(scope="session")

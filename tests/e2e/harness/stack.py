@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx2
 from testcontainers.compose import DockerCompose
@@ -211,6 +212,16 @@ class Stack:
                 lines.append(line)
         return lines
 
+    def keep_logs(self, folder):
+        """Write one log file per process to a folder, for whoever looks at a failure."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in PROCESSES:
+            lines = self.logs(name)
+            with (folder / f"{name}.log").open("w") as file:
+                for line in lines:
+                    text = line if isinstance(line, str) else json.dumps(line)
+                    file.write(f"{text}\n")
+
     def inside(self, service, code):
         """Run Python code with exactly what a service's process holds.
 
@@ -225,7 +236,7 @@ class Stack:
                 ["python", "-c", script], service
             )
         else:
-            raw = open(f"/proc/{self.pid(service)}/environ", "rb").read()  # noqa: PTH123, SIM115
+            raw = Path(f"/proc/{self.pid(service)}/environ").read_bytes()
             pairs = (item.decode().partition("=") for item in raw.split(b"\0") if item)
             environment = {name: value for name, _, value in pairs}
             done = subprocess.run(
