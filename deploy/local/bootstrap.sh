@@ -4,6 +4,8 @@
 #
 #   MODE=docker leaves the system packages alone.
 set -eu
+# Processes of another user read what is made here, whatever the habits of the caller.
+umask 022
 cd "$(dirname "$0")/../.."
 
 say() { echo "setup: $*"; }

@@ -41,8 +41,10 @@ for unit in $(units | grep -vxFf "$before" || true); do
   case $unit in
     *@.service) ;;
     postgresql.service | redis-server.service | nginx.service | prometheus*.service)
-      deb-systemd-helper disable "$unit" > /dev/null 2>&1 || true
       ! command -v systemctl > /dev/null || systemctl disable --quiet "$unit" 2> /dev/null || true
+      # The same where systemd is installed later, or another init runs.
+      rm -f /etc/systemd/system/*.wants/"$unit"
+      ! command -v update-rc.d > /dev/null || update-rc.d "${unit%.service}" disable > /dev/null 2>&1 || true
       ;;
   esac
 done

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -183,6 +184,31 @@ class TestDown:
             text=True,
         )
         assert "flagon" not in listed.stdout
+
+    def test_sources_that_only_root_may_read_are_opened_and_closed(self, fresh):
+        if os.geteuid() != 0:
+            pytest.skip("nobody else runs the processes")
+        fresh.run("down")
+        (fresh.folder / "gateway").unlink()
+        shutil.copytree(ROOT / "gateway", fresh.folder / "gateway")
+        secret = fresh.folder / "gateway" / "nginx.conf.template"
+        secret.chmod(0o600)
+        (fresh.folder / "gateway").chmod(0o700)
+
+        done = fresh.run("up", ONLY="redis-store")
+
+        assert done.returncode == 0, done.stderr
+        reads = subprocess.run(
+            ["cat", secret],
+            check=False,
+            user="flagon",
+            cwd="/",
+            stdout=subprocess.DEVNULL,
+        )
+        assert reads.returncode == 0
+        fresh.run("down")
+        assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+        assert stat.S_IMODE(secret.parent.stat().st_mode) == 0o700
 
     def test_keeps_data(self, fresh):
         kept = (fresh.stack.secrets / "postgres_password").read_text()

@@ -60,8 +60,9 @@ def up(stack: Stack, only: Iterable[str] = ()) -> None:
         _compile(stack.root)
         reach.give(stack.state, who)
         opened = reach.grant(stack.root, stack.state, who)
-        for folder in opened:
-            clock.say(f"{who.name} may pass through {folder} until `make down`")
+        if opened:
+            names = ", ".join(map(str, opened[:3])) + (" …" if opened[3:] else "")
+            clock.say(f"{who.name} may pass through {names} until `make down`")
         _init_postgres(stack, keeper, who, clock)
         supervisor.start(who)
         clock.say("supervisor started")
@@ -115,8 +116,9 @@ def down(stack: Stack) -> None:
         supervisor.shut_down()
     _end_leftovers(stack)
     shutil.rmtree(stack.config, ignore_errors=True)
-    for folder in reach.release(stack.state):
-        print(f"{reach.USER} may no longer pass through {folder}")
+    if closed := reach.release(stack.state):
+        names = ", ".join(map(str, closed[:3])) + (" …" if closed[3:] else "")
+        print(f"{reach.USER} may no longer pass through {names}")
 
 
 def _end_leftovers(stack: Stack) -> None:

@@ -24,6 +24,9 @@ from .problem import Problem
 USER = "flagon"
 # Which stack needs which folder; shared by all checkouts, gone after a reboot together
 # with every process that needed it (the entries are made again when still there).
+# Ends the entries of folders that are open with all they hold, not only to pass.
+_WHOLE = "/**"
+_SOURCES = ("libs", "services", "deploy", "gateway", "docs")
 _LEDGER = Path("/run/flagon/grants.json")
 
 
@@ -129,6 +132,27 @@ def _passes(folder: Path, who: Runner) -> bool:
     return bool(done.returncode == 0)
 
 
+def unreadable(root: Path, who: Runner) -> list[Path]:
+    """Return the folders in which the runner cannot read something it needs.
+
+    Happens where root works with a umask such as 077.
+    """
+    found = []
+    folders = [root / name for name in _SOURCES] + [Path(sys.prefix)]
+    for folder in folders:
+        search = [
+            *("find", str(folder), "!", "-type", "l"),
+            *("(", "!", "-readable", "-o", "-type", "d", "!", "-executable", ")"),
+            *("-print", "-quit"),
+        ]
+        said = subprocess.run(
+            search, check=False, capture_output=True, text=True, cwd="/", **who.options
+        )
+        if said.stdout:
+            found.append(folder)
+    return found
+
+
 def grant(root: Path, state: Path, who: Runner) -> list[Path]:
     """Let the runner through to all it needs and return the folders that were opened.
 
@@ -149,8 +173,14 @@ def grant(root: Path, state: Path, who: Runner) -> list[Path]:
             opened.append(folder)
             grants.setdefault(str(folder), [])
         # An entry made for another stack serves this one as well: count all that matter.
+        for folder in unreadable(root, who):
+            _setfacl("-m", f"u:{who.name}:rX", folder, whole=True)
+            opened.append(folder)
+            grants.setdefault(f"{folder}{_WHOLE}", [])
         for folder_name, holders in grants.items():
-            if _leads_to(Path(folder_name), needed_paths(root, state)):
+            if _leads_to(
+                Path(folder_name.removesuffix(_WHOLE)), needed_paths(root, state)
+            ):
                 grants[folder_name] = sorted({*holders, str(state)})
     return opened
 
@@ -174,19 +204,23 @@ def release(state: Path) -> list[Path]:
             if left:
                 grants[folder] = left
                 continue
-            if Path(folder).exists():
-                _setfacl("-x", f"u:{USER}", Path(folder))
+            path = Path(folder.removesuffix(_WHOLE))
+            if path.exists():
+                whole = folder.endswith(_WHOLE)
+                _setfacl("-x", f"u:{USER}", path, whole=whole)
             del grants[folder]
-            closed.append(Path(folder))
+            closed.append(path)
     return closed
 
 
-def _setfacl(option: str, entry: str, folder: Path) -> None:
+def _setfacl(option: str, entry: str, folder: Path, *, whole: bool = False) -> None:
     program = shutil.which("setfacl")
     if program is None:
         raise Problem("setfacl is not installed.", "apt-get install -y acl")
+    # -P: what a link leads to is not ours to change.
+    recursive = ["-R", "-P"] if whole else []
     done = subprocess.run(
-        [program, option, entry, str(folder)],
+        [program, *recursive, option, entry, str(folder)],
         check=False,
         capture_output=True,
         text=True,
@@ -201,7 +235,9 @@ def _setfacl(option: str, entry: str, folder: Path) -> None:
         )
     if option == "-x" and _is_plain(folder):
         # Without this an empty mask entry stays behind and shows as "+" in `ls -l`.
-        subprocess.run([program, "-b", str(folder)], check=True, capture_output=True)
+        subprocess.run(
+            [program, *recursive, "-b", str(folder)], check=True, capture_output=True
+        )
 
 
 def _is_plain(folder: Path) -> bool:

@@ -59,9 +59,12 @@ def token(base_url: str, email: str, password: str, scope: str) -> dict[str, obj
         }
     )
     with httpx2.Client(timeout=10, trust_env=False) as client:
-        answer = _walk(
-            client, f"{base_url}/oauth/authorize?{question}", email, password
-        )
+        start = f"{base_url}/oauth/authorize?{question}"
+        try:
+            answer = _walk(client, start, email, password)
+        except httpx2.TransportError as error:
+            message = f"{base_url} does not answer ({type(error).__name__})."
+            raise Problem(message, "make up") from error
         if answer.get("state") != [state]:
             raise Problem("The answer to the sign-in belongs to another question.")
         if "code" not in answer:
