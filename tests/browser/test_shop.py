@@ -4,6 +4,7 @@ import re
 import uuid
 
 import pytest
+from people import Person
 from playwright.sync_api import expect
 
 PHONE = {"width": 360, "height": 740}
@@ -207,12 +208,48 @@ class TestSignIn:
         page.goto("/jobs")
         assert "/login" in page.url
 
+    def test_works_over_https_too(self, browser, stack, accounts):
+        somebody = Person(browser, stack.https_url)
+        somebody.sign_in(accounts["customer"], "/jobs")
+        session = next(
+            cookie
+            for cookie in somebody.context.cookies()
+            if cookie["name"].startswith("__Host-flagon_session")
+        )
+        assert session["secure"]
+
+        somebody.page.click(".menu summary")
+        somebody.page.click("text=Sign out")
+
+        expect(somebody.page.locator(".nav__sign-in")).to_be_visible()
+        assert somebody.complaints == []
+        somebody.context.close()
+
     def test_shows_customers_no_form_for_prices(self, person, accounts):
         customer = person()
         customer.sign_in(accounts["customer"])
         customer.page.goto("/")
 
         expect(customer.page.locator("text=Import")).to_have_count(0)
+
+
+class TestScripts:
+    def test_of_our_pages_alone_change_things_with_the_session(self, merchandiser):
+        ask = """async ([method, path, headers]) =>
+            (await fetch(path, {method, headers: {"If-Match": '"1"', ...headers}})).status
+        """
+        page, nothing = merchandiser.page, f"/api/v1/products/{uuid.uuid4()}"
+        csrf = page.get_attribute("meta[name=csrf-token]", "content")
+        heard = len(merchandiser.complaints)
+
+        assert page.evaluate(ask, ["GET", "/api/v1/jobs?limit=1", {}]) == 200
+        assert page.evaluate(ask, ["DELETE", nothing, {}]) == 403
+        assert page.evaluate(ask, ["DELETE", nothing, {"X-CSRF-Token": "no"}]) == 403
+        assert page.evaluate(ask, ["DELETE", nothing, {"X-CSRF-Token": csrf}]) == 404
+
+        # The console reports every refusal.
+        assert len(merchandiser.complaints) - heard == 3
+        del merchandiser.complaints[heard:]
 
 
 class TestPages:
