@@ -65,13 +65,6 @@ def redis_files(stack: Stack, keeper: Vault, mode: int) -> None:
 def prometheus_files(stack: Stack, mode: int) -> None:
     """Write Prometheus' configuration: the one source plus this mode's addresses."""
     source = stack.root / "deploy" / "observability"
-    target = stack.config / "prometheus"
-    written = [
-        write(target / "prometheus.yml", (source / "prometheus.yml").read_text(), mode)
-    ]
-    for rules in sorted((source / "rules").glob("*.yml")):
-        path = target / "rules" / rules.name
-        written.append(write(path, rules.read_text(), mode))
     targets = [
         {
             "targets": [stack.address(process.name)],
@@ -84,36 +77,39 @@ def prometheus_files(stack: Stack, mode: int) -> None:
         "targets": [f"localhost:{stack.port('prometheus')}"],
         "labels": {"process": "prometheus", "service": "prometheus"},
     }
-    text = json.dumps([*targets, itself], indent=2) + "\n"
-    written.append(write(target / "targets.json", text, mode))
-    _keep_only(target, written)
+    files = {
+        "prometheus.yml": (source / "prometheus.yml").read_text(),
+        "targets.json": json.dumps([*targets, itself], indent=2) + "\n",
+    }
+    for rules in (source / "rules").glob("*.yml"):
+        files[f"rules/{rules.name}"] = rules.read_text()
+    _write_folder(stack.config / "prometheus", files, mode)
 
 
 def gateway_files(
     target: Path, variables: dict[str, str], root: Path, mode: int = 0o600
 ) -> None:
     """Write nginx's configuration from the one source in `gateway/`."""
-    written = []
-    for source in sorted((root / "gateway").iterdir()):
-        if source.suffix in {".template", ".conf", ".sh"}:
+    files = {}
+    for source in (root / "gateway").iterdir():
+        if source.suffix == ".sh":
+            files[source.name] = source.read_text()
+        elif source.suffix in {".template", ".conf"}:
             name = source.name.removesuffix(".template")
-            text = (
-                source.read_text()
-                if source.suffix == ".sh"
-                else fill_file(source, variables)
-            )
-            written.append(write(target / name, text, mode))
-    _keep_only(target, written)
+            files[name] = fill_file(source, variables)
+    _write_folder(target, files, mode)
 
 
-def _keep_only(folder: Path, files: list[Path]) -> None:
-    """Remove what an earlier version rendered.
+def _write_folder(folder: Path, files: dict[str, str], mode: int) -> None:
+    """Make a folder hold just these files.
 
-    The folder itself stays: a running container would go on seeing the deleted one.
+    The folder itself stays: made anew, it would be empty in a container that mounts it.
     """
     for path in folder.rglob("*"):
-        if path.is_file() and path not in files:
+        if path.is_file() and str(path.relative_to(folder)) not in files:
             path.unlink()
+    for name, text in files.items():
+        write(folder / name, text, mode)
 
 
 def _gateway_limits() -> dict[str, str]:
