@@ -8,6 +8,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 import pytest
 import redis
+from argon2 import PasswordHasher
 from pydantic import SecretStr
 from sqlalchemy import text
 from uuid_utils.compat import uuid7
@@ -16,13 +17,14 @@ from flagon_auth.__main__ import MIGRATIONS
 from flagon_auth.app import create_app
 from flagon_auth.domain import clients, keys
 from flagon_auth.domain.clients import Registration
-from flagon_auth.domain.passwords import Hasher
 from flagon_auth.models import Account, AccountRole
 from flagon_auth.settings import Settings
 from flagon_chassis import db
 
+QUICK = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 ISSUER = "http://localhost"
 PASSWORD = "plum-harbour-92-quietly"
+HASHED = QUICK.hash(PASSWORD)
 WEB_SECRET = "w" * 40
 WORKER_SECRET = "k" * 40
 OTHER_SECRET = "o" * 40
@@ -98,9 +100,17 @@ def register_clients(app):
             clients.put_client(session, registration, now=now)
 
 
+def quick(app):
+    """Let the app hash cheaply: what hashing costs is not what most tests are about."""
+    hasher = app.extensions["flagon.auth"].hasher
+    hasher._argon2 = QUICK
+    hasher._dummy = HASHED
+    return app
+
+
 @pytest.fixture(scope="session")
 def shared_app(database_url, redis_server):
-    app = create_app(make_settings(database_url, redis_server.url))
+    app = quick(create_app(make_settings(database_url, redis_server.url)))
     register_clients(app)
     yield app
     app.extensions["flagon.sessions"].kw["bind"].dispose()
@@ -128,7 +138,7 @@ def make_app(database_url, redis_url, app):
 
     def make(**changes):
         made.append(create_app(make_settings(database_url, redis_url, **changes)))
-        return made[-1]
+        return quick(made[-1])
 
     yield make
     for other in made:
@@ -140,7 +150,7 @@ def fresh_app(make_database, redis_url):
     """An app with an empty database of its own, which may rotate keys."""
     url = make_database()
     db.migrate(make_settings(url), MIGRATIONS)
-    app = create_app(make_settings(url, redis_url))
+    app = quick(create_app(make_settings(url, redis_url)))
     register_clients(app)
     yield app
     app.extensions["flagon.sessions"].kw["bind"].dispose()
@@ -151,9 +161,6 @@ def store(redis_url):
     client = redis.Redis.from_url(redis_url, decode_responses=True)
     yield client
     client.close()
-
-
-HASHED = Hasher().hash(PASSWORD)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from concurrent.futures import ThreadPoolExecutor
 from unittest.mock import patch
 
 import pytest
-from argon2 import PasswordHasher
 from sqlalchemy import text
 
 from flagon_auth.domain.addresses import HOME, safe_next
@@ -47,13 +46,10 @@ class TestLogin:
     def test_account_page_asks_a_stranger_to_sign_in(self, browser):
         assert browser.get("/account").location == "/login?next=%2Faccount"
 
-    def test_rehashes_an_outdated_hash(self, browser, app, person):
+    def test_rehashes_an_outdated_hash(self, app, parts, person):
         person()
-        old = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(PASSWORD)
-        with app.app_context(), db.transaction() as session:
-            session.execute(text("update account set password_hash = :h"), {"h": old})
-
-        browser.sign_in()
+        with patch.object(parts.hasher, "_argon2", Hasher()._argon2):
+            Browser(app).sign_in()
 
         with app.app_context(), db.transaction() as session:
             new = session.scalar(text("select password_hash from account"))

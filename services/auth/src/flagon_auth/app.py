@@ -46,6 +46,8 @@ def create_app(settings: Settings | None = None) -> Flask:
         # Our own services ask for everybody and from one address; what strangers send
         # is limited by the gateway, and guessing 256 bits is no way in.
         limiter.exempt(view)
+    # Has stricter counters of its own.
+    limiter.exempt(pages.login)
     auth.init_app(
         app,
         issuer=settings.public_url,

@@ -35,6 +35,7 @@ class LoginSession(SessionMixin):
     def __init__(self, store: "SessionStore", cookie: str | None) -> None:
         self._store = store
         self._secret = cookie
+        self._retired: str | None = None
         self._loaded: dict[str, Any] | None = None
         self._created_at = 0.0
         self._seen_at = 0.0
@@ -106,8 +107,9 @@ class LoginSession(SessionMixin):
         self.modified = True
 
     def _forget(self) -> None:
+        # Written with what comes next, in one step.
         if self._secret:
-            self._store.delete(self._secret)
+            self._retired = self._secret
         self._secret = None
         self._seen_at = 0.0
 
@@ -120,6 +122,8 @@ class LoginSession(SessionMixin):
         ):
             return None
         if not self._loaded and not self._secret:
+            if self._retired:
+                self._store.delete(self._retired)
             return None
         known = self._secret is not None
         self._secret = self._secret or secrets.token_urlsafe(32)
@@ -128,6 +132,7 @@ class LoginSession(SessionMixin):
             self._secret,
             {"data": self._loaded, "created": self._created_at, "seen": now},
             only_if_there=known,
+            instead_of=self._retired,
         )
         if not written:
             log.info("session_ended_meanwhile")
@@ -218,11 +223,17 @@ class SessionStore(SessionInterface):
         return found
 
     def write(
-        self, secret: str, content: dict[str, Any], *, only_if_there: bool
+        self,
+        secret: str,
+        content: dict[str, Any],
+        *,
+        only_if_there: bool,
+        instead_of: str | None = None,
     ) -> bool:
         """Store a session and return whether it was.
 
         :param only_if_there: do not bring back one that was ended meanwhile.
+        :param instead_of: the cookie of a session that is over.
         """
         left = content["created"] + self._absolute_seconds - self._clock()
         pipe = self._redis.pipeline(transaction=False)
@@ -232,6 +243,8 @@ class SessionStore(SessionInterface):
             ex=max(1, int(min(self._idle_seconds, left))),
             xx=only_if_there,
         )
+        if instead_of:
+            pipe.delete(_key(instead_of))
         sid, account = content["data"].get("sid"), content["data"].get("_user_id")
         if sid and account:
             pipe.set(_sid_key(sid), _digest(secret), ex=self._absolute_seconds)

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from sqlalchemy import select, tuple_
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, lazyload
 from uuid_utils.compat import uuid7
 
 from flagon_auth.models import Account, AccountRole
@@ -190,7 +190,9 @@ def sign_in(
         key = email_key(email)
     except EmailInvalid:
         key = ""
-    account = session.scalars(select(Account).filter_by(email_key=key)).one_or_none()
+    # The roles are of no interest before the password is right.
+    statement = select(Account).options(lazyload(Account.assigned))
+    account = session.scalars(statement.filter_by(email_key=key)).one_or_none()
     # Longer ones cannot have been registered; hashing them would be work for nothing.
     fits = len(password) <= passwords.LENGTH_MAX
     matched = hasher.matches(

@@ -40,9 +40,7 @@ class SignedIn(UserMixin):  # type: ignore[misc]
 
     def __init__(self, account: Account) -> None:
         self.id = str(account.id)
-        self.email = account.email
-        self.name = account.name
-        self.roles = account.roles
+        self.account = account
 
 
 def load_signed_in(account_id: str) -> SignedIn | None:
@@ -59,7 +57,7 @@ def login_page() -> ResponseReturnValue:
     onward = safe_next(request.args.get("next"))
     if current_user.is_authenticated and "reauthentication" not in session:
         return redirect(onward, 303)
-    known = current_user.email if current_user.is_authenticated else ""
+    known = current_user.account.email if current_user.is_authenticated else ""
     hint = request.args.get("login_hint", known)
     form = LoginForm(formdata=None, data={"next": onward, "email": hint[:254]})
     return _form_page("login.html", form, onward)
@@ -169,7 +167,7 @@ def account() -> ResponseReturnValue:
     if not current_user.is_authenticated:
         return redirect(f"/login?{urlencode({'next': HOME})}", 303)
     return render_template(
-        "account.html", form=ActionForm(formdata=None), person=current_user
+        "account.html", form=ActionForm(formdata=None), person=current_user.account
     )
 
 
