@@ -40,7 +40,7 @@ def own_logging():
 
 @pytest.fixture(scope="session")
 def schema_url(make_database):
-    """A database with the chassis' tables, to be copied."""
+    """The database of the run, with the chassis' tables."""
     url = make_database()
     engine = create_engine(url)
     with engine.begin() as connection:
@@ -50,9 +50,14 @@ def schema_url(make_database):
 
 
 @pytest.fixture
-def database_url(make_database, schema_url):
-    """A database of this test alone, with the chassis' tables."""
-    return make_database(schema_url.rsplit("/", 1)[1])
+def database_url(schema_url):
+    """A database with the chassis' tables, all of them empty."""
+    yield schema_url
+    with psycopg.connect(
+        schema_url.replace("+psycopg", ""), autocommit=True
+    ) as connection:
+        connection.execute("truncate outbox, inbox, idempotency_key restart identity")
+        connection.execute("drop table if exists effect, thing")
 
 
 @pytest.fixture
@@ -101,7 +106,7 @@ def logged():
         yield entries
 
 
-def eventually(check, seconds=15):
+def eventually(check, seconds=30):
     """Return what `check` returns once it is true and raises nothing."""
     end = time.monotonic() + seconds
     while True:
@@ -198,3 +203,17 @@ def service_process(tmp_path):
     for process in made:
         process.process.kill()
         process.process.wait(10)
+
+
+class Rounds(threading.Event):
+    """A stop that comes by itself after some waits."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.left = number
+
+    def wait(self, timeout=None):
+        self.left -= 1
+        if self.left == 0:
+            self.set()
+        return super().wait(min(timeout, 0.01))

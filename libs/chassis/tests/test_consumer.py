@@ -14,7 +14,7 @@ from flagon_chassis.consumer import Consumer
 from flagon_chassis.errors import Unavailable
 from flagon_chassis.testing import free_port, start_redis
 
-from .conftest import eventually, in_thread, sample
+from .conftest import Rounds, eventually, in_thread, sample
 
 TYPE = "market.flagon.thing.changed.v1"
 
@@ -115,6 +115,23 @@ class TestStep:
         consumer.step()
 
         assert effects() == ["a", "b"]
+        assert pending(store) == 0
+
+    def test_a_batch_of_repeats_has_no_effect_at_all(
+        self, make_consumer, store, effects
+    ):
+        calls = []
+        consumer = make_consumer(
+            lambda session, events: calls.append(write(session, events))
+        )
+        id_ = uuid4()
+        put(store, "a", id_)
+        consumer.step()
+        put(store, "again", id_)
+
+        consumer.step()
+
+        assert len(calls) == 1
         assert pending(store) == 0
 
     def test_a_repeat_in_the_same_batch_has_no_second_effect(
@@ -322,6 +339,16 @@ class TestWhatOthersLeft:
         assert b"busy" in names
         assert b"idle" not in names
 
+    def test_resuming_stops_between_two_of_them(self, make_consumer, store):
+        consumer = make_consumer(lambda _session, _events: consumer.stop.set())
+        put(store, "a")
+        put(store, "b")
+        self.take(store, consumer.name)
+
+        consumer.resume()
+
+        assert pending(store) == 1
+
     def test_stops_between_two_of_them(self, make_consumer, store):
         def stop(_session, _events):
             consumer.stop.set()
@@ -409,6 +436,13 @@ class TestWork:
             eventually(lambda: effects() == ["a", "b"])
         server.close()
 
+    def test_an_outage_is_logged_once(self, make_settings, logged):
+        consumer = Consumer(make_settings(), "things", write, stop=Rounds(3))
+
+        consumer.work()
+
+        assert [line["dependency"] for line in logged] == ["redis"]
+
     def test_tells_other_refusals_of_redis(self, settings, store):
         store.set(streams.EVENTS, "not a stream")
         consumer = Consumer(settings, "things", write)
@@ -460,7 +494,7 @@ class TestRun:
         )
         put(store, "a")
         eventually(lambda: effects() == ["a"])
-        assert eventually(lambda: process.get("/readyz"))[0] == 200
+        eventually(lambda: process.get("/readyz")[0] == 200)
 
         assert process.stop() == 0
         assert "consumer_stopped" in process.output()

@@ -3,6 +3,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from alembic import command
 from flask import Flask
 from sqlalchemy import Column, Integer, MetaData, Table, create_engine, inspect, text
 from sqlalchemy.exc import OperationalError
@@ -51,6 +52,17 @@ class TestTransaction:
 
         with db.transaction() as session:
             assert session.scalar(text("select 1")) == 1
+
+
+class TestReading:
+    def test_reads_without_a_transaction(self, app, rows):
+        with db.reading() as session:
+            assert session.scalar(text("select 1")) == 1
+            states = rows.execute(
+                "select state from pg_stat_activity where application_name = 'things'"
+            ).fetchall()
+
+        assert states == [("idle",)]
 
 
 class TestReadiness:
@@ -145,7 +157,7 @@ class TestMigrate:
     def test_can_be_taken_back(self, owner, folder, url):
         db.migrate(owner, folder)
 
-        db.command.downgrade(db.config(url, folder), "base")
+        command.downgrade(db.config(url, folder), "base")
 
         assert self.names(url) == {"alembic_version"}
 

@@ -49,6 +49,9 @@ class TestMetrics:
         first.inc()
         assert sample("flagon_test_made_total") == 1
 
+    def test_of_a_single_process_are_in_one_registry(self):
+        assert metrics.collect() is metrics.REGISTRY
+
 
 class TestSeveralProcesses:
     def test_add_up(self, tmp_path):

@@ -4,7 +4,7 @@ import sqlalchemy.exc
 from apiflask import HTTPError
 from flask import abort, redirect
 from pydantic import BaseModel, Field
-from werkzeug.exceptions import RequestedRangeNotSatisfiable
+from werkzeug.exceptions import HTTPException, RequestedRangeNotSatisfiable
 from werkzeug.routing import RequestRedirect
 
 from flagon_chassis import web
@@ -127,6 +127,12 @@ class TestHttpErrors:
         assert ask(lambda: redirect("/else")).status_code == 302
         # The router's own redirect is an exception.
         assert ask(raiser(RequestRedirect("/else"))).status_code == 308
+
+    def test_other_exceptions_below_400_are_no_errors(self, ask):
+        class NotModified(HTTPException):
+            code = 304
+
+        assert ask(raiser(NotModified())).status_code == 304
 
     def test_aborts_without_a_text(self, ask):
         assert ask(lambda: abort(418)).json["title"] == "I'm a Teapot"

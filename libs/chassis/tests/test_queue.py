@@ -1,6 +1,7 @@
 import json
 import os
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from sqlalchemy import select
 from flagon_chassis import logs, queue, tables
 from flagon_chassis.testing import start_redis
 
-from .conftest import eventually, sample
+from .conftest import eventually, in_thread, sample
 from .things_app import create_app
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -172,6 +173,28 @@ class TestMeasure:
         assert sample("flagon_queue_oldest_seconds", queue="mail") == 0
 
 
+class TestForgetInherited:
+    def test_has_nothing_to_do_without_a_database(self, app):
+        queue._forget_inherited(app)()
+
+
+class TestWatch:
+    def test_bears_a_broker_that_is_away(self, make_settings, logged):
+        stop = threading.Event()
+        stop.set()
+
+        queue.watch(queue.publisher(make_settings(), "things"), ["bulk"], stop)
+
+        assert "queues_not_measured" in str(logged)
+
+    def test_goes_on_until_it_is_stopped(self, broker, monkeypatch):
+        monkeypatch.setattr(queue, "_WATCH_SECONDS", 0.01)
+        stop = threading.Event()
+        with in_thread(lambda: queue.watch(broker, ["bulk"], stop), stop):
+            publish(broker, "things.note")
+            eventually(lambda: sample("flagon_queue_depth", queue="bulk") == 1)
+
+
 @pytest.fixture
 def acl_redis():
     """A Redis with a user who may do no more than a service's user should."""
@@ -184,12 +207,13 @@ def acl_redis():
 
 
 @pytest.fixture
-def worker(make_settings, service_process, tmp_path):
+def worker(make_settings, service_process, tmp_path, database_url):
     """A function that starts a worker process for all queues."""
 
     def start(url, *, queues=queue.QUEUES, **env):
         settings = make_settings(
             redis_store_url=url,
+            database_url=database_url,
             metrics_dir=str(tmp_path / "metrics"),
             grace_seconds=1,
         )
@@ -235,7 +259,7 @@ class TestRunWorker:
         replies = broker.control.inspect(timeout=2).ping()
         assert list(replies.values()) == [{"ok": "pong"}]
         broker.control.revoke("nothing")
-        assert eventually(lambda: process.get("/readyz"))[0] == 200
+        eventually(lambda: process.get("/readyz")[0] == 200)
         shown = eventually(
             lambda: (
                 text if "succeeded" in (text := process.get("/metrics")[1]) else None
@@ -263,7 +287,7 @@ class TestRunWorker:
 
     def test_a_short_task_ends_before_the_worker_does(self, worker, redis_url, broker):
         process = worker(redis_url)
-        publish(broker, "things.hold", key="a", seconds=0.5)
+        publish(broker, "things.hold", key="a", seconds=0.3)
         with redis.Redis.from_url(redis_url) as store:
             eventually(lambda: store.llen("things:noted:a") == 1)
 
@@ -279,7 +303,7 @@ class TestRunWorker:
             begun = eventually(lambda: store.lrange("things:noted:a", 0, 0))
             os.kill(int(begun[0].split()[1]), signal.SIGKILL)
 
-            eventually(lambda: store.lindex("things:noted:a", -1) == b"ended", 20)
+            eventually(lambda: store.lindex("things:noted:a", -1) == b"ended")
         process.stop()
 
     def test_a_process_that_cannot_start_takes_no_task(self, worker, redis_url, broker):
@@ -307,5 +331,5 @@ class TestRunBeat:
 
         eventually(lambda: store.llen("things:maintenance") > 1)
 
-        assert eventually(lambda: process.get("/readyz"))[0] == 200
+        eventually(lambda: process.get("/readyz")[0] == 200)
         assert process.stop() == 0

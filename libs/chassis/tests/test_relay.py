@@ -12,7 +12,7 @@ from flagon_chassis import streams
 from flagon_chassis.relay import Relay
 from flagon_chassis.testing import free_port, start_redis
 
-from .conftest import eventually, in_thread, sample
+from .conftest import Rounds, eventually, in_thread, sample
 
 TYPE = "market.flagon.thing.changed.v1"
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -200,7 +200,38 @@ class TestTasks:
         assert waiting(rows) == 1
 
 
+class TestOutages:
+    def test_are_logged_once_each(self, make_settings, logged):
+        relay = Relay(make_settings(), "things", stop=Rounds(3))
+
+        relay.work()
+
+        assert [line["dependency"] for line in logged] == ["postgres"]
+
+    def test_of_redis_leave_postgres_in_use(
+        self, make_settings, database_url, rows, logged
+    ):
+        settings = make_settings(database_url=database_url)
+        put_event(rows)
+
+        Relay(settings, "things", stop=Rounds(3)).work()
+
+        interrupted = [line for line in logged if line["event"] == "relay_interrupted"]
+        assert [line["dependency"] for line in interrupted] == ["redis"]
+        assert waiting(rows) == 1
+
+
 class TestWork:
+    def test_sends_batch_after_batch_without_a_pause(
+        self, relay, rows, store, monkeypatch
+    ):
+        monkeypatch.setattr(relays, "_BATCH", 2)
+        for _ in range(5):
+            put_event(rows)
+
+        with in_thread(relay.work, relay.stop):
+            published(store, 5)
+
     def test_sends_what_was_there_and_what_is_notified(self, relay, rows, store):
         first = put_event(rows)
 
@@ -224,6 +255,8 @@ class TestWork:
             psycopg.connect(postgres_server.url, autocommit=True) as admin,
         ):
             published(store, 1)
+            # Ended between sending and marking it would send the first one again.
+            eventually(lambda: waiting(rows) == 0)
             admin.execute(f'alter database "{name}" allow_connections false')
             rows.execute(end)
             ids.append(put_event(rows))
@@ -270,11 +303,12 @@ class TestWork:
             assert len(published(store, 2)) == 2
 
     def test_stops_while_it_stands_by(self, relay, settings, logged):
-        second = Relay(settings, "things")
+        second = Relay(settings, "things", stop=Rounds(3))
         with in_thread(relay.work, relay.stop):
             eventually(lambda: "relay_active" in str(logged))
-            with in_thread(second.work, second.stop):
-                eventually(lambda: "relay_standby" in str(logged))
+            second.work()
+
+        assert str(logged).count("relay_standby") == 1
 
 
 class TestHousekeeping:
@@ -318,8 +352,7 @@ class TestRun:
         put_event(rows)
         published(store, 1)
         assert process.get("/livez")[0] == 200
-        status, body = eventually(lambda: process.get("/readyz"))
-        assert status == 200, body
+        eventually(lambda: process.get("/readyz")[0] == 200)
         assert "flagon_outbox_pending" in process.get("/metrics")[1]
 
         assert process.stop() == 0

@@ -249,7 +249,7 @@ class TestOtlp:
 
     def test_sends_spans_to_the_collector(self, start, collector):
         start(collector.url)
-        with tracing.span("some work"):
+        with tracing.span("some work"), tracing.span("a part of it"):
             pass
 
         tracing.flush()
@@ -299,6 +299,20 @@ class TestOtlp:
 
         tracing.flush()
         assert len(collector.bodies) == 1
+
+    def test_a_service_without_a_database_needs_no_driver(
+        self, start, collector, monkeypatch
+    ):
+        monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+        monkeypatch.delitem(
+            sys.modules, "opentelemetry.instrumentation.psycopg", raising=False
+        )
+
+        start(collector.url)
+        tracing.shutdown()
+
+        assert collector.bodies == []
+        assert "opentelemetry.instrumentation.psycopg" not in sys.modules
 
     def test_a_collector_that_is_down_harms_nobody(self, start):
         start("http://127.0.0.1:1")

@@ -237,8 +237,6 @@ class Consumer:
             return
         try:
             self._until_done(partial(self._effect, events))
-        except _Stopped:
-            raise
         except Exception as error:  # noqa: BLE001 (whatever the handler raises)
             if len(events) > 1:
                 # One of them is at fault; the others need not wait for it.
@@ -258,8 +256,6 @@ class Consumer:
             tried += 1
             try:
                 self._until_done(partial(self._effect, [event]))
-            except _Stopped:
-                raise
             except Exception as error:  # noqa: BLE001 (whatever the handler raises)
                 failed = error
             else:
@@ -404,15 +400,19 @@ class Consumer:
             )
 
     def _note(self, dependency: str, error: Exception) -> None:
-        if dependency not in self.trouble:
+        name = type(error).__name__
+        if self.trouble.get(dependency) != name:
             log.warning(
                 "consumer_interrupted", dependency=dependency, error=repr(error)
             )
-        self.trouble[dependency] = type(error).__name__
+        self.trouble[dependency] = name
 
 
-class _Stopped(Exception):
-    """Told to stop while the database was away; the events stay pending."""
+class _Stopped(BaseException):
+    """Told to stop while the database was away; the events stay pending.
+
+    No error, so that nothing takes it for a failure of an event.
+    """
 
 
 def is_outage(error: Exception) -> bool:

@@ -11,12 +11,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 from celery import Celery, Task, signals
 from celery.exceptions import Ignore, Reject, Retry
 from kombu import Exchange, Queue
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
 from structlog.contextvars import bound_contextvars, clear_contextvars
 
 from . import logs, tracing
@@ -306,7 +309,10 @@ def run_worker(
         # leave a child with a lock that nobody holds.
         server.sidecar(settings.bind, _probes(flask_app, celery))
         threading.Thread(
-            target=_watch, args=(celery, queues), name="queues", daemon=True
+            target=watch,
+            args=(celery, queues, threading.Event()),
+            name="queues",
+            daemon=True,
         ).start()
         log.info("worker_ready", queues=list(queues), concurrency=concurrency)
 
@@ -358,9 +364,9 @@ def _load(settings: ServiceSettings, app: str) -> tuple["Flask", Celery]:
     from . import server  # noqa: PLC0415
 
     server.share_metrics(settings.metrics_dir)
-    from gunicorn.util import import_app  # noqa: PLC0415 (the same notation as serve)
-
-    flask_app = import_app(app)
+    # The notation of `server.serve`, read without gunicorn in memory.
+    module, _, factory = app.partition(":")
+    flask_app = getattr(import_module(module), factory.removesuffix("()"))()
     return flask_app, cast("Celery", flask_app.extensions["celery"])
 
 
@@ -429,13 +435,15 @@ def _probes(app: "Flask", celery: Celery) -> dict[str, Callable[[], object]]:
     }
 
 
-def _watch(celery: Celery, queues: Sequence[str]) -> None:
+def watch(celery: Celery, queues: Sequence[str], stop: threading.Event) -> None:
+    """Measure the waiting tasks every few seconds until `stop` is set."""
     while True:
         try:
             measure(celery, queues)
-        except celery.connection_for_read().connection_errors as error:
+        except (RedisError, OperationalError, OSError) as error:
             log.warning("queues_not_measured", error=type(error).__name__)
-        time.sleep(_WATCH_SECONDS)
+        if stop.wait(_WATCH_SECONDS):
+            return
 
 
 def measure(celery: Celery, queues: Sequence[str]) -> None:

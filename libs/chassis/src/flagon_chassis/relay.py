@@ -339,9 +339,10 @@ class Relay:
         self._oldest.set(float(oldest))
 
     def _note(self, dependency: str, error: Exception) -> None:
-        if dependency not in self.trouble:
+        name = type(error).__name__
+        if self.trouble.get(dependency) != name:
             log.warning("relay_interrupted", dependency=dependency, error=repr(error))
-        self.trouble[dependency] = type(error).__name__
+        self.trouble[dependency] = name
 
 
 @contextlib.contextmanager
