@@ -358,9 +358,10 @@ class TestDeleteCategory:
 
 def wait_until_blocked(session):
     """Return once another connection waits for a lock that this session holds."""
+    # Not `pg_stat_activity`: it shows one transaction the same backends for ever.
     blocked = (
-        "select count(*) from pg_stat_activity"
-        " where pg_backend_pid() = any(pg_blocking_pids(pid))"
+        "select count(*) from pg_locks where not granted"
+        " and pg_backend_pid() = any(pg_blocking_pids(pid))"
     )
     connection = session.connection()
     for _ in range(2000):
