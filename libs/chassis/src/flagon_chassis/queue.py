@@ -4,6 +4,7 @@ A task is sent by a row in the outbox, in the transaction that makes it necessar
 relay publishes it. Workers run it in the app's context, in the trace of its request.
 """
 
+import gc
 import json
 import os
 import signal
@@ -321,6 +322,9 @@ def run_worker(
     signals.worker_process_shutdown.connect(_end_process, weak=False)
     # A connected receiver keeps Celery from configuring logging.
     signals.setup_logging.connect(_keep_logging, weak=False)
+    # What is collected no more stays shared between this process and its children.
+    gc.collect()
+    gc.freeze()
     worker.start()
     tracing.shutdown()
     return int(worker.exitcode or 0)
