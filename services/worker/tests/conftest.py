@@ -17,6 +17,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from sqlalchemy import select, update
 
 import flagon_worker
 from flagon_chassis import db, tables
@@ -26,7 +27,6 @@ from flagon_worker.app import create_app
 from flagon_worker.domain import jobs
 from flagon_worker.models import Job
 from flagon_worker.settings import Settings
-from sqlalchemy import select, update
 
 MIGRATIONS = Path(flagon_worker.__file__).parent / "migrations"
 BOOKS = Path(__file__).parents[4] / "shared" / "data" / "books.csv"
@@ -191,7 +191,7 @@ def settings(database_url, redis_url, files_dir, catalog):
 @pytest.fixture
 def app(settings, bearer):
     app = create_app(settings)
-    app.extensions["flagon.keys"]._fetch = bearer.jwks  # noqa: SLF001
+    app.extensions["flagon.keys"]._fetch = bearer.jwks
     yield app
     app.extensions["flagon.catalog"].close()
     app.extensions["flagon.denylist"].close()

@@ -5,6 +5,7 @@ from io import BytesIO
 from uuid import uuid4
 
 import pytest
+
 from flagon_worker.domain import files, jobs
 
 

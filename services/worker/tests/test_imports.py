@@ -1,17 +1,17 @@
 """Imports, run in this process against a catalog behind real HTTP."""
 
 import json
-import resource
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
-from flagon_chassis import health
-from flagon_worker.domain import imports, leases, probes, reports
-from flagon_worker.models import Job
 from sqlalchemy import update
+
+from flagon_chassis import health
+from flagon_worker.domain import imports, leases, reports
+from flagon_worker.models import Job
 
 COUNTS = {"created": 0, "updated": 0, "unchanged": 0, "refused": 0}
 

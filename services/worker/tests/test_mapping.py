@@ -1,6 +1,7 @@
 """Cells become products."""
 
 import pytest
+
 from flagon_worker.domain.mapping import (
     DecimalEvidence,
     Mapper,

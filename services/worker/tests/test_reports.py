@@ -4,6 +4,7 @@ import csv
 import io
 
 import pytest
+
 from flagon_worker.domain import reports
 
 

@@ -5,10 +5,11 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
+from sqlalchemy import delete, update
+
 from flagon_chassis import tables
 from flagon_worker import tasks
-from flagon_worker.domain import jobs, leases, rescue
-from sqlalchemy import delete, update
+from flagon_worker.domain import jobs, leases, rescue, schedule
 
 PATIENCE = leases.Patience(
     lease_seconds=15,
@@ -270,7 +271,7 @@ class TestTasks:
     def test_schedule_names_registered_tasks(self, app):
         celery = app.extensions["celery"]
 
-        for entry in celery.conf.beat_schedule.values():
+        for entry in schedule.entries(3).values():
             assert entry["task"] in celery.tasks
             assert entry["options"]["queue"] == "maintenance"
         assert jobs.TASK in celery.tasks

@@ -3,6 +3,7 @@
 import tracemalloc
 
 import pytest
+
 from flagon_worker.domain import sheets
 from flagon_worker.domain.encodings import SheetUnreadable
 

@@ -1,33 +1,39 @@
 """Where the worker is put together; the only place that sees everything."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from flask import Flask
 
-from flagon_chassis import auth, db, events, health, limits, queue, web
+from flagon_chassis import db, events, health, logs, queue, sentry, tracing
 
-from . import cli, clients, routes, tasks
+from . import cli, clients, tasks  # noqa: F401 (tasks register themselves)
 from .settings import Settings
 
+NAME = "worker"
 EVENTS = Path(__file__).parent / "events"
 
 
 def create_app(settings: Settings | None = None) -> Flask:
-    """Return a worker app that is ready to serve, and to run tasks.
+    """Return the jobs API, ready to serve.
 
     :param settings: read from the environment when omitted, as gunicorn does.
     :raises pydantic.ValidationError: a setting is missing or malformed.
     """
+    # Tokens, OpenAPI and limits: memory that processes without an API need not have.
+    from flagon_chassis import auth, limits, web  # noqa: PLC0415
+
+    from . import routes  # noqa: PLC0415
+
     settings = settings or Settings()
     app = web.create_app(
         __package__,
         settings,
-        name="worker",
+        name=NAME,
         title="Flagon worker",
         description="Jobs that take longer than a request: imports and their reports.",
     )
     app.request_class = routes.JobRequest
-    db.init_app(app, settings)
     auth.init_app(
         app,
         issuer=settings.public_url,
@@ -35,23 +41,45 @@ def create_app(settings: Settings | None = None) -> Flask:
         redis_url=settings.redis_store_url.get_secret_value(),
     )
     limits.init_app(app, settings)
+    _fit(app, settings)
+    app.register_blueprint(routes.bp)
+    routes.complete_document(app)
+    app.cli.add_command(cli.events)
+    return app
+
+
+def create_tasks(settings: Settings | None = None) -> Flask:
+    """Return the part that runs tasks and serves nothing.
+
+    :raises pydantic.ValidationError: a setting is missing or malformed.
+    """
+    settings = settings or Settings()
+    logs.configure(NAME, settings.log_level)
+    sentry.init(settings, f"{NAME}-tasks")
+    tracing.init(settings, NAME)
+    app = Flask(__package__)
+    app.name = NAME
+    app.extensions["flagon.settings"] = settings
+    _fit(app, settings)
+    return app
+
+
+def _fit(app: Flask, settings: Settings) -> None:
+    db.init_app(app, settings)
     events.init_app(app, "/services/worker", EVENTS)
-    celery = queue.init_app(
+    queue.init_app(
         app,
         settings,
         soft_seconds=settings.soft_limit_seconds,
         hard_seconds=settings.hard_limit_seconds,
     )
-    celery.conf.beat_schedule = tasks.schedule(settings)
     app.extensions["flagon.catalog"] = clients.Catalog(settings)
+    health.check(app, "files", _files_probe(settings.files_dir))
 
-    def files_writable() -> None:
-        settings.files_dir.mkdir(parents=True, exist_ok=True)
-        probe = settings.files_dir / ".ready"
-        probe.touch()
 
-    health.check(app, "files", files_writable)
-    app.register_blueprint(routes.bp)
-    routes.complete_document(app)
-    app.cli.add_command(cli.events)
-    return app
+def _files_probe(folder: Path) -> Callable[[], object]:
+    def probe() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".ready").touch()
+
+    return probe

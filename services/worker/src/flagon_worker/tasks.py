@@ -11,7 +11,7 @@ from celery import Celery, shared_task
 from flask import current_app
 from structlog.contextvars import bound_contextvars
 
-from flagon_chassis import health, idempotency
+from flagon_chassis import health
 from flagon_chassis.db import transaction
 
 from . import clients, telemetry
@@ -95,6 +95,8 @@ def reap_jobs(**_newer: object) -> None:
 @shared_task(name="worker.purge")
 def purge(**_newer: object) -> None:
     """Forget what is too old: jobs and their files, events, idempotency keys."""
+    from flagon_chassis import idempotency  # noqa: PLC0415 (brings the tokens' library)
+
     settings = _settings()
     with transaction() as session:
         gone = jobs.purge_jobs(session, keep=timedelta(days=settings.keep_jobs_days))
@@ -110,23 +112,3 @@ def purge(**_newer: object) -> None:
         )
         keys = idempotency.purge(session)
     log.info("purged", jobs=len(gone), orphans=orphans, events=events, keys=keys)
-
-
-def schedule(settings: Settings) -> dict[str, dict[str, object]]:
-    """Return what beat sends and when; every task bears a second tick."""
-
-    def every(seconds: float, task: str) -> dict[str, object]:
-        return {
-            "task": task,
-            "schedule": seconds,
-            "options": {
-                "queue": "maintenance",
-                # Ticks that nobody took must not pile up while no worker runs.
-                "expires": max(seconds * 2, 10),
-            },
-        }
-
-    return {
-        "reap": every(settings.reap_seconds, "worker.reap_jobs"),
-        "purge": every(3600.0, "worker.purge"),
-    }

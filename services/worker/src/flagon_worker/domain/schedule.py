@@ -1,0 +1,26 @@
+"""What happens again and again."""
+
+_PURGE_SECONDS = 3600.0
+
+
+def entries(reap_seconds: float) -> dict[str, dict[str, object]]:
+    """Return what beat sends and when; every task bears a second tick.
+
+    :param reap_seconds: how often lost jobs are looked for.
+    """
+    return {
+        "reap": _every(reap_seconds, "worker.reap_jobs"),
+        "purge": _every(_PURGE_SECONDS, "worker.purge"),
+    }
+
+
+def _every(seconds: float, task: str) -> dict[str, object]:
+    return {
+        "task": task,
+        "schedule": seconds,
+        "options": {
+            "queue": "maintenance",
+            # Ticks that nobody took must not pile up while no worker runs.
+            "expires": max(seconds * 2, 10.0),
+        },
+    }
