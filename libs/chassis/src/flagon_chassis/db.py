@@ -5,15 +5,17 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alembic import command
-from alembic.config import Config
 from flask import Flask, current_app
 from sqlalchemy import Engine, MetaData, NullPool, create_engine, text
 from sqlalchemy.orm import Session, sessionmaker
 
 from . import health
 from .settings import DatabaseSettings
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 
 class BlockingDriver(RuntimeError):
@@ -91,13 +93,15 @@ def reading() -> AbstractContextManager[Session]:
     return readers()
 
 
-def config(url: str, folder: Path, *metadata: MetaData) -> Config:
+def config(url: str, folder: Path, *metadata: MetaData) -> "Config":
     """Return the Alembic configuration of one owner.
 
     :param url: the database, as the role that owns its tables.
     :param folder: the owner's revisions.
     :param metadata: what the revisions must add up to; for autogenerate and `check`.
     """
+    from alembic.config import Config  # noqa: PLC0415 (10 MB that only migrations pay)
+
     result = Config()
     result.set_main_option("script_location", str(files(__package__) / "migrations"))
     result.set_main_option("path_separator", "newline")
@@ -116,9 +120,13 @@ def migrate(settings: DatabaseSettings, folder: Path) -> None:
     if settings.owner_database_url is None:
         raise ValueError("Set OWNER_DATABASE_URL: only the owner may change tables.")
     url = settings.owner_database_url.get_secret_value()
+    from alembic import command  # noqa: PLC0415 (see `config`)
+
     command.upgrade(config(url, folder), "head")
 
 
 def revise(url: str, folder: Path, message: str, metadata: Sequence[MetaData]) -> None:
     """Write a new revision that takes the database at `url` to `metadata`."""
+    from alembic import command  # noqa: PLC0415 (see `config`)
+
     command.revision(config(url, folder, *metadata), message, autogenerate=True)

@@ -60,7 +60,9 @@ def configure(service: str, level: str = "INFO") -> None:
     for name in ("authlib", "httpx2", "httpcore2", "werkzeug", "asyncio"):
         # Authlib logs tokens at DEBUG; the others repeat what our own lines say.
         logging.getLogger(name).setLevel(max(logging.INFO, root.level))
-    for name in ("httpx2", "httpcore2"):
+    # Celery tells every step of every task and tick at INFO; `queue` logs one line each.
+    celery = ("celery.app.trace", "celery.beat", "celery.worker")
+    for name in ("httpx2", "httpcore2", *celery):
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
