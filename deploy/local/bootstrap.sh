@@ -2,7 +2,7 @@
 # Brings a bare Debian or Ubuntu to where `make up` can work: system packages for the
 # local mode, and .venv with exactly what requirements.lock names. Takes half a second when all is there.
 #
-#   MODE=docker leaves the system packages alone.
+#   MODE=docker leaves the system packages alone; BROWSER=1 adds Chromium, for its tests.
 set -eu
 # Processes of another user read what is made here, whatever the habits of the caller.
 umask 022
@@ -45,6 +45,8 @@ if [ "${MODE:-local}" != docker ]; then
   # Only root runs the processes as another user, who must pass through closed folders.
   [ "$(id -u)" != 0 ] || has setfacl || need acl
 fi
+
+[ -z "${BROWSER:-}" ] || has chromium || has chromium-browser || need chromium
 
 if [ -n "$missing" ]; then
   command="apt-get update && apt-get install -y --no-install-recommends$missing"
