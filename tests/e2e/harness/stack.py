@@ -132,7 +132,8 @@ class Stack:
             )
         return self._compose
 
-    def _container(self, name):
+    def container(self, name):
+        """Return the id of a process's container."""
         return self.compose.get_container(name, include_all=True).ID
 
     def pid(self, name):
@@ -140,7 +141,7 @@ class Stack:
         if self.mode == "local":
             return self.processes()[name].get("pid") or None
         done = subprocess.run(
-            ["docker", "inspect", "--format", "{{.State.Pid}}", self._container(name)],
+            ["docker", "inspect", "--format", "{{.State.Pid}}", self.container(name)],
             check=True,
             capture_output=True,
             text=True,
