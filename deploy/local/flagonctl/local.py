@@ -181,6 +181,12 @@ def python_environment(stack: Stack, keeper: Vault, process: Process) -> dict[st
     }
 
 
+_RUNTIMES = {
+    # Prometheus is the only one in Go: it collects earlier, at a little more work.
+    "prometheus": {"GOGC": "40", "GOMEMLIMIT": "48MiB"},
+}
+
+
 def specifications(stack: Stack, keeper: Vault) -> dict[str, Specification]:
     """Return, by process, what the launcher executes."""
     found = {}
@@ -195,7 +201,7 @@ def specifications(stack: Stack, keeper: Vault) -> dict[str, Specification]:
             variables = python_environment(stack, keeper, process)
         else:
             argv = _program(stack, process)
-            variables = base_environment(stack)
+            variables = base_environment(stack) | _RUNTIMES.get(process.kind, {})
         found[process.name] = {
             "argv": argv,
             "env": variables | {"FLAGON_PROCESS": process.name},

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from flagon_chassis import db, server
+from flagon_chassis import server
 
 from .settings import Settings
 
@@ -21,6 +21,8 @@ def main(command: str) -> None:
 
         relay.run(settings, "auth")
     elif command == "migrate":
+        from flagon_chassis import db  # noqa: PLC0415 (SQLAlchemy is not the relay's)
+
         db.migrate(settings, MIGRATIONS)
     else:
         sys.exit(f"Unknown command {command}: use serve, relay or migrate.")

@@ -6,8 +6,6 @@ from collections.abc import Iterable
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerifyMismatchError
-from zxcvbn import zxcvbn
-from zxcvbn.frequency_lists import FREQUENCY_LISTS
 
 from flagon_chassis.errors import Invalid, Unavailable
 
@@ -19,7 +17,6 @@ _OWN_LENGTH_MIN = 8
 _WORD_LENGTH_MIN = 4
 # Zxcvbn refuses longer input; the first characters decide anyway.
 _SCORED_LENGTH = 72
-_COMMON = frozenset(FREQUENCY_LISTS["passwords"])
 # Zxcvbn keeps the words of the present call in a global dictionary.
 _scoring = threading.Lock()
 
@@ -104,7 +101,11 @@ def check_strength(password: str, *, context: Iterable[str] = ()) -> None:
         raise PasswordWeak(f"Use at least {LENGTH_MIN} characters.")
     if len(password) > LENGTH_MAX:
         raise PasswordWeak(f"Use at most {LENGTH_MAX} characters.")
-    if password.lower() in _COMMON:
+    # Loaded at the first new password: 14 MB of words that signing in never needs.
+    from zxcvbn import zxcvbn  # noqa: PLC0415
+    from zxcvbn.frequency_lists import FREQUENCY_LISTS  # noqa: PLC0415
+
+    if password.lower() in FREQUENCY_LISTS["passwords"]:
         raise PasswordWeak("This is one of the passwords that everybody tries first.")
     words = [word.lower() for word in context if len(word) >= _WORD_LENGTH_MIN]
     if len(_without(password.lower(), words)) < _OWN_LENGTH_MIN:
