@@ -5,8 +5,10 @@ from uuid import uuid4
 import psycopg
 import pytest
 import redis
+from psycopg.errors import SyntaxError as SyntaxErrorInSql
+from psycopg.errors import UndefinedTable
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 
 from flagon_chassis import consumer as consumers
 from flagon_chassis import streams
@@ -473,6 +475,8 @@ class TestIsOutage:
             (OperationalError("", {}, Exception()), True),
             (DBAPIError("", {}, Exception(), connection_invalidated=True), True),
             (DBAPIError("", {}, Exception()), False),
+            (ProgrammingError("", {}, UndefinedTable()), True),
+            (ProgrammingError("", {}, SyntaxErrorInSql()), False),
             (Unavailable(), True),
             (ValueError(), False),
         ],

@@ -208,6 +208,16 @@ class TestOutages:
 
         assert [line["dependency"] for line in logged] == ["postgres"]
 
+    def test_a_database_that_is_not_migrated_yet_is_waited_for(
+        self, relay, rows, store
+    ):
+        rows.execute("alter table outbox rename to not_yet")
+        with in_thread(relay.work, relay.stop):
+            eventually(lambda: relay.trouble.get("postgres") == "UndefinedTable")
+            rows.execute("alter table not_yet rename to outbox")
+            put_event(rows)
+            published(store, 1)
+
     def test_of_redis_leave_postgres_in_use(
         self, make_settings, database_url, rows, logged
     ):

@@ -110,6 +110,13 @@ class TestLog:
         assert inner["parent_span_id"] == outer["span_id"]
         assert headers["traceparent"].split("-")[2] == outer["span_id"]
 
+    def test_long_values_are_cut_without_a_word(self, traced, caplog):
+        with tracing.span("work") as span:
+            span.set_attribute("db.query.text", "x" * 10_000)
+
+        assert len(traced()[0]["attributes"]["db.query.text"]) == 300
+        assert "truncating" not in caplog.text
+
     def test_an_error_marks_the_span(self, traced):
         with pytest.raises(ValueError, match="no"), tracing.span("work"):
             raise ValueError("no")

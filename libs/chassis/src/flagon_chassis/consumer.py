@@ -17,6 +17,7 @@ from typing import Any
 
 import redis
 import structlog
+from psycopg.errors import UndefinedColumn, UndefinedTable
 from sqlalchemy import create_engine, delete, func, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import DBAPIError, OperationalError
@@ -417,8 +418,13 @@ class _Stopped(BaseException):
 
 def is_outage(error: Exception) -> bool:
     """Say whether trying again later is likely to help and the event is not at fault."""
-    return isinstance(error, OperationalError | PoolTimeout | Unavailable) or (
-        isinstance(error, DBAPIError) and error.connection_invalidated
+    if isinstance(error, OperationalError | PoolTimeout | Unavailable):
+        return True
+    # A table or column that is missing comes with the next migration; setting every
+    # event aside until then would help nobody.
+    return isinstance(error, DBAPIError) and (
+        error.connection_invalidated
+        or isinstance(error.orig, UndefinedTable | UndefinedColumn)
     )
 
 

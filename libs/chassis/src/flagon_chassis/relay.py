@@ -103,6 +103,7 @@ class Relay:
         self._redis = streams.connect(url)
         self._celery: Celery | None = None
         self._unsendable: set[int] = set()
+        self._failures = 0
         self._mean_bytes = 1024.0
         self.trouble: dict[str, str] = {"postgres": "not connected yet"}
         self._measured_at = self._purged_at = float("-inf")
@@ -126,18 +127,17 @@ class Relay:
 
     def work(self) -> None:
         """Send messages until told to stop, whatever goes away and comes back."""
-        failures = 0
         while not self.stop.is_set():
             try:
                 with self._connection() as connection:
-                    failures = 0
                     self.trouble.pop("postgres", None)
                     self._until_lost(connection)
-            except psycopg.OperationalError as error:
+            # Without its table the owner has not migrated yet: wait for that as well.
+            except (psycopg.OperationalError, psycopg.errors.UndefinedTable) as error:
                 self._note("postgres", error)
-                failures += 1
+                self._failures += 1
                 # Jitter: all relays lost the same Postgres at the same moment.
-                pause = min(_LONGEST_PAUSE_SECONDS, 0.2 * 2 ** min(failures, 10))
+                pause = min(_LONGEST_PAUSE_SECONDS, 0.2 * 2 ** min(self._failures, 10))
                 self.stop.wait(random.uniform(0.1, pause))  # noqa: S311
         self._redis.close()
 
@@ -156,7 +156,7 @@ class Relay:
                 self.housekeeping(connection, idle=False)
                 self.stop.wait(random.uniform(0.05, pause))  # noqa: S311
                 continue
-            failures = 0
+            failures = self._failures = 0
             self.trouble.pop("redis", None)
             self.housekeeping(connection, idle=sent < _BATCH)
             if sent < _BATCH:

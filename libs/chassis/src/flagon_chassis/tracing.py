@@ -5,6 +5,7 @@ sent is still passed on, so logs of all services and the traces of others stay t
 """
 
 import importlib.util
+import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping, MutableMapping
@@ -84,6 +85,8 @@ def init(settings: ServiceSettings, service: str) -> None:
         TraceIdRatioBased,
     )
 
+    # Long statements are cut as told below; that is no news for the log.
+    logging.getLogger("opentelemetry.attributes").setLevel(logging.ERROR)
     _provider = TracerProvider(
         # Without a parent by ratio, else as the parent decided: traces stay whole.
         sampler=ParentBased(TraceIdRatioBased(settings.trace_ratio)),
