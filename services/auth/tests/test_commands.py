@@ -339,7 +339,7 @@ class TestMain:
 
 class TestMigrations:
     def test_add_up_to_the_models_and_back(self, make_database):
-        from alembic import command  # noqa: PLC0415
+        from alembic import command
 
         url = make_database()
         config = db.config(url, __main__.MIGRATIONS, Base.metadata)
@@ -351,9 +351,9 @@ class TestMigrations:
 
 
 def db_tables(_url):
-    from sqlalchemy import MetaData  # noqa: PLC0415
+    from sqlalchemy import MetaData
 
-    from flagon_chassis.tables import METADATA  # noqa: PLC0415
+    from flagon_chassis.tables import METADATA
 
     mine = MetaData(naming_convention=METADATA.naming_convention)
     METADATA.tables["outbox"].to_metadata(mine)

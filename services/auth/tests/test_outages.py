@@ -111,7 +111,7 @@ class TestOwnCounters:
     @pytest.fixture
     def counters(self):
         self.now = 1000.0
-        from flagon_auth.clients import connect  # noqa: PLC0415
+        from flagon_auth.clients import connect
 
         return Attempts(connect("redis://127.0.0.1:1/0"), clock=lambda: self.now)
 
@@ -149,9 +149,9 @@ class TestOwnCounters:
 
 class TestHashTurns:
     def test_more_than_allowed_wait_and_give_up(self):
-        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
+        from concurrent.futures import ThreadPoolExecutor
 
-        from flagon_auth.domain.passwords import TooManyHashes  # noqa: PLC0415
+        from flagon_auth.domain.passwords import TooManyHashes
 
         hasher = Hasher(concurrency=1, wait_seconds=0.001)
         hasher._turns.acquire()
