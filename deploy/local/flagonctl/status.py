@@ -135,8 +135,8 @@ def as_json(stack: Stack, found: list[Status]) -> dict[str, object]:
 
 
 def _duration(seconds: int) -> str:
-    if seconds < 120:  # noqa: PLR2004 (two minutes)
+    if seconds < 120:
         return f"{seconds} s"
-    if seconds < 7200:  # noqa: PLR2004 (two hours)
+    if seconds < 7200:
         return f"{seconds // 60} min"
     return f"{seconds // 3600} h"
