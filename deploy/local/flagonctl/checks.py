@@ -74,7 +74,7 @@ def ports_are_free(stack: Stack) -> None:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 message = f"Port {port} ({what}) is taken by {_listener(port)}."
-                other = 9080 if stack.port_base != 9080 else 10080
+                other = 9080 if stack.port_base != 9080 else 10080  # noqa: PLR2004
                 raise Problem(
                     message, f"stop that program, or: make up PORT_BASE={other}"
                 ) from None
@@ -161,8 +161,8 @@ def secrets_are_private(stack: Stack) -> None:
 
 def processes_are_ready(stack: Stack) -> None:
     """Refuse a running stack of which a part is not ready."""
-    from . import local
-    from .processes import PROCESSES
+    from . import local  # noqa: PLC0415 (which uses the checks above)
+    from .processes import PROCESSES  # noqa: PLC0415
 
     for process in PROCESSES:
         said = local.probe(stack, process)
@@ -173,7 +173,7 @@ def processes_are_ready(stack: Stack) -> None:
 
 def gateway_answers(stack: Stack) -> None:
     """Refuse a containers stack whose gateway is silent."""
-    from . import compose
+    from . import compose  # noqa: PLC0415 (loads what local mode does not need)
 
     if not compose.answers(stack):
         raise Problem(f"Nothing answers at {stack.http_url}.", "make up MODE=docker")

@@ -82,7 +82,7 @@ def _welcome(stack: Stack) -> None:
         f"    {account['email']:<26} {account['password']}"
         for account in accounts(stack.secrets / "auth_accounts.json")
     ]
-    base = "" if stack.port_base == 8080 else f" PORT_BASE={stack.port_base}"
+    base = "" if stack.port_base == 8080 else f" PORT_BASE={stack.port_base}"  # noqa: PLR2004 (the default)
     lines += [
         "",
         f"  Next: make status{base} · make logs{base} S=catalog · make down{base}",

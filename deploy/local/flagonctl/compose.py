@@ -85,7 +85,7 @@ def answers(stack: Stack) -> bool:
     connection = HTTPConnection("127.0.0.1", stack.port_base, timeout=3)
     try:
         connection.request("GET", "/healthz")
-        return connection.getresponse().status == 200
+        return connection.getresponse().status == 200  # noqa: PLR2004 (OK)
     except (OSError, HTTPException):
         return False
     finally:

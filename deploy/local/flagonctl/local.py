@@ -413,7 +413,7 @@ def probe(stack: Stack, process: Process) -> str:
         return f"no answer ({type(error).__name__})"
     finally:
         connection.close()
-    return "ready" if answer.status == 200 else checks.why_unready(body)
+    return "ready" if answer.status == 200 else checks.why_unready(body)  # noqa: PLR2004 (OK)
 
 
 def _probe_postgres(stack: Stack) -> str:

@@ -85,7 +85,7 @@ def give(path: Path, who: Runner) -> None:
     if not who.switched:
         return
     for folder, _folders, files in os.walk(path):
-        for name in (folder, *(os.path.join(folder, file) for file in files)):
+        for name in (folder, *(os.path.join(folder, file) for file in files)):  # noqa: PTH118 (walk gives text)
             try:
                 status = os.lstat(name)
                 if (status.st_uid, status.st_gid) != (who.uid, who.gid):
@@ -113,7 +113,7 @@ def blocking(paths: list[Path], who: Runner) -> list[Path]:
     """Return the folders on the way to the paths that keep the runner out."""
     ways: set[Path] = set()
     for path in paths:
-        absolute = Path(os.path.abspath(path))
+        absolute = Path(os.path.abspath(path))  # noqa: PTH100 (links count as they are)
         ways |= set(absolute.parents) | set(absolute.resolve().parents)
         if absolute.is_dir():
             ways.add(absolute.resolve())
@@ -251,7 +251,7 @@ def _is_plain(folder: Path) -> bool:
         capture_output=True,
         text=True,
     ).stdout
-    names = [line.split(":")[1] for line in said.split() if line.count(":") >= 2]
+    names = [line.split(":")[1] for line in said.split() if line.count(":") >= 2]  # noqa: PLR2004 (kind:name:rights)
     return not any(names) and "default:" not in said
 
 

@@ -82,7 +82,7 @@ def token(base_url: str, email: str, password: str, scope: str) -> dict[str, obj
                 "code_verifier": verifier,
             },
         )
-    if response.status_code != 200:
+    if response.status_code != 200:  # noqa: PLR2004 (OK)
         raise Problem(
             f"auth gave no token ({response.status_code}): {response.text[:300]}",
             "make logs S=auth",
@@ -110,7 +110,7 @@ def _walk(
         wanted = [form for form in posts if "password" in form[2]]
         # Without a password field it is the question for consent.
         chosen = wanted or [form for form in posts if "logout" not in form[1]]
-        if response.status_code >= 400 or not chosen or (wanted and filled):
+        if response.status_code >= 400 or not chosen or (wanted and filled):  # noqa: PLR2004 (client errors)
             break
         _method, action, fields = chosen[0]
         if wanted:
@@ -121,7 +121,7 @@ def _walk(
         response = client.post(target, data=fields)
         for _pause in range(_BUSY_PAUSES):
             # Hashing passwords is costly on purpose, so auth turns people away when busy.
-            if response.status_code != 503:
+            if response.status_code != 503:  # noqa: PLR2004 (Service Unavailable)
                 break
             time.sleep(float(response.headers.get("retry-after", 1)))
             response = client.post(target, data=fields)

@@ -91,5 +91,5 @@ class Stack:
 
     def bind(self, name: str) -> str:
         """Return the address that a Python process listens on."""
-        host = "0.0.0.0" if self.mode == "docker" else "127.0.0.1"
+        host = "0.0.0.0" if self.mode == "docker" else "127.0.0.1"  # noqa: S104 (a container's own network)
         return f"{host}:{self.port(name)}"

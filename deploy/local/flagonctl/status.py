@@ -135,8 +135,8 @@ def as_json(stack: Stack, found: list[Status]) -> dict[str, object]:
 
 
 def _duration(seconds: int) -> str:
-    if seconds < 120:
+    if seconds < 120:  # noqa: PLR2004 (two minutes)
         return f"{seconds} s"
-    if seconds < 7200:
+    if seconds < 7200:  # noqa: PLR2004 (two hours)
         return f"{seconds // 60} min"
     return f"{seconds // 3600} h"

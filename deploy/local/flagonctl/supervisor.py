@@ -215,7 +215,7 @@ class Supervisor:
                 message = f"The supervisor refused: {fault.faultString}"
                 raise Problem(message, "make doctor") from fault
 
-    def _server(self) -> Any:
+    def _server(self) -> Any:  # noqa: ANN401 (methods are made up at run time)
         password = (self.stack.secrets / "supervisor_password").read_text().strip()
         return xmlrpc.client.ServerProxy(
             f"http://flagon:{password}@127.0.0.1:{self.stack.supervisor_port}/RPC2"
