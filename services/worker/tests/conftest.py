@@ -131,7 +131,7 @@ def wait_for(ready, seconds=20, pause=0.05):
         time.sleep(pause)
 
 
-@pytest.fixture(name="wait_for")
+@pytest.fixture(name="wait_for", scope="session")
 def _wait_for():
     return wait_for
 

@@ -1,10 +1,12 @@
 """The jobs API as its callers see it."""
 
 import json
+from datetime import UTC, datetime
 from io import BytesIO
 from uuid import uuid4
 
 import pytest
+from openapi_spec_validator import validate
 
 from flagon_worker.domain import files, jobs
 
@@ -38,6 +40,14 @@ class TestSubmitJob:
         } | {"sha256": job["upload"]["sha256"]}
         assert len(job["upload"]["sha256"]) == 64
         assert job["params"]["defaults"] == {"stock": 5}
+
+    def test_takes_what_the_submitter_knows_of_the_file(self, submit):
+        params = submit(encoding="CP1251", delimiter=";", decimals="comma").json[
+            "params"
+        ]
+
+        assert params["encoding"] == "cp1251"
+        assert (params["delimiter"], params["decimals"]) == (";", "comma")
 
     def test_keeps_the_file(self, submit, settings):
         job_id = submit(b"sku,name\na,A\n").json["id"]
@@ -265,8 +275,6 @@ class TestCancelJob:
         assert response.json["state"] == "succeeded"
 
     def test_asks_one_that_runs_once(self, submit, client, bearer, change, outbox):
-        from datetime import UTC, datetime
-
         job_id = submit().json["id"]
         change(
             job_id, state="running", lease_token=uuid4(), lease_until=datetime.now(UTC)
@@ -442,9 +450,12 @@ BODIES = {
     "garbage": ("multipart/form-data; boundary=x", bytes(range(256)) * 50),
     "two files": (
         "multipart/form-data; boundary=x",
-        b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\na\r\n'
-        b'--x\r\nContent-Disposition: form-data; name="file"; filename="b"\r\n\r\nb\r\n'
-        b"--x--\r\n",
+        b"".join(
+            b'--x\r\nContent-Disposition: form-data; name="file"; filename="%s"\r\n'
+            b"\r\na\r\n" % name
+            for name in (b"a", b"b")
+        )
+        + b"--x--\r\n",
     ),
     "many parts": (
         "multipart/form-data; boundary=x",
@@ -569,8 +580,6 @@ class TestFiles:
 
 
 def test_the_document_is_valid(client):
-    from openapi_spec_validator import validate
-
     document = client.get("/openapi.json").json
 
     validate(document)

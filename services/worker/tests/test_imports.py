@@ -3,11 +3,13 @@
 import json
 import subprocess
 import sys
+import threading
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
 from sqlalchemy import update
+from sqlalchemy.exc import OperationalError
 
 from flagon_chassis import health
 from flagon_worker.domain import imports, leases, reports
@@ -363,8 +365,6 @@ class TestCrashes:
         assert run(job_id)["state"] == "succeeded"
 
     def test_an_outage_of_the_database_is_none(self, submit, run, monkeypatch, change):
-        from sqlalchemy.exc import OperationalError
-
         def down(*_, **__):
             raise OperationalError("select", {}, Exception("gone"))
 
@@ -383,8 +383,6 @@ class TestHeartbeat:
             update={"lease_seconds": 0.15}
         )
         job_id = self.submit_probe(client, bearer)
-        import threading
-
         timer = threading.Timer(0.4, change, [job_id], {"cancel_requested": True})
         timer.start()
 
@@ -400,8 +398,6 @@ class TestHeartbeat:
             update={"lease_seconds": 0.15}
         )
         job_id = self.submit_probe(client, bearer)
-        import threading
-
         timer = threading.Timer(0.3, change, [job_id], {"lease_token": uuid4()})
         timer.start()
 
@@ -413,8 +409,6 @@ class TestHeartbeat:
     def test_gives_up_when_the_database_is_away_too_long(
         self, client, bearer, app, run, settings, monkeypatch
     ):
-        from sqlalchemy.exc import OperationalError
-
         def down(*_, **__):
             raise OperationalError("update", {}, Exception("gone"))
 

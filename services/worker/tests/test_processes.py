@@ -112,8 +112,17 @@ class TestWholePath:
     @staticmethod
     def archived(fleet, job_id):
         done = subprocess.run(
-            [sys.executable, "-m", "flask", "--app", "flagon_worker.app"]
-            + ["events", "list", "--subject", job_id],
+            [
+                sys.executable,
+                "-m",
+                "flask",
+                "--app",
+                "flagon_worker.app",
+                "events",
+                "list",
+                "--subject",
+                job_id,
+            ],
             env={**os.environ, **fleet.environment},
             capture_output=True,
             check=True,

@@ -157,7 +157,7 @@ def _survey(
     return place
 
 
-def _confirm(run: Run, session: Any, job: Any, place: Checkpoint, message: str) -> None:  # noqa: ANN401 (as `step` gives them)
+def _confirm(run: Run, session: Any, job: Any, place: Checkpoint, message: str) -> None:
     run.advance(
         session,
         job,
