@@ -330,7 +330,7 @@ def use(span: Span, traceparent: str | None) -> Iterator[None]:
 
 
 def _context(traceparent: str | None) -> "Context":
-    from opentelemetry.context import Context  # noqa: PLC0415
+    from opentelemetry.context import Context  # noqa: PLC0415 (loaded only where traces are on)
     from opentelemetry.trace.propagation.tracecontext import (  # noqa: PLC0415
         TraceContextTextMapPropagator,
     )

@@ -17,11 +17,11 @@ def main(command: str) -> None:
         server.serve(settings, "flagon_auth.app:create_app()")
     elif command == "relay":
         # Only here: the relay needs neither gunicorn nor the web app.
-        from flagon_chassis import relay
+        from flagon_chassis import relay  # noqa: PLC0415
 
         relay.run(settings, "auth")
     elif command == "migrate":
-        from flagon_chassis import db
+        from flagon_chassis import db  # noqa: PLC0415 (SQLAlchemy is not the relay's)
 
         db.migrate(settings, MIGRATIONS)
     else:

@@ -22,7 +22,7 @@ from .settings import Settings
 class _Commands(AppGroup):
     """Commands that say in one line why they were refused."""
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 (as click has it)
         """Run one command.
 
         :raises click.ClickException: it was refused for a reason that is expected.

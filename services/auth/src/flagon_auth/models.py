@@ -26,7 +26,7 @@ class Base(DeclarativeBase):
     """Tables of this service's own database."""
 
     metadata = MetaData(naming_convention=NAMING)
-    type_annotation_map = {
+    type_annotation_map = {  # noqa: RUF012 (SQLAlchemy reads it from the class)
         datetime: DateTime(timezone=True),
         str: Text,
         list[str]: ARRAY(Text),

@@ -41,28 +41,28 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _serve(settings: Settings, _chosen: argparse.Namespace) -> int:
-    from flagon_chassis import server
+    from flagon_chassis import server  # noqa: PLC0415
 
     server.serve(settings, _API)
     return 0
 
 
 def _relay(settings: Settings, _chosen: argparse.Namespace) -> int:
-    from flagon_chassis import relay
+    from flagon_chassis import relay  # noqa: PLC0415
 
     relay.run(settings, "worker")
     return 0
 
 
 def _migrate(settings: Settings, _chosen: argparse.Namespace) -> int:
-    from flagon_chassis import db
+    from flagon_chassis import db  # noqa: PLC0415
 
     db.migrate(settings, _MIGRATIONS)
     return 0
 
 
 def _beat(settings: Settings, _chosen: argparse.Namespace) -> int:
-    from flagon_chassis import queue
+    from flagon_chassis import queue  # noqa: PLC0415
 
     queue.run_beat(settings, _CLOCK)
     return 0
@@ -75,7 +75,7 @@ class Clock:
     """
 
     def __init__(self, settings: Settings) -> None:
-        from flagon_chassis import logs, queue
+        from flagon_chassis import logs, queue  # noqa: PLC0415
 
         logs.configure("worker", settings.log_level)
         celery = queue.publisher(settings, "worker")
@@ -89,9 +89,9 @@ def create_clock() -> Clock:
 
 
 def _consume(settings: Settings, _chosen: argparse.Namespace) -> int:
-    from flagon_chassis import consumer
+    from flagon_chassis import consumer  # noqa: PLC0415
 
-    from .domain import archive
+    from .domain import archive  # noqa: PLC0415
 
     consumer.run(
         settings,
@@ -105,7 +105,7 @@ def _consume(settings: Settings, _chosen: argparse.Namespace) -> int:
 
 
 def _celery(settings: Settings, chosen: argparse.Namespace) -> int:
-    from flagon_chassis import queue
+    from flagon_chassis import queue  # noqa: PLC0415
 
     if settings.metrics_dir is None:
         # The children count, this process is asked: without files nothing would show.

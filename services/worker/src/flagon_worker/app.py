@@ -7,7 +7,7 @@ from flask import Flask
 
 from flagon_chassis import db, events, health, logs, queue, sentry, tracing
 
-from . import cli, clients, tasks
+from . import cli, clients, tasks  # noqa: F401 (tasks register themselves)
 from .settings import Settings
 
 NAME = "worker"
@@ -21,9 +21,9 @@ def create_app(settings: Settings | None = None) -> Flask:
     :raises pydantic.ValidationError: a setting is missing or malformed.
     """
     # Tokens, OpenAPI and limits: memory that processes without an API need not have.
-    from flagon_chassis import auth, limits, web
+    from flagon_chassis import auth, limits, web  # noqa: PLC0415
 
-    from . import routes
+    from . import routes  # noqa: PLC0415
 
     settings = settings or Settings()
     app = web.create_app(

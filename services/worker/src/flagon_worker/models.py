@@ -26,7 +26,7 @@ class Base(DeclarativeBase):
     """All of the worker's tables."""
 
     metadata = MetaData(naming_convention=NAMING)
-    type_annotation_map = {
+    type_annotation_map = {  # noqa: RUF012 (declared so by SQLAlchemy)
         datetime: DateTime(timezone=True),
         str: Text,
         dict[str, Any]: JSONB(none_as_null=True),

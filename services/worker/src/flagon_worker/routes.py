@@ -45,7 +45,7 @@ class JobRequest(web.StrictRequest):
         content_type: str | None,
         filename: str | None = None,
         content_length: int | None = None,
-    ) -> Any:
+    ) -> Any:  # noqa: ANN401 (a writable file)
         """Return where the next file of the form is written to."""
         if self.endpoint != "jobs.submit_job":
             return super()._get_file_stream(
@@ -68,7 +68,7 @@ def complete_document(app: APIFlask) -> None:
     """Add to the OpenAPI document what the framework cannot know of the form."""
     chassis = app.spec_callback
 
-    def complete(document: Any) -> Any:
+    def complete(document: Any) -> Any:  # noqa: ANN401 (OpenAPI, as APIFlask gives it)
         operation = document["paths"][bp.url_prefix]["post"]
         operation["requestBody"] = SUBMISSION
         operation["responses"]["202"]["content"] = {

@@ -56,10 +56,10 @@ class LoginSession(SessionMixin):
                 self._created_at, self._seen_at = found["created"], found["seen"]
         return self._loaded
 
-    def __getitem__(self, key: str) -> Any:
+    def __getitem__(self, key: str) -> Any:  # noqa: ANN401 (as a session is)
         return self._data[key]
 
-    def __setitem__(self, key: str, value: Any) -> None:
+    def __setitem__(self, key: str, value: Any) -> None:  # noqa: ANN401
         self._data[key] = value
         self.modified = True
 
@@ -183,9 +183,9 @@ class SessionStore(SessionInterface):
         self, app: Flask, session: SessionMixin, response: Response
     ) -> None:
         """Write the session back; the response becomes a 503 where that fails."""
-        from flask import request
+        from flask import request  # noqa: PLC0415 (the interface does not pass it)
 
-        assert isinstance(session, LoginSession)
+        assert isinstance(session, LoginSession)  # noqa: S101 (made by open_session)
         if session.accessed:
             response.vary.add("Cookie")
             response.headers.setdefault("Cache-Control", "no-store")

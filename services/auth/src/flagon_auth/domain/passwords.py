@@ -102,8 +102,8 @@ def check_strength(password: str, *, context: Iterable[str] = ()) -> None:
     if len(password) > LENGTH_MAX:
         raise PasswordWeak(f"Use at most {LENGTH_MAX} characters.")
     # Loaded at the first new password: 14 MB of words that signing in never needs.
-    from zxcvbn import zxcvbn
-    from zxcvbn.frequency_lists import FREQUENCY_LISTS
+    from zxcvbn import zxcvbn  # noqa: PLC0415
+    from zxcvbn.frequency_lists import FREQUENCY_LISTS  # noqa: PLC0415
 
     if password.lower() in FREQUENCY_LISTS["passwords"]:
         raise PasswordWeak("This is one of the passwords that everybody tries first.")

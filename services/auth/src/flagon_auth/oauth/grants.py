@@ -99,7 +99,7 @@ class AuthorizationCodeGrant(stock.AuthorizationCodeGrant):  # type: ignore[misc
         """Start the grant that the code belongs to."""
         asked = request.payload.data
         sign_in = request.sign_in
-        assert sign_in is not None
+        assert sign_in is not None  # noqa: S101 (a code is made for who signed in)
         grants.authorize(
             request.session,
             self.server.issuer,

@@ -125,7 +125,7 @@ class Server(AuthorizationServer):  # type: ignore[misc]
         CodeChallenge()(grant)
         return grant
 
-    def get_token_grant(self, request: OAuthRequest) -> Any:
+    def get_token_grant(self, request: OAuthRequest) -> Any:  # noqa: ANN401
         """Return the grant for a token request, bound to its transaction."""
         grant = super().get_token_grant(request)
         grant.server = _Bound(self, request)
@@ -182,5 +182,5 @@ class _Bound:
     def query_client(self, client_id: str) -> ClientView | None:
         return find_client(self._request, client_id)
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 (all else is the server's)
         return getattr(self._server, name)

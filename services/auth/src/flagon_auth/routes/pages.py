@@ -278,14 +278,14 @@ def _network(address: str | None) -> str:
         ip = ipaddress.ip_address(address or "")
     except ValueError:
         return "unknown"
-    if ip.version == 4:
+    if ip.version == 4:  # noqa: PLR2004 (the version's name)
         return str(ip)
     return str(ipaddress.ip_network((ip, 64), strict=False).network_address)
 
 
 def _spoken(seconds: int) -> str:
     minutes = -(-seconds // 60)
-    if seconds < 60:
+    if seconds < 60:  # noqa: PLR2004 (a minute)
         return f"{seconds} seconds" if seconds > 1 else "a second"
     return f"{minutes} minutes" if minutes > 1 else "a minute"
 

@@ -157,7 +157,7 @@ def _survey(
     return place
 
 
-def _confirm(run: Run, session: Any, job: Any, place: Checkpoint, message: str) -> None:
+def _confirm(run: Run, session: Any, job: Any, place: Checkpoint, message: str) -> None:  # noqa: ANN401 (as `step` gives them)
     run.advance(
         session,
         job,

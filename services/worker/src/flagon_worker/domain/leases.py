@@ -219,7 +219,7 @@ def pause(session: Session, job: Job, reason: str, patience: Patience) -> float:
         fail(session, job, f"Gave up waiting: {reason} Submit the job again later.")
         return 0.0
     longest = min(patience.backoff_seconds, 2.0 ** min(job.troubles, 30) / 2)
-    wait = longest * random.uniform(0.5, 1.0)
+    wait = longest * random.uniform(0.5, 1.0)  # noqa: S311 (no secret)
     _requeue(job, at + timedelta(seconds=wait))
     job.progress_message = f"Waiting: {reason}"
     session.flush()

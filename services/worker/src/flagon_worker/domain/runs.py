@@ -224,7 +224,7 @@ def _work(
             result = kind(run)
     except leases.LeaseLost:
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 (whatever it is, the job's row must tell)
         reason = error
     # The last thing that the lease is good for.
     with run.step() as (session, job):
