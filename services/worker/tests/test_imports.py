@@ -214,6 +214,27 @@ class TestTrouble:
         keys = [key for key, _ in catalog.calls]
         assert sorted(set(keys)) == [f"{job_id}:{n}" for n in range(3)]
 
+    def test_a_job_cancelled_meanwhile_shows_what_it_did(
+        self, submit, run, catalog, client, bearer
+    ):
+        job_id = submit(b"sku,name\n-,X\n" + sheet(1200)[9:]).json["id"]
+        bulk = catalog.bulk
+
+        def once(headers, body):
+            first = headers["Idempotency-Key"].endswith(":0")
+            return bulk(headers, body) if first else (503, {})
+
+        catalog.bulk = once
+        assert run(job_id)["result"] is None
+
+        job = client.post(
+            f"/api/v1/jobs/{job_id}/cancel", headers=bearer("jobs:write", sub="me")
+        ).json
+
+        assert job["state"] == "cancelled"
+        assert job["result"] == {**COUNTS, "created": 499, "refused": 1}
+        assert [artefact["name"] for artefact in job["artefacts"]] == ["refused.csv"]
+
     def test_a_full_disk_is_waited_for(self, submit, run, catalog, monkeypatch):
         def full(*_, **__):
             raise OSError(28, "No space left on device")
@@ -430,7 +451,7 @@ class TestHeartbeat:
             "/api/v1/jobs",
             data={"kind": "probe", "params": json.dumps({"seconds": seconds})},
             content_type="multipart/form-data",
-            headers=bearer("jobs:read", "jobs:manage", sub="me"),
+            headers=bearer("jobs:write", "jobs:manage", sub="me"),
         )
         assert response.status_code == 202, response.json
         return response.json["id"]

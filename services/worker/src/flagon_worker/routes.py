@@ -102,7 +102,7 @@ def _show(job: Job, status: int = 200) -> Response:
 
 @bp.post("")
 @bp.doc(summary="Hand in a job", responses={202: "Accepted", 413: "Too large"})
-@auth.requires("jobs:read")
+@auth.requires("jobs:write")
 def submit_job() -> Response:
     """Hand in a job: `kind`, `params` (JSON) and, where the kind takes one, `file`."""
     kind, params, name = _read_form()

@@ -101,10 +101,9 @@ def run_import(
         raise leases.JobFailed("The uploaded file is gone. Submit the import again.")
     try:
         if run.job.checkpoint:
-            place = Checkpoint.load(run.job.checkpoint)
+            place = Checkpoint.load(run.job.checkpoint["place"])
         else:
             place = _survey(run, source, params, batch_rows)
-        _note(run, place)
         with sheets.open_rows(
             source, place.layout, start_byte=place.byte, start_row=place.row
         ) as rows:
@@ -112,12 +111,6 @@ def run_import(
     except SheetUnreadable as reason:
         raise leases.JobFailed(str(reason)) from reason
     return asdict(place.counts)
-
-
-def _note(run: Run, place: Checkpoint) -> None:
-    """Let the run know what to show however it ends."""
-    run.result = asdict(place.counts)
-    run.artefacts = [reports.NAME] if place.report_bytes else []
 
 
 def _survey(
@@ -152,16 +145,16 @@ def _survey(
         row=layout.start_row,
     )
     with run.step() as (session, job):
-        _confirm(run, session, job, place, message=f"Read {total} rows; importing.")
+        run.advance(session, job, _step(place, f"Read {total} rows; importing."))
     run.check()
     return place
 
 
-def _confirm(run: Run, session: Any, job: Any, place: Checkpoint, message: str) -> None:  # noqa: ANN401 (as `step` gives them)
-    run.advance(
-        session,
-        job,
-        checkpoint=asdict(place),
+def _step(place: Checkpoint, message: str) -> leases.Step:
+    return leases.Step(
+        place=asdict(place),
+        result=asdict(place.counts),
+        artefacts=[reports.NAME] if place.report_bytes else [],
         done=place.done,
         total=place.total,
         unit="rows",
@@ -209,8 +202,7 @@ def _import_rows(
                 place.report_bytes = reports.write(
                     report, addition, at=place.report_bytes
                 )
-            _confirm(run, session, job, place, message=_message(place, dry_run=dry_run))
-        _note(run, place)
+            run.advance(session, job, _step(place, _message(place, dry_run=dry_run)))
         if place.done < place.total:
             run.check()
 

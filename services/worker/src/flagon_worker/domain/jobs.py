@@ -227,7 +227,7 @@ def cancel_job(session: Session, job: Job) -> Job:
         return job
     if job.lease_token is None:
         finish(job, "cancelled")
-        changed = ["state", "finished_at"]
+        changed = ["state", "result", "artefacts", "finished_at"]
     else:
         job.cancel_requested = True
         job.version += 1
@@ -239,6 +239,9 @@ def cancel_job(session: Session, job: Job) -> Job:
 
 def finish(job: Job, state: str) -> None:
     """Bring a job to a final state; who does so tells it."""
+    so_far = job.checkpoint or {}
+    job.result = so_far.get("result")
+    job.artefacts = so_far.get("artefacts", [])
     job.state = state
     job.finished_at = now()
     job.lease_token = job.lease_until = None

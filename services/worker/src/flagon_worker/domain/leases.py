@@ -55,6 +55,22 @@ class Patience:
     resend_seconds: float
 
 
+@dataclass(frozen=True)
+class Step:
+    """How far a job is."""
+
+    place: dict[str, Any]
+    """Where its kind goes on after an interruption."""
+    result: dict[str, Any]
+    """What was done so far; shown when the job ends, however it ends."""
+    artefacts: Sequence[str]
+    """The files made so far."""
+    done: int
+    total: int | None
+    unit: str
+    message: str
+
+
 def claim(
     session: Session, job_id: UUID, *, token: UUID, lease_seconds: float
 ) -> Job | None:
@@ -123,27 +139,22 @@ def hold(session: Session, job_id: UUID, token: UUID) -> Job:
 
 
 def advance(
-    session: Session,
-    job: Job,
-    *,
-    checkpoint: dict[str, Any],
-    done: int,
-    total: int | None,
-    unit: str,
-    message: str,
-    lease_seconds: float,
-    news: bool,
+    session: Session, job: Job, step: Step, *, lease_seconds: float, news: bool
 ) -> None:
     """Confirm a step: from here the job goes on, whatever happens to its worker.
 
     :param job: held by this transaction.
     :param news: whether this step is worth an event.
     """
-    job.checkpoint = checkpoint
-    job.progress_done = done
-    job.progress_total = total
-    job.progress_unit = unit
-    job.progress_message = message
+    job.checkpoint = {
+        "place": step.place,
+        "result": step.result,
+        "artefacts": list(step.artefacts),
+    }
+    job.progress_done = step.done
+    job.progress_total = step.total
+    job.progress_unit = step.unit
+    job.progress_message = step.message
     job.lease_until = now() + timedelta(seconds=lease_seconds)
     job.crashes = job.troubles = 0
     job.troubled_since = None
@@ -153,52 +164,27 @@ def advance(
         tell(session, job, ["progress"], "job.progressed.v1")
 
 
-def succeed(
-    session: Session,
-    job: Job,
-    *,
-    result: dict[str, Any],
-    artefacts: list[str],
-) -> None:
+def succeed(session: Session, job: Job, result: dict[str, Any]) -> None:
     """End a job well."""
-    job.result = result
-    job.artefacts = artefacts
     finish(job, "succeeded")
+    job.result = result
     session.flush()
     tell(session, job, ["state", "progress", "result", "artefacts", "finished_at"])
 
 
-def fail(
-    session: Session,
-    job: Job,
-    error: str,
-    *,
-    result: dict[str, Any] | None = None,
-    artefacts: Sequence[str] = (),
-) -> None:
-    """End a job that cannot succeed.
+def fail(session: Session, job: Job, error: str) -> None:
+    """End a job that cannot succeed; what it did until then stays done.
 
     :param error: why, and what to do, for people.
-    :param result: what it had done until then.
     """
     job.error = error
-    job.result = result
-    job.artefacts = list(artefacts)
     finish(job, "failed")
     session.flush()
     tell(session, job, ["state", "error", "result", "artefacts", "finished_at"])
 
 
-def stop(
-    session: Session,
-    job: Job,
-    *,
-    result: dict[str, Any] | None = None,
-    artefacts: Sequence[str] = (),
-) -> None:
+def stop(session: Session, job: Job) -> None:
     """End a running job that was cancelled; what it did until then stays done."""
-    job.result = result
-    job.artefacts = list(artefacts)
     finish(job, "cancelled")
     session.flush()
     tell(session, job, ["state", "result", "artefacts", "finished_at"])

@@ -40,10 +40,6 @@ class Run:
     stopping: Callable[[], bool]
     """Whether this worker is about to stop."""
     clock: Callable[[], float] = time.monotonic
-    result: dict[str, Any] | None = None
-    """What has been done so far; kept by the kind of job."""
-    artefacts: list[str] = field(default_factory=list)
-    """Files made so far; kept by the kind of job."""
     _cancel: bool = False
     _lost: bool = False
     _began: float = field(init=False)
@@ -81,33 +77,13 @@ class Run:
         with self.begin() as session:
             yield session, leases.hold(session, self.job.id, self.token)
 
-    def advance(
-        self,
-        session: Session,
-        job: Job,
-        *,
-        checkpoint: dict[str, Any],
-        done: int,
-        total: int | None,
-        unit: str,
-        message: str,
-    ) -> None:
+    def advance(self, session: Session, job: Job, step: leases.Step) -> None:
         """Confirm a step; tells the world at most a few times a second."""
         at = self.clock()
         news = at - self._told >= _TELL_SECONDS
         if news:
             self._told = at
-        leases.advance(
-            session,
-            job,
-            checkpoint=checkpoint,
-            done=done,
-            total=total,
-            unit=unit,
-            message=message,
-            lease_seconds=self.lease_seconds,
-            news=news,
-        )
+        leases.advance(session, job, step, lease_seconds=self.lease_seconds, news=news)
         self._cancel = self._cancel or job.cancel_requested
 
     @contextmanager
@@ -228,7 +204,7 @@ def _work(
         reason = error
     # The last thing that the lease is good for.
     with run.step() as (session, job):
-        name = _end(session, job, run, result=result, reason=reason, patience=patience)
+        name = _end(session, job, result=result, reason=reason, patience=patience)
     # What was foreseen needs no report; who was too slow is known by name.
     unexpected = name == "crashed" and not isinstance(reason, too_long)
     if job.finished_at:
@@ -240,7 +216,6 @@ def _work(
 def _end(
     session: Session,
     job: Job,
-    run: Run,
     *,
     result: dict[str, Any],
     reason: Exception | None,
@@ -249,15 +224,13 @@ def _end(
     """Bring the job to the state that follows and return how the turn ended."""
     match reason:
         case None:
-            leases.succeed(session, job, result=result, artefacts=run.artefacts)
+            leases.succeed(session, job, result)
             return "succeeded"
         case leases.JobFailed():
-            leases.fail(
-                session, job, str(reason), result=run.result, artefacts=run.artefacts
-            )
+            leases.fail(session, job, str(reason))
             return "failed"
         case leases.Cancelled():
-            leases.stop(session, job, result=run.result, artefacts=run.artefacts)
+            leases.stop(session, job)
             return "cancelled"
         case leases.Interrupted():
             leases.hand_back(session, job, patience)
