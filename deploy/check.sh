@@ -51,8 +51,9 @@ types() {
 unit() {
   package=$1 least=$2
   shift 2
-  export COVERAGE_FILE=$PWD/.coverage.$package
-  "$bin/python" -m pytest -q "$@" --cov="flagon_$package" --cov-report= &&
+  "$bin/coverage" erase &&
+    "$bin/coverage" run -m pytest -q "$@" &&
+    "$bin/coverage" combine --quiet &&
     "$bin/coverage" report --include="*/flagon_$package/*" --fail-under="$least" --skip-covered
 }
 end_to_end() { FLAGON_MODE=$1 "$bin/python" -m pytest -q tests/e2e; }

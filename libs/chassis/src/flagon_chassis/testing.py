@@ -1,7 +1,7 @@
 """Pytest fixtures for every service: a real Postgres and a real Redis.
 
-Where a Docker engine answers they are containers (testcontainers), else private local
-instances on free ports, which end with the test run. Load with
+Installed ones are started as private instances on free ports, which end with the test
+run; where none are installed they are containers (testcontainers). Load with
 `-p flagon_chassis.testing`.
 """
 
@@ -162,23 +162,24 @@ def start_redis(*options: str, port: int | None = None) -> Iterator[Server]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _docker() -> bool:
-    return (
-        shutil.which("docker") is not None
-        and os.environ.get("FLAGON_TEST_SERVERS") != "local"  # noqa: TID251
-        and subprocess.run(
-            ["docker", "version"],  # noqa: S607
-            capture_output=True,
-            check=False,
-        ).returncode
-        == 0
+def _containers() -> bool:
+    """Say whether the servers are containers: by `FLAGON_TEST_SERVERS`, or of need.
+
+    Installed servers start in a second and can be killed by a test, so they come first.
+    """
+    wanted = os.environ.get("FLAGON_TEST_SERVERS")  # noqa: TID251 (no settings here)
+    installed = shutil.which("redis-server") and (
+        shutil.which("initdb") or any(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     )
+    return wanted == "containers" or (wanted != "local" and not installed)
 
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[Server]:
     """Give a Postgres for the whole run; `url` is its administrator's."""
-    if _docker():  # pragma: no cover (which of the two runs is the machine's to say)
+    if (
+        _containers()
+    ):  # pragma: no cover (which of the two runs is the machine's to say)
         from testcontainers.community.postgres import (  # noqa: PLC0415
             PostgresContainer,
         )
@@ -192,7 +193,9 @@ def postgres_server() -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[Server]:
     """Give a Redis for the whole run."""
-    if _docker():  # pragma: no cover (which of the two runs is the machine's to say)
+    if (
+        _containers()
+    ):  # pragma: no cover (which of the two runs is the machine's to say)
         from testcontainers.community.redis import RedisContainer  # noqa: PLC0415
 
         with RedisContainer("redis:8") as container:
