@@ -1,6 +1,5 @@
 import os
 import shutil
-import subprocess
 
 import pytest
 from sqlalchemy import text
@@ -9,23 +8,20 @@ from flagon_chassis import testing
 
 
 class TestServers:
-    def test_local_ones_run_where_no_engine_answers(self, monkeypatch):
-        monkeypatch.setattr(shutil, "which", lambda _name: "/usr/bin/docker")
+    def test_that_are_installed_come_first(self, monkeypatch):
         monkeypatch.delenv("FLAGON_TEST_SERVERS", raising=False)
-        answers = iter([1, 0])
-        monkeypatch.setattr(
-            subprocess,
-            "run",
-            lambda *_a, **_k: subprocess.CompletedProcess([], next(answers)),
-        )
 
-        assert testing._docker() is False
-        assert testing._docker() is True
+        assert testing._containers() is False
+        monkeypatch.setattr(shutil, "which", lambda _name: None)
+        assert testing._containers() is True
 
-    def test_local_ones_can_be_demanded(self, monkeypatch):
-        monkeypatch.setenv("FLAGON_TEST_SERVERS", "local")
+    @pytest.mark.parametrize(
+        ("said", "meant"), [("local", False), ("containers", True)]
+    )
+    def test_can_be_demanded(self, monkeypatch, said, meant):
+        monkeypatch.setenv("FLAGON_TEST_SERVERS", said)
 
-        assert testing._docker() is False
+        assert testing._containers() is meant
 
     def test_are_not_run_by_root(self, monkeypatch):
         monkeypatch.setattr(os, "geteuid", lambda: 0)
