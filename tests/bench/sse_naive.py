@@ -1,6 +1,6 @@
 """The usual way to stream from Flask: a Redis subscription and a thread per client.
 
-The lower bar of `sse_fanout.py`; served by gunicorn's gevent worker. No resume, no
+The lower bar of `bench_sse_fanout.py`; served by gunicorn's gevent worker. No resume, no
 heartbeat, no limits: it does less than realtime does.
 """
 

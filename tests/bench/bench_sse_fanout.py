@@ -1,6 +1,6 @@
 """Fan-out of server-sent events: deliveries per CPU second of the server, as ratios.
 
-    python tests/bench/sse_fanout.py [--clients 500] [--seconds 3] [--repeats 3]
+    python tests/bench/bench_sse_fanout.py [--clients 500] [--seconds 3] [--repeats 3]
 
 Each variant has one server process, all run in turn, and the best of the repeats counts:
 a neighbour on the machine can only make a run slower. `hub` is realtime as it is
