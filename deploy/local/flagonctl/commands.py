@@ -366,7 +366,7 @@ def bench(stack: Stack, values: Values, format_: str) -> int:
     status_ = 0
     for program in sorted((stack.root / "tests" / "bench").glob("bench_*.py")):
         if name in {"", program.stem.removeprefix("bench_")}:
-            command = [sys.executable, str(program), stack.http_url]
+            command = [sys.executable, str(program)]
             status_ |= subprocess.run(command, check=False, cwd=stack.root).returncode
     return status_
 
