@@ -344,6 +344,26 @@ class TestHousekeeping:
 
         assert rows.execute("select count(*) from outbox").fetchone()[0] == 1
 
+    def test_forgets_answers_to_repeated_requests_after_a_day(self, relay, rows):
+        for key, age in (("old", "25 hours"), ("new", "23 hours")):
+            rows.execute(
+                "insert into idempotency_key values"
+                " ('s', %s, '', 200, '{}', '', now() - %s::interval)",
+                [key, age],
+            )
+
+        relay.housekeeping(rows, idle=True)
+
+        kept = rows.execute("select key from idempotency_key").fetchall()
+        assert kept == [("new",)]
+
+    def test_does_without_such_answers(self, relay, rows):
+        rows.execute("alter table idempotency_key rename to elsewhere")
+        try:
+            relay.housekeeping(rows, idle=True)
+        finally:
+            rows.execute("alter table elsewhere rename to idempotency_key")
+
     def test_measures_what_waits(self, relay, rows):
         put_event(rows)
         rows.execute("update outbox set created_at = now() - interval '90 seconds'")

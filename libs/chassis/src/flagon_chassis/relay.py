@@ -69,6 +69,14 @@ delete from outbox where sequence in (
   select sequence from outbox where sent_at < now() - interval '1 day'
   order by sent_at limit %s)
 """
+# The answers to repeated requests (idempotency.py) live beside the outbox where a service
+# keeps them, and have nobody else who would forget them.
+_HAS_KEYS = "select to_regclass('idempotency_key') is not null"
+_PURGE_KEYS = """
+delete from idempotency_key where (scope, key) in (
+  select scope, key from idempotency_key where created_at < now() - interval '1 day'
+  order by created_at limit %s)
+"""
 
 
 @dataclass(frozen=True)
@@ -328,6 +336,8 @@ class Relay:
             self.measure(connection)
         if idle and now - self._purged_at >= _PURGE_SECONDS:
             gone = connection.execute(_PURGE, [_PURGE_STEP]).rowcount
+            if connection.execute(_HAS_KEYS).fetchone() == (True,):
+                connection.execute(_PURGE_KEYS, [_PURGE_STEP])
             # A full step means that there is more: go on at the next idle moment.
             self._purged_at = now if gone < _PURGE_STEP else float("-inf")
 
