@@ -157,12 +157,16 @@ class TestBodies:
 
     @pytest.mark.parametrize(
         ("field", "value"),
-        [(field, value) for field, values in FIELDS.items() for value in values],
+        [
+            (field, value)
+            for field, values in FIELDS.items()
+            for value in values
+            # Null means "none" for these two and is no fault.
+            if not (field in {"slug", "category"} and value is None)
+        ],
     )
     def test_with_a_wrong_field(self, post, assert_problem, client, field, value):
         body = {**GOOD, field: value}
-        if field in {"slug", "category"} and value is None:
-            pytest.skip("None stands for nothing here")
 
         problem = assert_problem(post(json=body), 422, "invalid-request")
 

@@ -238,7 +238,7 @@ class Consumer:
             return
         try:
             self._until_done(partial(self._effect, events))
-        except Exception as error:  # noqa: BLE001 (whatever an effect raises)
+        except Exception as error:  # noqa: BLE001 (whatever the handler raises)
             if len(events) > 1:
                 # One of them is at fault; the others need not wait for it.
                 for event in events:
@@ -257,7 +257,7 @@ class Consumer:
             tried += 1
             try:
                 self._until_done(partial(self._effect, [event]))
-            except Exception as error:  # noqa: BLE001 (likewise)
+            except Exception as error:  # noqa: BLE001 (whatever the handler raises)
                 failed = error
             else:
                 return

@@ -100,7 +100,7 @@ def config(url: str, folder: Path, *metadata: MetaData) -> "Config":
     :param folder: the owner's revisions.
     :param metadata: what the revisions must add up to; for autogenerate and `check`.
     """
-    from alembic.config import Config  # noqa: PLC0415 (only `migrate` pays for Alembic)
+    from alembic.config import Config  # noqa: PLC0415 (10 MB that only migrations pay)
 
     result = Config()
     result.set_main_option("script_location", str(files(__package__) / "migrations"))

@@ -52,6 +52,7 @@ def _wait(ready: Callable[[], object], seconds: float = 20) -> None:
     while True:
         try:
             ready()
+        # Not up yet, in whatever way its client says so; raised again at the end.
         except Exception:
             if time.monotonic() > end:
                 raise
