@@ -344,19 +344,20 @@ class TestMigrations:
         url = make_database()
         config = db.config(url, __main__.MIGRATIONS, Base.metadata)
         command.upgrade(config, "head")
-        config.attributes["metadata"] = [Base.metadata, db_tables(url)]
+        config.attributes["metadata"] = [Base.metadata, chassis_tables()]
         command.check(config)
         command.downgrade(config, "base")
         command.upgrade(config, "head")
 
 
-def db_tables(_url):
+def chassis_tables():
     from sqlalchemy import MetaData
 
     from flagon_chassis.tables import METADATA
 
     mine = MetaData(naming_convention=METADATA.naming_convention)
-    METADATA.tables["outbox"].to_metadata(mine)
+    for name in ("outbox", "idempotency_key"):
+        METADATA.tables[name].to_metadata(mine)
     return mine
 
 

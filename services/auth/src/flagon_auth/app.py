@@ -22,7 +22,7 @@ from .domain.passwords import Hasher
 from .domain.tokens import Issuer
 from .oauth import endpoints
 from .oauth.server import Server
-from .routes import api, pages
+from .routes import account, api, register, sessions, sign_in, sign_out
 from .settings import Settings
 
 
@@ -47,7 +47,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         # is limited by the gateway, and guessing 256 bits is no way in.
         limiter.exempt(view)
     # Has stricter counters of its own.
-    limiter.exempt(pages.login)
+    limiter.exempt(sign_in.login)
     auth.init_app(
         app,
         issuer=settings.public_url,
@@ -56,9 +56,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     )
     _guard_forms(app)
     _sign_in_manager(app)
-    app.register_blueprint(pages.bp)
-    app.register_blueprint(api.bp)
-    app.register_blueprint(endpoints.bp)
+    for part in (sign_in, register, sign_out, account, api, endpoints):
+        app.register_blueprint(part.bp)
     app.extensions["flagon.oauth"] = Server(parts.issuer)
     app.after_request(_protect_pages)
     app.register_error_handler(CSRFError, _form_too_old)
@@ -121,7 +120,7 @@ def _guard_forms(app: Flask) -> None:
     # Protocol messages that a browser brings from elsewhere: the first only becomes the
     # same request by GET, the second acts on a signed ID token or asks the person.
     guard.exempt(endpoints.authorize_by_post)
-    guard.exempt(pages.logout)
+    guard.exempt(sign_out.logout)
     guard.exempt(api.bp)
 
 
@@ -137,7 +136,7 @@ def _sign_in_manager(app: Flask) -> None:
     # The session is on the server and its id random; tying it to an address as well
     # would sign people out whose phone changes networks.
     manager.session_protection = None
-    manager.user_loader(pages.load_signed_in)
+    manager.user_loader(sessions.load_signed_in)
     # Not `init_app`: it adds a hook for a "remember me" cookie, which we do not have,
     # and which would look into the session at every API request.
     app.login_manager = manager  # type: ignore[attr-defined]

@@ -201,7 +201,7 @@ def sign_in(
     )
     if account is None or not matched or account.disabled:
         raise SignInRefused("Check both and try again.")
-    if hasher.outdated(account.password_hash):
+    if account.password_hash and hasher.outdated(account.password_hash):
         account.password_hash = hasher.hash(password)
         account.updated_at = now
     return account

@@ -73,6 +73,9 @@ def put_client(session: Session, registration: Registration, *, now: datetime) -
         "grant_types": registration.grant_types,
         "scope": " ".join(registration.scope.split()),
         "first_party": registration.first_party,
+        "token_endpoint_auth_method": (
+            "none" if secret is None else "client_secret_basic"
+        ),
     }
     session.execute(
         insert(Client)

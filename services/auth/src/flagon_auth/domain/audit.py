@@ -1,0 +1,109 @@
+"""The audit log: what matters to security, each record chained to the one before it.
+
+Whoever changes, removes or inserts a record breaks the chain from there on; the
+service's own database login may only add and read.
+"""
+
+import hashlib
+import json
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from flagon_auth.models import AuditEvent
+from flagon_chassis.errors import Conflict
+
+_BEGINNING = bytes(32)
+
+
+class AuditLogBroken(Conflict):
+    """The audit log was changed after it was written."""
+
+
+def record(
+    session: Session,
+    action: str,
+    *,
+    account_id: UUID | None = None,
+    actor: str | None = None,
+    address: str | None = None,
+    now: datetime,
+    **details: Any,  # noqa: ANN401 (whatever JSON can say)
+) -> None:
+    """Add one record; the last step of its transaction, because all others wait for it.
+
+    :param action: what happened, such as `password_changed`.
+    :param account_id: whom it concerns.
+    :param actor: who did it: an account's or client's id, or `cli`.
+    :param address: the network address it came from.
+    :param details: JSON without fractions and without anything secret.
+    """
+    session.execute(select(func.pg_advisory_xact_lock(728_114_020)))
+    last = session.scalars(
+        select(AuditEvent).order_by(AuditEvent.sequence.desc()).limit(1)
+    ).one_or_none()
+    row = AuditEvent(
+        sequence=last.sequence + 1 if last else 1,
+        occurred_at=now,
+        action=action,
+        account_id=account_id,
+        actor=actor,
+        address=address,
+        details=details,
+        previous_hash=last.hash if last else _BEGINNING,
+    )
+    row.hash = _hash(row)
+    session.add(row)
+    session.flush()
+
+
+def verify(session: Session) -> int:
+    """Return how many records there are, after checking every one.
+
+    :raises AuditLogBroken: at the first record that is not as it was written.
+    """
+    count, previous = 0, _BEGINNING
+    rows = (
+        select(AuditEvent)
+        .order_by(AuditEvent.sequence)
+        .execution_options(yield_per=1000)
+    )
+    for row in session.scalars(rows):
+        count += 1
+        intact = row.previous_hash == previous and row.hash == _hash(row)
+        if row.sequence != count or not intact:
+            raise AuditLogBroken(f"Record {count} is not what was written.")
+        previous = row.hash
+    return count
+
+
+def list_records(
+    session: Session, account_id: UUID, *, limit: int, before: int | None = None
+) -> list[AuditEvent]:
+    """Return what concerns one account, newest first.
+
+    :param before: the sequence number that the page follows.
+    """
+    statement = select(AuditEvent).filter_by(account_id=account_id)
+    if before is not None:
+        statement = statement.where(AuditEvent.sequence < before)
+    return list(
+        session.scalars(statement.order_by(AuditEvent.sequence.desc()).limit(limit))
+    )
+
+
+def _hash(row: AuditEvent) -> bytes:
+    content = [
+        row.sequence,
+        row.occurred_at.astimezone(UTC).isoformat(timespec="microseconds"),
+        row.action,
+        str(row.account_id) if row.account_id else None,
+        row.actor,
+        row.address,
+        row.details,
+    ]
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(row.previous_hash + text.encode()).digest()

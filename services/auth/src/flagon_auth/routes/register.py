@@ -1,0 +1,75 @@
+"""The registration page."""
+
+from datetime import UTC, datetime
+from urllib.parse import urlencode
+
+import structlog
+from apiflask import APIBlueprint
+from flask import flash, redirect, request
+from flask.typing import ResponseReturnValue
+
+from flagon_auth.clients import Limit, parts
+from flagon_auth.domain import accounts, passwords
+from flagon_auth.domain.addresses import safe_next
+from flagon_auth.forms import RegisterForm
+from flagon_chassis import auth
+from flagon_chassis.db import transaction
+
+from .sessions import record
+from .showing import form_page, network, spoken
+
+bp = APIBlueprint("register", __name__, enable_openapi=False)
+log = structlog.get_logger()
+
+_HOUR_SECONDS = 3600
+
+
+@bp.get("/register")
+@auth.open_route
+def register_page() -> ResponseReturnValue:
+    """Show the registration page."""
+    onward = safe_next(request.args.get("next"))
+    form = RegisterForm(formdata=None, data={"next": onward})
+    return form_page("register.html", form, onward)
+
+
+@bp.post("/register")
+@auth.open_route
+def register() -> ResponseReturnValue:
+    """Make an account; a taken address gets the same answer as a free one."""
+    form = RegisterForm()
+    onward = safe_next(form.next.data)
+    if not form.validate():
+        return form_page("register.html", form, onward, status=422)
+    place = f"register:{network(request.remote_addr)}"
+    limit = Limit(place, parts().limits.register, _HOUR_SECONDS)
+    wait = parts().attempts.take([limit])
+    if wait:
+        form.form_errors = [f"Too many attempts. Try again in {spoken(wait)}."]
+        return form_page("register.html", form, onward, status=429, wait=wait)
+    try:
+        with transaction() as db:
+            now = datetime.now(UTC)
+            account = accounts.create_account(
+                db,
+                parts().hasher,
+                email=str(form.email.data),
+                name=str(form.name.data),
+                password=str(form.password.data),
+                now=now,
+            )
+            record(db, "registered", account_id=account.id, now=now)
+    except accounts.EmailTaken:
+        log.info("registration_of_a_taken_address")
+    except accounts.NameInvalid as invalid:
+        form.name.errors = [invalid.detail]
+        return form_page("register.html", form, onward, status=422)
+    except accounts.EmailInvalid as invalid:
+        form.email.errors = [f"{invalid.title()}. {invalid.detail}"]
+        return form_page("register.html", form, onward, status=422)
+    except passwords.PasswordWeak as weak:
+        form.password.errors = [weak.detail]
+        return form_page("register.html", form, onward, status=422)
+    flash("Almost there: sign in with the address and the password you chose.")
+    query = urlencode({"next": onward, "login_hint": str(form.email.data)})
+    return redirect(f"/login?{query}", 303)
