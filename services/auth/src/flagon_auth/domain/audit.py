@@ -71,12 +71,14 @@ def verify(session: Session) -> int:
         .order_by(AuditEvent.sequence)
         .execution_options(yield_per=1000)
     )
-    for row in session.scalars(rows):
-        count += 1
-        intact = row.previous_hash == previous and row.hash == _hash(row)
-        if row.sequence != count or not intact:
-            raise AuditLogBroken(f"Record {count} is not what was written.")
-        previous = row.hash
+    # Closed at once where it breaks: the cursor is on the server.
+    with session.scalars(rows) as found:
+        for row in found:
+            count += 1
+            intact = row.previous_hash == previous and row.hash == _hash(row)
+            if row.sequence != count or not intact:
+                raise AuditLogBroken(f"Record {count} is not what was written.")
+            previous = row.hash
     return count
 
 
