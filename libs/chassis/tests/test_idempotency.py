@@ -3,10 +3,22 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from flask import Response
+from sqlalchemy import select
 
 from flagon_chassis import auth, db, idempotency, web
 from flagon_chassis.errors import Conflict
+from flagon_chassis.tables import idempotency_key
 from flagon_chassis.testing import ISSUER
+
+
+class Reversed:
+    """Seals by writing backwards, under the name."""
+
+    def seal(self, name, content):
+        return name.encode() + content[::-1]
+
+    def open(self, name, sealed):
+        return sealed.removeprefix(name.encode())[::-1]
 
 
 @pytest.fixture
@@ -16,6 +28,17 @@ def app(settings, bearer):
     auth.init_app(app, issuer=ISSUER, jwks=bearer.jwks)
     app.made = []
     app.during = lambda: None
+
+    @app.post("/secrets")
+    @auth.requires()
+    def create_secret():
+        with db.transaction() as session:
+
+            def respond():
+                app.made.append(1)
+                return Response(f"hush {len(app.made)}", 201, mimetype="text/plain")
+
+            return idempotency.once(session, respond, sealer=Reversed())
 
     @app.post("/things")
     @auth.requires()
@@ -60,6 +83,17 @@ class TestOnce:
         assert second.headers["Idempotent-Replayed"] == "true"
         assert "Idempotent-Replayed" not in first.headers
         assert len(app.made) == 1
+
+    def test_stores_a_secret_answer_sealed(self, app, bearer):
+        headers = bearer(sub="someone") | {"Idempotency-Key": "k"}
+        client = app.test_client()
+
+        first, second = (client.post("/secrets", headers=headers) for _ in range(2))
+
+        assert first.text == second.text == "hush 1"
+        with app.app_context(), db.transaction() as session:
+            [stored] = session.scalars(select(idempotency_key.c.body))
+        assert bytes(stored).endswith(b"1 hsuh")
 
     def test_other_keys_and_no_keys_are_other_requests(self, app, post):
         post("k")

@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Protocol
 
 from flask import Response, request
 from sqlalchemy import delete, insert, select, text
@@ -30,8 +31,22 @@ class TwinInProgress(Conflict):
     """The same request is being carried out right now."""
 
 
+class Sealer(Protocol):
+    """Encrypts what is stored, bound to a name."""
+
+    def seal(self, name: str, content: bytes, /) -> bytes:
+        """Return the content encrypted."""
+
+    def open(self, name: str, sealed: bytes, /) -> bytes:
+        """Return what was sealed under this name."""
+
+
 def once(
-    session: Session, respond: Callable[[], Response], *, body: bytes | None = None
+    session: Session,
+    respond: Callable[[], Response],
+    *,
+    body: bytes | None = None,
+    sealer: Sealer | None = None,
 ) -> Response:
     """Return the answer of `respond`, or of an earlier request with the same key.
 
@@ -41,6 +56,7 @@ def once(
 
     :param body: what tells two requests apart; the request's body by default. Give a
         digest where the body is a stream.
+    :param sealer: for answers that hold a secret: the database never sees them readable.
     :raises IdempotencyKeyReused: the key came with another body before.
     :raises TwinInProgress: a request with this key has not finished.
     """
@@ -67,10 +83,12 @@ def once(
     if stored is not None:
         if stored.fingerprint != fingerprint:
             raise IdempotencyKeyReused("Use a new key for a new request.")
-        replayed = Response(stored.body, stored.status, stored.headers)
+        content = sealer.open(f"{scope} {key}", stored.body) if sealer else stored.body
+        replayed = Response(content, stored.status, stored.headers)
         replayed.headers["Idempotent-Replayed"] = "true"
         return replayed
     response = respond()
+    content = response.get_data()
     session.execute(
         insert(idempotency_key).values(
             scope=scope,
@@ -82,7 +100,7 @@ def once(
                 for name in _HEADERS
                 if name in response.headers
             },
-            body=response.get_data(),
+            body=sealer.seal(f"{scope} {key}", content) if sealer else content,
         )
     )
     return response
