@@ -227,9 +227,13 @@ class AccessToken(Base):
     __tablename__ = "access_token"
 
     jti: Mapped[UUID] = mapped_column(primary_key=True)
-    token_grant_id: Mapped[UUID] = mapped_column(
+    token_grant_id: Mapped[UUID | None] = mapped_column(
         ForeignKey("token_grant.id", ondelete="CASCADE"), index=True
     )
+    api_key_id: Mapped[UUID | None] = mapped_column(
+        ForeignKey("api_key.id", ondelete="CASCADE"), index=True
+    )
+    """The key it was exchanged for, where it came out of no grant."""
     expires_at: Mapped[datetime] = mapped_column(index=True)
 
 
@@ -482,7 +486,7 @@ class ApiKey(Base):
     name: Mapped[str]
     scope: Mapped[str]
     created_at: Mapped[datetime]
-    expires_at: Mapped[datetime | None]
+    expires_at: Mapped[datetime]
     last_used_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
 

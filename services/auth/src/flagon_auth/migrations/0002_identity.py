@@ -62,7 +62,7 @@ def upgrade() -> None:  # noqa: PLR0915 (one straight list of steps)
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("scope", sa.Text(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
-        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("last_used_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("revoked_at", sa.DateTime(timezone=True), nullable=True),
         sa.ForeignKeyConstraint(
@@ -308,6 +308,21 @@ def upgrade() -> None:  # noqa: PLR0915 (one straight list of steps)
     # Whoever breaks into the service can add to the audit log, not rewrite it: its login
     # role loses what the database's default privileges gave it.
     op.execute(KEEP_THE_AUDIT_LOG)
+    op.alter_column(
+        "access_token", "token_grant_id", existing_type=sa.Uuid(), nullable=True
+    )
+    op.add_column("access_token", sa.Column("api_key_id", sa.Uuid(), nullable=True))
+    op.create_foreign_key(
+        op.f("fk_access_token_api_key_id_api_key"),
+        "access_token",
+        "api_key",
+        ["api_key_id"],
+        ["id"],
+        ondelete="CASCADE",
+    )
+    op.create_index(
+        op.f("ix_access_token_api_key_id"), "access_token", ["api_key_id"], unique=False
+    )
     op.add_column(
         "account",
         sa.Column("email_verified_at", sa.DateTime(timezone=True), nullable=True),
@@ -399,6 +414,11 @@ def upgrade() -> None:  # noqa: PLR0915 (one straight list of steps)
 
 def downgrade() -> None:  # noqa: PLR0915 (one straight list of steps)
     """Take the change back."""
+    op.drop_column("access_token", "api_key_id")
+    op.execute("delete from access_token where token_grant_id is null")
+    op.alter_column(
+        "access_token", "token_grant_id", existing_type=sa.Uuid(), nullable=False
+    )
     op.drop_column("token_grant", "dpop_jkt")
     op.drop_column("token_grant", "acr")
     op.drop_column("client", "updated_at")
