@@ -347,9 +347,12 @@ class LogoutNotice(Base):
     )
     account_id: Mapped[UUID]
     """Not a reference: the account may be deleted, and the client must still hear."""
-    sid: Mapped[str]
+    sid: Mapped[str] = mapped_column(index=True)
     created_at: Mapped[datetime]
+    refusals: Mapped[int] = mapped_column(server_default=text("0"), default=0)
+    """How often the client answered that it would not."""
     delivered_at: Mapped[datetime | None]
+    given_up_at: Mapped[datetime | None]
 
 
 class Mail(Base):

@@ -19,6 +19,7 @@ from flagon_auth.models import (
 )
 from flagon_chassis.errors import Invalid
 
+from . import api_keys, logouts
 from .accounts import API_SCOPES, IDENTITY_SCOPES, scopes_of
 from .tokens import Issuer, Spent
 
@@ -204,19 +205,50 @@ def revoke_refresh_token(
 
 
 def revoke_session(
-    session: Session, sid: str, reason: str, *, now: datetime
+    session: Session,
+    sid: str,
+    reason: str,
+    *,
+    account_id: UUID | None = None,
+    now: datetime,
 ) -> list[Spent]:
-    """End every grant given in one sign-in session; return access tokens that live."""
+    """End every grant given in one sign-in session; return access tokens that live.
+
+    The clients of the session are told, and an event says that it is over.
+
+    :param account_id: whose session it is; only what has grants is found without.
+    """
+    whose = account_id or session.scalar(
+        select(TokenGrant.account_id).filter_by(sid=sid).limit(1)
+    )
+    if whose is not None:
+        logouts.session_ended(
+            session, sid=sid, account_id=whose, reason=reason, now=now
+        )
     return _revoke_where(session, TokenGrant.sid == sid, reason=reason, now=now)
 
 
 def revoke_account(
-    session: Session, account_id: UUID, reason: str, *, now: datetime
+    session: Session,
+    account_id: UUID,
+    reason: str,
+    *,
+    sids: Iterable[str] = (),
+    now: datetime,
 ) -> list[Spent]:
-    """End every grant of one account; return access tokens that still live."""
-    return _revoke_where(
+    """End every grant of one account; return access tokens that still live.
+
+    The clients of its sessions are told, and an event for each says that it is over.
+
+    :param sids: sessions that exist; those with a living grant are found without.
+    """
+    logouts.sessions_ended(
+        session, account_id=account_id, reason=reason, sids=sids, now=now
+    )
+    spent = _revoke_where(
         session, TokenGrant.account_id == account_id, reason=reason, now=now
     )
+    return [*spent, *api_keys.live_tokens(session, account_id, now=now)]
 
 
 def cut_off(
@@ -232,7 +264,10 @@ def cut_off(
     if "disabled" in changed and account.disabled:
         return revoke_account(session, account.id, "account disabled", now=now)
     if "roles" in changed:
-        return _live(session, TokenGrant.account_id == account.id, now=now)
+        return [
+            *_live(session, TokenGrant.account_id == account.id, now=now),
+            *api_keys.live_tokens(session, account.id, now=now),
+        ]
     return []
 
 

@@ -128,7 +128,11 @@ def upgrade() -> None:  # noqa: PLR0915 (one straight list of steps)
         sa.Column("account_id", sa.Uuid(), nullable=False),
         sa.Column("sid", sa.Text(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column(
+            "refusals", sa.Integer(), server_default=sa.text("0"), nullable=False
+        ),
         sa.Column("delivered_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("given_up_at", sa.DateTime(timezone=True), nullable=True),
         sa.ForeignKeyConstraint(
             ["client_id"],
             ["client.id"],
@@ -139,6 +143,9 @@ def upgrade() -> None:  # noqa: PLR0915 (one straight list of steps)
     )
     op.create_index(
         op.f("ix_logout_notice_client_id"), "logout_notice", ["client_id"], unique=False
+    )
+    op.create_index(
+        op.f("ix_logout_notice_sid"), "logout_notice", ["sid"], unique=False
     )
     op.create_table(
         "mail",
@@ -465,6 +472,7 @@ def downgrade() -> None:  # noqa: PLR0915 (one straight list of steps)
     op.drop_index(op.f("ix_mail_expires_at"), table_name="mail")
     op.drop_index(op.f("ix_mail_account_id"), table_name="mail")
     op.drop_table("mail")
+    op.drop_index(op.f("ix_logout_notice_sid"), table_name="logout_notice")
     op.drop_index(op.f("ix_logout_notice_client_id"), table_name="logout_notice")
     op.drop_table("logout_notice")
     op.drop_index(op.f("ix_identity_account_id"), table_name="identity")

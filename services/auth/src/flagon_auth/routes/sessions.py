@@ -2,21 +2,28 @@
 
 from datetime import UTC, datetime
 from typing import cast
+from urllib.parse import urlencode
 from uuid import UUID
 
 import structlog
 from flask import redirect, request, session
 from flask.typing import ResponseReturnValue
-from flask_login import UserMixin, login_user
+from flask_login import UserMixin, current_user, login_user
 from sqlalchemy.orm import Session
 
 from flagon_auth.clients import LoginSession, parts
-from flagon_auth.domain import accounts, audit, grants
+from flagon_auth.domain import accounts, audit, factors, grants
+from flagon_auth.domain.addresses import HOME, safe_next
 from flagon_auth.models import Account
 from flagon_chassis import metrics
 from flagon_chassis.db import transaction
 
 log = structlog.get_logger()
+
+SECOND_STEP = "/login/mfa"
+CONFIRM = "/login/again"
+FRESH_SECONDS = 600
+"""How old a proof may be that lets the person change what matters to security."""
 
 
 class SignedIn(UserMixin):  # type: ignore[misc]
@@ -44,33 +51,114 @@ def first_factor_passed(
 ) -> ResponseReturnValue:
     """Return the answer to who has just proved to own the account.
 
-    Every way to sign in ends here.
+    Every way to sign in ends here. An account with a second factor is not signed in by
+    one alone: whoever has passed it is sent to the second step.
 
     :param amr: how they proved it (RFC 8176).
     :param onward: the page they wanted; one of ours.
     """
-    begin(account, amr=amr)
-    return redirect(onward, 303)
+    now, here = datetime.now(UTC), login_session()
+    with transaction() as db:
+        found = factors.find_factors(db, account.id)
+    if factors.acr_of(amr) == factors.AAL2 or not found.second_step:
+        begin(account, amr=amr)
+        return redirect(onward, 303)
+    _end_somebody_elses(account, now=now)
+    here.await_second_step(account.id, amr=amr, onward=onward, now=now.timestamp())
+    count_login("second_step")
+    return redirect(SECOND_STEP, 303)
 
 
 def begin(account: Account, *, amr: list[str]) -> None:
     """Start the account's session in this browser, with a new cookie."""
     now, here = datetime.now(UTC), login_session()
-    if here.sid and here.get("_user_id") != str(account.id):
-        end(here.sid, "another account signed in", now=now)
-    sid = here.begin(account.id, amr=amr, now=now.timestamp())
+    _end_somebody_elses(account, now=now)
+    acr = factors.acr_of(amr)
+    sid = here.begin(account.id, amr=amr, acr=acr, now=now.timestamp())
     login_user(SignedIn(account))
     with transaction() as db:
-        record(db, "signed_in", account_id=account.id, now=now, sid=sid, amr=amr)
+        record(
+            db, "signed_in", account_id=account.id, now=now, sid=sid, amr=amr, acr=acr
+        )
+    parts().guesses.remember_device(account.email_key)
     count_login("success")
-    log.info("signed_in", sub=str(account.id))
+    log.info("signed_in", sub=str(account.id), acr=acr)
 
 
-def end(sid: str, reason: str, *, now: datetime | None = None) -> None:
-    """End one session and every grant given in it, wherever its browser is."""
-    now = now or datetime.now(UTC)
+def add_factor(account: Account, *, amr: list[str]) -> None:
+    """Raise the present session of the account by one more factor, with a new cookie.
+
+    The time of the sign-in stays: a client that asks for a recent one means both.
+
+    :param amr: the methods that came in addition.
+    """
+    now, here = datetime.now(UTC), login_session()
+    together = list(dict.fromkeys([*here["amr"], *amr, "mfa"]))
+    sid = here.begin(
+        account.id,
+        amr=together,
+        acr=factors.acr_of(together),
+        now=now.timestamp(),
+        auth_time=here.auth_time,
+    )
+    login_user(SignedIn(account))
     with transaction() as db:
-        spent = grants.revoke_session(db, sid, reason, now=now)
+        record(db, "stepped_up", account_id=account.id, now=now, sid=sid, amr=together)
+
+
+def fresh_sign_in(
+    max_age_seconds: int = FRESH_SECONDS, *, back: str | None = None
+) -> ResponseReturnValue | None:
+    """Return where to send the person before they change what matters to security.
+
+    None means: go on. Somebody else at an unlocked computer must not get far, so one
+    factor has to be proved anew, and a session from before the account had a second
+    factor must pass that first.
+
+    :param back: our page to return to; without it the page at hand, or after a form
+        was sent the account page.
+    """
+    page = request.full_path.rstrip("?") if request.method == "GET" else HOME
+    query = urlencode({"next": safe_next(back or page)})
+    if not current_user.is_authenticated:
+        return redirect(f"/login?{query}", 303)
+    here = login_session()
+    with transaction() as db:
+        found = factors.find_factors(db, UUID(here["_user_id"]))
+    if found.second_step and here.acr != factors.AAL2:
+        return redirect(f"{SECOND_STEP}?{query}", 303)
+    if datetime.now(UTC).timestamp() - here.proved_at > max_age_seconds:
+        return redirect(f"{CONFIRM}?{query}", 303)
+    return None
+
+
+def _end_somebody_elses(account: Account, *, now: datetime) -> None:
+    here = login_session()
+    if here.sid and here.get("_user_id") != str(account.id):
+        end(here.sid, "another account signed in", now=now)
+
+
+def end(
+    sid: str,
+    reason: str,
+    *,
+    account_id: UUID | None = None,
+    now: datetime | None = None,
+) -> None:
+    """End one session and every grant given in it, wherever its browser is.
+
+    Its clients are told behind the browser's back, and an event says that it is over.
+
+    :param account_id: whose session it is; without it, who is signed in here.
+    """
+    now = now or datetime.now(UTC)
+    here = login_session().get("_user_id")
+    whose = account_id or (UUID(here) if here else None)
+    with transaction() as db:
+        spent = grants.revoke_session(db, sid, reason, account_id=whose, now=now)
+        record(
+            db, "session_ended", account_id=whose, now=now, sid=sid, reason=reason
+        )
     parts().end_session(sid, spent, now=now)
     log.info("signed_out")
 
