@@ -67,6 +67,8 @@ lint: ## Style, types, direction of imports
 	@bash deploy/check.sh lint
 check: setup ## All that CI runs, with a summary
 	@bash deploy/check.sh lint test
+translations: ## Collect the texts of the pages and compile what was translated
+	@$(VENV)/python deploy/translations.py tidy
 lock: ## Write requirements.lock anew from every pyproject.toml
 	@sh deploy/lock.sh
 images: ## Build the container images

@@ -1,28 +1,44 @@
 """Where auth is put together; the only place that sees all of it."""
 
 from pathlib import Path
+from typing import Any
 
+import redis
 from flask import Flask, Response, g, render_template
 from flask_login import LoginManager
 from flask_wtf.csrf import CSRFError, CSRFProtect
 
 from flagon_chassis import auth, db, events, health, limits, web
 
-from . import cli
+from . import cli, i18n
 from .clients import (
     Attempts,
     Denylist,
-    LoginLimits,
+    DeviceCookie,
+    Guesses,
     Parts,
     SessionStore,
     connect,
+    guesses,
 )
 from .domain import keys
 from .domain.passwords import Hasher
 from .domain.tokens import Issuer
+from .i18n import gettext as _
 from .oauth import endpoints
 from .oauth.server import Server
-from .routes import account, api, register, sessions, sign_in, sign_out
+from .routes import (
+    account,
+    api_keys,
+    languages,
+    register,
+    sessions,
+    sign_in,
+    sign_out,
+    users,
+)
+from .routes.menu import account_menu
+from .routes.showing import this_page
 from .settings import Settings
 
 
@@ -40,12 +56,15 @@ def create_app(settings: Settings | None = None) -> Flask:
     parts = _parts(app, settings)
     app.extensions["flagon.auth"] = parts
     app.session_interface = parts.sessions
+    parts.guesses.init_app(app)
     events.init_app(app, "/services/auth", Path(__file__).parent / "events")
     limiter = limits.init_app(app, settings)
     for view in (endpoints.token, endpoints.revoke, endpoints.jwks):
         # Our own services ask for everybody and from one address; what strangers send
         # is limited by the gateway, and guessing 256 bits is no way in.
         limiter.exempt(view)
+    # Asked by the gateway before every request that brings a key; that one is limited.
+    limiter.exempt(api_keys.exchange_api_key)
     # Has stricter counters of its own.
     limiter.exempt(sign_in.login)
     auth.init_app(
@@ -56,12 +75,23 @@ def create_app(settings: Settings | None = None) -> Flask:
     )
     _guard_forms(app)
     _sign_in_manager(app)
-    for part in (sign_in, register, sign_out, account, api, endpoints):
-        app.register_blueprint(part.bp)
+    for blueprint in (
+        sign_in.bp,
+        register.bp,
+        sign_out.bp,
+        account.bp,
+        languages.bp,
+        users.bp,
+        api_keys.bp,
+        api_keys.internal,
+        endpoints.bp,
+    ):
+        app.register_blueprint(blueprint)
     app.extensions["flagon.oauth"] = Server(parts.issuer)
     app.after_request(_protect_pages)
     app.register_error_handler(CSRFError, _form_too_old)
-    app.context_processor(lambda: {"csp_nonce": web.csp_nonce})
+    i18n.init_app(app)
+    app.context_processor(_for_templates)
     cli.init_app(app, settings)
     return app
 
@@ -95,14 +125,23 @@ def _parts(app: Flask, settings: Settings) -> Parts:
             absolute_seconds=settings.session_absolute_seconds,
         ),
         denylist=Denylist(store, settings.access_token_seconds),
-        attempts=Attempts(cache),
-        limits=LoginLimits(
+        guesses=_guesses(cache, settings),
+    )
+
+
+def _guesses(cache: redis.Redis, settings: Settings) -> Guesses:
+    secret = settings.secret_key.get_secret_value()
+    return Guesses(
+        Attempts(cache),
+        DeviceCookie(secret, cookie=f"{settings.session_cookie}_device"),
+        guesses.rules(
             pair=settings.login_pair_limit,
             account=settings.login_account_limit,
-            address=settings.login_address_limit,
-            window_seconds=settings.login_window_seconds,
+            place=settings.login_address_limit,
+            seconds=settings.login_window_seconds,
             register=settings.register_limit,
         ),
+        key=secret.encode(),
     )
 
 
@@ -121,12 +160,15 @@ def _guard_forms(app: Flask) -> None:
     # same request by GET, the second acts on a signed ID token or asks the person.
     guard.exempt(endpoints.authorize_by_post)
     guard.exempt(sign_out.logout)
-    guard.exempt(api.bp)
+    for blueprint in (users.bp, api_keys.bp):
+        guard.exempt(blueprint)
 
 
 def _form_too_old(_error: CSRFError) -> tuple[str, int]:
     page = _error_page(
-        400, "This page was open for too long", "Go back, reload it and try again."
+        400,
+        _("This page was open for too long"),
+        _("Go back, reload it and try again."),
     )
     return page, 400
 
@@ -154,7 +196,18 @@ def _protect_pages(response: Response) -> Response:
     # The address of these pages can hold an ID token or where a person came from.
     response.headers["Referrer-Policy"] = "same-origin"
     response.headers["Cache-Control"] = "no-store"
+    response.headers["Content-Language"] = i18n.language()
     return response
+
+
+def _for_templates() -> dict[str, Any]:
+    return {
+        "account_menu": account_menu,
+        "csp_nonce": web.csp_nonce,
+        "language": i18n.language,
+        "languages": i18n.LANGUAGES,
+        "this_page": this_page,
+    }
 
 
 def _error_page(status: int, title: str, detail: str) -> str:

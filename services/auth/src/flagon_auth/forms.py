@@ -5,28 +5,49 @@ from wtforms import EmailField, HiddenField, PasswordField, StringField
 from wtforms.validators import DataRequired, Length
 
 from .domain.passwords import LENGTH_MAX, LENGTH_MIN
+from .i18n import LazyText as _
+from .i18n import language
 
 
-class LoginForm(FlaskForm):  # type: ignore[misc]
+class Form(FlaskForm):  # type: ignore[misc]
+    """A form whose own messages are in the language of the request."""
+
+    class Meta(FlaskForm.Meta):  # type: ignore[misc]
+        """What is common to all forms."""
+
+        @property
+        def locales(self) -> list[str]:
+            """Return the language in which WTForms writes."""
+            return [language()]
+
+
+class LoginForm(Form):
     """The sign-in page."""
 
-    email = EmailField("E-mail address", validators=[DataRequired(), Length(max=254)])
-    password = PasswordField("Password", validators=[DataRequired(), Length(max=1024)])
-    next = HiddenField()
-
-
-class RegisterForm(FlaskForm):  # type: ignore[misc]
-    """The registration page."""
-
-    name = StringField("Name", validators=[DataRequired(), Length(max=100)])
-    email = EmailField("E-mail address", validators=[DataRequired(), Length(max=254)])
+    email = EmailField(
+        _("E-mail address"), validators=[DataRequired(), Length(max=254)]
+    )
     password = PasswordField(
-        "Password", validators=[DataRequired(), Length(min=LENGTH_MIN, max=LENGTH_MAX)]
+        _("Password"), validators=[DataRequired(), Length(max=1024)]
     )
     next = HiddenField()
 
 
-class ActionForm(FlaskForm):  # type: ignore[misc]
+class RegisterForm(Form):
+    """The registration page."""
+
+    name = StringField(_("Name"), validators=[DataRequired(), Length(max=100)])
+    email = EmailField(
+        _("E-mail address"), validators=[DataRequired(), Length(max=254)]
+    )
+    password = PasswordField(
+        _("Password"),
+        validators=[DataRequired(), Length(min=LENGTH_MIN, max=LENGTH_MAX)],
+    )
+    next = HiddenField()
+
+
+class ActionForm(Form):
     """A page with nothing to fill in, only buttons to press."""
 
     request = HiddenField()

@@ -12,6 +12,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, lazyload
 from uuid_utils.compat import uuid7
 
+from flagon_auth.i18n import gettext as _
 from flagon_auth.models import Account, AccountRole
 from flagon_chassis import events
 from flagon_chassis.errors import Conflict, Invalid, NotFound, Unauthenticated
@@ -70,7 +71,9 @@ def email_key(email: str) -> str:
     """
     key = unicodedata.normalize("NFKC", email).strip().casefold()
     if len(key) > _EMAIL_LENGTH or not _EMAIL.match(key):
-        raise EmailInvalid("Write it like name@example.com.")
+        raise EmailInvalid(
+            _("This is not an e-mail address. Write it like name@example.com.")
+        )
     return key
 
 
@@ -81,7 +84,9 @@ def clean_name(name: str) -> str:
     """
     cleaned = " ".join(name.split())
     if not 0 < len(cleaned) <= NAME_LENGTH_MAX or not cleaned.isprintable():
-        raise NameInvalid(f"Use 1 to {NAME_LENGTH_MAX} readable characters.")
+        raise NameInvalid(
+            _("Use 1 to %(most)s readable characters.", most=NAME_LENGTH_MAX)
+        )
     return cleaned
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerifyMismatchError
 
+from flagon_auth.i18n import gettext as _
 from flagon_chassis.errors import Invalid, Unavailable
 
 LENGTH_MIN = 12
@@ -98,23 +99,26 @@ def check_strength(password: str, *, context: Iterable[str] = ()) -> None:
     """
     password = normalise(password)
     if len(password) < LENGTH_MIN:
-        raise PasswordWeak(f"Use at least {LENGTH_MIN} characters.")
+        raise PasswordWeak(_("Use at least %(least)s characters.", least=LENGTH_MIN))
     if len(password) > LENGTH_MAX:
-        raise PasswordWeak(f"Use at most {LENGTH_MAX} characters.")
+        raise PasswordWeak(_("Use at most %(most)s characters.", most=LENGTH_MAX))
     # Loaded at the first new password: 14 MB of words that signing in never needs.
     from zxcvbn import zxcvbn  # noqa: PLC0415
     from zxcvbn.frequency_lists import FREQUENCY_LISTS  # noqa: PLC0415
 
     if password.lower() in FREQUENCY_LISTS["passwords"]:
-        raise PasswordWeak("This is one of the passwords that everybody tries first.")
+        raise PasswordWeak(
+            _("This is one of the passwords that everybody tries first.")
+        )
     words = [word.lower() for word in context if len(word) >= _WORD_LENGTH_MIN]
     if len(_without(password.lower(), words)) < _OWN_LENGTH_MIN:
-        raise PasswordWeak("Do not build it from your name or your address.")
+        raise PasswordWeak(_("Do not build it from your name or your address."))
     with _scoring:
         found = zxcvbn(password[:_SCORED_LENGTH], user_inputs=[*words, "flagon"])
     if found["score"] < _SCORE_MIN:
-        hint = found["feedback"]["warning"] or "Several unrelated words are better."
-        raise PasswordWeak(f"This can be guessed too easily. {hint}".strip())
+        raise PasswordWeak(
+            _("This can be guessed too easily. Several unrelated words are better.")
+        )
 
 
 def _without(password: str, words: list[str]) -> str:

@@ -8,20 +8,19 @@ from apiflask import APIBlueprint
 from flask import flash, redirect, request
 from flask.typing import ResponseReturnValue
 
-from flagon_auth.clients import Limit, parts
+from flagon_auth.clients import TooManyAttempts, parts
 from flagon_auth.domain import accounts, passwords
 from flagon_auth.domain.addresses import safe_next
 from flagon_auth.forms import RegisterForm
+from flagon_auth.i18n import gettext as _
 from flagon_chassis import auth
 from flagon_chassis.db import transaction
 
 from .sessions import record
-from .showing import form_page, network, spoken
+from .showing import form_page, too_many
 
 bp = APIBlueprint("register", __name__, enable_openapi=False)
 log = structlog.get_logger()
-
-_HOUR_SECONDS = 3600
 
 
 @bp.get("/register")
@@ -41,13 +40,8 @@ def register() -> ResponseReturnValue:
     onward = safe_next(form.next.data)
     if not form.validate():
         return form_page("register.html", form, onward, status=422)
-    place = f"register:{network(request.remote_addr)}"
-    limit = Limit(place, parts().limits.register, _HOUR_SECONDS)
-    wait = parts().attempts.take([limit])
-    if wait:
-        form.form_errors = [f"Too many attempts. Try again in {spoken(wait)}."]
-        return form_page("register.html", form, onward, status=429, wait=wait)
     try:
+        parts().guesses.spend("register")
         with transaction() as db:
             now = datetime.now(UTC)
             account = accounts.create_account(
@@ -59,17 +53,20 @@ def register() -> ResponseReturnValue:
                 now=now,
             )
             record(db, "registered", account_id=account.id, now=now)
+    except TooManyAttempts as slow:
+        form.form_errors = [too_many(slow)]
+        return form_page("register.html", form, onward, status=429)
     except accounts.EmailTaken:
         log.info("registration_of_a_taken_address")
     except accounts.NameInvalid as invalid:
         form.name.errors = [invalid.detail]
         return form_page("register.html", form, onward, status=422)
     except accounts.EmailInvalid as invalid:
-        form.email.errors = [f"{invalid.title()}. {invalid.detail}"]
+        form.email.errors = [invalid.detail]
         return form_page("register.html", form, onward, status=422)
     except passwords.PasswordWeak as weak:
         form.password.errors = [weak.detail]
         return form_page("register.html", form, onward, status=422)
-    flash("Almost there: sign in with the address and the password you chose.")
+    flash(_("Almost there: sign in with the address and the password you chose."))
     query = urlencode({"next": onward, "login_hint": str(form.email.data)})
     return redirect(f"/login?{query}", 303)

@@ -1,14 +1,16 @@
 """How pages are shown: forms, waiting times, places and where a form may lead."""
 
-import ipaddress
 from urllib.parse import parse_qs, urlsplit
 
-from flask import g, render_template
+from flask import g, render_template, request
 from flask.typing import ResponseReturnValue
 from flask_wtf import FlaskForm
 
+from flagon_auth.clients import TooManyAttempts
 from flagon_auth.domain import clients
 from flagon_auth.domain.addresses import form_target
+from flagon_auth.i18n import gettext as _
+from flagon_auth.i18n import ngettext
 from flagon_chassis.db import transaction
 
 
@@ -18,16 +20,14 @@ def form_page(
     onward: str,
     *,
     status: int = 200,
-    wait: int = 0,
 ) -> ResponseReturnValue:
     """Return the page of a form.
 
     :param onward: where the person goes after it; the browser must allow that.
-    :param wait: seconds to wait before the next try.
     """
     g.form_targets = _form_targets(onward)
     page = render_template(template, form=form, onward=onward)
-    return page, status, {"Retry-After": str(wait)} if wait else {}
+    return page, status
 
 
 def _form_targets(onward: str) -> list[str]:
@@ -45,18 +45,17 @@ def _form_targets(onward: str) -> list[str]:
 
 def spoken(seconds: int) -> str:
     """Return a waiting time as people say it."""
-    minutes = -(-seconds // 60)
     if seconds < 60:  # noqa: PLR2004 (a minute)
-        return f"{seconds} seconds" if seconds > 1 else "a second"
-    return f"{minutes} minutes" if minutes > 1 else "a minute"
+        return ngettext("a second", "%(num)s seconds", seconds)
+    return ngettext("a minute", "%(num)s minutes", -(-seconds // 60))
 
 
-def network(address: str | None) -> str:
-    """Return what counts as one place: an IPv4 address, or an IPv6 network of a home."""
-    try:
-        ip = ipaddress.ip_address(address or "")
-    except ValueError:
-        return "unknown"
-    if ip.version == 4:  # noqa: PLR2004 (the version's name)
-        return str(ip)
-    return str(ipaddress.ip_network((ip, 64), strict=False).network_address)
+def too_many(slow: TooManyAttempts) -> str:
+    """Return what people are told who have to wait."""
+    wait = spoken(slow.retry_after_seconds or 1)
+    return _("Too many attempts. Try again in %(wait)s.", wait=wait)
+
+
+def this_page() -> str:
+    """Return the address at which this page can be seen again."""
+    return request.full_path.rstrip("?") if request.method == "GET" else request.path

@@ -1,6 +1,5 @@
 """The sign-in page and its limits."""
 
-import hashlib
 from datetime import UTC, datetime
 
 import structlog
@@ -9,16 +8,17 @@ from flask import redirect, request, session
 from flask.typing import ResponseReturnValue
 from flask_login import current_user
 
-from flagon_auth.clients import Limit, parts
+from flagon_auth.clients import TooManyAttempts, parts
 from flagon_auth.domain import accounts
 from flagon_auth.domain.addresses import safe_next
 from flagon_auth.forms import LoginForm
+from flagon_auth.i18n import gettext as _
 from flagon_chassis import auth
 from flagon_chassis.db import transaction
-from flagon_chassis.errors import Failure
+from flagon_chassis.errors import Unavailable
 
 from .sessions import count_login, first_factor_passed
-from .showing import form_page, network, spoken
+from .showing import form_page, too_many
 
 bp = APIBlueprint("sign_in", __name__, enable_openapi=False)
 log = structlog.get_logger()
@@ -46,15 +46,11 @@ def login() -> ResponseReturnValue:
     if not form.validate():
         return form_page("login.html", form, onward, status=422)
     email, password = str(form.email.data), str(form.password.data)
-    limits = _login_limits(email)
-    wait = parts().attempts.take(limits)
-    if wait:
-        count_login("throttled")
-        log.info("sign_in_throttled")
-        form.form_errors = [f"Too many attempts. Try again in {spoken(wait)}."]
-        return form_page("login.html", form, onward, status=429, wait=wait)
     try:
-        with transaction() as db:
+        with (
+            parts().guesses.guess("password", account=email) as guess,
+            transaction() as db,
+        ):
             account = accounts.sign_in(
                 db,
                 parts().hasher,
@@ -62,27 +58,19 @@ def login() -> ResponseReturnValue:
                 password=password,
                 now=datetime.now(UTC),
             )
-    except accounts.SignInRefused as refused:
+    except TooManyAttempts as slow:
+        count_login("throttled")
+        form.form_errors = [too_many(slow)]
+        return form_page("login.html", form, onward, status=429)
+    except accounts.SignInRefused:
         count_login("refused")
         log.info("sign_in_refused")
-        form.form_errors = [f"{refused.title()}. {refused.detail}"]
+        form.form_errors = [
+            _("E-mail address or password is not right. Check both and try again.")
+        ]
         return form_page("login.html", form, onward, status=422)
-    except Failure:
-        # A busy moment is no wrong guess.
-        parts().attempts.give_back(limits)
+    except Unavailable:
         count_login("unavailable")
         raise
-    parts().attempts.give_back(limits)
+    guess.right()
     return first_factor_passed(account, amr=["pwd"], onward=onward)
-
-
-def _login_limits(email: str) -> list[Limit]:
-    # The address is hashed: counters must not list who has an account here.
-    account = hashlib.sha256(email.strip().casefold().encode()).hexdigest()[:32]
-    place = network(request.remote_addr)
-    limits = parts().limits
-    return [
-        Limit(f"pair:{account}:{place}", limits.pair, limits.window_seconds),
-        Limit(f"account:{account}", limits.account, limits.window_seconds),
-        Limit(f"address:{place}", limits.address, limits.window_seconds),
-    ]
