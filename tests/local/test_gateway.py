@@ -110,8 +110,10 @@ class TestInsideMatters:
             "/x/../metrics",
             "/%6detrics",
             "/internal/session",
+            "/internal/api-key",
             "/internal",
             "/_session",
+            "/_api_key",
             "/api/v1/unknown",
             "/api/v1/productsandmore",
             "/.well-known/other",
@@ -499,6 +501,74 @@ class TestSessions:
         gateway.client.get(path, headers={"Cookie": "__Host-flagon_session=abc"})
 
         assert gateway.upstream.count("/internal/session") == 0
+
+
+class TestApiKeys:
+    KEY = f"flg_{'a' * 12}_{'b' * 43}"
+
+    def exchange(self, gateway, status=204, **reply):
+        """Let auth answer the exchange; everything else is answered with 200."""
+
+        def answer(handler):
+            if handler.path != "/internal/api-key":
+                return False
+            return handler.reply(status, **reply)
+
+        gateway.upstream.answer = answer
+
+    @pytest.mark.parametrize("scheme", ["Bearer", "bearer"])
+    def test_a_key_becomes_a_token(self, gateway, scheme):
+        self.exchange(gateway, x_access_token="jwt")
+        path = unique("/api/v1/jobs")
+        sent = f"{scheme} {self.KEY}"
+
+        gateway.client.get(path, headers={"Authorization": sent, "Cookie": "a=b"})
+
+        assert gateway.upstream.last(path)["headers"]["authorization"] == "Bearer jwt"
+        asked = gateway.upstream.last("/internal/api-key")["headers"]
+        assert asked["authorization"] == sent
+        assert "cookie" not in asked
+        assert gateway.upstream.count("/internal/session") == 0
+
+    def test_a_body_goes_to_the_service_alone(self, gateway):
+        self.exchange(gateway, x_access_token="jwt")
+        path = unique("/api/v1/jobs")
+
+        gateway.client.post(
+            path, content=b"x" * 2000, headers={"Authorization": f"Bearer {self.KEY}"}
+        )
+
+        assert gateway.upstream.last(path)["headers"]["content-length"] == "2000"
+        assert (
+            "content-length"
+            not in (gateway.upstream.last("/internal/api-key")["headers"])
+        )
+
+    def test_a_refused_key_is_a_problem(self, gateway):
+        self.exchange(gateway, status=401, www_authenticate="Bearer")
+        path = unique("/api/v1/jobs")
+
+        reply = gateway.client.get(
+            path, headers={"Authorization": f"Bearer {self.KEY}"}
+        )
+
+        assert reply.status_code == 401
+        assert reply.headers["content-type"] == "application/problem+json"
+        assert reply.headers["www-authenticate"] == "Bearer"
+        assert gateway.upstream.count(path) == 0
+
+    @pytest.mark.parametrize("method", ["GET", "POST"])
+    def test_nothing_goes_on_without_auth(self, gateway, method):
+        self.exchange(gateway, status=503)
+        path = unique("/api/v1/products")
+
+        reply = gateway.client.request(
+            method, path, headers={"Authorization": f"Bearer {self.KEY}"}
+        )
+
+        assert reply.status_code == 503
+        assert reply.headers["retry-after"] == "2"
+        assert gateway.upstream.count(path) == 0
 
 
 class TestStreams:
