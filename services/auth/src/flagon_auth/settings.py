@@ -44,14 +44,14 @@ class Settings(DatabaseSettings, env_prefix="AUTH_", frozen=True):
     hash_wait_seconds: float = Field(default=2.0, gt=0)
     """How long a sign-in waits for its turn to hash before it is told to come back."""
 
-    login_pair_limit: PositiveInt = 10
-    """Failed sign-ins of one account from one address in `login_window_seconds`."""
-    login_account_limit: PositiveInt = 100
-    """Failed sign-ins of one account from everywhere in `login_window_seconds`."""
+    login_pair_limit: PositiveInt = 5
+    """Wrong passwords of one account from one address (IPv6: /64) without waiting."""
+    login_account_limit: PositiveInt = 10
+    """Wrong passwords of one account from everywhere without waiting."""
     login_address_limit: PositiveInt = 100
-    """Failed sign-ins from one address (IPv6: /64) in `login_window_seconds`."""
-    login_window_seconds: PositiveInt = 300
-    """The window of the three limits above."""
+    """Wrong passwords of all accounts from one address without waiting."""
+    login_window_seconds: PositiveInt = 900
+    """Wrong passwords are forgotten when there were none for so long."""
     register_limit: PositiveInt = 30
     """Registrations from one address in an hour."""
 

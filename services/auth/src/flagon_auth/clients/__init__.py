@@ -11,32 +11,24 @@ from flask import current_app
 from flagon_auth.domain.passwords import Hasher
 from flagon_auth.domain.tokens import Issuer, Spent
 
-from .attempts import Attempts, Limit
+from .attempts import Attempts
 from .denylist import Denylist
+from .devices import DeviceCookie
+from .guesses import Guesses, TooManyAttempts
 from .sessions import LoginSession, SessionStore
 
 __all__ = [
     "Attempts",
     "Denylist",
-    "Limit",
-    "LoginLimits",
+    "DeviceCookie",
+    "Guesses",
     "LoginSession",
     "Parts",
     "SessionStore",
+    "TooManyAttempts",
     "connect",
     "parts",
 ]
-
-
-@dataclass(frozen=True)
-class LoginLimits:
-    """How many attempts a place or an account has."""
-
-    pair: int
-    account: int
-    address: int
-    window_seconds: int
-    register: int
 
 
 @dataclass(frozen=True)
@@ -47,8 +39,7 @@ class Parts:
     hasher: Hasher
     sessions: SessionStore
     denylist: Denylist
-    attempts: Attempts
-    limits: LoginLimits
+    guesses: Guesses
 
     def end_session(self, sid: str, spent: list[Spent], *, now: datetime) -> None:
         """Make one sign-in session and its tokens worthless everywhere."""
