@@ -6,6 +6,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, cast
 from uuid import UUID
 
@@ -23,6 +24,19 @@ _COOKIE = re.compile(r"\A[A-Za-z0-9_-]{43}\Z")
 _TOUCH_SECONDS = 60.0
 # What an interrupted request needs after the person has signed in (see `begin`).
 _KEPT_AT_SIGN_IN = ("reauthentication",)
+_PENDING = "second_step"
+PENDING_SECONDS = 600
+"""How long the second step of a sign-in may take."""
+
+
+@dataclass(frozen=True)
+class PendingSignIn:
+    """Somebody who has passed one factor and must pass another."""
+
+    account_id: UUID
+    amr: list[str]
+    onward: str
+    since: float
 
 
 class LoginSession(SessionMixin):
@@ -36,6 +50,7 @@ class LoginSession(SessionMixin):
         self._store = store
         self._secret = cookie
         self._retired: str | None = None
+        self._renewed = False
         self._loaded: dict[str, Any] | None = None
         self._created_at = 0.0
         self._seen_at = 0.0
@@ -80,25 +95,100 @@ class LoginSession(SessionMixin):
 
     @property
     def auth_time(self) -> float | None:
-        """When the person last gave the password, in seconds since the epoch."""
+        """When the person last signed in with everything, in seconds since the epoch."""
         return cast("float | None", self.get("auth_time"))
 
-    def begin(self, account_id: UUID, *, amr: list[str], now: float) -> str:
+    @property
+    def acr(self) -> str:
+        """How well the person proved who they are: `aal1` or `aal2`."""
+        return cast("str", self.get("acr", "aal1"))
+
+    @property
+    def proved_at(self) -> float:
+        """When the person last proved anything at all, one factor included."""
+        return max(self.auth_time or 0.0, cast("float", self.get("confirmed_at", 0.0)))
+
+    def begin(
+        self,
+        account_id: UUID,
+        *,
+        amr: list[str],
+        acr: str = "aal1",
+        now: float,
+        auth_time: float | None = None,
+    ) -> str:
         """Sign an account in: a new cookie, and nothing of what was there before.
 
         The same account signing in once more keeps its public id, so that signing out
         later reaches the tokens of both.
 
+        :param auth_time: when they signed in, if this only adds a factor to that.
         :return: the public id of the session.
         """
         same = self.get("_user_id") == str(account_id)
         sid = self.sid if same and self.sid else secrets.token_urlsafe(16)
         kept = {name: self[name] for name in _KEPT_AT_SIGN_IN if name in self}
         self._forget()
-        self._loaded = {**kept, "sid": sid, "auth_time": now, "amr": amr}
-        self._created_at = now
+        self._loaded = {
+            **kept,
+            "sid": sid,
+            "auth_time": now if auth_time is None else auth_time,
+            "confirmed_at": now,
+            "amr": amr,
+            "acr": acr,
+        }
+        # A session that gains a factor lives no longer for it.
+        self._created_at = now if auth_time is None else self._created_at
         self.modified = True
         return sid
+
+    def await_second_step(
+        self, account_id: UUID, *, amr: list[str], onward: str, now: float
+    ) -> None:
+        """Remember who passed one of two factors, under a new cookie.
+
+        Nobody is signed in by that. Who was, as the same account, still is.
+
+        :param onward: where they go once the second step is done; one of our pages.
+        """
+        if self.get("_user_id") == str(account_id):
+            self.renew()
+        else:
+            kept = {name: self[name] for name in _KEPT_AT_SIGN_IN if name in self}
+            self._forget()
+            self._loaded = kept
+            self._created_at = now
+        self[_PENDING] = {
+            "account": str(account_id),
+            "amr": amr,
+            "onward": onward,
+            "since": now,
+        }
+
+    def pending(self, now: float) -> PendingSignIn | None:
+        """Return who has passed the first of two factors, for ten minutes."""
+        found = self.get(_PENDING)
+        if not found or found["since"] + PENDING_SECONDS < now:
+            return None
+        return PendingSignIn(
+            UUID(found["account"]), found["amr"], found["onward"], found["since"]
+        )
+
+    def forget_pending(self) -> None:
+        """Make the first factor count for nothing."""
+        self.pop(_PENDING, None)
+
+    def confirm(self, now: float) -> None:
+        """Remember that the person proved once more who they are; a new cookie."""
+        self.renew()
+        self["confirmed_at"] = now
+
+    def renew(self) -> None:
+        """Give the session a new cookie, unless it ends meanwhile."""
+        if self.get("sid") and self._secret:
+            self._forget()
+            self._renewed = True
+            self.modified = True
 
     def end(self) -> None:
         """Sign out: the session is gone at once and the cookie means nothing."""
@@ -111,6 +201,7 @@ class LoginSession(SessionMixin):
         if self._secret:
             self._retired = self._secret
         self._secret = None
+        self._renewed = False
         self._seen_at = 0.0
 
     def save(self, now: float) -> str | None:
@@ -133,9 +224,11 @@ class LoginSession(SessionMixin):
             {"data": self._loaded, "created": self._created_at, "seen": now},
             only_if_there=known,
             instead_of=self._retired,
+            renewed=self._renewed,
         )
         if not written:
             log.info("session_ended_meanwhile")
+            return None
         return None if known else self._secret
 
 
@@ -229,12 +322,17 @@ class SessionStore(SessionInterface):
         *,
         only_if_there: bool,
         instead_of: str | None = None,
+        renewed: bool = False,
     ) -> bool:
         """Store a session and return whether it was.
 
         :param only_if_there: do not bring back one that was ended meanwhile.
         :param instead_of: the cookie of a session that is over.
+        :param renewed: it is the same session under a new cookie, and must not come
+            back either.
         """
+        if renewed and instead_of and not self._move(instead_of, secret):
+            return False
         left = content["created"] + self._absolute_seconds - self._clock()
         pipe = self._redis.pipeline(transaction=False)
         pipe.set(
@@ -253,6 +351,14 @@ class SessionStore(SessionInterface):
             pipe.zremrangebyscore(name, "-inf", now)
             pipe.expire(name, self._absolute_seconds)
         return bool(pipe.execute()[0])
+
+    def _move(self, old: str, new: str) -> bool:
+        try:
+            self._redis.rename(_key(old), _key(new))
+        except redis.ResponseError:
+            # It was ended while this request was under way.
+            return False
+        return True
 
     def delete(self, secret: str) -> None:
         """Forget the session of a cookie."""

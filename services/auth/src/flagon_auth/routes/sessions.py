@@ -156,9 +156,7 @@ def end(
     whose = account_id or (UUID(here) if here else None)
     with transaction() as db:
         spent = grants.revoke_session(db, sid, reason, account_id=whose, now=now)
-        record(
-            db, "session_ended", account_id=whose, now=now, sid=sid, reason=reason
-        )
+        record(db, "session_ended", account_id=whose, now=now, sid=sid, reason=reason)
     parts().end_session(sid, spent, now=now)
     log.info("signed_out")
 
