@@ -29,6 +29,13 @@ PEOPLE = {
         "/logout",
         "/register",
         "/account",
+        "/device",
+        "/password/",
+        "/verify-email",
+        "/social/",
+        "/language",
+        # Asked by the gateway with the API key of a request; not reachable from outside.
+        "/internal/api-key",
         "/static/",
     ),
     "web": ("/",),

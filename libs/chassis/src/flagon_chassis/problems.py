@@ -107,13 +107,18 @@ def field_errors(error: ValidationError) -> list[dict[str, str]]:
 
 def from_failure(failure: Failure) -> Response:
     """Return the problem response of one failure."""
-    headers = [("Retry-After", str(failure.retry_after_seconds))]
+    headers = []
+    if failure.retry_after_seconds is not None:
+        headers.append(("Retry-After", str(failure.retry_after_seconds)))
+    if failure.status == HTTPStatus.UNAUTHORIZED:
+        # RFC 9110 section 15.5.2 wants a challenge in every 401.
+        headers.append(("WWW-Authenticate", "Bearer"))
     return problem(
         failure.status,
         slug=failure.slug(),
         title=failure.title(),
         detail=failure.detail,
-        headers=headers if failure.retry_after_seconds is not None else [],
+        headers=headers,
         **failure.extra,
     )
 

@@ -31,6 +31,7 @@ from .routes import (
     account,
     api_keys,
     languages,
+    notices,
     register,
     sessions,
     sign_in,
@@ -65,6 +66,8 @@ def create_app(settings: Settings | None = None) -> Flask:
         limiter.exempt(view)
     # Asked by the gateway before every request that brings a key; that one is limited.
     limiter.exempt(api_keys.exchange_api_key)
+    # Asked by the worker alone, for everybody.
+    limiter.exempt(notices.bp)
     # Has stricter counters of its own.
     limiter.exempt(sign_in.login)
     auth.init_app(
@@ -84,6 +87,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         users.bp,
         api_keys.bp,
         api_keys.internal,
+        notices.bp,
         endpoints.bp,
     ):
         app.register_blueprint(blueprint)
@@ -160,7 +164,7 @@ def _guard_forms(app: Flask) -> None:
     # same request by GET, the second acts on a signed ID token or asks the person.
     guard.exempt(endpoints.authorize_by_post)
     guard.exempt(sign_out.logout)
-    for blueprint in (users.bp, api_keys.bp):
+    for blueprint in (users.bp, api_keys.bp, notices.bp):
         guard.exempt(blueprint)
 
 

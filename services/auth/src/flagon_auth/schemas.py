@@ -1,4 +1,4 @@
-"""JSON in and out of `/api/v1/me` and `/api/v1/users`."""
+"""JSON in and out of `/api/v1`: accounts, API keys, clients and signing keys."""
 
 from datetime import datetime
 from typing import Literal
@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from flagon_chassis.paging import LIMIT_MAX
 
 from .domain.accounts import NAME_LENGTH_MAX
+from .domain.api_keys import LIFE_DAYS_MAX
 
 Role = Literal["customer", "merchandiser", "operator", "admin"]
 
@@ -48,3 +49,54 @@ class AccountChange(BaseModel, extra="forbid"):
     name: str | None = Field(default=None, min_length=1, max_length=NAME_LENGTH_MAX)
     roles: list[Role] | None = Field(default=None, max_length=10)
     disabled: bool | None = None
+
+
+class ApiKeyView(BaseModel):
+    """One API key, without what proves it."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: UUID
+    prefix: str
+    """The readable beginning, after `flg_`."""
+    name: str
+    scope: str
+    created_at: datetime
+    expires_at: datetime
+    last_used_at: datetime | None
+
+
+class NewApiKeyView(ApiKeyView):
+    """A key that was just made."""
+
+    key: str
+    """The key itself; shown only now."""
+
+
+class ApiKeyList(BaseModel):
+    """Every key of one account."""
+
+    items: list[ApiKeyView]
+    next_cursor: None = None
+
+
+class NewApiKey(BaseModel, extra="forbid"):
+    """Body of `POST /api/v1/api-keys`."""
+
+    name: str = Field(min_length=1, max_length=NAME_LENGTH_MAX)
+    scope: str = Field(min_length=1, max_length=500)
+    """Scopes separated by spaces, of those that the own roles allow."""
+    expires_in_days: int = Field(default=90, ge=1, le=LIFE_DAYS_MAX)
+
+
+class NoticeView(BaseModel):
+    """A logout notice that is to be delivered now."""
+
+    uri: str
+    logout_token: str
+
+
+class NoticeRefusal(BaseModel, extra="forbid"):
+    """What a client answered that would not hear of a logout."""
+
+    status: int = Field(ge=100, le=599)

@@ -20,7 +20,7 @@ from flagon_auth.models import (
 from flagon_chassis.errors import Invalid
 
 from . import api_keys, logouts
-from .accounts import API_SCOPES, IDENTITY_SCOPES, scopes_of
+from .accounts import API_SCOPES, IDENTITY_SCOPES, INSIDE_SCOPES, scopes_of
 from .tokens import Issuer, Spent
 
 
@@ -53,7 +53,7 @@ def allowed_scope(
     else:
         allowed &= {*IDENTITY_SCOPES, *scopes_of(roles)}
     wanted = set((requested or client.scope).split())
-    order = [*IDENTITY_SCOPES, *API_SCOPES]
+    order = [*IDENTITY_SCOPES, *API_SCOPES, *INSIDE_SCOPES]
     return " ".join(sorted(wanted & allowed, key=order.index))
 
 

@@ -75,6 +75,39 @@ def account_token(
     )
 
 
+def key_token(
+    session: Session,
+    issuer: Issuer,
+    *,
+    account: Account,
+    key_id: UUID,
+    sid: str,
+    scope: str,
+    now: datetime,
+) -> str:
+    """Return the access token that an API key is worth.
+
+    :param sid: stands for the key: one mark in the denylist ends all of its tokens.
+    """
+    jti = uuid4()
+    session.execute(
+        delete(AccessToken).where(
+            AccessToken.api_key_id == key_id, AccessToken.expires_at < now
+        )
+    )
+    ends = now + timedelta(seconds=issuer.access_seconds)
+    session.add(AccessToken(jti=jti, api_key_id=key_id, expires_at=ends))
+    claims = {
+        "sub": str(account.id),
+        "client_id": "api-key",
+        "scope": scope,
+        "roles": account.roles,
+        "sid": sid,
+        "jti": str(jti),
+    }
+    return _sign_access_token(session, issuer, claims, now=now)
+
+
 def client_token(
     session: Session, issuer: Issuer, *, client_id: str, scope: str, now: datetime
 ) -> str:

@@ -15,7 +15,7 @@ from flagon_chassis.db import transaction
 from flagon_chassis.errors import Forbidden
 from flagon_chassis.web import reply
 
-bp = APIBlueprint("api", __name__, url_prefix="/api/v1", tag="Accounts")
+bp = APIBlueprint("users", __name__, url_prefix="/api/v1", tag="Accounts")
 log = structlog.get_logger()
 
 
