@@ -4,7 +4,6 @@ from contextlib import contextmanager
 
 import pytest
 
-from flagon_auth.clients.attempts import Attempts, Limit
 from flagon_auth.domain.passwords import Hasher
 from flagon_chassis.testing import start_redis
 
@@ -103,48 +102,6 @@ class TestWithoutTheCache:
 
         assert right == [303] * 4
         assert wrong == [422] * 3 + [429] * 2
-
-
-class TestOwnCounters:
-    """The counters of one process, for the time without Redis."""
-
-    @pytest.fixture
-    def counters(self):
-        self.now = 1000.0
-        from flagon_auth.clients import connect
-
-        return Attempts(connect("redis://127.0.0.1:1/0"), clock=lambda: self.now)
-
-    def test_open_again_when_the_window_ends(self, counters):
-        limits = [Limit("a", 2, 60)]
-
-        found = [counters.take(limits) for _ in range(3)]
-        self.now += 61
-
-        assert found == [0, 0, 60]
-        assert counters.take(limits) == 0
-
-    def test_count_nothing_when_one_limit_is_reached(self, counters):
-        counters.take([Limit("a", 1, 60)])
-
-        assert counters.take([Limit("a", 1, 60), Limit("b", 1, 60)]) > 0
-        assert counters.take([Limit("b", 1, 60)]) == 0
-
-    def test_give_back_never_more_than_was_taken(self, counters):
-        limits = [Limit("a", 1, 60)]
-        counters.give_back(limits)
-        counters.take(limits)
-        counters.give_back(limits)
-
-        assert counters.take(limits) == 0
-        assert counters.take(limits) > 0
-
-    def test_forget_the_oldest_of_too_many(self, counters, monkeypatch):
-        monkeypatch.setattr("flagon_auth.clients.attempts._KEPT_MAX", 10)
-        for number in range(30):
-            counters.take([Limit(f"n{number}", 1, 60)])
-
-        assert len(counters._own._counts) <= 11
 
 
 class TestHashTurns:
