@@ -23,6 +23,83 @@ def patch(app, account, headers, change, etag='"v1"'):
     )
 
 
+def listed(app, headers, **query):
+    page = app.test_client().get("/api/v1/users", query_string=query, headers=headers)
+    assert page.status_code == 200, page.text
+    return [item["email"] for item in page.json["items"]]
+
+
+class TestFilters:
+    def test_find_by_address_role_and_state(self, app, admin, person):
+        person("mo@flagon.test", "merchandiser")
+        person("gone@flagon.test", disabled=True)
+
+        assert listed(app, admin, email="MO@flagon.test") == ["mo@flagon.test"]
+        assert listed(app, admin, role="merchandiser") == ["mo@flagon.test"]
+        assert listed(app, admin, disabled="true") == ["gone@flagon.test"]
+
+    def test_a_cursor_belongs_to_its_filters(self, app, admin, person):
+        person("mo@flagon.test", "merchandiser")
+        first = app.test_client().get("/api/v1/users?limit=1", headers=admin).json
+
+        other = app.test_client().get(
+            "/api/v1/users",
+            query_string={"role": "customer", "cursor": first["next_cursor"]},
+            headers=admin,
+        )
+
+        assert other.status_code == 422
+
+
+class TestEvents:
+    def test_tell_what_happened_to_an_account_newest_first(self, app, admin, person):
+        account = person()
+        Browser(app).sign_in()
+        assert patch(app, account, admin, {"disabled": True}).status_code == 200
+
+        events = app.test_client().get(
+            f"/api/v1/users/{account.id}/events", headers=admin
+        )
+
+        items = events.json["items"]
+        assert [item["action"] for item in items] == ["account_changed", "signed_in"]
+        assert items[0]["details"]["disabled"] is True
+        assert items[0]["actor"] != items[1]["actor"]
+        assert items[1]["address"] == "127.0.0.1"
+
+    def test_come_in_pages(self, app, admin, person):
+        account = person()
+        for _ in range(3):
+            Browser(app).sign_in()
+        path, cursor, found = f"/api/v1/users/{account.id}/events", "", []
+
+        while cursor is not None:
+            query = {"limit": 2, **({"cursor": cursor} if cursor else {})}
+            page = app.test_client().get(path, query_string=query, headers=admin).json
+            found += [item["sequence"] for item in page["items"]]
+            cursor = page["next_cursor"]
+
+        assert len(found) == 3
+        assert found == sorted(found, reverse=True)
+
+    def test_of_everybody_are_one_list(self, app, admin, person):
+        person()
+        Browser(app).sign_in()
+
+        page = app.test_client().get("/api/v1/users/events?limit=1", headers=admin)
+
+        assert page.json["items"][0]["action"] == "signed_in"
+
+    @pytest.mark.parametrize("path", ["events", "{id}/events"])
+    def test_are_for_administrators(self, app, ada, path):
+        response = app.test_client().get(
+            f"/api/v1/users/{path.format(id=ada.account.id)}",
+            headers=bearer_of(ada.tokens()),
+        )
+
+        assert response.status_code == 403
+
+
 class TestFindMe:
     def test_is_the_own_account(self, ada, app):
         found = me(app, ada.tokens())

@@ -1,7 +1,7 @@
 """JSON in and out of `/api/v1`: accounts, API keys, clients and signing keys."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -41,6 +41,39 @@ class AccountsQuery(BaseModel, extra="forbid"):
 
     limit: int = Field(default=50, ge=1, le=LIMIT_MAX)
     cursor: str | None = Field(default=None, max_length=500)
+    email: str | None = Field(default=None, max_length=254)
+    """Only the account with this address."""
+    role: Role | None = None
+    """Only accounts to which this role is assigned."""
+    disabled: bool | None = None
+
+
+class AuditQuery(BaseModel, extra="forbid"):
+    """What the audit log may be asked for."""
+
+    limit: int = Field(default=50, ge=1, le=LIMIT_MAX)
+    cursor: str | None = Field(default=None, max_length=500)
+
+
+class AuditView(BaseModel):
+    """One record of the audit log."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    sequence: int
+    occurred_at: datetime
+    action: str
+    account_id: UUID | None
+    actor: str | None
+    address: str | None
+    details: dict[str, Any]
+
+
+class AuditPage(BaseModel):
+    """One page of the audit log, newest first."""
+
+    items: list[AuditView]
+    next_cursor: str | None
 
 
 class AccountChange(BaseModel, extra="forbid"):

@@ -32,6 +32,8 @@ IDENTITY_SCOPES = ("openid", "profile", "email", "offline_access")
 """Scopes that concern the person, whatever the role."""
 API_SCOPES = ("catalog:read", *(scope for own in _OWN_SCOPES.values() for scope in own))
 """Scopes of the platform's APIs; `catalog:read` is for services."""
+INSIDE_SCOPES = ("mails:send", "logout:deliver")
+"""Scopes for what only our own services may ask of auth; no person has them."""
 
 _EMAIL = re.compile(
     r"\A[^@\s\x00-\x1f\x7f\"(),:;<>\[\\\]]{1,64}@([a-z0-9-]+\.)+[a-z0-9-]+\Z"
@@ -243,13 +245,27 @@ def find_account_by_email(session: Session, email: str) -> Account:
 
 
 def list_accounts(
-    session: Session, *, limit: int, after: tuple[datetime, UUID] | None = None
+    session: Session,
+    *,
+    limit: int,
+    after: tuple[datetime, UUID] | None = None,
+    email: str | None = None,
+    role: str | None = None,
+    disabled: bool | None = None,
 ) -> list[Account]:
     """Return accounts, oldest first.
 
     :param after: creation time and id of the account that the page follows.
+    :param email: only the account with this address.
+    :param role: only accounts to which this role is assigned.
     """
     statement = select(Account).order_by(Account.created_at, Account.id).limit(limit)
+    if email is not None:
+        statement = statement.where(Account.email_key == email_key(email))
+    if role is not None:
+        statement = statement.where(Account.assigned.any(AccountRole.role == role))
+    if disabled is not None:
+        statement = statement.where(Account.disabled == disabled)
     if after is not None:
         statement = statement.where(
             tuple_(Account.created_at, Account.id) > tuple_(*after)

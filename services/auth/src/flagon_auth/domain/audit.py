@@ -83,13 +83,20 @@ def verify(session: Session) -> int:
 
 
 def list_records(
-    session: Session, account_id: UUID, *, limit: int, before: int | None = None
+    session: Session,
+    account_id: UUID | None = None,
+    *,
+    limit: int,
+    before: int | None = None,
 ) -> list[AuditEvent]:
-    """Return what concerns one account, newest first.
+    """Return records, newest first.
 
+    :param account_id: only what concerns this account.
     :param before: the sequence number that the page follows.
     """
-    statement = select(AuditEvent).filter_by(account_id=account_id)
+    statement = select(AuditEvent)
+    if account_id is not None:
+        statement = statement.filter_by(account_id=account_id)
     if before is not None:
         statement = statement.where(AuditEvent.sequence < before)
     return list(

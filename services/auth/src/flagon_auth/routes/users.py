@@ -5,11 +5,21 @@ from uuid import UUID
 
 import structlog
 from apiflask import APIBlueprint
+from flask import request
 from flask.typing import ResponseReturnValue
+from sqlalchemy.orm import Session
 
 from flagon_auth.clients import parts
-from flagon_auth.domain import accounts, grants
-from flagon_auth.schemas import AccountChange, AccountPage, AccountsQuery, AccountView
+from flagon_auth.domain import accounts, audit, grants
+from flagon_auth.models import Account
+from flagon_auth.schemas import (
+    AccountChange,
+    AccountPage,
+    AccountsQuery,
+    AccountView,
+    AuditPage,
+    AuditQuery,
+)
 from flagon_chassis import auth, conditional, paging
 from flagon_chassis.db import transaction
 from flagon_chassis.errors import Forbidden
@@ -43,17 +53,25 @@ def find_me() -> ResponseReturnValue:
 def list_users(asked: AccountsQuery) -> ResponseReturnValue:
     """Return accounts, oldest first, a page at a time."""
     after = None
+    purpose = f"users {asked.email} {asked.role} {asked.disabled}"
     if asked.cursor is not None:
-        created_at, account_id = paging.decode("users", asked.cursor)
+        created_at, account_id = paging.decode(purpose, asked.cursor)
         after = (datetime.fromisoformat(created_at), UUID(account_id))
     with transaction() as db:
-        found = accounts.list_accounts(db, limit=asked.limit + 1, after=after)
+        found = accounts.list_accounts(
+            db,
+            limit=asked.limit + 1,
+            after=after,
+            email=asked.email,
+            role=asked.role,
+            disabled=asked.disabled,
+        )
         items = found[: asked.limit]
         following = None
         if len(found) > asked.limit:
             last = items[-1]
             position = [last.created_at.isoformat(), str(last.id)]
-            following = paging.encode("users", position)
+            following = paging.encode(purpose, position)
         return reply(AccountPage, {"items": items, "next_cursor": following})
 
 
@@ -65,6 +83,39 @@ def find_user(account_id: UUID) -> ResponseReturnValue:
     with transaction() as db:
         account = accounts.find_account(db, account_id)
         return conditional.tagged(reply(AccountView, account), account.version)
+
+
+@bp.get("/users/<uuid:account_id>/events")
+@auth.requires("users:read")
+@bp.input(AuditQuery, location="query", arg_name="asked")
+@bp.output(AuditPage)
+def list_user_events(account_id: UUID, asked: AuditQuery) -> ResponseReturnValue:
+    """Return what happened to one account, newest first; also to a deleted one."""
+    return _audit_page(asked, f"audit:{account_id}", account_id)
+
+
+@bp.get("/users/events")
+@auth.requires("users:read")
+@bp.input(AuditQuery, location="query", arg_name="asked")
+@bp.output(AuditPage)
+def list_events(asked: AuditQuery) -> ResponseReturnValue:
+    """Return the audit log, newest first."""
+    return _audit_page(asked, "audit", None)
+
+
+def _audit_page(
+    asked: AuditQuery, purpose: str, account_id: UUID | None
+) -> ResponseReturnValue:
+    before = None
+    if asked.cursor is not None:
+        [before] = paging.decode(purpose, asked.cursor)
+    with transaction() as db:
+        found = audit.list_records(db, account_id, limit=asked.limit + 1, before=before)
+        items = found[: asked.limit]
+        following = None
+        if len(found) > asked.limit:
+            following = paging.encode(purpose, [items[-1].sequence])
+        return reply(AuditPage, {"items": items, "next_cursor": following})
 
 
 @bp.patch("/users/<uuid:account_id>")
@@ -88,6 +139,15 @@ def change_user(account_id: UUID, change: AccountChange) -> ResponseReturnValue:
         response = reply(AccountView, account)
         response.set_etag(conditional.etag(account.version))
         disabled = account.disabled
+        if changed:
+            _record(
+                db,
+                "account_changed",
+                account_id,
+                now,
+                changed=changed,
+                **_shown(account),
+            )
     if "disabled" in changed and disabled:
         parts().end_account(account_id, spent, now=now)
     elif "roles" in changed:
@@ -95,3 +155,22 @@ def change_user(account_id: UUID, change: AccountChange) -> ResponseReturnValue:
         parts().denylist.refuse_tokens(spent, now=now)
     log.info("account_changed", account=str(account_id), changed=changed)
     return response
+
+
+def _shown(account: Account) -> dict[str, object]:
+    # No name: the log outlives the account and must not keep who it was.
+    return {"roles": account.roles, "disabled": account.disabled}
+
+
+def _record(
+    db: Session, action: str, account_id: UUID, now: datetime, **details: object
+) -> None:
+    audit.record(
+        db,
+        action,
+        account_id=account_id,
+        actor=auth.caller().sub,
+        address=request.remote_addr,
+        now=now,
+        **details,
+    )
