@@ -13,11 +13,11 @@ from hashlib import sha256
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-from . import checks, environment, launch, programs, reach
+from . import checks, environment, hidden, launch, programs, reach
 from .configuration import prepare
 from .files import write
 from .problem import Problem
-from .processes import BY_NAME, OWNERS, PROCESSES, Process
+from .processes import BY_NAME, OWNERS, PROCESSES, SERVICES, Process
 from .stack import Stack
 from .supervisor import Specification, Supervisor, write_configuration
 from .vault import Vault
@@ -58,6 +58,7 @@ def up(stack: Stack, only: Iterable[str] = ()) -> None:
             stack, keeper["supervisor_password"], specifications(stack, keeper)
         )
         _compile(stack.root)
+        hidden.write(stack.root / "deploy" / "locks", SERVICES, _hidden(stack))
         reach.give(stack.state, who)
         opened = reach.grant(stack.root, stack.state, who)
         if opened:
@@ -175,10 +176,15 @@ def python_environment(stack: Stack, keeper: Vault, process: Process) -> dict[st
     """Return the whole environment of one Python process."""
     return {
         **base_environment(stack),
+        "PYTHONPATH": str(_hidden(stack) / process.service),
         "PYTHONUNBUFFERED": "1",
         **environment.plain(process, stack, stack.state),
         **environment.confidential(process.service, stack, keeper),
     }
+
+
+def _hidden(stack: Stack) -> Path:
+    return stack.config / "hidden"
 
 
 _RUNTIMES = {

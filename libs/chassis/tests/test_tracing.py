@@ -5,11 +5,12 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import psycopg
 import pytest
 from flask import Flask
 
 from flagon_chassis import tracing
-from flagon_chassis.settings import ServiceSettings
+from flagon_chassis.settings import DatabaseSettings, ServiceSettings
 
 from .conftest import SECRET
 
@@ -187,10 +188,12 @@ class TestInstrumentPsycopg:
         # In a process of its own: the instrumentation patches the driver for good.
         code = (
             "import psycopg; from flagon_chassis import logs, tracing;"
-            "from flagon_chassis.settings import ServiceSettings;"
+            "from flagon_chassis.settings import DatabaseSettings;"
             "from sqlalchemy import create_engine, text;"
             "logs.configure('things');"
-            f"tracing.init(ServiceSettings(secret_key='{SECRET}', traces='log'), 't');"
+            f"settings = DatabaseSettings(secret_key='{SECRET}', traces='log',"
+            f" database_url='{database_url}');"
+            "tracing.init(settings, 't');"
             f"engine = create_engine('{database_url}');\n"
             "with tracing.span('work'), engine.connect() as c:"
             " c.execute(text('select :secret + 1'), {'secret': 4711})"
@@ -205,6 +208,20 @@ class TestInstrumentPsycopg:
         )
         assert statement["trace_id"] == work["trace_id"]
         assert "4711" not in output
+
+    def test_leaves_the_driver_as_it_was(self, monkeypatch):
+        monkeypatch.setattr(
+            "opentelemetry.trace.set_tracer_provider", lambda _made: None
+        )
+        before = psycopg.connect
+        settings = DatabaseSettings(secret_key=SECRET, traces="log", database_url="-")
+
+        tracing.init(settings, "things")
+        during = psycopg.connect
+        tracing.shutdown()
+
+        assert during is not before
+        assert psycopg.connect is before
 
 
 class Collector:
@@ -307,19 +324,17 @@ class TestOtlp:
         tracing.flush()
         assert len(collector.bodies) == 1
 
-    def test_a_service_without_a_database_needs_no_driver(
-        self, start, collector, monkeypatch
-    ):
-        monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
-        monkeypatch.delitem(
-            sys.modules, "opentelemetry.instrumentation.psycopg", raising=False
+    def test_a_service_without_a_database_loads_no_driver(self):
+        code = (
+            "import sys; from flagon_chassis import tracing;"
+            "from flagon_chassis.settings import ServiceSettings;"
+            f"settings = ServiceSettings(secret_key='{SECRET}', traces='log');"
+            "tracing.init(settings, 'things');"
+            "tracing.shutdown();"
+            "sys.exit('psycopg' in sys.modules)"
         )
 
-        start(collector.url)
-        tracing.shutdown()
-
-        assert collector.bodies == []
-        assert "opentelemetry.instrumentation.psycopg" not in sys.modules
+        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
     def test_a_collector_that_is_down_harms_nobody(self, start):
         start("http://127.0.0.1:1")

@@ -8,17 +8,8 @@ from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-# structlog loads rich, for coloured tracebacks on terminals, wherever it is installed: 5 MB
-# in every process for something that JSON lines never use.
-_rich = sys.modules.pop("rich", None)
-sys.modules["rich"] = None  # type: ignore[assignment]
-import structlog  # noqa: E402 (after the line above)
-
-del sys.modules["rich"]
-if _rich is not None:
-    sys.modules["rich"] = _rich
-
-from structlog.contextvars import (  # noqa: E402 (likewise)
+import structlog
+from structlog.contextvars import (
     bind_contextvars,
     clear_contextvars,
     get_contextvars,

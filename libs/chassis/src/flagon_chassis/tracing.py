@@ -4,7 +4,6 @@ With `traces=none` nothing of OpenTelemetry is loaded; the trace context that a 
 sent is still passed on, so logs of all services and the traces of others stay tied.
 """
 
-import importlib.util
 import logging
 import os
 import sys
@@ -17,7 +16,7 @@ import structlog
 from structlog.contextvars import bound_contextvars
 
 from .logs import trace_id_of
-from .settings import ServiceSettings
+from .settings import DatabaseSettings, ServiceSettings
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -95,7 +94,8 @@ def init(settings: ServiceSettings, service: str) -> None:
     )
     _provider.add_span_processor(_processor(settings))
     trace.set_tracer_provider(_provider)
-    if importlib.util.find_spec("psycopg"):
+    # Who has no database need not have its driver in memory.
+    if isinstance(settings, DatabaseSettings):
         from opentelemetry.instrumentation.psycopg import (  # noqa: PLC0415
             PsycopgInstrumentor,
         )
