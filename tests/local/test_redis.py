@@ -75,6 +75,21 @@ class TestUsers:
         with pytest.raises(redis.exceptions.NoPermissionError):
             as_user("catalog").set("realtime:presence:1", "x")
 
+    def test_auth_may_hand_the_worker_mails_and_nothing_else(self, as_user):
+        auth = as_user("auth")
+
+        assert auth.lpush("worker:mail", "task") == 1
+        assert as_user("worker").lpop("worker:mail") == "task"
+        for refused in (
+            lambda: auth.lrange("worker:mail", 0, -1),
+            lambda: auth.rpop("worker:mail"),
+            lambda: auth.lpush("worker:bulk", "task"),
+            lambda: auth.sadd("worker:_kombu.binding.tasks", "task"),
+            lambda: as_user("catalog").lpush("worker:mail", "task"),
+        ):
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                refused()
+
     @pytest.mark.parametrize("user", ["auth", "catalog", "worker", "realtime", "web"])
     def test_each_may_use_its_own_keys_only(self, as_user, user):
         mine = as_user(user)

@@ -177,6 +177,17 @@ class TestTasks:
         assert headers["enqueued_at"] > 1e9
         assert waiting(rows) == 0
 
+    def test_hands_tasks_to_the_service_they_are_named_after(self, relay, rows, store):
+        put_task(rows, name="worker.send_mail", queue="mail", mail_id="1")
+
+        relay.step(rows)
+
+        (message,) = (json.loads(one) for one in store.lrange("worker:mail", 0, -1))
+        assert message["headers"]["task"] == "worker.send_mail"
+        # Nothing but the list: who sends may not change where messages go.
+        assert store.keys("worker:*") == ["worker:mail"]
+        store.delete("worker:mail")
+
     def test_goes_on_when_a_task_cannot_be_sent(self, relay, rows, store, logged):
         put_task(rows, queue="nobody")
         put_task(rows)

@@ -109,7 +109,7 @@ class Relay:
     def __post_init__(self) -> None:
         url = self.settings.redis_store_url.get_secret_value()
         self._redis = streams.connect(url)
-        self._celery: Celery | None = None
+        self._publishers: dict[str, Celery] = {}
         self._unsendable: set[int] = set()
         self._failures = 0
         self._mean_bytes = 1024.0
@@ -290,8 +290,11 @@ class Relay:
         """Send one task; say whether it is sent."""
         from . import queue  # noqa: PLC0415 (20 MB that only senders of tasks pay)
 
-        if self._celery is None:
-            self._celery = queue.publisher(self.settings, self.service)
+        # A task is called after the service that runs it, `<service>.<verb_noun>`, and
+        # waits under that service's keys; what we may send there, Redis decides.
+        receiver = message.name.partition(".")[0]
+        if receiver not in self._publishers:
+            self._publishers[receiver] = queue.publisher(self.settings, receiver)
         headers: dict[str, object] = {
             **message.headers,
             "enqueued_at": message.created_at.timestamp(),
@@ -309,7 +312,7 @@ class Relay:
             tracing.inject(traced)
             try:
                 queue.publish(
-                    self._celery,
+                    self._publishers[receiver],
                     message.name,
                     queue=message.body["queue"],
                     kwargs=message.body["kwargs"],
