@@ -5,6 +5,7 @@ run; where none are installed they are containers (testcontainers). Load with
 `-p flagon_chassis.testing`.
 """
 
+import hashlib
 import os
 import pwd
 import shutil
@@ -12,6 +13,7 @@ import signal
 import socket
 import subprocess
 import time
+from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session, sessionmaker
 
+from . import dpop
 from .auth import AUDIENCE
 
 ISSUER = "http://issuer.test"
@@ -313,3 +316,51 @@ class TokenMaker:
 def bearer() -> TokenMaker:
     """Give a maker of Authorization headers; fit its `jwks` and `ISSUER` into the app."""
     return TokenMaker()
+
+
+class ProofMaker:
+    """Signs DPoP proofs (RFC 9449) with a key of its own, as a client does."""
+
+    def __init__(self) -> None:
+        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.jwk = pyjwt.algorithms.ECAlgorithm.to_jwk(
+            self.key.public_key(), as_dict=True
+        )
+        self.jkt = dpop.thumbprint(self.jwk)
+
+    def __call__(
+        self,
+        method: str,
+        url: str,
+        token: str | None = None,
+        *,
+        header: dict[str, object] | None = None,
+        **claims: Any,  # noqa: ANN401 (claims are JSON)
+    ) -> str:
+        """Return a proof; a claim or header given as None is left out."""
+        payload = {
+            "jti": uuid4().hex,
+            "htm": method,
+            "htu": url,
+            "iat": int(time.time()),
+            "ath": token and _hash_of(token),
+            **claims,
+        }
+        head = {"typ": "dpop+jwt", "jwk": self.jwk, **(header or {})}
+        return pyjwt.encode(
+            {name: value for name, value in payload.items() if value is not None},
+            self.key,
+            "ES256",
+            headers={name: value for name, value in head.items() if value is not None},
+        )
+
+
+def _hash_of(token: str) -> str:
+    digest = hashlib.sha256(token.encode()).digest()
+    return urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+
+@pytest.fixture
+def prover() -> ProofMaker:
+    """Give a maker of DPoP proofs with a fresh key."""
+    return ProofMaker()
