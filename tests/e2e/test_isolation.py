@@ -78,6 +78,27 @@ class TestDatabase:
         assert all("permission denied" in text for text in refused), refused
 
 
+class TestAuditLog:
+    def test_can_be_written_but_not_rewritten(self, stack):
+        statements = [
+            ["read", "select count(*) from audit_event"],
+            ["change", "update audit_event set action = 'nothing'"],
+            ["remove", "delete from audit_event"],
+            ["empty", "truncate audit_event"],
+        ]
+        found = stack.inside("auth", ROWS % json.dumps(statements))
+
+        assert found["read"] == "allowed"
+        assert {found[what] for what in ("change", "remove", "empty")} == {
+            "InsufficientPrivilege"
+        }
+
+    def test_is_intact_after_all_that_happens_here(self, stack):
+        said = stack.make("cli", S="auth", C="audit verify")
+
+        assert json.loads(said.splitlines()[-1])["intact"] is True
+
+
 @pytest.mark.parametrize("service", sorted(OTHERS))
 class TestRedis:
     def test_keys_of_others_cannot_be_touched(self, stack, service):
