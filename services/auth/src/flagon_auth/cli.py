@@ -8,12 +8,13 @@ from typing import Any
 import click
 from flask import Flask
 from flask.cli import AppGroup
+from sqlalchemy.orm import Session
 
 from flagon_chassis.db import transaction
 from flagon_chassis.errors import Failure
 
 from .clients import parts
-from .domain import accounts, clients, grants, keys
+from .domain import accounts, audit, clients, grants, keys
 from .domain.clients import Registration
 from .models import SigningKey
 from .settings import Settings
@@ -38,6 +39,7 @@ clients_group = _Commands("clients", help="Programs that may ask for tokens.")
 users_group = _Commands("users", help="Accounts of people.")
 keys_group = _Commands("keys", help="Keys that sign tokens.")
 grants_group = _Commands("grants", help="What people let clients do.")
+audit_group = _Commands("audit", help="What happened that matters to security.")
 
 
 def init_app(app: Flask, settings: Settings) -> None:
@@ -55,7 +57,7 @@ def init_app(app: Flask, settings: Settings) -> None:
         for entry in _read(settings.accounts_file):
             _seed_account(entry)
 
-    for group in (clients_group, users_group, keys_group, grants_group):
+    for group in (clients_group, users_group, keys_group, grants_group, audit_group):
         app.cli.add_command(group)
 
 
@@ -89,7 +91,26 @@ def _seed_account(entry: dict[str, Any]) -> None:
 @click.argument("name")
 @click.option("--redirect-uri", "redirect_uris", multiple=True)
 @click.option("--post-logout-redirect-uri", "post_logout_uris", multiple=True)
-@click.option("--public", is_flag=True, help="It cannot keep a secret.")
+@click.option("--backchannel-logout-uri", help="Where logout tokens are posted.")
+@click.option("--public", is_flag=True, help="Short for --auth-method none.")
+@click.option(
+    "--auth-method",
+    type=click.Choice(clients.AUTH_METHODS),
+    help="How it authenticates; `client_secret` (usual) is Basic or in the body.",
+)
+@click.option(
+    "--jwks",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File with its public keys, for private_key_jwt.",
+)
+@click.option(
+    "--id-token-alg",
+    type=click.Choice(clients.ID_TOKEN_ALGS),
+    default=clients.ID_TOKEN_ALGS[0],
+    show_default=True,
+)
+@click.option("--dpop", is_flag=True, help="It gets only tokens bound to a key.")
+@click.option("--require-par", is_flag=True, help="It must push its requests.")
 @click.option("--first-party", is_flag=True, help="People are not asked to agree.")
 @click.option("--scope", default="", help="Scopes it may ask for.")
 @click.option("--grant", "grant_types", multiple=True)
@@ -97,15 +118,24 @@ def create_client(
     name: str,
     redirect_uris: tuple[str, ...],
     post_logout_uris: tuple[str, ...],
+    backchannel_logout_uri: str | None,
     public: bool,
+    auth_method: str | None,
+    jwks: Path | None,
+    id_token_alg: str,
+    dpop: bool,
+    require_par: bool,
     first_party: bool,
     scope: str,
     grant_types: tuple[str, ...],
 ) -> None:
     """Register a client and print its id and secret; the secret is shown only now."""
-    secret = None if public else clients.new_secret()
+    method = auth_method or _usual_method(public=public, jwks=jwks)
+    if public and method != "none":
+        raise click.UsageError("A public client authenticates by nothing.")
+    secret = clients.new_secret() if method in clients.SECRET_METHODS else None
     chosen = list(grant_types) or _usual_grants(redirect_uris)
-    person = "authorization_code" in chosen
+    person = "client_credentials" not in chosen or len(chosen) > 1
     registration = Registration(
         client_id=clients.new_client_id(),
         client_secret=secret,
@@ -115,10 +145,63 @@ def create_client(
         grant_types=chosen,
         scope=scope or ("openid profile email offline_access" if person else ""),
         first_party=first_party,
+        token_endpoint_auth_method=method,
+        jwks=_read_jwks(jwks) if jwks else None,
+        id_token_signed_response_alg=id_token_alg,
+        dpop_bound_access_tokens=dpop,
+        require_pushed_authorization_requests=require_par,
+        backchannel_logout_uri=backchannel_logout_uri,
     )
     with transaction() as db:
         clients.put_client(db, registration, now=_now())
+        _record_client(db, "client_created", registration.client_id)
     _say({"client_id": registration.client_id, "client_secret": secret})
+
+
+def _usual_method(*, public: bool, jwks: Path | None) -> str:
+    if public:
+        return "none"
+    return "private_key_jwt" if jwks else "client_secret"
+
+
+def _read_jwks(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise click.UsageError(f"{path} is not JSON.") from error
+    # A single key is a set of one.
+    return dict(found) if "keys" in found else {"keys": [found]}
+
+
+def _record_client(db: Session, action: str, client_id: str) -> None:
+    audit.record(
+        db,
+        action,
+        account_id=None,
+        actor="cli",
+        address=None,
+        now=_now(),
+        client_id=client_id,
+    )
+
+
+@clients_group.command("rotate-secret")
+@click.argument("client_id")
+@click.option(
+    "--overlap-hours",
+    type=click.IntRange(0, 24 * 90),
+    default=24,
+    show_default=True,
+    help="How long the present secret goes on working; 0: not at all.",
+)
+def rotate_secret(client_id: str, overlap_hours: int) -> None:
+    """Give a client a new secret and print it; the present one works on for a while."""
+    with transaction() as db:
+        secret = clients.rotate_secret(
+            db, client_id, overlap_seconds=overlap_hours * 3600, now=_now()
+        )
+        _record_client(db, "client_secret_rotated", client_id)
+    _say({"client_id": client_id, "client_secret": secret})
 
 
 def _usual_grants(redirect_uris: tuple[str, ...]) -> list[str]:
@@ -136,7 +219,9 @@ def list_clients() -> None:
                 {
                     "client_id": client.id,
                     "name": client.name,
-                    "public": client.secret_hash is None,
+                    "public": clients.is_public(client),
+                    "auth_method": client.token_endpoint_auth_method,
+                    "disabled": client.disabled,
                     "first_party": client.first_party,
                     "redirect_uris": client.redirect_uris,
                     "grant_types": client.grant_types,
@@ -172,6 +257,16 @@ def grant_role(email: str, role: str) -> None:
         wanted = {"roles": sorted({*account.roles, role})}
         changed = accounts.change_account(account, wanted, now=now)
         spent = grants.cut_off(db, account, changed, now=now)
+        if changed:
+            audit.record(
+                db,
+                "account_changed",
+                account_id=account.id,
+                actor="cli",
+                now=now,
+                changed=changed,
+                roles=account.roles,
+            )
     if changed:
         parts().denylist.refuse_account(account.id, now=now)
         parts().denylist.refuse_tokens(spent, now=now)
@@ -208,6 +303,32 @@ def purge_grants() -> None:
     """Forget grants, codes and tokens that ended more than a week ago."""
     with transaction() as db:
         _say({"purged": grants.purge(db, now=_now())})
+
+
+@audit_group.command("verify")
+def verify_audit_log() -> None:
+    """Check that no record was changed, removed or inserted."""
+    with transaction() as db:
+        _say({"records": audit.verify(db), "intact": True})
+
+
+@audit_group.command("list")
+@click.option("--limit", default=100, show_default=True)
+def list_audit_log(limit: int) -> None:
+    """Print the newest records, one a line."""
+    with transaction() as db:
+        for record in audit.list_records(db, limit=limit):
+            _say(
+                {
+                    "sequence": record.sequence,
+                    "occurred_at": record.occurred_at.isoformat(),
+                    "action": record.action,
+                    "account": str(record.account_id) if record.account_id else None,
+                    "actor": record.actor,
+                    "address": record.address,
+                    **record.details,
+                }
+            )
 
 
 def _say_key(key: SigningKey) -> None:

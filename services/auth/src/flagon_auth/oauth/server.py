@@ -141,7 +141,7 @@ class Server(AuthorizationServer):  # type: ignore[misc]
         client_id, candidates, method = credentials(request)
         client = find_client(request, client_id)
         row = client.row if client else None
-        proved = clients.secret_matches(row, *candidates)
+        proved = clients.secret_matches(row, *candidates, now=request.now)
         if method == "none":
             proved = row is not None and row.secret_hash is None
         if client is None or not proved or method not in methods:
