@@ -1,7 +1,7 @@
 """JSON in and out of `/api/v1`: accounts, API keys, clients and signing keys."""
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,6 +12,7 @@ from .domain.accounts import NAME_LENGTH_MAX
 from .domain.api_keys import LIFE_DAYS_MAX
 
 Role = Literal["customer", "merchandiser", "operator", "admin"]
+Uri = Annotated[str, Field(min_length=1, max_length=500)]
 
 
 class AccountView(BaseModel):
@@ -133,3 +134,116 @@ class NoticeRefusal(BaseModel, extra="forbid"):
     """What a client answered that would not hear of a logout."""
 
     status: int = Field(ge=100, le=599)
+
+
+AuthMethod = Literal[
+    "client_secret_basic",
+    "client_secret_post",
+    "client_secret",
+    "private_key_jwt",
+    "none",
+]
+GrantType = Literal[
+    "authorization_code",
+    "refresh_token",
+    "client_credentials",
+    "urn:ietf:params:oauth:grant-type:device_code",
+]
+IdTokenAlg = Literal["RS256", "ES256"]
+
+
+class ClientView(BaseModel):
+    """One program that may ask for tokens."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: str
+    name: str
+    redirect_uris: list[str]
+    post_logout_redirect_uris: list[str]
+    backchannel_logout_uri: str | None
+    grant_types: list[GrantType]
+    scope: str
+    token_endpoint_auth_method: AuthMethod
+    jwks: dict[str, Any] | None
+    id_token_signed_response_alg: IdTokenAlg
+    dpop_bound_access_tokens: bool
+    require_pushed_authorization_requests: bool
+    first_party: bool
+    disabled: bool
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+
+class ClientsQuery(BaseModel, extra="forbid"):
+    """What a list of clients may be asked for."""
+
+    limit: int = Field(default=50, ge=1, le=LIMIT_MAX)
+    cursor: str | None = Field(default=None, max_length=500)
+
+
+class ClientPage(BaseModel):
+    """One page of clients."""
+
+    items: list[ClientView]
+    next_cursor: str | None
+
+
+class NewClientView(ClientView):
+    """A client that was just registered."""
+
+    client_secret: str | None
+    """Shown only now; null for a client that has none."""
+
+
+class NewSecretView(BaseModel):
+    """A new secret of a client."""
+
+    client_secret: str
+    """Shown only now."""
+    previous_works_until: datetime | None
+
+
+class NewSecret(BaseModel, extra="forbid"):
+    """Body of `POST /api/v1/clients/<id>/secret`."""
+
+    overlap_seconds: int = Field(default=86_400, ge=0, le=90 * 86_400)
+    """How long the present secret goes on working; 0 ends one that leaked."""
+
+
+class NewClient(BaseModel, extra="forbid"):
+    """Body of `POST /api/v1/clients`."""
+
+    name: str = Field(min_length=1, max_length=NAME_LENGTH_MAX)
+    redirect_uris: list[Uri] = Field(default=[], max_length=20)
+    post_logout_redirect_uris: list[Uri] = Field(default=[], max_length=20)
+    backchannel_logout_uri: Uri | None = None
+    grant_types: list[GrantType] = Field(
+        default=["authorization_code", "refresh_token"], min_length=1, max_length=5
+    )
+    scope: str = Field(default="openid profile email", max_length=1000)
+    token_endpoint_auth_method: AuthMethod = "client_secret_basic"
+    jwks: dict[str, Any] | None = None
+    id_token_signed_response_alg: IdTokenAlg = "RS256"
+    dpop_bound_access_tokens: bool = False
+    require_pushed_authorization_requests: bool = False
+
+
+class ClientChange(BaseModel, extra="forbid"):
+    """Body of `PATCH /api/v1/clients/<id>`: only what is to change."""
+
+    name: str | None = Field(default=None, min_length=1, max_length=NAME_LENGTH_MAX)
+    redirect_uris: list[Uri] | None = Field(default=None, max_length=20)
+    post_logout_redirect_uris: list[Uri] | None = Field(default=None, max_length=20)
+    backchannel_logout_uri: Uri | None = None
+    """null: the client is told of logouts no more."""
+    grant_types: list[GrantType] | None = Field(
+        default=None, min_length=1, max_length=5
+    )
+    scope: str | None = Field(default=None, max_length=1000)
+    jwks: dict[str, Any] | None = None
+    id_token_signed_response_alg: IdTokenAlg | None = None
+    dpop_bound_access_tokens: bool | None = None
+    require_pushed_authorization_requests: bool | None = None
+    disabled: bool | None = None

@@ -55,6 +55,9 @@ class Settings(DatabaseSettings, env_prefix="AUTH_", frozen=True):
     register_limit: PositiveInt = 30
     """Registrations from one address in an hour."""
 
+    logout_patience_seconds: PositiveInt = 6 * 3600
+    """How long a client is tried to be told of a session that ended."""
+
     @field_validator("key_encryption_key")
     @classmethod
     def _is_a_key(cls, value: SecretStr) -> SecretStr:

@@ -352,6 +352,15 @@ class SessionStore(SessionInterface):
             pipe.expire(name, self._absolute_seconds)
         return bool(pipe.execute()[0])
 
+    def claim_once(self, what: str, seconds: int) -> bool:
+        """Say whether this is the first time that somebody claims this.
+
+        :param what: purpose and content; only its hash is stored.
+        :param seconds: how long it is remembered.
+        """
+        name = f"auth:claimed:{_digest(what)}"
+        return bool(self._redis.set(name, "1", nx=True, ex=seconds))
+
     def _move(self, old: str, new: str) -> bool:
         try:
             self._redis.rename(_key(old), _key(new))
@@ -363,6 +372,11 @@ class SessionStore(SessionInterface):
     def delete(self, secret: str) -> None:
         """Forget the session of a cookie."""
         self._redis.delete(_key(secret))
+
+    def lives(self, sid: str) -> bool:
+        """Say whether some browser is signed in under this public id."""
+        digest = cast("str | None", self._redis.get(_sid_key(sid)))
+        return bool(digest and self._redis.exists(_PREFIX + digest))
 
     def end(self, sid: str) -> None:
         """Forget the session with this public id, wherever its browser is."""

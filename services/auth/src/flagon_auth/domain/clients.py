@@ -5,7 +5,7 @@ import hmac
 import re
 import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
@@ -171,9 +171,63 @@ def find_client(session: Session, client_id: str) -> Client | None:
     return session.get(Client, client_id) if _ID.match(client_id) else None
 
 
-def list_clients(session: Session) -> list[Client]:
-    """Return every client, by id."""
-    return list(session.scalars(select(Client).order_by(Client.id)))
+def list_clients(
+    session: Session, *, limit: int | None = None, after: str = ""
+) -> list[Client]:
+    """Return clients by id.
+
+    :param after: the id that the page follows.
+    """
+    statement = select(Client).where(Client.id > after).order_by(Client.id).limit(limit)
+    return list(session.scalars(statement))
+
+
+def get_client(session: Session, client_id: str, *, lock: bool = False) -> Client:
+    """Return the client with this id.
+
+    :param lock: keep others from changing it until the transaction ends.
+    :raises ClientNotFound: there is none.
+    """
+    known = client_id if _ID.match(client_id) else ""
+    client = session.get(Client, known, with_for_update=lock or None)
+    if client is None:
+        raise ClientNotFound("No client has this id.")
+    return client
+
+
+def change_client(
+    client: Client, changes: dict[str, Any], *, now: datetime
+) -> list[str]:
+    """Apply changes to one client and return the names of what really changed.
+
+    :param changes: any of what is registered, but id, secret and how it authenticates;
+        and `disabled`.
+    :raises ClientInvalid: the client could not be registered like this.
+    """
+    registered = {
+        f.name: getattr(client, f.name)
+        for f in fields(Registration)
+        if f.name not in {"client_id", "client_secret"}
+    }
+    # Of the secret only the hash is known; that it is there is all that counts.
+    secret = client.id.ljust(_SECRET_LENGTH_MIN) if client.secret_hash else None
+    wanted = {**registered, **changes}
+    disabled = wanted.pop("disabled", client.disabled)
+    _check(Registration(client_id=client.id, client_secret=secret, **wanted))
+    wanted = {**wanted, "disabled": disabled, "scope": " ".join(wanted["scope"].split())}
+    changed = [name for name, value in wanted.items() if getattr(client, name) != value]
+    for name in changed:
+        setattr(client, name, wanted[name])
+    if changed:
+        client.version += 1
+        client.updated_at = now
+    return changed
+
+
+def delete_client(session: Session, client: Client) -> None:
+    """Forget a client with everything that was granted to it."""
+    session.delete(client)
+    session.flush()
 
 
 def hash_secret(secret: str) -> bytes:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, delete, or_, select, update
+from sqlalchemy import ColumnElement, delete, exists, or_, select, update
 from sqlalchemy.orm import Session
 
 from flagon_auth.models import (
@@ -228,6 +228,14 @@ def revoke_session(
     return _revoke_where(session, TokenGrant.sid == sid, reason=reason, now=now)
 
 
+def session_has_grants(session: Session, sid: str, *, now: datetime) -> bool:
+    """Say whether a grant of this sign-in session still lives."""
+    living = select(TokenGrant.id).filter_by(sid=sid, revoked_at=None)
+    return bool(
+        session.scalar(exists(living.where(TokenGrant.expires_at > now)).select())
+    )
+
+
 def revoke_account(
     session: Session,
     account_id: UUID,
@@ -249,6 +257,15 @@ def revoke_account(
         session, TokenGrant.account_id == account_id, reason=reason, now=now
     )
     return [*spent, *api_keys.live_tokens(session, account_id, now=now)]
+
+
+def revoke_client(
+    session: Session, client_id: str, reason: str, *, now: datetime
+) -> list[Spent]:
+    """End everything that was granted to a client; return access tokens that live."""
+    return _revoke_where(
+        session, TokenGrant.client_id == client_id, reason=reason, now=now
+    )
 
 
 def cut_off(

@@ -354,7 +354,9 @@ def openid_configuration() -> ResponseReturnValue:
             {
                 **_metadata(issuer),
                 "userinfo_endpoint": f"{issuer}/oauth/userinfo",
-                "end_session_endpoint": f"{issuer}/logout",
+                "end_session_endpoint": f"{issuer}/oauth/end_session",
+                "backchannel_logout_supported": True,
+                "backchannel_logout_session_supported": True,
                 "subject_types_supported": ["public"],
                 "id_token_signing_alg_values_supported": [keys.ID_ALG],
                 "claim_types_supported": ["normal"],
