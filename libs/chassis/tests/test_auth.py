@@ -6,12 +6,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import jwt as pyjwt
 import pytest
-import redis
 from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.utils import base64url_encode
 
 from flagon_chassis import auth, web
 from flagon_chassis.auth import KeyRing, KeysUnavailable
+from flagon_chassis.denylist import Denylist
 from flagon_chassis.testing import ISSUER, TokenMaker
 
 from .conftest import eventually
@@ -104,12 +104,15 @@ class TestRequires:
 
         assert response.status_code == 403
         assert response.json["scopes"] == ["things:read"]
+        challenge = response.headers["WWW-Authenticate"]
+        assert 'error="insufficient_scope"' in challenge
+        assert 'scope="things:read"' in challenge
 
     def test_asks_for_a_token(self, client):
         response = client.get("/things")
 
         assert response.status_code == 401
-        assert response.headers["WWW-Authenticate"] == "Bearer"
+        assert response.headers["WWW-Authenticate"] == 'Bearer realm="flagon-api"'
         assert response.json["type"].endswith("#token-missing")
 
     def test_marks_the_view_with_its_scopes(self, app):
@@ -237,8 +240,10 @@ class TestDenylist:
 
     @pytest.fixture
     def without_redis(self, app, monkeypatch):
-        broken = redis.Redis.from_url("redis://127.0.0.1:1/0", retry=None)
+        broken = Denylist("redis://127.0.0.1:1/0")
         monkeypatch.setitem(app.extensions, "flagon.denylist", broken)
+        yield
+        broken.close()
 
     @pytest.mark.usefixtures("without_redis")
     def test_without_redis_reading_goes_on_and_changing_does_not(

@@ -14,6 +14,18 @@ NARROW = {
 }
 
 
+def wait_for_reader(server, last):
+    """Wait until the server knows an event: a new client is told where it starts."""
+    end = time.monotonic() + 30
+    position = None
+    while position != last:
+        assert time.monotonic() < end, "it was not read in time"
+        newcomer = server.open("categories")
+        newcomer.read_until(lambda one=newcomer: one.last_id)
+        position = newcomer.last_id
+        newcomer.close()
+
+
 class TestFollowEvents:
     def test_sends_headers_and_retry_before_the_first_event(self, start_server):
         stream = start_server().open("products")
@@ -22,8 +34,9 @@ class TestFollowEvents:
         assert stream.headers["content-type"] == "text/event-stream"
         assert stream.headers["cache-control"] == "no-store"
         assert stream.headers["x-accel-buffering"] == "no"
-        assert stream.next(0.2) is None
+        stream.read_until(lambda: stream.retries)
         assert stream.retries == [2000]
+        assert stream.next(0.2) is None
 
     def test_sends_an_event_as_it_was_published(self, start_server, publish, helpers):
         stream = start_server().open("products")
@@ -70,10 +83,9 @@ class TestFollowEvents:
         stream = start_server(**SMALL).open("products")
         elsewhere = publish("categories")
 
-        stream.next(0.6)
+        stream.read_until(lambda: stream.last_id == elsewhere)
 
         assert "" in stream.comments
-        assert stream.last_id == elsewhere
 
     def test_answers_head_without_a_stream(self, start_server):
         stream = start_server().open("products", method="HEAD")
@@ -141,7 +153,7 @@ class TestResume:
         server = start_server()
         publish("categories")
         stream = server.open("products")
-        stream.next(0.1)
+        stream.read_until(lambda: stream.last_id)
         stream.close()
 
         publish.many(2, "products")
@@ -157,9 +169,9 @@ class TestResume:
 
         stream = server.open("products", after=ids[0])
 
-        assert helpers.numbers(stream.take(1499)) == list(range(1, 1500))
+        assert helpers.story(stream.take(1499)) == "1-1499"
         publish.many(1, "products", first=1500)
-        assert helpers.numbers(stream.take(1)) == [1500]
+        assert helpers.story(stream.take(1)) == "1500"
 
     def test_tells_of_a_gap_when_the_log_was_trimmed(
         self, start_server, publish, helpers
@@ -170,8 +182,7 @@ class TestResume:
 
         stream = server.open("products", after=ids[9])
 
-        assert stream.next().kind == "gap"
-        assert helpers.numbers(stream.take(50)) == list(range(50, 100))
+        assert helpers.story(stream.take(51)) == "gap 50-99"
 
     def test_tells_of_no_gap_where_nothing_is_missing(
         self, start_server, publish, helpers
@@ -181,7 +192,7 @@ class TestResume:
 
         stream = server.open("products", after="0-1")
 
-        assert helpers.numbers(stream.take(30)) == list(range(30))
+        assert helpers.story(stream.take(30)) == "0-29"
 
     def test_tells_of_a_gap_when_the_log_is_empty_now(
         self, start_fresh_server, publish
@@ -199,23 +210,24 @@ class TestResume:
     def test_gives_up_on_a_position_too_far_back(self, start_server, publish, helpers):
         server = start_server(**SMALL)
         ids = publish.many(3000, "products")
+        # Else the client would not be too far behind what the server knows.
+        wait_for_reader(server, ids[-1])
 
         stream = server.open("products", after=ids[0])
 
-        found = []
-        while not found or helpers.numbers(found[-1:]) != [2999]:
-            found += stream.take(1)
-        kinds = [event.kind for event in found]
-        assert kinds.count("gap") == 1
-        after_gap = helpers.numbers(found[kinds.index("gap") :])
-        assert after_gap == list(range(2990, 3000))
+        found = stream.take(1)
+        while found[-1].kind != "gap":
+            found += stream.take(1) or pytest.fail(helpers.story(found))
+        assert helpers.story(stream.take(10)) == "2990-2999"
 
     def test_repeats_nothing_to_a_client_that_is_ahead(
         self, start_fresh_server, publish, helpers
     ):
         # Another process has read further than this one, which catches up later.
         server = start_fresh_server()
-        now = int(time.time() * 1000)
+        # In the past: the servers of other tests take these for known, and would not see
+        # what is published before an id of the future.
+        now = int(time.time() * 1000) - 3_600_000
         stream = server.open("products", after=f"{now + 500}-0")
 
         for offset in (100, 500, 600, 700):
@@ -263,7 +275,7 @@ class TestRefuse:
         stream = start_server().open(topic)
 
         assert stream.status == 401
-        assert stream.headers["www-authenticate"] == "Bearer"
+        assert stream.headers["www-authenticate"].startswith("Bearer realm=")
 
     def test_answers_a_bad_token_with_401_on_an_open_topic(self, start_server):
         stream = start_server().open(
@@ -272,8 +284,8 @@ class TestRefuse:
 
         assert stream.status == 401
 
-    def test_answers_503_when_the_process_is_full(self, start_server, bearer):
-        server = start_server(**NARROW)
+    def test_answers_503_when_the_process_is_full(self, start_fresh_server, bearer):
+        server = start_fresh_server(**NARROW)
         held = [server.open("products") for _ in range(2)]
         held.append(server.open("me", headers=bearer()))
 
@@ -284,8 +296,8 @@ class TestRefuse:
         assert refused.problem()["type"].endswith("#process-full")
         assert [stream.status for stream in held] == [200] * 3
 
-    def test_answers_429_when_an_address_has_too_many(self, start_server):
-        server = start_server(**NARROW)
+    def test_answers_429_when_an_address_has_too_many(self, start_fresh_server):
+        server = start_fresh_server(**NARROW)
         held = [server.open("products") for _ in range(2)]
 
         refused = server.open("products")
@@ -295,8 +307,8 @@ class TestRefuse:
         assert refused.problem()["type"].endswith("#too-many-streams")
         assert [stream.status for stream in held] == [200] * 2
 
-    def test_answers_429_when_an_account_has_too_many(self, start_server, bearer):
-        server = start_server(**NARROW)
+    def test_answers_429_when_an_account_has_too_many(self, start_fresh_server, bearer):
+        server = start_fresh_server(**NARROW)
         mine = bearer(sub="ada")
         assert server.open("me", headers=mine).status == 200
 
@@ -349,7 +361,7 @@ class TestEnd:
         stream = server.open("me", headers=bearer(exp=soon))
 
         # The library grants five seconds at the door, the open stream none.
-        *_others, last = stream.wait_for_end(4)
+        *_others, last = stream.wait_for_end()
         assert (last.kind, last.data) == ("close", '{"reason": "token-expired"}')
 
     @pytest.mark.parametrize("claim", ["sid", "jti", "sub"])
@@ -361,7 +373,7 @@ class TestEnd:
         mark = int(time.time()) if claim == "sub" else 1
         publish.redis.set(f"denylist:{claim}:it", mark, ex=60)
 
-        *_others, last = stream.wait_for_end(2)
+        *_others, last = stream.wait_for_end()
         assert (last.kind, last.data) == ("close", '{"reason": "token-revoked"}')
         assert other.next(0.2) is None
         assert not other.ended
@@ -380,10 +392,11 @@ class TestEnd:
         stream = server.open("products")
         publish.many(1, "products")
 
-        *seen, last = stream.wait_for_end(3)
+        *seen, last = stream.wait_for_end()
         publish.many(1, "products", first=1)
         again = server.open("products", after=stream.last_id)
 
-        assert helpers.numbers(seen) == [0]
         assert json.loads(last.data) == {"reason": "age"}
-        assert helpers.numbers(again.take(1)) == [1]
+        # How many of them came before the end is a matter of time.
+        missing = again.take(2 - len(seen))
+        assert helpers.story(seen + missing) == "0-1"

@@ -1,8 +1,9 @@
 """Who is asking: access tokens checked against auth's public keys (RFC 9068)."""
 
+import hashlib
 import re
-import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -11,22 +12,59 @@ from typing import Any, Literal, ParamSpec, TypeVar, cast
 import jwt as pyjwt
 import redis
 import structlog
-from flask import Flask, Response, current_app, g, request
-from flask_jwt_extended import JWTManager, get_jwt, verify_jwt_in_request
+from flask import Flask, current_app, g, request
+from flask_jwt_extended import JWTManager, decode_token
 from flask_jwt_extended.exceptions import JWTExtendedException
 from structlog.contextvars import bind_contextvars
 
+from . import dpop
+from .denylist import PREFIX, Denylist
 from .errors import Failure, Forbidden, Unauthenticated, Unavailable
+from .keyring import ALGORITHM, Jwks, KeyRing, KeysUnavailable, fetch_from
+
+__all__ = [
+    "AUDIENCE",
+    "Caller",
+    "KeyRing",
+    "KeysUnavailable",
+    "RevocationUnknown",
+    "ScopeMissing",
+    "TokenInvalid",
+    "TokenMissing",
+    "caller",
+    "caller_if_any",
+    "caller_if_proven",
+    "init_app",
+    "open_route",
+    "requires",
+]
 
 log = structlog.get_logger()
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Jwks = dict[str, Any]
-
 AUDIENCE = "flagon-api"
 _COMPACT = re.compile(r"\A[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\Z")
 _LONGEST_TOKEN = 8192
+_LEEWAY_SECONDS = 5
+_MOST_REMEMBERED = 2_000
+"""About 3 KB each."""
+# What can be revoked: a token, the grant or the session that it came from, an account.
+_MARKED = ("jti", "gid", "sid", "sub")
+# All that decoding hostile input raises.
+_UNREADABLE = (
+    *(pyjwt.PyJWTError, JWTExtendedException),
+    *(ValueError, TypeError, OverflowError, RecursionError),
+)
+# RFC 7515 section 4.1: these say where a key is, or change what is signed. Our tokens
+# have none of them, and a verifier that looks at one can be led by the attacker.
+_STEERING = frozenset({"crit", "b64", "jku", "jwk", "x5u", "x5c", "zip", "enc"})
+
+
+def _challenge(scheme: str, error: str, description: str, **more: str) -> str:
+    """Return the `WWW-Authenticate` header of RFC 6750 section 3 (RFC 9449: 7.1)."""
+    words = {"realm": AUDIENCE, "error": error, "error_description": description}
+    return f"{scheme} " + ", ".join(f'{k}="{v}"' for k, v in {**words, **more}.items())
 
 
 class TokenMissing(Unauthenticated):
@@ -36,13 +74,29 @@ class TokenMissing(Unauthenticated):
 class TokenInvalid(Unauthenticated):
     """The access token is not valid."""
 
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.challenge = _challenge("Bearer", "invalid_token", detail)
+
+
+class TokenUnproven(Unauthenticated):
+    """The access token is bound to a key that the request does not prove to hold."""
+
+    def __init__(self, detail: str, error: str = "invalid_token") -> None:
+        super().__init__(detail)
+        algs = " ".join(dpop.ALGORITHMS)
+        self.challenge = _challenge("DPoP", error, detail, algs=algs)
+
 
 class ScopeMissing(Forbidden):
     """The access token does not allow this."""
 
-
-class KeysUnavailable(Unavailable):
-    """The keys that prove access tokens cannot be fetched."""
+    def __init__(self, scopes: tuple[str, ...], lacking: list[str]) -> None:
+        detail = f"The scope {' '.join(lacking)} is needed."
+        super().__init__(detail, scopes=lacking)
+        self.challenge = _challenge(
+            "Bearer", "insufficient_scope", detail, scope=" ".join(scopes)
+        )
 
 
 class RevocationUnknown(Unavailable):
@@ -67,91 +121,40 @@ class Caller:
     claims: dict[str, Any]
 
 
-class KeyRing:
-    """Auth's public keys, fetched rarely and kept while auth is away.
+@dataclass(frozen=True)
+class _Proof:
+    """A token whose signature and claims were found good."""
 
-    Fresh for five minutes, then refreshed in the background by one thread; used for a
-    day when auth does not answer. An unknown key id causes at most one fetch in thirty
-    seconds, so forged ids cost nothing.
+    caller: Caller
+    kid: str
+    key: pyjwt.PyJWK
+    marks: dict[str, str]
+    """The names in the denylist that would end it, with their kind (`jti`, `sid`, …)."""
 
-    :param fetch: returns a JWK set (RFC 7517); raises when auth does not answer.
+
+class _Memory:
+    """Tokens that were checked not long ago, by digest: a signature is checked once.
+
+    What can change is checked each time: expiry, the key, the denylist.
     """
 
-    soft_seconds = 300.0
-    hard_seconds = 86_400.0
-    unknown_seconds = 30.0
+    def __init__(self) -> None:
+        self._proofs: OrderedDict[bytes, _Proof] = OrderedDict()
 
-    def __init__(
-        self, fetch: Callable[[], Jwks], clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._fetch = fetch
-        self._clock = clock
-        self._keys: dict[str, pyjwt.PyJWK] = {}
-        self._fetched_at = float("-inf")
-        self._tried_at = float("-inf")
-        self._busy = threading.Lock()
+    def get(self, token: str) -> _Proof | None:
+        """Return what is known of this token, to the last character."""
+        return self._proofs.get(_digest(token))
 
-    def find(self, kid: str) -> pyjwt.PyJWK:
-        """Return the key with this id.
-
-        :raises KeysUnavailable: no key was ever fetched, or too long ago.
-        :raises jwt.InvalidTokenError: auth has no such key.
-        """
-        now = self._clock()
-        if now - self._fetched_at > self.hard_seconds:
-            # Without any key nothing works, so try more often, but not at every request.
-            if now - self._tried_at > 1:
-                self._refresh()
-            if self._clock() - self._fetched_at > self.hard_seconds:
-                raise KeysUnavailable(
-                    "Try again in a few seconds.", retry_after_seconds=2
-                )
-        elif kid not in self._keys and now - self._tried_at > self.unknown_seconds:
-            self._refresh()
-        elif now - max(self._fetched_at, self._tried_at) > self.soft_seconds:
-            threading.Thread(target=self._refresh, daemon=True).start()
-        if kid not in self._keys:
-            raise pyjwt.InvalidTokenError("unknown key")
-        return self._keys[kid]
-
-    def _refresh(self) -> None:
-        # Who comes while another fetches waits for that fetch and does none of its own.
-        before = self._tried_at
-        with self._busy:
-            if self._tried_at != before:
-                return
-            try:
-                self._keys = _usable(self._fetch())
-                self._fetched_at = self._clock()
-            except Exception as error:  # noqa: BLE001 (stale keys serve, whatever failed)
-                log.warning("jwks_fetch_failed", error=repr(error))
-            self._tried_at = self._clock()
+    def put(self, token: str, proof: _Proof) -> None:
+        """Remember a token; the oldest is forgotten for it."""
+        self._proofs[_digest(token)] = proof
+        if len(self._proofs) > _MOST_REMEMBERED:
+            self._proofs.popitem(last=False)
 
 
-def _usable(jwks: Jwks) -> dict[str, pyjwt.PyJWK]:
-    """Return the signature keys by id; unsuitable ones are left out."""
-    found: dict[str, pyjwt.PyJWK] = {}
-    for jwk in jwks["keys"]:
-        try:
-            key = pyjwt.PyJWK(jwk)
-        except pyjwt.PyJWTError:
-            continue
-        if jwk.get("use", "sig") == "sig" and jwk.get("alg") == "ES256":
-            found[str(jwk["kid"])] = key
-    if not found:
-        raise ValueError("the key set has no usable key")
-    return found
-
-
-def _http_fetch(url: str) -> Callable[[], Jwks]:
-    def fetch() -> Jwks:
-        import httpx2  # noqa: PLC0415 (slow to import, and needed once per process)
-
-        answer = httpx2.get(url, timeout=2.0)
-        answer.raise_for_status()
-        return cast("Jwks", answer.json())
-
-    return fetch
+def _digest(token: str) -> bytes:
+    # Not the token itself: a dump of the memory must hold nothing that opens doors.
+    return hashlib.sha256(token.encode()).digest()
 
 
 def init_app(
@@ -160,31 +163,27 @@ def init_app(
     issuer: str,
     jwks: str | Callable[[], Jwks],
     redis_url: str | None = None,
+    remember_marks: bool = True,
 ) -> None:
     """Let the app check access tokens.
 
     :param issuer: the only issuer whose tokens count.
     :param jwks: where the public keys are: a URL, or a function in auth itself.
     :param redis_url: the store that holds the denylist; None: nothing is revoked early.
+    :param remember_marks: False for who revokes and must see it at the next request.
     """
     # ES256 alone: the library's default, HS256, would let a public key sign tokens.
-    app.config["JWT_ALGORITHM"] = "ES256"
-    app.config["JWT_DECODE_ALGORITHMS"] = ["ES256"]
+    app.config["JWT_ALGORITHM"] = ALGORITHM
+    app.config["JWT_DECODE_ALGORITHMS"] = [ALGORITHM]
     app.config["JWT_DECODE_AUDIENCE"] = AUDIENCE
     app.config["JWT_DECODE_ISSUER"] = issuer
-    app.config["JWT_DECODE_LEEWAY"] = 5
-    app.config["JWT_TOKEN_LOCATION"] = ["headers"]
+    app.config["JWT_DECODE_LEEWAY"] = _LEEWAY_SECONDS
     manager = JWTManager(app)
-    ring = KeyRing(_http_fetch(jwks) if isinstance(jwks, str) else jwks)
+    ring = KeyRing(fetch_from(jwks) if isinstance(jwks, str) else jwks)
     app.extensions["flagon.keys"] = ring
+    app.extensions["flagon.proofs"] = _Memory()
     app.extensions["flagon.denylist"] = (
-        redis.Redis.from_url(
-            redis_url,
-            # A request must not wait for a dead Redis: one try, then the route's policy.
-            retry=None,
-            socket_timeout=0.5,
-            socket_connect_timeout=0.5,
-        )
+        Denylist(redis_url, keys_changed=ring.refetch, remember=remember_marks)
         if redis_url
         else None
     )
@@ -198,73 +197,151 @@ def init_app(
             "application/at+jwt",
         }:
             raise pyjwt.InvalidTokenError("not an access token")
-        if not isinstance(kid, str):
-            raise pyjwt.InvalidTokenError("no key id")
+        if not isinstance(kid, str) or not _STEERING.isdisjoint(header):
+            raise pyjwt.InvalidTokenError("no key id, or a header that steers")
+        g.flagon_kid = kid
         return ring.find(kid)
 
-    @manager.token_verification_loader
-    def complete(_header: dict[str, Any], claims: dict[str, Any]) -> bool:
-        # The library accepts a token that never expires, and sets a missing id to None;
-        # RFC 9068 section 2.2 requires all of these.
-        required = ("exp", "iat", "jti", "client_id", "sub")
-        return all(claims.get(name) is not None for name in required)
 
-    @manager.token_in_blocklist_loader
-    def revoked(_header: dict[str, Any], claims: dict[str, Any]) -> bool:
-        return _revoked(app, claims)
+def _sent_token() -> tuple[str, str]:
+    """Return the scheme and the token of the request; nothing is known of it yet.
 
-    manager.expired_token_loader(lambda _h, _c: _challenge("The token has expired."))
-    manager.invalid_token_loader(lambda _m: _challenge("The token is malformed."))
-    manager.revoked_token_loader(lambda _h, _c: _challenge("The token was revoked."))
-    manager.token_verification_failed_loader(
-        lambda _h, _c: _challenge("The token lacks a required claim.")
+    :raises TokenMissing: there is none.
+    """
+    scheme, _, token = request.headers.get("Authorization", "").strip().partition(" ")
+    if scheme.lower() not in {"bearer", "dpop"}:
+        raise TokenMissing("Send `Authorization: Bearer <access token>`.")
+    return scheme.lower(), token.strip()
+
+
+def _check_possession(scheme: str, caller: Caller) -> None:
+    """See to it that a token that is bound to a key comes with a proof (RFC 9449).
+
+    :raises TokenUnproven: it does not, or the proof was used before.
+    """
+    jkt = caller.claims.get("cnf", {}).get("jkt")
+    if scheme == "bearer" and jkt is None:
+        return
+    if scheme == "bearer" or jkt is None:
+        raise TokenUnproven("A token goes by DPoP exactly if it is bound to a key.")
+    try:
+        proof = dpop.check(
+            request.headers.get("DPoP", ""),
+            method=request.method,
+            url=request.base_url,
+            access_token=caller.token,
+            now=time.time(),
+        )
+    except dpop.ProofInvalid as error:
+        raise TokenUnproven(error.detail, "invalid_dpop_proof") from error
+    if proof.jkt != jkt:
+        raise TokenUnproven("The proof is signed by another key.")
+    denylist: Denylist | None = current_app.extensions["flagon.denylist"]
+    if denylist is None:
+        return
+    try:
+        first = denylist.claim(
+            f"{current_app.name}:dpop:{proof.digest}", dpop.REMEMBERED_SECONDS
+        )
+    except redis.RedisError as error:
+        log.warning("proofs_unreachable", error=type(error).__name__)
+        g.flagon_revocation_unknown = True
+        return
+    if not first:
+        raise TokenUnproven("The proof was used before.", "invalid_dpop_proof")
+
+
+def _prove(token: str) -> _Proof:
+    """Return what a token proves; not whether it was revoked.
+
+    :raises TokenInvalid: nothing.
+    :raises KeysUnavailable: nobody can tell.
+    """
+    if len(token) > _LONGEST_TOKEN:
+        raise TokenInvalid("The token is too long.")
+    ring: KeyRing = current_app.extensions["flagon.keys"]
+    memory: _Memory = current_app.extensions["flagon.proofs"]
+    known = memory.get(token)
+    try:
+        if (
+            known is not None
+            and ring.find(known.kid) is known.key
+            and time.time() < known.caller.expires_at
+        ):
+            return known
+        if not _COMPACT.match(token):
+            raise pyjwt.InvalidTokenError("not a compact JWS")
+        claims = decode_token(token)
+    except pyjwt.ExpiredSignatureError as error:
+        raise TokenInvalid("The token has expired.") from error
+    except _UNREADABLE as error:
+        raise TokenInvalid("The token is malformed.") from error
+    if not _complete(claims):
+        raise TokenInvalid("The token lacks a required claim.")
+    kid = cast("str", g.flagon_kid)
+    marks = {kind: claims[kind] for kind in _MARKED if claims.get(kind)}
+    proof = _Proof(
+        caller=Caller(
+            sub=claims["sub"],
+            scopes=frozenset(claims.get("scope", "").split()),
+            roles=frozenset(claims.get("roles", ())),
+            client_id=claims["client_id"],
+            sid=claims.get("sid"),
+            token=token,
+            expires_at=claims["exp"],
+            claims=claims,
+        ),
+        kid=kid,
+        key=ring.find(kid),
+        marks={
+            f"{PREFIX}{kind}:{value}": kind
+            for kind, value in {**marks, "kid": kid}.items()
+        },
     )
-    manager.unauthorized_loader(lambda _m: _missing())
+    memory.put(token, proof)
+    return proof
 
 
-def _revoked(app: Flask, claims: dict[str, Any]) -> bool:
-    denylist: redis.Redis | None = app.extensions["flagon.denylist"]
+def _complete(claims: dict[str, Any]) -> bool:
+    """Say whether all is there that RFC 9068 section 2.2 requires, in the right form.
+
+    The library accepts a token that never expires, and sets a missing id to None.
+    """
+    roles = claims.get("roles", [])
+    return (
+        all(isinstance(claims.get(name), str) for name in ("sub", "client_id", "jti"))
+        and all(type(claims.get(name)) is int for name in ("exp", "iat"))
+        and all(isinstance(claims.get(name, ""), str) for name in ("scope", "gid"))
+        and isinstance(claims.get("sid"), str | None)
+        # Bound to a key in another way than we can check: better not at all.
+        and _binding_known(claims.get("cnf", {}))
+        and isinstance(roles, list)
+        and all(isinstance(role, str) for role in roles)
+    )
+
+
+def _binding_known(confirmation: object) -> bool:
+    return isinstance(confirmation, dict) and all(
+        name == "jkt" and isinstance(value, str) for name, value in confirmation.items()
+    )
+
+
+def _revoked(proof: _Proof) -> bool:
+    """Say whether auth has revoked it; leaves a note when nobody can tell."""
+    denylist: Denylist | None = current_app.extensions["flagon.denylist"]
     if denylist is None:
         return False
-    names = [
-        f"denylist:{kind}:{claims[kind]}"
-        for kind in ("jti", "sid", "sub")
-        if claims.get(kind)
-    ]
     try:
-        marks = cast("list[bytes | None]", denylist.mget(names))
+        found = denylist.marks(list(proof.marks))
     except redis.RedisError as error:
-        if g.flagon_when_redis_down == "refuse":
-            raise RevocationUnknown(
-                "Changes wait until the session store answers again.",
-                retry_after_seconds=2,
-            ) from error
         log.warning("denylist_unreachable", error=type(error).__name__)
+        g.flagon_revocation_unknown = True
         return False
-    found = dict(zip((name.split(":")[1] for name in names), marks, strict=True))
-    since = found.pop("sub", None)
-    # An account's mark is a time: what was issued after it is a new sign-in.
-    return any(found.values()) or (
-        since is not None and int(claims["iat"]) <= int(since)
-    )
-
-
-def _challenge(detail: str) -> Response:
-    from .problems import from_failure  # noqa: PLC0415 (problems import logs alone)
-
-    response = from_failure(TokenInvalid(detail))
-    response.headers["WWW-Authenticate"] = 'Bearer error="invalid_token"'
-    return response
-
-
-def _missing() -> Response:
-    from .problems import from_failure  # noqa: PLC0415
-
-    response = from_failure(
-        TokenMissing("Send `Authorization: Bearer <access token>`.")
-    )
-    response.headers["WWW-Authenticate"] = "Bearer"
-    return response
+    for name, mark in found.items():
+        # An account's mark is a time: what was issued after it is a new sign-in.
+        if proof.marks[name] != "sub" or proof.caller.claims["iat"] <= int(mark):
+            return True
+    return False
 
 
 def requires(
@@ -281,12 +358,10 @@ def requires(
     def decorate(view: Callable[P, R]) -> Callable[P, R]:
         @wraps(view)
         def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
-            _verify(when_redis_down)
-            lacking = [scope for scope in scopes if scope not in caller().scopes]
+            allowed = _verify(when_redis_down).scopes
+            lacking = [scope for scope in scopes if scope not in allowed]
             if lacking:
-                raise ScopeMissing(
-                    f"The scope {' '.join(lacking)} is needed.", scopes=lacking
-                )
+                raise ScopeMissing(scopes, lacking)
             return cast("R", current_app.ensure_sync(view)(*args, **kwargs))
 
         guarded.__dict__["flagon_scopes"] = scopes
@@ -305,35 +380,50 @@ def caller_if_proven() -> Caller | None:
     """Return who is asking if a valid token says so, else None; never raises."""
     if "flagon.keys" not in current_app.extensions:
         return None
+    if "Authorization" not in request.headers:
+        return None
     try:
-        return caller_if_any()
-    except (Failure, pyjwt.PyJWTError, JWTExtendedException):
+        return _check()
+    except Failure:
         return None
 
 
-def _verify(when_redis_down: Literal["allow", "refuse"] | None) -> None:
-    policy = when_redis_down or (
-        "allow" if request.method in {"GET", "HEAD", "OPTIONS"} else "refuse"
-    )
-    g.flagon_when_redis_down = policy
-    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and (
-        len(token) > _LONGEST_TOKEN or not _COMPACT.match(token)
-    ):
-        raise pyjwt.InvalidTokenError("not a compact JWS")
-    verify_jwt_in_request()
-    claims = get_jwt()
-    g.flagon_caller = Caller(
-        sub=str(claims["sub"]),
-        scopes=frozenset(str(claims.get("scope", "")).split()),
-        roles=frozenset(claims.get("roles") or ()),
-        client_id=str(claims["client_id"]),
-        sid=claims.get("sid"),
-        token=token,
-        expires_at=int(claims["exp"]),
-        claims=claims,
-    )
-    bind_contextvars(sub=g.flagon_caller.sub)
+def _check() -> Caller:
+    """Return who is asking, after one check for the whole request.
+
+    :raises Unauthenticated: no token, or one that is not valid.
+    :raises KeysUnavailable: nobody can tell.
+    """
+    if "flagon_caller" in g:
+        return cast("Caller", g.flagon_caller)
+    if "flagon_refusal" in g:
+        raise g.flagon_refusal
+    try:
+        scheme, token = _sent_token()
+        proof = _prove(token)
+        if _revoked(proof):
+            raise TokenInvalid("The token was revoked.")
+        _check_possession(scheme, proof.caller)
+    except Failure as refusal:
+        g.flagon_refusal = refusal
+        raise
+    g.flagon_caller = proof.caller
+    bind_contextvars(sub=proof.caller.sub)
+    return proof.caller
+
+
+def _verify(when_redis_down: Literal["allow", "refuse"] | None) -> Caller:
+    who = _check()
+    if "flagon_revocation_unknown" in g:
+        policy = when_redis_down or (
+            "allow" if request.method in {"GET", "HEAD", "OPTIONS"} else "refuse"
+        )
+        if policy == "refuse":
+            raise RevocationUnknown(
+                "Changes wait until the session store answers again.",
+                retry_after_seconds=2,
+            )
+    return who
 
 
 def caller() -> Caller:
@@ -348,6 +438,4 @@ def caller_if_any() -> Caller | None:
     """
     if "Authorization" not in request.headers:
         return None
-    if "flagon_caller" not in g:
-        _verify(None)
-    return caller()
+    return _verify(None)

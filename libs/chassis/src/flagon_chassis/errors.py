@@ -50,6 +50,8 @@ class Unauthenticated(Failure):
     """The request needs a valid access token."""
 
     status = 401
+    challenge = 'Bearer realm="flagon-api"'
+    """What to do about it, for programs: RFC 9110 section 11.6.1, RFC 6750 section 3."""
 
 
 class Forbidden(Failure):

@@ -110,9 +110,10 @@ def from_failure(failure: Failure) -> Response:
     headers = []
     if failure.retry_after_seconds is not None:
         headers.append(("Retry-After", str(failure.retry_after_seconds)))
-    if failure.status == HTTPStatus.UNAUTHORIZED:
-        # RFC 9110 section 15.5.2 wants a challenge in every 401.
-        headers.append(("WWW-Authenticate", "Bearer"))
+    challenge = getattr(failure, "challenge", None)
+    if challenge:
+        # RFC 9110 section 15.5.2 wants one in every 401; RFC 6750 in some 403 too.
+        headers.append(("WWW-Authenticate", challenge))
     return problem(
         failure.status,
         slug=failure.slug(),

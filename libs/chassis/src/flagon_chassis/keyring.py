@@ -1,0 +1,181 @@
+"""Auth's public keys, as every service keeps them to check access tokens."""
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, cast
+
+import jwt as pyjwt
+import structlog
+
+from .errors import Unavailable
+
+log = structlog.get_logger()
+
+Jwks = dict[str, Any]
+
+ALGORITHM = "ES256"
+
+_FETCH_SECONDS = 2.0
+_MOST_BYTES = 256 * 1024
+
+
+class KeysUnavailable(Unavailable):
+    """The keys that prove access tokens cannot be fetched."""
+
+
+class KeyRing:
+    """Auth's public keys, fetched rarely and kept while auth is away.
+
+    Fresh for five minutes, then refreshed in the background by one thread; used for a
+    day when auth does not answer. An unknown key id causes at most one fetch in thirty
+    seconds, so forged ids cost nothing. `refetch` goes past all of this, for the moment
+    when auth says that its keys changed.
+
+    :param fetch: returns a JWK set (RFC 7517); raises when auth does not answer.
+    """
+
+    soft_seconds = 300.0
+    hard_seconds = 86_400.0
+    unknown_seconds = 30.0
+
+    def __init__(
+        self, fetch: Callable[[], Jwks], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._fetch = fetch
+        self._clock = clock
+        self._keys: dict[str, pyjwt.PyJWK] = {}
+        self._jwks: dict[str, Jwks] = {}
+        self._fetched_at = float("-inf")
+        self._tried_at = float("-inf")
+        self._busy = threading.Lock()
+        self._beside = threading.Lock()
+
+    def find(self, kid: str) -> pyjwt.PyJWK:
+        """Return the key with this id; the same object for as long as it is the same key.
+
+        :raises KeysUnavailable: no key was ever fetched, or too long ago.
+        :raises jwt.InvalidTokenError: auth has no such key.
+        """
+        now = self._clock()
+        if now - self._fetched_at > self.hard_seconds:
+            # Without any key nothing works, so try more often, but not at every request.
+            if now - self._tried_at > 1:
+                self._refresh()
+            if self._clock() - self._fetched_at > self.hard_seconds:
+                raise KeysUnavailable(
+                    "Try again in a few seconds.", retry_after_seconds=2
+                )
+        elif kid not in self._keys and now - self._tried_at > self.unknown_seconds:
+            self._refresh()
+        elif now - max(self._fetched_at, self._tried_at) > self.soft_seconds:
+            self._refresh_beside()
+        try:
+            return self._keys[kid]
+        except KeyError:
+            raise pyjwt.InvalidTokenError("unknown key") from None
+
+    def refetch(self) -> None:
+        """Fetch the keys now, beside the requests, whenever the last time was.
+
+        For whoever knows that they changed; what a stranger sends must never lead here.
+        """
+        threading.Thread(target=self._refetch, daemon=True).start()
+
+    def _refresh_beside(self) -> None:
+        if self._beside.acquire(blocking=False):
+            threading.Thread(target=self._run_beside, daemon=True).start()
+
+    def _run_beside(self) -> None:
+        try:
+            self._refresh()
+        finally:
+            self._beside.release()
+
+    def _refresh(self) -> None:
+        # Who comes while another fetches waits for that fetch and does none of its own.
+        before = self._tried_at
+        with self._busy:
+            if self._tried_at == before:
+                self._take()
+
+    def _refetch(self) -> None:
+        # A fetch that is under way may have asked before the change: ask once more.
+        with self._busy:
+            self._take()
+
+    def _take(self) -> None:
+        try:
+            found = _usable(self._fetch())
+        except Exception as error:  # noqa: BLE001 (stale keys serve, whatever failed)
+            log.warning("jwks_fetch_failed", error=repr(error))
+        else:
+            self._keys = {
+                kid: self._keys[kid] if self._jwks.get(kid) == jwk else key
+                for kid, (jwk, key) in found.items()
+            }
+            self._jwks = {kid: jwk for kid, (jwk, _key) in found.items()}
+            self._fetched_at = self._clock()
+        self._tried_at = self._clock()
+
+
+def _usable(jwks: Jwks) -> dict[str, tuple[Jwks, pyjwt.PyJWK]]:
+    """Return the keys that may prove access tokens by id; all others are left out."""
+    listed = [jwk for jwk in jwks["keys"] if isinstance(jwk, dict)]
+    # Two keys of one id leave open which of them proves a token: neither does.
+    often = Counter(str(jwk.get("kid")) for jwk in listed)
+    found: dict[str, tuple[Jwks, pyjwt.PyJWK]] = {}
+    for jwk in listed:
+        if _suitable(jwk) and often[jwk["kid"]] == 1:
+            try:
+                found[jwk["kid"]] = (jwk, pyjwt.PyJWK(jwk))
+            except pyjwt.PyJWTError:
+                continue
+    if not found:
+        raise ValueError("the key set has no usable key")
+    return found
+
+
+def _suitable(jwk: Jwks) -> bool:
+    """Say whether this is the public half of a P-256 key that is meant to verify.
+
+    RFC 8725 sections 3.1 and 3.5: one algorithm, one curve, and what the key says that
+    it is for counts. A set that tells the private half is not to be trusted at all.
+    """
+    operations = jwk.get("key_ops", ["verify"])
+    return (
+        (jwk.get("kty"), jwk.get("crv"), jwk.get("alg")) == ("EC", "P-256", ALGORITHM)
+        and jwk.get("use", "sig") == "sig"
+        and isinstance(operations, list)
+        and "verify" in operations
+        and isinstance(jwk.get("kid"), str)
+        and "d" not in jwk
+    )
+
+
+def fetch_from(
+    url: str, clock: Callable[[], float] = time.monotonic
+) -> Callable[[], Jwks]:
+    """Return a function that fetches the key set from a URL.
+
+    Two seconds and 256 KiB are all that it may take, however slowly it comes; redirects
+    are not followed.
+    """
+
+    def fetch() -> Jwks:
+        import httpx2  # noqa: PLC0415 (slow to import, and needed once per process)
+
+        ends = clock() + _FETCH_SECONDS
+        body = b""
+        with httpx2.stream("GET", url, timeout=_FETCH_SECONDS) as answer:
+            if answer.status_code != 200:  # noqa: PLR2004
+                raise ConnectionError(f"status {answer.status_code}")
+            for chunk in answer.iter_bytes():
+                body += chunk
+                if clock() > ends or len(body) > _MOST_BYTES:
+                    raise TimeoutError("the key set takes too long or is too long")
+        return cast("Jwks", json.loads(body))
+
+    return fetch
