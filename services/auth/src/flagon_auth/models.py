@@ -170,7 +170,10 @@ class TokenGrant(Base):
     acr: Mapped[str] = mapped_column(server_default="aal1", default="aal1")
     """How well: aal1 or, with two factors, aal2 (names after NIST SP 800-63B)."""
     dpop_jkt: Mapped[str | None]
-    """Thumbprint of the key that every token of this grant is bound to (RFC 9449)."""
+    """Thumbprint of the key that the tokens of this grant are bound to (RFC 9449)."""
+    claims: Mapped[dict[str, Any] | None]
+    """Names of single claims that were asked for, by where they go: `id_token` and
+    `userinfo` (OpenID Connect Core section 5.5)."""
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime]
     """No refresh token of this grant works after this, however often it is used."""

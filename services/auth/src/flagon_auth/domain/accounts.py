@@ -32,7 +32,7 @@ IDENTITY_SCOPES = ("openid", "profile", "email", "offline_access")
 """Scopes that concern the person, whatever the role."""
 API_SCOPES = ("catalog:read", *(scope for own in _OWN_SCOPES.values() for scope in own))
 """Scopes of the platform's APIs; `catalog:read` is for services."""
-INSIDE_SCOPES = ("mails:send", "logout:deliver")
+INSIDE_SCOPES = ("mails:send", "logout:deliver", "tokens:introspect")
 """Scopes for what only our own services may ask of auth; no person has them."""
 
 _EMAIL = re.compile(

@@ -417,6 +417,10 @@ def upgrade() -> None:  # noqa: PLR0915 (one straight list of steps)
         sa.Column("acr", sa.Text(), server_default="aal1", nullable=False),
     )
     op.add_column("token_grant", sa.Column("dpop_jkt", sa.Text(), nullable=True))
+    op.add_column(
+        "token_grant",
+        sa.Column("claims", postgresql.JSONB(astext_type=sa.Text()), nullable=True),
+    )
 
 
 def downgrade() -> None:  # noqa: PLR0915 (one straight list of steps)
@@ -426,6 +430,7 @@ def downgrade() -> None:  # noqa: PLR0915 (one straight list of steps)
     op.alter_column(
         "access_token", "token_grant_id", existing_type=sa.Uuid(), nullable=False
     )
+    op.drop_column("token_grant", "claims")
     op.drop_column("token_grant", "dpop_jkt")
     op.drop_column("token_grant", "acr")
     op.drop_column("client", "updated_at")
