@@ -120,16 +120,41 @@ def create_account(
     key = email_key(email)
     name = clean_name(name)
     passwords.check_strength(password, context=[key, *key.split("@"), *name.split()])
-    phc = hasher.hash(password)
+    return add_account(
+        session,
+        email=email,
+        name=name,
+        password_hash=hasher.hash(password),
+        roles=roles,
+        now=now,
+    )
+
+
+def add_account(
+    session: Session,
+    *,
+    email: str,
+    name: str,
+    password_hash: str | None,
+    email_verified_at: datetime | None = None,
+    roles: Iterable[str] = ("customer",),
+    now: datetime,
+) -> Account:
+    """Add one account whose address and name were looked at, and return it.
+
+    :param password_hash: None for a person who signs in otherwise.
+    :raises EmailTaken: another account has the address.
+    """
     created_id = session.scalar(
         insert(Account)
         .values(
             id=uuid7(),
             email=email.strip(),
-            email_key=key,
+            email_key=email_key(email),
+            email_verified_at=email_verified_at,
             name=name,
-            password_hash=phc,
-            password_changed_at=now,
+            password_hash=password_hash,
+            password_changed_at=now if password_hash else None,
             created_at=now,
             updated_at=now,
         )
