@@ -42,3 +42,11 @@ class Denylist:
         """
         before = int(now.timestamp()) - 1
         self._store.set(f"denylist:sub:{account_id}", str(before), ex=self._seconds)
+
+    def refuse_client(self, client_id: str, *, now: datetime) -> None:
+        """Refuse the access tokens with which a client acts for itself, until now.
+
+        Their ids are not kept; one that it gets in this very second is refused too.
+        """
+        until = int(now.timestamp())
+        self._store.set(f"denylist:sub:{client_id}", str(until), ex=self._seconds)
