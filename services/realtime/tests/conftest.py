@@ -1,5 +1,6 @@
 """A realtime app, real processes of it, and a client that reads streams byte by byte."""
 
+import itertools
 import json
 import os
 import signal
@@ -30,6 +31,8 @@ from flagon_realtime.source import Source
 from flagon_realtime.telemetry import Deliveries
 
 TYPE = "market.flagon.product.changed.v1"
+PATIENCE = 30.0
+"""Seconds for what surely happens, on the busiest machine; no promise of ours."""
 
 Event = namedtuple("Event", "id kind data")  # noqa: PYI024 (read in tests alone)
 
@@ -46,7 +49,7 @@ class Stream:
         if after:
             given["Last-Event-ID"] = after
         lines += [f"{name}: {value}" for name, value in given.items()]
-        self.sock = socket.create_connection(("127.0.0.1", port), 5)
+        self.sock = socket.create_connection(("127.0.0.1", port), PATIENCE)
         self.opened.append(self)
         self.sock.sendall("\r\n".join([*lines, "", ""]).encode())
         self.raw = self.body = b""
@@ -55,7 +58,7 @@ class Stream:
         self.retries = []
         self.ended = False
         while b"\r\n\r\n" not in self.raw:
-            if not self._receive(5):
+            if not self._receive(PATIENCE):
                 raise ConnectionError(self.raw)
         head, _, self.raw = self.raw.partition(b"\r\n\r\n")
         first, *rest = head.decode().split("\r\n")
@@ -95,11 +98,11 @@ class Stream:
 
     def problem(self):
         length = int(self.headers["content-length"])
-        while len(self.body) < length and self._receive(2):
+        while len(self.body) < length and self._receive(PATIENCE):
             self._take()
         return json.loads(self.body)
 
-    def next(self, seconds=5.0):
+    def next(self, seconds=PATIENCE):
         """Return the next event; None when none comes or the stream ends."""
         end = time.monotonic() + seconds
         while True:
@@ -131,7 +134,15 @@ class Stream:
                 self.retries.append(int(value))
         return Event(self.last_id, kind, "\n".join(data)) if data else None
 
-    def take(self, count, seconds=5.0):
+    def read_until(self, condition):
+        """Read on, past events too, until something has been seen."""
+        end = time.monotonic() + PATIENCE
+        while not condition():
+            assert time.monotonic() < end, "it was not sent in time"
+            assert not self.ended, "the stream ended before"
+            self.next(0.05)
+
+    def take(self, count, seconds=PATIENCE):
         """Return so many events; fewer when the time is over or the stream ends."""
         end = time.monotonic() + seconds
         found = []
@@ -142,7 +153,7 @@ class Stream:
             found.append(event)
         return found
 
-    def wait_for_end(self, seconds=5.0):
+    def wait_for_end(self, seconds=PATIENCE):
         """Return the events up to the end of the stream."""
         found = self.take(1_000_000, seconds)
         assert self.ended, "the stream is still open"
@@ -184,6 +195,30 @@ class Publisher:
 
 def numbers(events):
     return [json.loads(event.data)["n"] for event in events if event.kind == TYPE]
+
+
+def runs(found):
+    """Say in short which numbers were found in which order, as in `0-7 9 10-12`."""
+    parts = []
+    for number in found:
+        if parts and number == parts[-1][1] + 1:
+            parts[-1][1] = number
+        else:
+            parts.append([number, number])
+    return " ".join(
+        f"{first}-{last}" if first < last else f"{first}" for first, last in parts
+    )
+
+
+def story(events):
+    """Say in short what was sent in which order, as in `gap 0-7 close`."""
+    parts = []
+    for plain, group in itertools.groupby(events, lambda event: event.kind == TYPE):
+        if plain:
+            parts.append(runs(numbers(group)))
+        else:
+            parts += [event.kind for event in group]
+    return " ".join(parts)
 
 
 @pytest.fixture
@@ -284,6 +319,8 @@ def helpers():
         grant=grant,
         entry=entry,
         numbers=numbers,
+        runs=runs,
+        story=story,
     )
 
 
@@ -319,12 +356,14 @@ class Process:
 
     def get(self, path):
         """Return status and body of a plain request."""
-        with socket.create_connection(("127.0.0.1", self.port), 5) as sock:
+        with socket.create_connection(("127.0.0.1", self.port), PATIENCE) as sock:
             request = f"GET {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n"
             sock.sendall(request.encode())
             found = b""
             while part := sock.recv(1 << 16):
                 found += part
+        if not found:
+            raise ConnectionError("closed without an answer")
         head, _, body = found.partition(b"\r\n\r\n")
         return int(head.split()[1]), body.decode()
 
@@ -338,7 +377,7 @@ class Process:
             and all(sample.labels.get(k) == v for k, v in labels.items())
         )
 
-    def wait_for(self, condition, seconds=5.0):
+    def wait_for(self, condition, seconds=PATIENCE):
         end = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < end, "it did not happen in time"
@@ -351,7 +390,7 @@ class Process:
         if self.popen.poll() is None:
             self.popen.send_signal(signal.SIGTERM)
             try:
-                self.popen.wait(10)
+                self.popen.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 self.popen.kill()
         self.popen.wait(5)
@@ -401,7 +440,7 @@ def launch(redis_server, jwks_url, tmp_path_factory):
         process.log = log
         if wait:
             try:
-                process.wait_for(lambda: _ready(process), 30)
+                process.wait_for(lambda: _ready(process), 2 * PATIENCE)
             except AssertionError:
                 process.stop()
                 raise AssertionError(log.read_text()) from None
@@ -446,7 +485,7 @@ def _ready(process):
     assert process.popen.poll() is None, process.log.read_text()
     try:
         return process.get("/readyz")[0] == 200
-    except (OSError, IndexError):
+    except OSError:
         return False
 
 
@@ -472,7 +511,7 @@ def start_threaded(make_app):
         app = make_app(**settings)
         station = app.extensions["flagon.station"]
         station.start()
-        assert station._reader.ready.wait(5)
+        assert station._reader.ready.wait(PATIENCE)
         started.append(Threaded(app))
         return started[-1]
 

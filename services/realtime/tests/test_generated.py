@@ -1,5 +1,6 @@
 """What is special about generators; what a client sees of them is in test_stream."""
 
+import re
 import socket
 import time
 
@@ -26,6 +27,11 @@ def stream(source, helpers):
     yield open_stream
     for one in opened:
         one.end("restart")
+
+
+def data(block):
+    """Return the numbers of the events in some bytes."""
+    return [int(number) for number in re.findall(rb'data: \{"n": (\d+)', block)]
 
 
 class TestBlocks:
@@ -59,6 +65,40 @@ class TestBlocks:
         source.ring.extend([helpers.entry(n, "a") for n in range(1, 20)], (19, 0))
 
         assert list(blocks) == [wire.close("behind")]
+
+    def test_reads_on_when_the_ring_turned_over_while_it_was_ahead(
+        self, make_source, stream, publish, helpers
+    ):
+        source = make_source(capacity=5)
+        ids = [wire.parse_id(text.encode()) for text in publish.many(40, "a")]
+        _generated, blocks = stream("a", source=source, after=ids[0])
+        next(blocks)
+        assert next(blocks) == wire.HEARTBEAT
+
+        # The reader of the process catches up, with more than the ring holds.
+        batch = source.event_log.page((0, 0))
+        source.ring.extend(batch.entries, batch.last)
+
+        assert data(next(blocks)) == list(range(1, 40))
+
+    def test_repeats_nothing_when_redis_was_ahead_of_the_reader(
+        self, make_source, stream, publish, helpers
+    ):
+        source = make_source(capacity=12)
+        publish.many(30, "a")
+        batch = source.event_log.page((0, 0))
+        source.ring.extend(batch.entries[:20], batch.entries[19].id)
+        _generated, blocks = stream("a", source=source, after=batch.entries[0].id)
+        next(blocks)
+        assert data(next(blocks)) == list(range(1, 30))
+        assert next(blocks) == wire.HEARTBEAT
+
+        source.ring.extend(batch.entries[20:], batch.last)
+        publish("a", data={"n": 30})
+        batch = source.event_log.page(batch.last)
+        source.ring.extend(batch.entries, batch.last)
+
+        assert data(next(blocks)) == [30]
 
     def test_sends_a_heartbeat_with_the_resume_point(self, source, stream, helpers):
         _generated, blocks = stream("a")

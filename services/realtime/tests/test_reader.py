@@ -155,11 +155,11 @@ class TestReader:
             on_crash=lambda: None,
         )
         reader.start()
-        assert reader.ready.wait(5)
+        assert reader.ready.wait(30)
 
         reader.stop()
 
-        reader._thread.join(5)
+        reader._thread.join(30)
         assert not reader._thread.is_alive()
 
     def test_measures_the_time_without_an_answer(self, run):
@@ -201,18 +201,18 @@ def test_clients_that_come_at_once_lose_nothing(make_source, publish, helpers):
     publisher = threading.Thread(target=keep_publishing)
     publisher.start()
     reader.start()
-    assert reader.ready.wait(5)
+    assert reader.ready.wait(30)
     entered_at = source.ring.end
     time.sleep(0.3)
     stop.set()
     publisher.join()
     last = publish("a")
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while format_id(source.ring.last).decode() != last:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     reader.stop()
-    reader._thread.join(5)
+    reader._thread.join(30)
 
     found, _cursor = source.ring.read(
         0, frozenset([b"a"]), max_events=100_000, max_bytes=1 << 26

@@ -26,7 +26,7 @@ def make_station(make_settings):
 def station(make_station):
     made = make_station()
     made.start()
-    assert made._reader.ready.wait(5)
+    assert made._reader.ready.wait(30)
     return made
 
 
@@ -76,7 +76,7 @@ class TestOpen:
     def test_refuses_when_it_is_full_and_says_so(self, make_station, helpers):
         station = make_station(connections_max=1)
         station.start()
-        assert station._reader.ready.wait(5)
+        assert station._reader.ready.wait(30)
         station.check_room()
         station.source.roster.enter(Told(helpers))
 

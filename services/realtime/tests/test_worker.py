@@ -59,17 +59,17 @@ def follow(helpers):
         everyone.extend(followers)
         for follower in followers:
             follower.start()
-        process.wait_for(lambda: all(follower.opened for follower in followers), 10)
+        process.wait_for(lambda: all(follower.opened for follower in followers))
         return followers
 
     yield start
     for follower in everyone:
         follower.done.set()
     for follower in everyone:
-        follower.join(5)
+        follower.join(30)
 
 
-def wait_until(condition, seconds=15):
+def wait_until(condition, seconds=60):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
@@ -164,8 +164,9 @@ class TestMany:
 
         publish("products", data={"n": 1})
 
-        assert all(stream.next(5) for stream in streams)
-        assert process.metric("flagon_sse_connections") == 1005
+        assert all(stream.next() for stream in streams)
+        # Those of other tests may have to be noticed first.
+        wait_until(lambda: process.metric("flagon_sse_connections") == 1005)
 
     def test_holds_as_many_redis_connections_for_200_clients_as_for_one(
         self, own_process, own_redis, own_publish
@@ -190,7 +191,8 @@ class TestMany:
         for stream in streams:
             stream.close()
 
-        wait_until(lambda: process.metric("flagon_sse_connections") == 0, 1)
+        # Signs of life, which would find them too, go out over 15 seconds.
+        wait_until(lambda: process.metric("flagon_sse_connections") == 0, 10)
         assert len(psutil.Process(process.workers()[0].pid).net_connections()) < 10
 
     def test_keeps_memory_bounded_while_clients_stall(
@@ -210,7 +212,7 @@ class TestMany:
                 numbers[len(numbers) :] = helpers.numbers(stream.take(50))
 
         grown = process.workers()[0].memory_info().rss - before
-        assert all(numbers == list(range(3000)) for numbers in got)
+        assert {helpers.runs(numbers) for numbers in got} == {"0-2999"}
         assert grown < (2 << 20) + (8 << 20)
         # Most fall off the ring; on a slow machine they stall before that.
         wait_until(lambda: process.metric("flagon_sse_dropped_total") == 20)
@@ -234,7 +236,7 @@ class TestMany:
 
 class TestRestart:
     def test_loses_and_repeats_nothing_when_workers_are_killed(
-        self, shared_processes, publish, follow
+        self, shared_processes, publish, follow, helpers
     ):
         process = shared_processes(workers=2)
         followers = follow(process, 20)
@@ -246,11 +248,11 @@ class TestRestart:
                 random.choice(process.workers()).kill()
 
         wait_until(lambda: all(len(f.numbers) >= 300 for f in followers))
-        assert all(f.numbers == list(range(300)) for f in followers)
+        assert {helpers.runs(f.numbers) for f in followers} == {"0-299"}
         assert sum(f.opened for f in followers) > 20
 
     def test_loses_and_repeats_nothing_on_reload(
-        self, shared_processes, publish, follow
+        self, shared_processes, publish, follow, helpers
     ):
         process = shared_processes(workers=2)
         followers = follow(process, 10)
@@ -262,18 +264,18 @@ class TestRestart:
                 process.popen.send_signal(signal.SIGHUP)
 
         wait_until(lambda: all(len(f.numbers) >= 150 for f in followers))
-        assert all(f.numbers == list(range(150)) for f in followers)
+        assert {helpers.runs(f.numbers) for f in followers} == {"0-149"}
         assert all(f.opened > 1 for f in followers)
 
     def test_drains_on_sigterm(self, start_process):
-        process = start_process(drain_seconds=0.5, close_seconds=0.5)
+        process = start_process(drain_seconds=4, close_seconds=0.5)
         streams = [process.open("products") for _ in range(40)]
 
         process.popen.send_signal(signal.SIGTERM)
-        wait_until(lambda: process.get("/readyz")[0] == 503, 1)
+        wait_until(lambda: process.get("/readyz")[0] == 503)
         refused = process.open("products")
-        ends = [stream.wait_for_end(5)[-1] for stream in streams]
-        process.popen.wait(8)
+        ends = [stream.wait_for_end()[-1] for stream in streams]
+        process.popen.wait(30)
 
         assert refused.status == 503
         assert refused.problem()["type"].endswith("#closing")
@@ -332,8 +334,7 @@ class TestRedis:
 
         own_redis.stop()
         wait_until(lambda: process.get("/readyz")[0] == 503)
-        stream.next(0.3)
-        assert "events are late" in stream.comments
+        stream.read_until(lambda: "events are late" in stream.comments)
         newcomer = process.open("products")
         own_redis.start()
         own_publish.many(3, "products", first=1)

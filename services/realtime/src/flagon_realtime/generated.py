@@ -9,7 +9,7 @@ import redis
 import structlog
 
 from . import telemetry, wire
-from .ring import Entry, FellBehind
+from .ring import Entry, FellBehind, Found
 from .roster import Subscriber, Ticket
 from .source import Source
 
@@ -25,7 +25,14 @@ class Generated(Subscriber):
     :param sock: the connection, where the server tells; it can be broken by us.
     """
 
-    __slots__ = ("_ending", "_handed_at", "_notes", "_socket", "_source")
+    __slots__ = (
+        "_ending",
+        "_handed_at",
+        "_notes",
+        "_scanned",
+        "_socket",
+        "_source",
+    )
 
     def __init__(
         self, source: Source, ticket: Ticket, sock: socket.socket | None
@@ -35,6 +42,8 @@ class Generated(Subscriber):
         self._socket = sock
         self._ending: bytes | None = None
         self._notes = b""
+        self._scanned = 0
+        """Events that Redis was asked for on behalf of this client."""
         self._handed_at: float | None = None
 
     def tell(self, text: str) -> None:
@@ -79,60 +88,67 @@ class Generated(Subscriber):
     def _blocks(self) -> Iterator[bytes]:
         ring = self._source.ring
         opening = wire.opening(self._source.retry_milliseconds)
-        after = self.ticket.after
-        if after is None:
-            cursor = ring.end
-            yield opening + wire.position(ring.last)
+        cursor: int | None = None
+        if self.ticket.after is None:
+            with ring.changed:
+                cursor, last, after = ring.end, ring.last, (0, 0)
+            yield opening + wire.position(last)
         else:
             yield opening
-            found = ring.seek(after)
-            telemetry.RESUMED.labels("redis" if found is None else "ring").inc()
-            if found is None:
-                found = yield from self._replay(after)
-            cursor = found
+            after = self.ticket.after
+            source = "redis" if ring.seek(after) is None else "ring"
+            telemetry.RESUMED.labels(source).inc()
         while self._ending is None:
             try:
-                entries, cursor = ring.read(
-                    cursor, self.ticket.topics, after=after or (0, 0)
-                )
+                # As long as there is no cursor, the client has everything up to `after`.
+                # Looked up and read in one go: the reader may fill the ring anew at any
+                # other moment, and whoever only waited has not fallen behind.
+                with ring.changed:
+                    start = ring.seek(after) if cursor is None else cursor
+                    entries: Found = []
+                    if start is not None:
+                        entries, end = ring.read(start, self.ticket.topics, after=after)
+                    ahead = ring.last < after
             except FellBehind:
                 self.end("behind")
                 break
+            if start is None:
+                after = yield from self._replay(after)
+                continue
+            # Another process may have shown the client events that are on their way to
+            # this one: until they are here, its place is not known.
+            cursor = None if ahead else end
             if entries:
                 yield self._deliver([entry for _position, entry in entries])
             else:
-                yield from self._wait(cursor)
+                yield from self._wait(end, after)
         yield self._ending or b""
 
-    def _replay(self, after: wire.StreamId) -> Generator[bytes, None, int]:
-        """Yield events from Redis until the ring has the rest; return where."""
-        ring, scanned = self._source.ring, 0
-        while (cursor := ring.seek(after)) is None:
-            try:
-                batch = self._source.event_log.page(after)
-            except redis.RedisError as error:
-                log.warning("replay_failed", error=repr(error))
-                self.end("unavailable")
-                return ring.end
-            scanned += batch.scanned
-            if batch.missing_until is not None:
-                telemetry.GAPS.inc()
-                after = batch.missing_until
-                yield wire.gap()
-                continue
-            if not batch.scanned or scanned > self._source.replay_events:
-                telemetry.GAPS.inc()
-                yield wire.gap()
-                return ring.first
-            after = batch.last
-            wanted = self.ticket.topics
-            found = [e for e in batch.entries if not wanted.isdisjoint(e.topics)]
-            if found:
-                telemetry.DELIVERED.inc(len(found))
-                yield b"".join(entry.payload for entry in found)
-        return cursor
+    def _replay(self, after: wire.StreamId) -> Generator[bytes, None, wire.StreamId]:
+        """Yield a page of events from Redis; return the id that the client is at now."""
+        try:
+            batch = self._source.event_log.page(after)
+        except redis.RedisError as error:
+            log.warning("replay_failed", error=repr(error))
+            self.end("unavailable")
+            return after
+        self._scanned += batch.scanned
+        if batch.missing_until is not None:
+            telemetry.GAPS.inc()
+            yield wire.gap()
+            return batch.missing_until
+        if not batch.scanned or self._scanned > self._source.replay_events:
+            telemetry.GAPS.inc()
+            yield wire.gap()
+            return self._source.ring.floor
+        wanted = self.ticket.topics
+        found = [e for e in batch.entries if not wanted.isdisjoint(e.topics)]
+        if found:
+            telemetry.DELIVERED.inc(len(found))
+            yield b"".join(entry.payload for entry in found)
+        return batch.last
 
-    def _wait(self, cursor: int) -> Iterator[bytes]:
+    def _wait(self, cursor: int, after: wire.StreamId) -> Iterator[bytes]:
         """Wait for an entry, a comment or the end; yield a sign of life if none comes."""
         ring = self._source.ring
         with ring.changed:
@@ -146,7 +162,7 @@ class Generated(Subscriber):
         if notes:
             yield notes
         if not woken:
-            behind = last is None or last < (self.ticket.after or (0, 0))
+            behind = last is None or last < after
             yield wire.HEARTBEAT + (b"" if behind else wire.position(last or (0, 0)))
 
     def _deliver(self, entries: list[Entry]) -> bytes:

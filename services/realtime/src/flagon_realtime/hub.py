@@ -45,7 +45,7 @@ _EVENTS_PER_POLL = 256
 _LIVE = -1
 """Cursor of a client that has everything."""
 _DEEP = -2
-"""Cursor of a client that needs events which left the ring."""
+"""Cursor of a client that has everything up to an id; who has the rest is not known yet."""
 
 _WRITES_IN_A_ROW = 256
 """Sockets written before anybody else has a turn."""
@@ -238,7 +238,12 @@ class Hub:
                 elif now - client.progress_at > self.source.stall_seconds:
                     self.end(client, "stalled")
             elif client.fd % _BEATS == number % _BEATS:
-                self._say(client, wire.HEARTBEAT if client in self._ahead else block)
+                if client.cursor == _LIVE:
+                    self._say(client, block)
+                elif client in self._ahead:
+                    self._say(client, wire.HEARTBEAT)
+                # Else it is about to get a page of events from Redis: it is told no
+                # resume point that is newer, and nothing in the middle of an event.
         return True
 
     def replay(self) -> None:
@@ -310,14 +315,11 @@ class Hub:
         if after is None:
             # From its first second on it can resume, events or not.
             return wire.position(self.ring.last)
-        cursor = self.ring.seek(after)
         client.after = after
-        if cursor is None:
-            client.cursor = _DEEP
-            telemetry.RESUMED.labels("redis").inc()
-        else:
-            client.cursor = cursor
-            telemetry.RESUMED.labels("ring").inc()
+        # Looked up when the head is written: the ring may be another by then.
+        client.cursor = _DEEP
+        source = "redis" if self.ring.seek(after) is None else "ring"
+        telemetry.RESUMED.labels(source).inc()
         return b""
 
     def _sort(self, start: int, entries: list[Entry]) -> list[Group]:
@@ -410,7 +412,9 @@ class Hub:
             # More of it when the others have had their turn.
             self._watch(client, room=True)
         elif client.after > self.ring.last:
-            # Another process has shown it events that are on their way to this one.
+            # Another process has shown it events that are on their way to this one. More
+            # of them may come at once than the ring holds: its place is looked up again.
+            client.cursor = _DEEP
             self._watch(client, room=False)
             self._ahead.add(client)
         else:
@@ -442,10 +446,7 @@ class Hub:
 
     def _skip_to_ring(self, client: Client) -> None:
         """Give up on events that are too far back, or gone, and go on with the ring."""
-        telemetry.GAPS.inc()
-        client.cursor = self.ring.first
-        client.pending = wire.gap()
-        self._advance(client)
+        self._tell_gap(client, self.ring.floor)
 
     def _send(self, client: Client, payloads: list[bytes]) -> int:
         """Write payloads from the client's offset on; return how many are now whole."""

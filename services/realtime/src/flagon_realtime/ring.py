@@ -45,7 +45,8 @@ class Ring:
         self.last: StreamId = (0, 0)
         """Id up to which the stream has been read."""
         self.bytes = 0
-        self._floor: StreamId = (0, 0)
+        self.floor: StreamId = (0, 0)
+        """Id after which nothing is missing here."""
         self._max_bytes = max_bytes
         # Not a deque, which walks to the middle: clients read everywhere in here.
         self._slots: list[Entry | None] = [None] * capacity
@@ -53,7 +54,7 @@ class Ring:
     def start_at(self, floor: StreamId) -> None:
         """Say that entries up to this id are not kept here and all later ones will be."""
         with self.changed:
-            self._floor = self.last = floor
+            self.floor = self.last = floor
 
     def extend(self, entries: Iterable[Entry], last: StreamId) -> int:
         """Add entries, drop the oldest over the bounds, and return the first's position.
@@ -83,7 +84,7 @@ class Ring:
         An id that is newer than everything here stands right before the next entry.
         """
         with self.changed:
-            if stream_id < self._floor:
+            if stream_id < self.floor:
                 return None
             low, high = self.first, self.end
             while low < high:
@@ -134,4 +135,4 @@ class Ring:
         self._slots[slot] = None
         self.first += 1
         self.bytes -= len(entry.payload)
-        self._floor = entry.id
+        self.floor = entry.id
