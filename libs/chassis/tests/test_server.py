@@ -1,14 +1,17 @@
 import os
 import re
 import signal
+import sys
 import threading
 from http.client import HTTPConnection
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from flask import Flask
+from sqlalchemy import event
 
-from flagon_chassis import server
+from flagon_chassis import db, health, server
 from flagon_chassis.testing import free_port
 
 from .conftest import eventually
@@ -48,6 +51,35 @@ class TestForgetMetrics:
         monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
 
         server._forget_metrics(None, SimpleNamespace(pid=7))
+
+
+class TestWarmUp:
+    def test_leaves_no_connection_open(self, settings):
+        app = Flask("things")
+        db.init_app(app, settings)
+        pool = app.extensions["flagon.sessions"].kw["bind"].pool
+        opened = []
+        event.listen(pool, "connect", lambda *_: opened.append(1))
+
+        server.warm_up(app)
+
+        assert opened == [1]
+        assert pool.checkedin() == 0
+
+    def test_a_dependency_that_is_down_delays_the_start_at_most(self):
+        app = Flask("things")
+
+        def probe():
+            raise ConnectionError
+
+        health.check(app, "redis", probe)
+
+        server.warm_up(app)
+
+    def test_needs_no_database(self, monkeypatch):
+        monkeypatch.delitem(sys.modules, "sqlalchemy.orm")
+
+        server.warm_up(Flask("things"))
 
 
 class TestSidecar:

@@ -295,6 +295,8 @@ def run_worker(
     :param concurrency: tasks at a time, each in a process of its own.
     :return: the exit status.
     """
+    from . import server  # noqa: PLC0415
+
     flask_app, celery = _load(settings, app)
     on_process_start(flask_app, _forget_inherited(flask_app))
     worker: Any = celery.Worker(
@@ -312,8 +314,6 @@ def run_worker(
 
     def ready(**_signal: object) -> None:
         _stop_softly_at_sigterm(worker)
-        from . import server  # noqa: PLC0415
-
         # Threads come after the pool: a fork in the midst of a thread's work could
         # leave a child with a lock that nobody holds.
         server.sidecar(settings.bind, _probes(flask_app, celery))
@@ -331,6 +331,11 @@ def run_worker(
     # A connected receiver keeps Celery from configuring logging.
     signals.setup_logging.connect(_keep_logging, weak=False)
     signals.worker_before_create_process.connect(_share_memory, weak=False)
+    server.warm_up(flask_app)
+    # Children ask the kernel to die with their parent, for which Billiard loads a parser
+    # of C declarations: 6 MB that they share when it is loaded here.
+    with contextlib.suppress(OSError):
+        cast("Any", util).get_pdeathsig()
     worker.start()
     tracing.shutdown()
     return int(worker.exitcode or 0)
@@ -406,10 +411,6 @@ def _begin_process(app: "Flask") -> Callable[..., None]:
 def _share_memory(**_signal: object) -> None:
     from . import server  # noqa: PLC0415
 
-    # Children ask the kernel to die with their parent, which Billiard does through a
-    # parser of C declarations: 6 MB, which they share when it is loaded here.
-    with contextlib.suppress(OSError):
-        util.get_pdeathsig()
     server.share_memory()
 
 

@@ -3,15 +3,19 @@
 import gc
 import os
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from json import dumps
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .settings import ServiceSettings
+
+if TYPE_CHECKING:
+    from flask import Flask
 
 
 def share_metrics(folder: Path | None) -> None:
@@ -62,7 +66,10 @@ def serve(
                 self.cfg.set(name, value)
 
         def load(self) -> Any:  # noqa: ANN401 (a WSGI callable)
-            return import_app(app)
+            loaded = import_app(app)
+            if self.cfg.preload_app:
+                warm_up(loaded)
+            return loaded
 
     class DrainingArbiter(Arbiter):  # type: ignore[misc]
         def handle_term(self) -> None:
@@ -95,13 +102,32 @@ def _gunicorn(
         # The access line is written by `logs`, with the request id and the trace.
         "accesslog": None,
         "loglevel": "warning",
-        "pre_fork": _share_memory,
+        "pre_fork": lambda _arbiter, _worker: share_memory(),
         "child_exit": _forget_metrics,
     }
 
 
-def _share_memory(_arbiter: object, _worker: object) -> None:
-    # Collected objects would be written to at the next collection and so copied.
+def warm_up(app: "Flask") -> None:
+    """Do before forking what each process would do for itself at its first use.
+
+    What that loads and compiles is then shared. No connection stays open: a connection
+    belongs to one process.
+    """
+    from . import health  # noqa: PLC0415 (after share_metrics)
+
+    orm = sys.modules.get("sqlalchemy.orm")
+    if orm is not None:
+        orm.configure_mappers()
+    health.report(app.extensions.get("flagon.checks", {}))
+    sessions = app.extensions.get("flagon.sessions")
+    if sessions is not None:
+        sessions.kw["bind"].dispose()
+
+
+def share_memory() -> None:
+    """Keep what this process holds in common with those that it is about to fork."""
+    gc.collect()
+    # What is left would be written to at each later collection, and so copied.
     gc.freeze()
 
 
