@@ -49,6 +49,7 @@ def plain(process: Process, stack: Stack, folder: Path) -> dict[str, str]:
             "CLIENT_ID": "worker",
             "FILES_DIR": str(folder / "files"),
             "CATALOG_URL": f"http://{stack.address('catalog')}",
+            "AUTH_URL": f"http://{stack.address('auth')}",
         },
         "web": {
             "WORKERS": "1",

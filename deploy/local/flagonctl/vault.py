@@ -103,6 +103,9 @@ def clients(stack: Stack, vault: Vault) -> list[dict[str, object]]:
             "name": "Flagon web",
             "redirect_uris": [f"{url}/callback" for url in pages],
             "post_logout_redirect_uris": [f"{url}/" for url in pages],
+            # From inside: the worker reaches web without the gateway.
+            "backchannel_logout_uri": f"http://{stack.address('web')}"
+            "/backchannel-logout",
             "grant_types": ["authorization_code", "refresh_token"],
             "scope": "openid profile email offline_access reviews:write jobs:read"
             " catalog:write jobs:write ops:read jobs:manage users:read users:write",
@@ -114,7 +117,7 @@ def clients(stack: Stack, vault: Vault) -> list[dict[str, object]]:
             "redirect_uris": [],
             "post_logout_redirect_uris": [],
             "grant_types": ["client_credentials"],
-            "scope": "catalog:write catalog:read",
+            "scope": "catalog:write catalog:read mails:send logout:deliver",
         },
         {
             "client_id": "cli",

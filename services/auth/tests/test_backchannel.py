@@ -216,13 +216,13 @@ class TestSessionEnds:
         ada.tokens()
         now = datetime.now(UTC)
 
-        with (
-            pytest.raises(RuntimeError),
-            news.app_context(),
-            db.transaction() as session,
-        ):
-            grants.revoke_account(session, ada.account.id, "account disabled", now=now)
-            raise RuntimeError
+        def fail():
+            with news.app_context(), db.transaction() as session:
+                grants.revoke_account(session, ada.account.id, "disabled", now=now)
+                raise RuntimeError
+
+        with pytest.raises(RuntimeError):
+            fail()
 
         assert notices(news) == []
         assert outbox(news, "task", "worker.deliver_logout") == []

@@ -45,6 +45,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(routes.bp)
     routes.complete_document(app)
     app.cli.add_command(cli.events)
+    app.cli.add_command(cli.mail)
     return app
 
 
@@ -74,6 +75,9 @@ def _fit(app: Flask, settings: Settings) -> None:
         hard_seconds=settings.hard_limit_seconds,
     )
     app.extensions["flagon.catalog"] = clients.Catalog(settings)
+    app.extensions["flagon.identity"] = clients.Auth(settings)
+    app.extensions["flagon.post"] = clients.post(settings)
+    app.extensions["flagon.strangers"] = clients.Strangers(settings)
     health.check(app, "files", _files_probe(settings.files_dir))
 
 

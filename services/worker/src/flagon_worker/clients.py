@@ -1,18 +1,26 @@
 """The other machines the worker talks to."""
 
+import smtplib
+import ssl
 from collections.abc import Mapping, Sequence
+from email.message import EmailMessage
+from email.utils import parseaddr
 from functools import cached_property
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any, cast
+from urllib.parse import unquote, urlsplit
+from uuid import UUID
 
 from celery import Celery
 
 from flagon_chassis import http
 
-from .domain import imports, leases
+from .domain import deliveries, imports, leases, mails
 from .domain.mapping import Item
 from .settings import Settings
 
+_SMTP_PERMANENT = 500
 # Refusals that pass: a token that is about to be replaced, an operator who has yet to
 # give the right, a twin of this very batch whose worker was thought dead.
 _PASSING = {
@@ -69,6 +77,202 @@ class Catalog:
                 raise leases.Trouble(f"The catalog refused: {reason}") from refusal
             raise imports.BatchRefused(reason) from refusal
         return [_result(found) for found in answer.json()["results"]]
+
+
+class Auth:
+    """auth, as the delivery of mails and logout notices needs it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    @cached_property
+    def http(self) -> http.Client:
+        """Calls below `/internal/`, with a token of our own."""
+        # Made at the first use, in the process that uses it: connections do not survive
+        # a fork.
+        return http.Client(
+            self._settings.auth_url,
+            self._settings,
+            name="auth",
+            scope="mails:send logout:deliver" if self._settings.token_url else None,
+            deadline_seconds=10.0,
+        )
+
+    def close(self) -> None:
+        """Close the connections."""
+        if "http" in vars(self):
+            self.http.close()
+
+    def ask(
+        self, path: str, body: Mapping[str, object] | None = None
+    ) -> dict[str, Any] | None:
+        """Return what auth says, None where it knows nothing (any more).
+
+        :raises deliveries.NotYet: it does not answer, or not us.
+        """
+        try:
+            # Asking twice does no harm: so auth's endpoints for the worker are made.
+            answer = self.http.post(f"/internal/{path}", json=body, idempotent=True)
+        except http.Unreachable as error:
+            raise deliveries.NotYet(str(error)) from error
+        except http.Refused as refusal:
+            if refusal.status == HTTPStatus.NOT_FOUND:
+                return None
+            raise deliveries.NotYet(f"auth refused: {refusal.status}") from refusal
+        return dict(answer.json()) if answer.content else {}
+
+    def compose_logout(self, notice_id: UUID) -> tuple[str, str] | None:
+        """Return where a logout notice goes and its token; None when it is over."""
+        found = self.ask(f"logout-notices/{notice_id}")
+        return (found["uri"], found["logout_token"]) if found else None
+
+    def logout_delivered(self, notice_id: UUID) -> None:
+        """Say that the client knows."""
+        self.ask(f"logout-notices/{notice_id}/delivered")
+
+    def logout_refused(self, notice_id: UUID, status: int) -> None:
+        """Say that the client would not hear it."""
+        self.ask(f"logout-notices/{notice_id}/refused", {"status": status})
+
+    def compose_mail(self, mail_id: UUID, attempt: str) -> dict[str, Any] | None:
+        """Return recipient, subject and both texts of a mail; None when it is over."""
+        return self.ask(f"mails/{mail_id}", {"attempt": attempt})
+
+    def mail_ended(self, mail_id: UUID, outcome: mails.Outcome) -> None:
+        """Say what became of a mail that was composed."""
+        self.ask(f"mails/{mail_id}/{outcome}")
+
+
+class MailServer:
+    """A server that takes mails by SMTP.
+
+    :param url: `smtp://[user:password@]host[:port]`, encrypted by STARTTLS, or `smtps://`;
+        with `?tls=off` in the clear, for a server on this machine.
+    """
+
+    def __init__(self, url: str, *, seconds: float) -> None:
+        self._url = urlsplit(url)
+        self._seconds = seconds
+
+    def send(self, message: EmailMessage) -> None:
+        """Hand over a mail.
+
+        :raises deliveries.NotYet: the server does not answer, or says: later.
+        :raises mails.Undeliverable: it says: never.
+        """
+        try:
+            with self._connect() as server:
+                server.send_message(message)
+        except smtplib.SMTPRecipientsRefused as error:
+            codes = [code for code, _text in error.recipients.values()]
+            raise _refusal(codes[0]) from error
+        except (smtplib.SMTPSenderRefused, smtplib.SMTPDataError) as error:
+            raise _refusal(error.smtp_code) from error
+        except smtplib.SMTPNotSupportedError as error:
+            # The address needs SMTPUTF8 (RFC 6531), or the encryption is not offered.
+            raise deliveries.NotYet("the mail server lacks an extension") from error
+        except (smtplib.SMTPException, OSError) as error:
+            # Login and connection included: those are the operator's to put right, and
+            # the mail waits. What the server said may name the recipient: not logged.
+            raise deliveries.NotYet(f"mail server: {type(error).__name__}") from error
+
+    def _connect(self) -> smtplib.SMTP:
+        host, port = self._url.hostname or "", self._url.port or 0
+        context = ssl.create_default_context()
+        server: smtplib.SMTP
+        if self._url.scheme == "smtps":
+            server = smtplib.SMTP_SSL(
+                host, port, timeout=self._seconds, context=context
+            )
+        else:
+            server = smtplib.SMTP(host, port, timeout=self._seconds)
+        try:
+            if self._url.scheme == "smtp" and self._url.query != "tls=off":
+                server.starttls(context=context)
+            if self._url.username:
+                server.login(
+                    unquote(self._url.username), unquote(self._url.password or "")
+                )
+        except BaseException:
+            server.close()
+            raise
+        return server
+
+
+def _refusal(code: int) -> Exception:
+    if code < _SMTP_PERMANENT:
+        return deliveries.NotYet(f"mail server: {code}")
+    return mails.Undeliverable(f"mail server: {code}")
+
+
+class MailFolder:
+    """A folder in place of a mail server, for people to look into: `make mail`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def send(self, message: EmailMessage) -> None:
+        """Write a mail into the folder.
+
+        :raises deliveries.NotYet: the disk does not take it.
+        """
+        try:
+            mails.keep(self._folder, message)
+        except OSError as error:
+            raise deliveries.NotYet(f"mail folder: {type(error).__name__}") from error
+
+
+def post(settings: Settings) -> mails.Post:
+    """Return what takes mails: the server, or the folder where there is none."""
+    if settings.smtp_url is None:
+        return MailFolder(mail_folder(settings))
+    return MailServer(
+        settings.smtp_url.get_secret_value(), seconds=settings.smtp_seconds
+    )
+
+
+def mail_folder(settings: Settings) -> Path:
+    """Return the folder of mails that were not sent."""
+    return settings.mail_dir or settings.files_dir / "mail"
+
+
+def mail_sender(settings: Settings) -> mails.Sender:
+    """Return whom mails come from."""
+    name, address = parseaddr(settings.mail_from)
+    host = urlsplit(settings.public_url).hostname or "localhost"
+    return mails.Sender(name, address, host)
+
+
+class Strangers:
+    """Programs of others, at addresses that an administrator registered with auth."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def post_logout(self, uri: str, token: str) -> int:
+        """Bring a logout token to a client and return the status of its answer.
+
+        Redirects are not followed and nothing of the answer is kept: the address is
+        the registered one, and what is behind it gets nothing out of us.
+
+        :raises deliveries.NotYet: there is no answer in time.
+        """
+        client = http.Client(
+            uri,
+            self._settings,
+            name="logout",
+            deadline_seconds=self._settings.logout_seconds,
+            retries=0,
+            response_bytes=65_536,
+        )
+        try:
+            return client.post(uri, data={"logout_token": token}).status_code
+        except http.Refused as refusal:
+            return refusal.status
+        except http.Unreachable as error:
+            raise deliveries.NotYet(str(error)) from error
+        finally:
+            client.close()
 
 
 def _result(found: Mapping[str, Any]) -> imports.ItemResult:

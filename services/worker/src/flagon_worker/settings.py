@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, model_validator
 
 from flagon_chassis.settings import DatabaseSettings
 
@@ -15,12 +15,25 @@ class Settings(DatabaseSettings, env_prefix="WORKER_"):
     """Folder of uploads and artefacts, shared by the API and the Celery workers."""
     catalog_url: str = "http://127.0.0.1:8000"
     """The catalog service as seen from inside, without a slash at the end."""
+    auth_url: str = "http://127.0.0.1:8000"
+    """auth as seen from inside, without a slash at the end: what it wants delivered."""
+    smtp_url: SecretStr | None = None
+    """Server for mail, `smtp://user:password@host:587` (STARTTLS) or `smtps://host`;
+    without it mails are files in `mail_dir`. `?tls=off` for one on this machine."""
+    mail_from: str = "Flagon <no-reply@flagon.test>"
+    """Sender of every mail."""
+    mail_dir: Path | None = None
+    """Folder of the mails that were not sent; `files_dir`/mail by default."""
+    smtp_seconds: PositiveFloat = 20.0
+    """Longest wait for one answer of the mail server."""
     upload_bytes: PositiveInt = 256 * 1024 * 1024
     """Largest file that a job may bring, in bytes."""
     import_batch_rows: int = Field(default=500, gt=0, le=1000)
     """Rows of one request to the catalog and of one confirmed step of an import."""
     catalog_seconds: PositiveFloat = 20.0
     """Longest time that one request to the catalog, retries included, may take."""
+    logout_seconds: PositiveFloat = 5.0
+    """Longest time that a client may take to hear of a logout."""
 
     concurrency: PositiveInt = 2
     """Tasks that one Celery process runs at a time, each in a child of its own."""

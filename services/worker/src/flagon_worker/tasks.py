@@ -2,12 +2,13 @@
 
 from datetime import timedelta
 from functools import partial
-from typing import cast
+from typing import Any, NoReturn, cast
 from uuid import UUID
 
 import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
-from celery import Celery, shared_task
+from celery import Celery, Task, shared_task
+from celery.exceptions import Reject
 from flask import current_app
 from structlog.contextvars import bound_contextvars
 
@@ -15,7 +16,19 @@ from flagon_chassis import health
 from flagon_chassis.db import transaction
 
 from . import clients, telemetry
-from .domain import archive, files, imports, jobs, leases, probes, rescue, runs
+from .domain import (
+    archive,
+    deliveries,
+    files,
+    imports,
+    jobs,
+    leases,
+    logouts,
+    mails,
+    probes,
+    rescue,
+    runs,
+)
 from .settings import Settings
 
 log = structlog.get_logger()
@@ -72,6 +85,81 @@ def run_job(*, job_id: str, **_newer: object) -> None:
         if outcome.failure is not None:
             # Already written down; raised so that it is reported.
             raise outcome.failure
+
+
+@shared_task(
+    name="worker.deliver_logout",
+    bind=True,
+    # Auth says when it is enough.
+    max_retries=None,
+    # For a client that answers a byte at a time.
+    soft_time_limit=30,
+)
+def deliver_logout(
+    self: "Task[Any, Any]", /, *, notice_id: str, **_newer: object
+) -> None:
+    """Tell one client that a session ended, again and again until it knows.
+
+    Safe to run twice.
+
+    :param notice_id: UUID of the notice, as text.
+    """
+    extensions = current_app.extensions
+    try:
+        outcome = logouts.deliver(
+            extensions["flagon.identity"],
+            extensions["flagon.strangers"],
+            UUID(notice_id),
+        )
+    except (deliveries.NotYet, SoftTimeLimitExceeded) as failure:
+        telemetry.count_logout("postponed")
+        log.info("logout_postponed", notice=notice_id, reason=str(failure))
+        again(self, deliveries.pause_seconds(self.request.retries + 1))
+    telemetry.count_logout(outcome)
+    log.info("logout_told", notice=notice_id, outcome=outcome)
+
+
+@shared_task(
+    name="worker.send_mail",
+    bind=True,
+    # Auth says when it is too late.
+    max_retries=None,
+    soft_time_limit=60,
+)
+def send_mail(self: "Task[Any, Any]", /, *, mail_id: str, **_newer: object) -> None:
+    """Send one mail, again and again until a server has it.
+
+    Safe to run twice: auth gives a mail to one attempt at a time.
+
+    :param mail_id: UUID of the mail, as text.
+    """
+    extensions = current_app.extensions
+    try:
+        outcome = mails.deliver(
+            extensions["flagon.identity"],
+            extensions["flagon.post"],
+            clients.mail_sender(_settings()),
+            UUID(mail_id),
+        )
+    except (deliveries.NotYet, SoftTimeLimitExceeded) as failure:
+        telemetry.count_mail("postponed")
+        log.info("mail_postponed", mail=mail_id, reason=str(failure))
+        again(self, deliveries.pause_seconds(self.request.retries + 1))
+    telemetry.count_mail(outcome)
+    log.info("mail", mail=mail_id, outcome=outcome)
+
+
+def again(task: "Task[Any, Any]", seconds: float) -> NoReturn:
+    """Have the task at hand run again after a while.
+
+    :raises celery.exceptions.Retry: always, unless the broker is away.
+    """
+    try:
+        raise task.retry(countdown=seconds)
+    except Reject as lost:
+        # The broker did not take the message. The present one stays with it instead, and
+        # is given out again once its time is up.
+        raise Reject(str(lost), requeue=True) from lost
 
 
 @shared_task(name="worker.reap_jobs")

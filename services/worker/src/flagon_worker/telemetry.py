@@ -12,6 +12,20 @@ def count_ended(kind: str, outcome: str) -> None:
     ).labels(kind, outcome).inc()
 
 
+def count_logout(outcome: str) -> None:
+    """Count one attempt to tell a client of a logout."""
+    metrics.counter(
+        "flagon_logouts_total", "Attempts to tell clients of a logout.", "outcome"
+    ).labels(outcome).inc()
+
+
+def count_mail(outcome: str) -> None:
+    """Count one attempt to send a mail by how it ended."""
+    metrics.counter(
+        "flagon_mails_total", "Attempts to send mails by how they ended.", "outcome"
+    ).labels(outcome).inc()
+
+
 def observe(outcome: Outcome) -> None:
     """Record one turn at a job."""
     count_ended(outcome.kind, outcome.name)
