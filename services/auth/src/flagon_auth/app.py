@@ -31,11 +31,15 @@ from .routes import (
     account,
     api_keys,
     languages,
+    mfa,
     notices,
+    passkeys,
     register,
+    registered_clients,
     sessions,
     sign_in,
     sign_out,
+    two_factor,
     users,
 )
 from .routes.menu import account_menu
@@ -80,6 +84,9 @@ def create_app(settings: Settings | None = None) -> Flask:
     _sign_in_manager(app)
     for blueprint in (
         sign_in.bp,
+        mfa.bp,
+        passkeys.bp,
+        two_factor.bp,
         register.bp,
         sign_out.bp,
         account.bp,
@@ -87,6 +94,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         users.bp,
         api_keys.bp,
         api_keys.internal,
+        registered_clients.bp,
         notices.bp,
         endpoints.bp,
     ):
@@ -164,7 +172,7 @@ def _guard_forms(app: Flask) -> None:
     # same request by GET, the second acts on a signed ID token or asks the person.
     guard.exempt(endpoints.authorize_by_post)
     guard.exempt(sign_out.logout)
-    for blueprint in (users.bp, api_keys.bp, notices.bp):
+    for blueprint in (users.bp, api_keys.bp, registered_clients.bp, notices.bp):
         guard.exempt(blueprint)
 
 
@@ -192,8 +200,11 @@ def _protect_pages(response: Response) -> Response:
     if not (response.mimetype or "").startswith("text/html"):
         return response
     targets = " ".join(["'self'", *g.get("form_targets", ())])
+    # Pages that ask for a passkey; all others run no script at all.
+    scripts = f"script-src 'nonce-{web.csp_nonce()}'; " if g.get("scripts") else ""
     response.headers["Content-Security-Policy"] = (
         f"default-src 'none'; style-src 'nonce-{web.csp_nonce()}'; img-src data:; "
+        f"{scripts}"
         f"form-action {targets}; frame-ancestors 'none'; base-uri 'none'"
     )
     response.headers["X-Frame-Options"] = "DENY"

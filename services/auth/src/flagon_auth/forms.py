@@ -4,6 +4,7 @@ from flask_wtf import FlaskForm
 from wtforms import EmailField, HiddenField, PasswordField, StringField
 from wtforms.validators import DataRequired, Length
 
+from .domain.passkeys import CREDENTIAL_LENGTH_MAX, NAME_LENGTH_MAX
 from .domain.passwords import LENGTH_MAX, LENGTH_MIN
 from .i18n import LazyText as _
 from .i18n import language
@@ -52,3 +53,28 @@ class ActionForm(Form):
 
     request = HiddenField()
     choice = HiddenField()
+
+
+class ProofForm(Form):
+    """One more proof of who somebody is, in whichever way they have."""
+
+    password = PasswordField(_("Password"), validators=[Length(max=1024)])
+    code = StringField(_("Code"), validators=[Length(max=32)])
+    recovery_code = StringField(_("Recovery code"), validators=[Length(max=64)])
+    credential = HiddenField(validators=[Length(max=CREDENTIAL_LENGTH_MAX)])
+    next = HiddenField()
+
+
+class PasskeyForm(Form):
+    """A passkey: the browser's answer, or the name that its owner gives it."""
+
+    name = StringField(_("Name"), validators=[Length(max=NAME_LENGTH_MAX)])
+    credential = HiddenField(validators=[Length(max=CREDENTIAL_LENGTH_MAX)])
+    next = HiddenField()
+
+
+class FactorForm(Form):
+    """A page of second factors: the first code of an app, or only a button."""
+
+    code = StringField(_("Code"), validators=[Length(max=32)])
+    next = HiddenField()

@@ -86,6 +86,8 @@ def rules(
             place=Allowance(100, _QUARTER),
             device=Allowance(10, _HOUR, _QUARTER),
         ),
+        # 120 random bits: slow for one place, and nobody can slow the owner down.
+        "recovery_code": Rule(place=Allowance(10, _QUARTER)),
         # Eight letters that live for ten minutes; whose they are is not known.
         "device_code": Rule(place=Allowance(20, _QUARTER)),
         # Links in mails hold 256 bits.
@@ -205,7 +207,7 @@ class Guesses:
             "what",
         ).labels(what).inc()
         log.info("attempt_refused", what=what)
-        g.flagon_refusal = (what, refusal)
+        g.refused_guess = (what, refusal)
         raise TooManyAttempts(
             f"Try again in {spoken(refusal.wait_seconds)}.",
             retry_after_seconds=refusal.wait_seconds,
@@ -234,8 +236,8 @@ class Guesses:
         return hmac.new(self._key, message, hashlib.sha256).hexdigest()[:32]
 
     def _finish(self, response: Response) -> Response:
-        if "flagon_refusal" in g:
-            what, refusal = g.flagon_refusal
+        if "refused_guess" in g:
+            what, refusal = g.refused_guess
             wait, limit = refusal.wait_seconds, refusal.limit
             # https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/
             response.headers["RateLimit-Policy"] = (

@@ -10,6 +10,7 @@ ENTRIES = (
     ("/account/profile", _("Profile")),
     ("/account/email", _("E-mail address")),
     ("/account/password", _("Password")),
+    ("/account/security", _("Security")),
     ("/account/two-factor", _("Second factor")),
     ("/account/passkeys", _("Passkeys")),
     ("/account/identities", _("Sign-in with other providers")),

@@ -25,9 +25,14 @@ def form_page(
 
     :param onward: where the person goes after it; the browser must allow that.
     """
-    g.form_targets = _form_targets(onward)
+    allow_onward(onward)
     page = render_template(template, form=form, onward=onward)
     return page, status
+
+
+def allow_onward(onward: str) -> None:
+    """Let the forms of the page at hand lead to where `onward` ends."""
+    g.form_targets = _form_targets(onward)
 
 
 def _form_targets(onward: str) -> list[str]:
