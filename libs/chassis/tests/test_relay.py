@@ -185,7 +185,7 @@ class TestTasks:
         (message,) = (json.loads(one) for one in store.lrange("worker:mail", 0, -1))
         assert message["headers"]["task"] == "worker.send_mail"
         # Nothing but the list: who sends may not change where messages go.
-        assert store.keys("worker:*") == ["worker:mail"]
+        assert store.keys("worker:*") == [b"worker:mail"]
         store.delete("worker:mail")
 
     def test_goes_on_when_a_task_cannot_be_sent(self, relay, rows, store, logged):

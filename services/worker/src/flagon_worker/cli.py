@@ -3,11 +3,13 @@
 import json
 
 import click
+from flask import current_app
 from flask.cli import AppGroup
 
 from flagon_chassis.db import transaction
 
-from .domain import archive
+from . import clients
+from .domain import archive, mails
 
 events = AppGroup("events", help="The archive of the platform's events.")
 
@@ -22,3 +24,30 @@ def list_events(subject: str | None, type_: str | None, limit: int) -> None:
         found = archive.list_events(session, subject=subject, type_=type_, limit=limit)
     for entry in found:
         click.echo(json.dumps(entry.event, ensure_ascii=False))
+
+
+mail = AppGroup("mails", help="Mails that went to a folder instead of a server.")
+
+
+@mail.command("show")
+@click.option("--to", help="Only mails to this address.")
+@click.option("--limit", default=5, show_default=True, type=click.IntRange(1, 500))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+def show_mails(to: str | None, limit: int, *, as_json: bool) -> None:
+    """Print the newest mails, the newest last."""
+    folder = clients.mail_folder(current_app.extensions["flagon.settings"])
+    for message in mails.kept(folder, to=to, limit=limit):
+        body = message.get_body(("plain",))
+        said = {
+            "to": str(message["To"]),
+            "subject": str(message["Subject"]),
+            "date": str(message["Date"]),
+            "text": body.get_content() if body else "",
+        }
+        if as_json:
+            click.echo(json.dumps(said, ensure_ascii=False))
+        else:
+            head = "\n".join(
+                f"{name}: {said[name]}" for name in ("date", "to", "subject")
+            )
+            click.echo(f"{'-' * 72}\n{head}\n\n{said['text']}")
