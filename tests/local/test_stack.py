@@ -64,6 +64,10 @@ class Checkout:
         said = json.loads(self.run("status", format="json").stdout)
         return {one["name"]: one for one in said["processes"]}
 
+    def health(self):
+        found = self.status()
+        return {name: found[name]["health"] for name in PARTS.split()}
+
 
 @pytest.fixture(scope="module")
 def running():
@@ -79,12 +83,13 @@ class TestUp:
     def test_everything_asked_for_is_ready(self, running):
         status = running.status()
 
-        for name in PARTS.split():
-            assert (status[name]["state"], status[name]["health"]) == (
-                "RUNNING",
-                "ready",
-            )
-            assert status[name]["memory_mb"] > 0
+        parts = PARTS.split()
+        assert {name: status[name]["state"] for name in parts} == dict.fromkeys(
+            parts, "RUNNING"
+        )
+        assert all(status[name]["memory_mb"] > 0 for name in parts)
+        # On a busy machine one question may get no answer in its two seconds.
+        wait_for(lambda: running.health() == dict.fromkeys(parts, "ready"))
 
     def test_nothing_runs_as_root(self, running):
         users = {Path(f"/proc/{pid}").stat().st_uid for pid in running.processes()}
@@ -140,7 +145,7 @@ class TestOneProcess:
             now = running.status()[name]
             return now["health"] == "ready" and now["pid"] not in {0, before}
 
-        wait_for(back, 20)
+        wait_for(back)
 
     def test_stopped_stays_stopped(self, running):
         running.run("stop", P="redis-cache")

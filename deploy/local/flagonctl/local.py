@@ -86,7 +86,7 @@ def _start(
         if process.kind != "python":
             supervisor.start_process(process.name)
     if "postgres" in names:
-        _await(stack, supervisor, [BY_NAME["postgres"]], clock)
+        _await(stack, supervisor, [BY_NAME["postgres"]], clock, settled=False)
         _roles(stack, keeper, who)
         clock.say("databases and roles are there")
     # These need no table: they load while the migrations run.
@@ -451,9 +451,18 @@ def _probe_redis(stack: Stack, process: Process) -> str:
 
 
 def _await(
-    stack: Stack, supervisor: Supervisor, wanted: list[Process], clock: Clock
+    stack: Stack,
+    supervisor: Supervisor,
+    wanted: list[Process],
+    clock: Clock,
+    *,
+    settled: bool = True,
 ) -> None:
-    """Wait until all are ready, with a line for each as it becomes so."""
+    """Wait until all are ready, with a line for each as it becomes so.
+
+    :param settled: whether the supervisor too must be content with them: that they have
+        run for a second, and that it is they who answer.
+    """
     waiting = {process.name: process for process in wanted}
     deadline = time.monotonic() + _READY_SECONDS
     reason: dict[str, str] = {}
@@ -462,6 +471,12 @@ def _await(
             names = list(waiting)
             said = pool.map(lambda name: probe(stack, waiting[name]), names)
             reason |= dict(zip(names, said, strict=True))
+        if settled:
+            states = supervisor.states()
+            for name in names:
+                state = states[name].state if name in states else "unknown"
+                if reason[name] == "ready" and state != "RUNNING":
+                    reason[name] = "answers, but has not run for a second"
         ready = [name for name in names if reason[name] == "ready"]
         for name in ready:
             del waiting[name]
