@@ -1,5 +1,6 @@
 """Signing in: the page, the session and what slows guessing down."""
 
+import re
 from unittest.mock import patch
 
 import pytest
