@@ -111,6 +111,9 @@ class TestInsideMatters:
             "/%6detrics",
             "/internal/session",
             "/internal/api-key",
+            "/internal/logout-notices/x",
+            "/internal/mails/x",
+            "/backchannel-logout",
             "/internal",
             "/_session",
             "/_api_key",
@@ -221,31 +224,29 @@ class TestErrors:
 
 class TestBodies:
     def upload(self, gateway, path, length):
-        """Announce a body, send none of it, and return the answer and its seconds."""
-        started = time.monotonic()
-        with socket.create_connection(("127.0.0.1", gateway.port), 5) as connection:
+        """Announce a body, send none of it, and return the answer."""
+        with socket.create_connection(("127.0.0.1", gateway.port), 60) as connection:
             connection.sendall(
                 f"POST {path} HTTP/1.1\r\nHost: localhost\r\n"
                 f"Content-Length: {length}\r\nExpect: 100-continue\r\n\r\n".encode()
             )
-            reply = connection.recv(4096).decode()
-        return reply, time.monotonic() - started
+            return connection.recv(4096).decode()
 
     def test_two_gigabytes_are_refused_before_they_are_sent(self, gateway):
-        reply, seconds = self.upload(gateway, "/api/v1/jobs", 2 * 1024**3)
+        # Waiting for the body would end in a 408.
+        reply = self.upload(gateway, "/api/v1/jobs", 2 * 1024**3)
 
         assert reply.startswith("HTTP/1.1 413 ")
         assert "application/problem+json" in reply
-        assert seconds < 1
         assert gateway.upstream.seen == []
 
     def test_an_upload_may_be_large(self, gateway):
-        reply, _seconds = self.upload(gateway, "/api/v1/jobs", 200 * 1024**2)
+        reply = self.upload(gateway, "/api/v1/jobs", 200 * 1024**2)
 
         assert reply.startswith("HTTP/1.1 100 ")
 
     def test_other_bodies_may_not(self, gateway):
-        reply, _seconds = self.upload(gateway, "/api/v1/products", 2 * 1024**2)
+        reply = self.upload(gateway, "/api/v1/products", 2 * 1024**2)
 
         assert reply.startswith("HTTP/1.1 413 ")
 
@@ -256,7 +257,7 @@ class TestBodies:
 
         try:
             reply = gateway.client.post("/api/v1/products", content=endless())
-        except httpx2.WriteError:
+        except (httpx2.WriteError, httpx2.ReadError, httpx2.RemoteProtocolError):
             return
         assert reply.status_code == 413
 
@@ -311,11 +312,21 @@ class TestRetry:
         assert len(set(ports)) == 1
 
 
+def within_a_second(ask):
+    """Ask for a new path, until the answers came before the first of them grew old."""
+    while True:
+        path = unique("/api/v1/products")
+        started = time.monotonic()
+        replies = ask(path)
+        if time.monotonic() - started < 1:
+            return path, replies
+
+
 class TestMicroCache:
     def test_strangers_share_an_answer_for_a_second(self, gateway):
-        path = unique("/api/v1/products")
-
-        replies = [gateway.client.get(path) for _ in range(5)]
+        path, replies = within_a_second(
+            lambda path: [gateway.client.get(path) for _ in range(5)]
+        )
 
         assert gateway.upstream.count(path) == 1
         assert [r.headers["x-cache"] for r in replies] == ["MISS", *["HIT"] * 4]
@@ -357,10 +368,12 @@ class TestMicroCache:
         assert gateway.client.get(path).json() == {"ok": True}
 
     def test_other_cookies_do_not_matter(self, gateway):
-        path = unique("/api/v1/products")
-
-        for number in range(3):
-            gateway.client.get(path, headers={"Cookie": f"theme={number}"})
+        path, _replies = within_a_second(
+            lambda path: [
+                gateway.client.get(path, headers={"Cookie": f"theme={number}"})
+                for number in range(3)
+            ]
+        )
 
         assert gateway.upstream.count(path) == 1
         assert "cookie" not in gateway.upstream.last(path)["headers"]
@@ -427,13 +440,17 @@ class TestSessions:
 
     def test_is_asked_once_in_a_while_per_session(self, gateway):
         self.exchange(gateway, x_access_token="jwt")
-        headers = {"Cookie": f"flagon_session={uuid4().hex}"}
 
-        for _ in range(4):
-            path = unique("/api/v1/jobs")
-            gateway.client.get(path, headers=headers)
-            got = gateway.upstream.last(path)["headers"]
-            assert got["authorization"] == "Bearer jwt"
+        def four(_path):
+            gateway.upstream.seen.clear()
+            headers = {"Cookie": f"flagon_session={uuid4().hex}"}
+            for _ in range(4):
+                path = unique("/api/v1/jobs")
+                gateway.client.get(path, headers=headers)
+                got = gateway.upstream.last(path)["headers"]
+                assert got["authorization"] == "Bearer jwt"
+
+        within_a_second(four)
 
         assert gateway.upstream.count("/internal/session") == 1
 
@@ -582,7 +599,7 @@ class TestStreams:
             handler.end_headers()
             handler.wfile.write(b"data: 1\n\n")
             handler.wfile.flush()
-            go_on.wait(5)
+            go_on.wait(60)
             handler.wfile.write(b"data: 2\n\n")
             handler.close_connection = True
 
@@ -605,7 +622,7 @@ class TestStreams:
             handler.send_header("Connection", "close")
             handler.end_headers()
             handler.wfile.write(b":\n\n")
-            go_on.wait(5)
+            go_on.wait(60)
             handler.close_connection = True
 
         gateway.upstream.answer = stream
@@ -637,7 +654,7 @@ class TestStreams:
             handler.close_connection = True
 
         gateway.upstream.answer = upgrade
-        with socket.create_connection(("127.0.0.1", gateway.port), 5) as connection:
+        with socket.create_connection(("127.0.0.1", gateway.port), 60) as connection:
             connection.sendall(
                 b"GET /socket.io/?EIO=4 HTTP/1.1\r\nHost: localhost\r\n"
                 b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"

@@ -94,7 +94,10 @@ class TestFixation:
 
     def test_nothing_of_the_anonymous_session_survives(self, signed_in, app):
         with signed_in.client.session_transaction(base_url="http://localhost") as data:
-            assert set(data) == {"sub", "name", "email", "scopes", "roles"}
+            assert set(data) == {
+                *("sub", "name", "email", "scopes", "roles"),
+                "provider_sid",
+            }
 
 
 class TestLifetime:

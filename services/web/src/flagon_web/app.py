@@ -47,10 +47,12 @@ def create_app(settings: Settings | None = None) -> Flask:
     _limit_bodies(app, settings)
     # A token lives as long as its session, not an hour: forms may stay open.
     app.config["WTF_CSRF_TIME_LIMIT"] = None
-    CSRFProtect(app)
+    guard = CSRFProtect(app)
     app.jinja_env.globals["asset"] = _asset
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
     routes.init_app(app)
+    # From auth, not from a page: what it brings is signed.
+    guard.exempt(app.view_functions["account.backchannel_logout"])
     _limit_requests(app, settings)
     _fit_toolbar(app)
     return app

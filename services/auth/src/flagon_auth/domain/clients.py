@@ -214,7 +214,11 @@ def change_client(
     wanted = {**registered, **changes}
     disabled = wanted.pop("disabled", client.disabled)
     _check(Registration(client_id=client.id, client_secret=secret, **wanted))
-    wanted = {**wanted, "disabled": disabled, "scope": " ".join(wanted["scope"].split())}
+    wanted = {
+        **wanted,
+        "disabled": disabled,
+        "scope": " ".join(wanted["scope"].split()),
+    }
     changed = [name for name, value in wanted.items() if getattr(client, name) != value]
     for name in changed:
         setattr(client, name, wanted[name])
@@ -319,10 +323,20 @@ def _check(registration: Registration) -> None:
     for uri in (*registration.redirect_uris, *registration.post_logout_redirect_uris):
         _check_uri(uri)
     if registration.backchannel_logout_uri is not None:
-        _check_uri(registration.backchannel_logout_uri)
-        # We go there ourselves, which an app's own scheme cannot be meant for.
-        if not registration.backchannel_logout_uri.startswith(("https:", "http:")):
-            raise ClientInvalid("Logout tokens are delivered by http or https.")
+        _check_logout_uri(
+            registration.backchannel_logout_uri, inside=registration.first_party
+        )
+
+
+def _check_logout_uri(uri: str, *, inside: bool) -> None:
+    # We go there ourselves: only an administrator says where, and only a part of this
+    # platform is reached without TLS.
+    if inside and uri.startswith("http://"):
+        _check_uri(f"https://{uri.removeprefix('http://')}")
+        return
+    _check_uri(uri)
+    if not uri.startswith(("https:", "http:")):
+        raise ClientInvalid("Logout tokens are delivered by http or https.")
 
 
 def _check_authentication(registration: Registration) -> None:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlencode, urlsplit
 
 import structlog
@@ -21,7 +21,7 @@ from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import KeySet
 
-from flagon_chassis.errors import Unauthenticated, Unavailable
+from flagon_chassis.errors import Invalid, Unauthenticated, Unavailable
 from flagon_chassis.http import Client, Refused, Unreachable
 
 from .sessions import Sessions, Tokens
@@ -36,6 +36,11 @@ SCOPE = (
 _ALGORITHMS = ["RS256", "ES256"]
 _METADATA_SECONDS = 300.0
 _LEEWAY_SECONDS = 60
+_LOGOUT = "http://schemas.openid.net/event/backchannel-logout"
+_LOGOUT_TYPES = {"logout+jwt", "application/logout+jwt"}
+_LONGEST_LOGOUT_TOKEN = 8192
+# A forged token must not make us fetch keys each time.
+_FRESH_KEYS_SECONDS = 30.0
 
 
 class SignInUnavailable(Unavailable):
@@ -48,6 +53,10 @@ class SignInRefused(Unauthenticated):
 
 class ProviderUntrusted(Unavailable):
     """The sign-in service does not identify itself as expected."""
+
+
+class LogoutRefused(Invalid):
+    """The logout token cannot be believed."""
 
 
 class SignedOut(Unauthenticated):
@@ -76,6 +85,8 @@ class Person:
     email: str
     scopes: list[str]
     roles: list[str]
+    provider_sid: str
+    """The session at auth that this came out of."""
 
 
 class Identity:
@@ -105,6 +116,7 @@ class Identity:
         self._clock = clock
         self._known: dict[str, tuple[float, dict[str, Any]]] = {}
         self._fetching = threading.Lock()
+        self._fresh_at = float("-inf")
 
     # -- Signing in --------------------------------------------------------------------
 
@@ -178,17 +190,13 @@ class Identity:
             email=str(claims.get("email") or ""),
             scopes=str(answer.get("scope", "")).split(),
             roles=[str(role) for role in claims.get("roles") or ()],
+            provider_sid=str(claims.get("sid") or ""),
         )
         return person, self._tokens(answer, id_token)
 
     def _verified(self, id_token: str, nonce: str, access_token: str) -> dict[str, Any]:
         """Return the claims of an ID token (OpenID Connect Core 3.1.3.7)."""
-        try:
-            token = jwt.decode(id_token, self._keys(), algorithms=_ALGORITHMS)
-        except (JoseError, ValueError):
-            # The key may be newer than our copy of the set.
-            keys = self._keys(fresh=True)
-            token = jwt.decode(id_token, keys, algorithms=_ALGORITHMS)
+        token = self._decoded(id_token)
         claims = CodeIDToken(
             token.claims,
             token.header,
@@ -206,6 +214,21 @@ class Identity:
         )
         claims.validate(now=int(self._clock()), leeway=_LEEWAY_SECONDS)
         return dict(claims)
+
+    def _decoded(self, token: str) -> jwt.Token:
+        """Return a token whose signature is auth's.
+
+        :raises JoseError: it is not.
+        """
+        try:
+            return jwt.decode(token, self._keys(), algorithms=_ALGORITHMS)
+        except (JoseError, ValueError):
+            # The key may be newer than our copy of the set.
+            if self._clock() - self._fresh_at < _FRESH_KEYS_SECONDS:
+                raise
+            self._fresh_at = self._clock()
+            keys = self._keys(fresh=True)
+            return jwt.decode(token, keys, algorithms=_ALGORITHMS)
 
     # -- Staying signed in -------------------------------------------------------------
 
@@ -288,6 +311,60 @@ class Identity:
             }
         )
         return f"{self._front('end_session_endpoint')}?{query}"
+
+    def end_by_logout_token(self, token: str) -> int:
+        """End the sessions that auth says are over; return how many there were here.
+
+        OpenID Connect Back-Channel Logout 1.0, section 2.6.
+
+        :raises LogoutRefused: the token is not sound, or was used before.
+        :raises SignInUnavailable: auth's keys cannot be fetched.
+        :raises redis.RedisError: the store does not answer.
+        """
+        if not token or len(token) > _LONGEST_LOGOUT_TOKEN:
+            raise LogoutRefused("There is no logout token.")
+        try:
+            found = self._decoded(token)
+        except (JoseError, ValueError) as error:
+            raise LogoutRefused("The signature is not auth's.") from error
+        reason = self._objection(found.header, found.claims)
+        if reason:
+            raise LogoutRefused(reason)
+        claims = found.claims
+        left = int(claims["exp"] - self._clock()) + 2 * _LEEWAY_SECONDS
+        if not self._sessions.first_use(claims["jti"], max(1, left)):
+            raise LogoutRefused("The token was used before.")
+        return self._sessions.end_at_provider(
+            provider_sid=claims.get("sid"), sub=claims.get("sub")
+        )
+
+    def _objection(self, header: dict[str, Any], claims: dict[str, Any]) -> str | None:
+        """Return what is wrong with a logout token whose signature is right."""
+        aud, events, now = claims.get("aud"), claims.get("events"), self._clock()
+        times = [claims.get("iat"), claims.get("exp")]
+        names = [claims.get("sid"), claims.get("sub")]
+        kind = header.get("typ")
+        if not isinstance(kind, str) or kind.lower() not in _LOGOUT_TYPES:
+            return "It is a token of another type."
+        if claims.get("iss") != self._issuer:
+            return "It is another issuer's."
+        if self._client_id not in (aud if isinstance(aud, list) else [aud]):
+            return "It is for another client."
+        # An integer: true and 1e9 are none.
+        if not all(type(time_) is int for time_ in times):
+            return "It does not say when it was made and ends."
+        iat, exp = cast("list[int]", times)
+        if iat > now + _LEEWAY_SECONDS or exp <= now - _LEEWAY_SECONDS:
+            return "It is not of the present."
+        if not isinstance(events, dict) or not isinstance(events.get(_LOGOUT), dict):
+            return "It tells of no logout."
+        if "nonce" in claims:
+            return "It has a nonce, as an ID token has."
+        if not isinstance(claims.get("jti"), str) or not claims["jti"]:
+            return "It has no id."
+        if not any(names) or not all(n is None or isinstance(n, str) for n in names):
+            return "It says neither whose session is over nor which."
+        return None
 
     # -- What auth says about itself ---------------------------------------------------
 

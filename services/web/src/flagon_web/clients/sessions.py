@@ -27,8 +27,15 @@ from flagon_chassis.errors import Unavailable
 
 log = structlog.get_logger()
 
-# Neither static files nor probes have anything to do with who asks.
-_WITHOUT_SESSION = ("/static/", "/livez", "/readyz", "/metrics", "/_debug_toolbar/")
+# Neither static files nor probes nor auth have anything to do with who asks.
+_WITHOUT_SESSION = (
+    "/static/",
+    "/livez",
+    "/readyz",
+    "/metrics",
+    "/_debug_toolbar/",
+    "/backchannel-logout",
+)
 _LONGEST_ID = 128
 _REFRESH_SECONDS = 10.0
 
@@ -158,6 +165,11 @@ class Sessions:
             with self._redis.pipeline() as pipe:
                 pipe.hset(key, mapping=cast("Any", fields))
                 pipe.expire(key, lifetime)
+                for index in _indexes(session.get("provider_sid"), session.get("sub")):
+                    ends = self._clock() + self._absolute
+                    pipe.zadd(index, {key: ends})
+                    pipe.zremrangebyscore(index, "-inf", self._clock())
+                    pipe.expire(index, self._absolute)
                 if session.leaves:
                     pipe.delete(_key(session.leaves))
                 pipe.execute()
@@ -170,6 +182,31 @@ class Sessions:
         :raises redis.RedisError: the store does not answer.
         """
         self._redis.delete(_key(sid))
+
+    def end_at_provider(self, *, provider_sid: str | None, sub: str | None) -> int:
+        """Forget the sessions that came out of one at auth; return how many there were.
+
+        :param provider_sid: the session there; None: all that the person has here.
+        :raises redis.RedisError: the store does not answer.
+        """
+        ended = 0
+        for index in _indexes(provider_sid, None if provider_sid else sub):
+            for key in cast("list[str]", self._redis.zrange(index, 0, -1)):
+                data = cast("str | None", self._redis.hget(key, "data"))
+                # Who may end it says whose it is, if they say so.
+                if data and sub in {None, json.loads(data)["data"].get("sub")}:
+                    ended += self._redis.delete(key)
+        return ended
+
+    def first_use(self, jti: str, seconds: int) -> bool:
+        """Say whether a logout token is seen for the first time.
+
+        :param seconds: for how long it could come again and still be valid.
+        :raises redis.RedisError: the store does not answer.
+        """
+        return bool(
+            self._redis.set(f"web:logout:{_digest(jti)}", "1", ex=seconds, nx=True)
+        )
 
     def tokens(self, sid: str) -> Tokens | None:
         """Return the tokens of a session; None when it has ended.
@@ -300,3 +337,8 @@ def _digest(sid: str) -> str:
 
 def _key(sid: str) -> str:
     return f"web:session:{_digest(sid)}"
+
+
+def _indexes(provider_sid: str | None, sub: str | None) -> list[str]:
+    named = (("provider", provider_sid), ("person", sub))
+    return [f"web:sessions:{of}:{_digest(name)}" for of, name in named if name]

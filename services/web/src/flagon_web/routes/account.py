@@ -5,7 +5,16 @@ from typing import Any
 
 import redis
 import structlog
-from flask import Blueprint, Response, flash, redirect, request, session, url_for
+from flask import (
+    Blueprint,
+    Response,
+    flash,
+    jsonify,
+    redirect,
+    request,
+    session,
+    url_for,
+)
 from flask.typing import ResponseReturnValue
 from flask_wtf.csrf import validate_csrf
 from wtforms import ValidationError
@@ -13,7 +22,12 @@ from wtforms import ValidationError
 from flagon_chassis.auth import open_route
 from flagon_chassis.errors import Unavailable
 from flagon_web.clients import backends
-from flagon_web.clients.identity import Attempt, SignedOut, SignInRefused
+from flagon_web.clients.identity import (
+    Attempt,
+    LogoutRefused,
+    SignedOut,
+    SignInRefused,
+)
 from flagon_web.clients.sessions import SessionStoreDown
 
 from . import access
@@ -70,6 +84,7 @@ def callback() -> ResponseReturnValue:
         email=person.email,
         scopes=person.scopes,
         roles=person.roles,
+        provider_sid=person.provider_sid,
     )
     ours.fresh_tokens = tokens
     log.info("signed_in", sub=person.sub)
@@ -108,6 +123,31 @@ def sign_out() -> ResponseReturnValue:
             log.warning("sign_out_at_auth_failed")
     ours.clear()
     return redirect(location, 303)
+
+
+@bp.post("/backchannel-logout")
+@open_route
+def backchannel_logout() -> ResponseReturnValue:
+    """End the sessions here of a session that ended at auth, as auth tells us.
+
+    OpenID Connect Back-Channel Logout 1.0: only auth can sign the token that says so.
+    The gateway does not serve this to the outside.
+    """
+    try:
+        ended = backends().identity.end_by_logout_token(
+            request.form.get("logout_token", "")
+        )
+    except LogoutRefused as refused:
+        log.warning("logout_token_refused", reason=refused.detail)
+        answer = jsonify(error="invalid_request", error_description=refused.detail)
+        answer.status_code = 400
+    except redis.RedisError as error:
+        raise SessionStoreDown("Tell us again.", retry_after_seconds=2) from error
+    else:
+        log.info("sessions_ended_by_auth", sessions=ended)
+        answer = Response(status=200)
+    answer.headers["Cache-Control"] = "no-store"
+    return answer
 
 
 @bp.get("/internal/session")
