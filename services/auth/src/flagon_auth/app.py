@@ -1,5 +1,7 @@
 """Where auth is put together; the only place that sees all of it."""
 
+from datetime import timedelta
+import hmac
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,14 @@ from .clients import (
     Guesses,
     Parts,
     SessionStore,
+    Social,
     connect,
     guesses,
 )
+from .clients.providers import read_providers
 from .domain import keys
-from .domain.passwords import Hasher
+from .domain.email_tokens import Linker
+from .domain.passwords import Breached, Hasher
 from .domain.tokens import Issuer
 from .i18n import gettext as _
 from .oauth import endpoints
@@ -39,6 +44,7 @@ from .routes import (
     sessions,
     sign_in,
     sign_out,
+    social,
     two_factor,
     users,
 )
@@ -64,7 +70,10 @@ def create_app(settings: Settings | None = None) -> Flask:
     parts.guesses.init_app(app)
     events.init_app(app, "/services/auth", Path(__file__).parent / "events")
     limiter = limits.init_app(app, settings)
-    for view in (endpoints.token, endpoints.revoke, endpoints.jwks):
+    for view in (
+        *(endpoints.token, endpoints.revoke, endpoints.introspect, endpoints.push),
+        endpoints.jwks,
+    ):
         # Our own services ask for everybody and from one address; what strangers send
         # is limited by the gateway, and guessing 256 bits is no way in.
         limiter.exempt(view)
@@ -79,6 +88,8 @@ def create_app(settings: Settings | None = None) -> Flask:
         issuer=settings.public_url,
         jwks=lambda: endpoints.own_keys(app),
         redis_url=settings.redis_store_url.get_secret_value(),
+        # Here revocations are made: they count at the very next request.
+        remember_marks=False,
     )
     _guard_forms(app)
     _sign_in_manager(app)
@@ -93,9 +104,11 @@ def create_app(settings: Settings | None = None) -> Flask:
         languages.bp,
         users.bp,
         api_keys.bp,
+        api_keys.pages,
         api_keys.internal,
         registered_clients.bp,
         notices.bp,
+        social.bp,
         endpoints.bp,
     ):
         app.register_blueprint(blueprint)
@@ -118,7 +131,7 @@ def _parts(app: Flask, settings: Settings) -> Parts:
     return Parts(
         issuer=Issuer(
             url=settings.public_url,
-            sealer=keys.Sealer(settings.sealing_key),
+            sealer=keys.Sealer(settings.sealing_key, settings.previous_sealing_key),
             code_seconds=settings.code_seconds,
             access_seconds=settings.access_token_seconds,
             id_seconds=settings.id_token_seconds,
@@ -129,6 +142,12 @@ def _parts(app: Flask, settings: Settings) -> Parts:
         hasher=Hasher(
             concurrency=settings.hash_concurrency,
             wait_seconds=settings.hash_wait_seconds,
+            breached=Breached(settings.breached_passwords_dir),
+        ),
+        linker=Linker(
+            hmac.digest(
+                settings.secret_key.get_secret_value().encode(), b"mail links", "sha256"
+            )
         ),
         sessions=SessionStore(
             store,
@@ -137,7 +156,19 @@ def _parts(app: Flask, settings: Settings) -> Parts:
             absolute_seconds=settings.session_absolute_seconds,
         ),
         denylist=Denylist(store, settings.access_token_seconds),
+        plan=keys.Plan(
+            every=timedelta(days=settings.key_rotation_days) or None,
+            lead=timedelta(seconds=settings.key_lead_seconds),
+            token_life=timedelta(
+                seconds=max(settings.access_token_seconds, settings.id_token_seconds)
+            ),
+        ),
         guesses=_guesses(cache, settings),
+        social=Social(
+            read_providers(settings.providers_file),
+            settings,
+            key=settings.secret_key.get_secret_value().encode(),
+        ),
     )
 
 
@@ -166,7 +197,10 @@ def _guard_forms(app: Flask) -> None:
     app.config["WTF_CSRF_SSL_STRICT"] = False
     guard = CSRFProtect(app)
     # Clients, not forms: they authenticate themselves, and no cookie counts there.
-    for view in (endpoints.token, endpoints.revoke, endpoints.userinfo):
+    for view in (
+        *(endpoints.token, endpoints.revoke, endpoints.introspect, endpoints.push),
+        endpoints.userinfo,
+    ):
         guard.exempt(view)
     # Protocol messages that a browser brings from elsewhere: the first only becomes the
     # same request by GET, the second acts on a signed ID token or asks the person.
@@ -221,6 +255,7 @@ def _for_templates() -> dict[str, Any]:
         "csp_nonce": web.csp_nonce,
         "language": i18n.language,
         "languages": i18n.LANGUAGES,
+        "social_providers": social.social_providers,
         "this_page": this_page,
     }
 

@@ -248,7 +248,7 @@ class SigningKey(Base):
     kid: Mapped[str] = mapped_column(primary_key=True)
     """RFC 7638 thumbprint of the public half."""
     alg: Mapped[str]
-    """ES256 for access tokens, RS256 for ID tokens."""
+    """ES256 for access tokens and some ID tokens, RS256 for the other ID tokens."""
     state: Mapped[str]
     """pending (published, not used yet), active (signs), retiring (verifies), retired."""
     public_jwk: Mapped[dict[str, Any]]
@@ -258,6 +258,8 @@ class SigningKey(Base):
     activated_at: Mapped[datetime | None]
     retire_at: Mapped[datetime | None]
     """Until when the public half is published."""
+    dropped_at: Mapped[datetime | None]
+    """When it was found to be in wrong hands: from then on it proves nothing."""
 
     __table_args__ = (
         CheckConstraint(
@@ -364,9 +366,10 @@ class Mail(Base):
     __tablename__ = "mail"
 
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
-    account_id: Mapped[UUID] = mapped_column(
+    account_id: Mapped[UUID | None] = mapped_column(
         ForeignKey("account.id", ondelete="CASCADE"), index=True
     )
+    """None: whose it is, if anybody's, is found out when it is composed."""
     email: Mapped[str]
     """Where it goes: not always the account's present address."""
     template: Mapped[str]
@@ -376,6 +379,10 @@ class Mail(Base):
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime] = mapped_column(index=True)
     """A mail that could not be sent until then is not sent any more."""
+    attempt: Mapped[str | None]
+    """Who is sending it at this moment: a task that comes twice must not send twice."""
+    leased_until: Mapped[datetime | None]
+    """When another attempt may take it over."""
     sent_at: Mapped[datetime | None]
 
 

@@ -130,6 +130,22 @@ class NoticeView(BaseModel):
     logout_token: str
 
 
+class MailAttempt(BaseModel, extra="forbid"):
+    """Who is about to send a mail."""
+
+    attempt: str = Field(min_length=16, max_length=64)
+
+
+class MailView(BaseModel):
+    """What a mail says."""
+
+    to: str
+    language: str
+    subject: str
+    text: str
+    html: str
+
+
 class NoticeRefusal(BaseModel, extra="forbid"):
     """What a client answered that would not hear of a logout."""
 

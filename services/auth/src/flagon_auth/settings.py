@@ -10,6 +10,9 @@ from pydantic import Field, PositiveInt, SecretStr, field_validator, model_valid
 from flagon_chassis.settings import DatabaseSettings
 
 _AES_256_BYTES = 32
+# How long a verifier may not know a new key: the key set's life in caches (60 s) and in
+# the verifiers (300 s), the pause after a failed look-up (30 s), and a margin.
+_LEAD_SECONDS = 600
 
 
 class Settings(DatabaseSettings, env_prefix="AUTH_", frozen=True):
@@ -17,10 +20,18 @@ class Settings(DatabaseSettings, env_prefix="AUTH_", frozen=True):
 
     key_encryption_key: SecretStr
     """32 bytes in base64; encrypts the private signing keys in the database."""
+    key_encryption_key_previous: SecretStr | None = None
+    """The key before `key_encryption_key`: opens what `keys reseal` has yet to change."""
+    key_rotation_days: int = Field(default=30, ge=0, le=365)
+    """Signing keys are replaced after so many days; 0: only by `keys rotate`."""
+    key_lead_seconds: int = Field(default=600, ge=0)
+    """How long a key is published before it signs; 600 at least in production."""
     clients_file: Path | None = None
     """JSON list of the platform's own OAuth clients, for `seed`."""
     accounts_file: Path | None = None
     """JSON list of demonstration accounts, for `seed`; refused in production."""
+    providers_file: Path | None = None
+    """JSON list of outside providers that people can sign in with."""
     session_cookie: str = Field(default="flagon_login", pattern=r"^[A-Za-z0-9_-]+$")
     """Name of the sign-in session's cookie; over https `__Host-` comes before it."""
 
@@ -44,6 +55,9 @@ class Settings(DatabaseSettings, env_prefix="AUTH_", frozen=True):
     hash_wait_seconds: float = Field(default=2.0, gt=0)
     """How long a sign-in waits for its turn to hash before it is told to come back."""
 
+    breached_passwords_dir: Path | None = None
+    """Folder of the range protocol's files with stolen passwords; see the README."""
+
     login_pair_limit: PositiveInt = 5
     """Wrong passwords of one account from one address (IPv6: /64) without waiting."""
     login_account_limit: PositiveInt = 10
@@ -58,9 +72,11 @@ class Settings(DatabaseSettings, env_prefix="AUTH_", frozen=True):
     logout_patience_seconds: PositiveInt = 6 * 3600
     """How long a client is tried to be told of a session that ended."""
 
-    @field_validator("key_encryption_key")
+    @field_validator("key_encryption_key", "key_encryption_key_previous")
     @classmethod
-    def _is_a_key(cls, value: SecretStr) -> SecretStr:
+    def _is_a_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is None:
+            return None
         try:
             size = len(base64.b64decode(value.get_secret_value(), validate=True))
         except binascii.Error:
@@ -80,6 +96,18 @@ class Settings(DatabaseSettings, env_prefix="AUTH_", frozen=True):
         if self.environment == "production" and url.scheme == "http" and not local:
             raise ValueError("public_url must be https in production")
         return self
+
+    @model_validator(mode="after")
+    def _verifiers_know_keys_in_time(self) -> "Settings":
+        if self.environment == "production" and self.key_lead_seconds < _LEAD_SECONDS:
+            raise ValueError(f"key_lead_seconds must be {_LEAD_SECONDS} or more")
+        return self
+
+    @property
+    def previous_sealing_key(self) -> bytes | None:
+        """The raw bytes of `key_encryption_key_previous`."""
+        previous = self.key_encryption_key_previous
+        return base64.b64decode(previous.get_secret_value()) if previous else None
 
     @property
     def sealing_key(self) -> bytes:

@@ -8,6 +8,8 @@ from uuid import UUID
 import redis
 from flask import current_app
 
+from flagon_auth.domain.keys import Plan
+from flagon_auth.domain.email_tokens import Linker
 from flagon_auth.domain.passwords import Hasher
 from flagon_auth.domain.tokens import Issuer, Spent
 
@@ -15,9 +17,11 @@ from .attempts import Attempts
 from .denylist import Denylist
 from .devices import DeviceCookie
 from .guesses import Guesses, TooManyAttempts
-from .sessions import LoginSession, SessionStore
+from .providers import Social
+from .sessions import ActiveSession, LoginSession, SessionStore
 
 __all__ = [
+    "ActiveSession",
     "Attempts",
     "Denylist",
     "DeviceCookie",
@@ -25,6 +29,7 @@ __all__ = [
     "LoginSession",
     "Parts",
     "SessionStore",
+    "Social",
     "TooManyAttempts",
     "connect",
     "parts",
@@ -39,7 +44,10 @@ class Parts:
     hasher: Hasher
     sessions: SessionStore
     denylist: Denylist
+    plan: Plan
     guesses: Guesses
+    linker: Linker
+    social: Social
 
     def end_session(self, sid: str, spent: list[Spent], *, now: datetime) -> None:
         """Make one sign-in session and its tokens worthless everywhere."""

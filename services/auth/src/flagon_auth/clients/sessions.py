@@ -23,8 +23,9 @@ _COOKIE = re.compile(r"\A[A-Za-z0-9_-]{43}\Z")
 # A session that is merely looked at is written back at most this often.
 _TOUCH_SECONDS = 60.0
 # What an interrupted request needs after the person has signed in (see `begin`).
-_KEPT_AT_SIGN_IN = ("reauthentication",)
+_KEPT_AT_SIGN_IN = ("reauthentication", "social_found")
 _PENDING = "second_step"
+_AGENT_LENGTH = 300
 PENDING_SECONDS = 600
 """How long the second step of a sign-in may take."""
 
@@ -37,6 +38,23 @@ class PendingSignIn:
     amr: list[str]
     onward: str
     since: float
+
+
+@dataclass(frozen=True)
+class ActiveSession:
+    """One browser that is signed in."""
+
+    sid: str
+    """Its public id."""
+    created_at: float
+    seen_at: float
+    """When it last asked for something, a minute more or less; seconds since the epoch."""
+    address: str | None
+    """Where it last was."""
+    agent: str
+    """What its browser says it is."""
+    amr: list[str]
+    acr: str
 
 
 class LoginSession(SessionMixin):
@@ -204,8 +222,14 @@ class LoginSession(SessionMixin):
         self._renewed = False
         self._seen_at = 0.0
 
-    def save(self, now: float) -> str | None:
-        """Write what changed; return the cookie if the browser must learn a new one."""
+    def save(
+        self, now: float, *, address: str | None = None, agent: str = ""
+    ) -> str | None:
+        """Write what changed; return the cookie if the browser must learn a new one.
+
+        :param address: where the browser is.
+        :param agent: what it says it is.
+        """
         if self._loaded is None:
             return None
         if not self.modified and (
@@ -221,7 +245,13 @@ class LoginSession(SessionMixin):
         self._created_at = self._created_at or now
         written = self._store.write(
             self._secret,
-            {"data": self._loaded, "created": self._created_at, "seen": now},
+            {
+                "data": self._loaded,
+                "created": self._created_at,
+                "seen": now,
+                "address": address,
+                "agent": agent[:_AGENT_LENGTH],
+            },
             only_if_there=known,
             instead_of=self._retired,
             renewed=self._renewed,
@@ -241,6 +271,7 @@ class SessionStore(SessionInterface):
     :param cookie: its name; over https `__Host-` comes before it.
     :param idle_seconds: a session that is not used ends after this.
     :param absolute_seconds: any session ends after this.
+    :param anonymous_seconds: one in which nobody is signed in ends after this.
     """
 
     def __init__(
@@ -250,8 +281,10 @@ class SessionStore(SessionInterface):
         cookie: str,
         idle_seconds: int,
         absolute_seconds: int,
+        anonymous_seconds: int = 900,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        self._anonymous_seconds = min(anonymous_seconds, idle_seconds)
         self._redis = store
         self._cookie = cookie
         self._idle_seconds = idle_seconds
@@ -283,7 +316,11 @@ class SessionStore(SessionInterface):
             response.vary.add("Cookie")
             response.headers.setdefault("Cache-Control", "no-store")
         try:
-            cookie = session.save(self._clock())
+            cookie = session.save(
+                self._clock(),
+                address=request.remote_addr,
+                agent=request.headers.get("User-Agent", ""),
+            )
         except redis.RedisError as error:
             log.warning("session_not_saved", error=type(error).__name__)
             _become_unavailable(app, response)
@@ -333,17 +370,20 @@ class SessionStore(SessionInterface):
         """
         if renewed and instead_of and not self._move(instead_of, secret):
             return False
+        data = content["data"]
         left = content["created"] + self._absolute_seconds - self._clock()
+        # Whoever only looks at a form leaves little, and that not for long.
+        idle = self._idle_seconds if "_user_id" in data else self._anonymous_seconds
         pipe = self._redis.pipeline(transaction=False)
         pipe.set(
             _key(secret),
             json.dumps(content),
-            ex=max(1, int(min(self._idle_seconds, left))),
+            ex=max(1, int(min(idle, left))),
             xx=only_if_there,
         )
         if instead_of:
             pipe.delete(_key(instead_of))
-        sid, account = content["data"].get("sid"), content["data"].get("_user_id")
+        sid, account = data.get("sid"), data.get("_user_id")
         if sid and account:
             pipe.set(_sid_key(sid), _digest(secret), ex=self._absolute_seconds)
             name, now = _account_key(account), self._clock()
@@ -378,6 +418,40 @@ class SessionStore(SessionInterface):
         digest = cast("str | None", self._redis.get(_sid_key(sid)))
         return bool(digest and self._redis.exists(_PREFIX + digest))
 
+    def list_active(self, account_id: UUID) -> list[ActiveSession]:
+        """Return the browsers in which an account is signed in, the latest first."""
+        sids = self.sids(account_id)
+        digests = cast(
+            "list[str | None]", self._redis.mget([_sid_key(sid) for sid in sids] or [""])
+        )
+        keys = [_PREFIX + (digest or "") for digest in digests]
+        found = []
+        for sid, stored in zip(
+            sids, cast("list[str | None]", self._redis.mget(keys)), strict=False
+        ):
+            content = json.loads(stored) if stored else None
+            over = self._clock() - self._absolute_seconds
+            if content is None or content["created"] < over:
+                continue
+            found.append(
+                ActiveSession(
+                    sid=sid,
+                    created_at=content["created"],
+                    seen_at=content["seen"],
+                    address=content.get("address"),
+                    agent=content.get("agent", ""),
+                    amr=content["data"].get("amr", []),
+                    acr=content["data"].get("acr", "aal1"),
+                )
+            )
+        return sorted(found, key=lambda one: one.seen_at, reverse=True)
+
+    def sids(self, account_id: UUID) -> list[str]:
+        """Return the public ids of an account's sessions, some of them over."""
+        return cast(
+            "list[str]", self._redis.zrange(_account_key(str(account_id)), 0, -1)
+        )
+
     def end(self, sid: str) -> None:
         """Forget the session with this public id, wherever its browser is."""
         digest = cast("str | None", self._redis.get(_sid_key(sid)))
@@ -388,7 +462,7 @@ class SessionStore(SessionInterface):
     def end_all(self, account_id: UUID) -> list[str]:
         """Forget every session of an account; return their public ids."""
         name = _account_key(str(account_id))
-        sids = cast("list[str]", self._redis.zrange(name, 0, -1))
+        sids = self.sids(account_id)
         for sid in sids:
             self.end(sid)
         self._redis.delete(name)

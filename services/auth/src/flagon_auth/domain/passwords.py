@@ -1,8 +1,10 @@
 """Passwords: hashed slowly, in bounded numbers, and never weak ones."""
 
+import hashlib
 import threading
 import unicodedata
 from collections.abc import Iterable
+from pathlib import Path
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerifyMismatchError
@@ -16,6 +18,8 @@ _SCORE_MIN = 3
 # Of a password that holds the person's name or address, so much must be something else.
 _OWN_LENGTH_MIN = 8
 _WORD_LENGTH_MIN = 4
+# What this place is called and about: tried first here, and nowhere else.
+_OWN_WORDS = ("flagon", "password", "passwort")
 # Zxcvbn refuses longer input; the first characters decide anyway.
 _SCORED_LENGTH = 72
 # Zxcvbn keeps the words of the present call in a global dictionary.
@@ -24,6 +28,37 @@ _scoring = threading.Lock()
 
 class PasswordWeak(Invalid):
     """The password is too easy to guess."""
+
+
+class Breached:
+    """Passwords that are known from thefts, in files on this machine.
+
+    The folder holds the answers of the range protocol of Have I Been Pwned: one file for
+    each first five hexadecimal digits of the SHA-1 (`21BD1` or `21BD1.txt`), with lines
+    `<the other 35>:<how often>`. Nothing is asked of the network.
+
+    :param folder: None knows nothing.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
+
+    def __contains__(self, password: str) -> bool:
+        if self._folder is None:
+            return False
+        # What the lists are made of; nothing is protected by it.
+        digest = hashlib.sha1(password.encode(), usedforsecurity=False)
+        start, rest = digest.hexdigest().upper()[:5], digest.hexdigest().upper()[5:]
+        for name in (start, f"{start}.txt"):
+            path = self._folder / name
+            if path.is_file():
+                with path.open(encoding="ascii", errors="replace") as lines:
+                    # Lines with a count of 0 are padding.
+                    return any(
+                        line[:35].upper() == rest and line[36:].strip() != "0"
+                        for line in lines
+                    )
+        return False
 
 
 class TooManyHashes(Unavailable):
@@ -39,9 +74,17 @@ class Hasher:
 
     :param concurrency: hashes at once in this process; the others wait.
     :param wait_seconds: for their turn, and then give up.
+    :param breached: passwords that nobody may choose.
     """
 
-    def __init__(self, *, concurrency: int = 2, wait_seconds: float = 2.0) -> None:
+    def __init__(
+        self,
+        *,
+        concurrency: int = 2,
+        wait_seconds: float = 2.0,
+        breached: Breached | None = None,
+    ) -> None:
+        self._breached = breached or Breached()
         self._argon2 = PasswordHasher(
             time_cost=2, memory_cost=19_456, parallelism=1, hash_len=32, salt_len=16
         )
@@ -60,6 +103,20 @@ class Hasher:
             return self._argon2.hash(normalise(password))
         finally:
             self._turns.release()
+
+    def hash_new(self, password: str, *, context: Iterable[str]) -> str:
+        """Return the hash of a password that somebody has just chosen.
+
+        :param context: words that an attacker would try first, such as the own name.
+        :raises PasswordWeak: with a sentence that says what to change.
+        :raises TooManyHashes: it did not get its turn in time.
+        """
+        check_strength(password, context=context)
+        if normalise(password) in self._breached:
+            raise PasswordWeak(
+                _("This password is known from a theft elsewhere. Choose another one.")
+            )
+        return self.hash(password)
 
     def matches(self, phc: str | None, password: str) -> bool:
         """Say whether the password belongs to the hash.
@@ -110,11 +167,15 @@ def check_strength(password: str, *, context: Iterable[str] = ()) -> None:
         raise PasswordWeak(
             _("This is one of the passwords that everybody tries first.")
         )
-    words = [word.lower() for word in context if len(word) >= _WORD_LENGTH_MIN]
+    words = [
+        word.lower()
+        for word in (*context, *_OWN_WORDS)
+        if len(word) >= _WORD_LENGTH_MIN
+    ]
     if len(_without(password.lower(), words)) < _OWN_LENGTH_MIN:
         raise PasswordWeak(_("Do not build it from your name or your address."))
     with _scoring:
-        found = zxcvbn(password[:_SCORED_LENGTH], user_inputs=[*words, "flagon"])
+        found = zxcvbn(password[:_SCORED_LENGTH], user_inputs=words)
     if found["score"] < _SCORE_MIN:
         raise PasswordWeak(
             _("This can be guessed too easily. Several unrelated words are better.")

@@ -150,13 +150,15 @@ def upgrade() -> None:  # noqa: PLR0915 (one straight list of steps)
     op.create_table(
         "mail",
         sa.Column("id", sa.Uuid(), nullable=False),
-        sa.Column("account_id", sa.Uuid(), nullable=False),
+        sa.Column("account_id", sa.Uuid(), nullable=True),
         sa.Column("email", sa.Text(), nullable=False),
         sa.Column("template", sa.Text(), nullable=False),
         sa.Column("locale", sa.Text(), nullable=False),
         sa.Column("values", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("attempt", sa.Text(), nullable=True),
+        sa.Column("leased_until", sa.DateTime(timezone=True), nullable=True),
         sa.Column("sent_at", sa.DateTime(timezone=True), nullable=True),
         sa.ForeignKeyConstraint(
             ["account_id"],
@@ -312,6 +314,10 @@ def upgrade() -> None:  # noqa: PLR0915 (one straight list of steps)
         "signing_key",
         "state in ('pending', 'active', 'retiring', 'retired')",
     )
+    op.add_column(
+        "signing_key",
+        sa.Column("dropped_at", sa.DateTime(timezone=True), nullable=True),
+    )
     # Whoever breaks into the service can add to the audit log, not rewrite it: its login
     # role loses what the database's default privileges gave it.
     op.execute(KEEP_THE_AUDIT_LOG)
@@ -456,6 +462,7 @@ def downgrade() -> None:  # noqa: PLR0915 (one straight list of steps)
     op.drop_column("account", "email_verified_at")
     op.drop_table("idempotency_key")
     op.execute("delete from signing_key where state = 'retired'")
+    op.drop_column("signing_key", "dropped_at")
     op.drop_constraint(op.f("ck_signing_key_state"), "signing_key", type_="check")
     op.create_check_constraint(
         op.f("ck_signing_key_state"),

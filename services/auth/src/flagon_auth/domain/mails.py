@@ -1,0 +1,245 @@
+"""Mails to people: a row and a task in the transaction that makes them necessary.
+
+The row says whom and what about. What the mail says, links included, is made when the
+worker asks for it and is stored nowhere.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Literal
+from uuid import UUID
+
+from sqlalchemy import delete, or_
+from sqlalchemy.orm import Session
+from uuid_utils.compat import uuid7
+
+from flagon_auth.models import Account, EmailToken, Mail
+from flagon_chassis import events
+from flagon_chassis.errors import Conflict, NotFound
+
+from . import accounts, audit, email_tokens
+from .letters import LETTERS, Letter
+
+Outcome = Literal["sent", "returned", "refused"]
+_LEASE = timedelta(minutes=3)
+"""Longer than the worker's task for a mail can run."""
+_KEPT = timedelta(days=7)
+
+
+class MailOver(NotFound):
+    """There is nothing to send."""
+
+
+class MailUnderWay(Conflict):
+    """Another attempt is sending this mail."""
+
+
+@dataclass(frozen=True)
+class Composed:
+    """What a mail says, and to whom."""
+
+    email: str
+    locale: str
+    letter: Letter
+    values: dict[str, str]
+    token: EmailToken | None
+
+
+def send(
+    session: Session,
+    account: Account,
+    template: str,
+    *,
+    email: str | None = None,
+    locale: str | None = None,
+    now: datetime,
+    **values: str,
+) -> UUID:
+    """Have a mail sent once the transaction is committed; return its id.
+
+    :param template: a name of `letters.LETTERS`.
+    :param email: where it goes, if not to the account's address.
+    :param locale: the language, if the account has none.
+    :param values: what the letter's lines name; nothing secret.
+    """
+    return _send(
+        session,
+        account_id=account.id,
+        email=email or account.email,
+        template=template,
+        locale=account.locale or locale or "en",
+        values=values,
+        now=now,
+    )
+
+
+def send_to_whom_it_concerns(
+    session: Session, email: str, template: str, *, locale: str, now: datetime
+) -> UUID:
+    """Have a mail sent to the account with this address, if there is one.
+
+    Whether there is, is found out when the mail is composed: the one who asks for it can
+    tell neither by the answer nor by the time.
+    """
+    return _send(
+        session,
+        account_id=None,
+        email=email,
+        template=template,
+        locale=locale,
+        values={},
+        now=now,
+    )
+
+
+def send_farewell(session: Session, account: Account, *, now: datetime) -> UUID:
+    """Have a last mail sent to an account that will be gone by then."""
+    return _send(
+        session,
+        account_id=None,
+        email=account.email,
+        template="account_deleted",
+        locale=account.locale or "en",
+        values={},
+        now=now,
+    )
+
+
+def _send(
+    session: Session,
+    *,
+    account_id: UUID | None,
+    email: str,
+    template: str,
+    locale: str,
+    values: dict[str, str],
+    now: datetime,
+) -> UUID:
+    mail = Mail(
+        id=uuid7(),
+        account_id=account_id,
+        email=email,
+        template=template,
+        locale=locale,
+        values=values,
+        created_at=now,
+        expires_at=now + LETTERS[template].lives,
+    )
+    session.add(mail)
+    session.flush()
+    events.emit_task(
+        session,
+        "worker.send_mail",
+        queue="mail",
+        subject=str(mail.id),
+        mail_id=str(mail.id),
+    )
+    return mail.id
+
+
+def compose(
+    session: Session, mail_id: UUID, attempt: str, *, now: datetime
+) -> Composed | None:
+    """Return what a mail says, for this attempt alone; None if it must not be sent.
+
+    Safe to repeat by the same attempt. What it decides must be committed.
+
+    :param attempt: random; another one has to wait until this one is over.
+    :raises MailOver: it was sent, or never was.
+    :raises MailUnderWay: another attempt has it.
+    """
+    mail = session.get(Mail, mail_id, with_for_update=True)
+    if mail is None or mail.sent_at is not None:
+        raise MailOver("It was sent, was given up or never was.")
+    held = mail.leased_until is not None and mail.leased_until > now
+    if held and mail.attempt != attempt:
+        raise MailUnderWay("Another attempt has it.", retry_after_seconds=30)
+    if mail.expires_at <= now:
+        session.delete(mail)
+        return None
+    letter = LETTERS[mail.template]
+    token = None
+    if mail.template != "account_deleted":
+        account = _concerned(session, mail)
+        if account is None:
+            session.delete(mail)
+            return None
+        if letter.purpose is not None:
+            token = _token(session, mail, account, letter.purpose, now=now)
+    mail.attempt, mail.leased_until = attempt, now + _LEASE
+    return Composed(
+        email=mail.email,
+        locale=mail.locale,
+        letter=letter,
+        values={name: str(value) for name, value in mail.values.items()},
+        token=token,
+    )
+
+
+def _concerned(session: Session, mail: Mail) -> Account | None:
+    """Return the account that the mail is for, unless it must not get it any more."""
+    if mail.account_id is None:
+        try:
+            account = accounts.find_account_by_email(session, mail.email)
+        except (accounts.AccountNotFound, accounts.EmailInvalid):
+            return None
+        # As the account has it, not as somebody typed it: what we compare as
+        # equal, a mail server need not.
+        mail.email, mail.account_id = account.email, account.id
+        mail.locale = account.locale or mail.locale
+    else:
+        account = session.get_one(Account, mail.account_id)
+    if account.disabled:
+        return None
+    # The address changed meanwhile: who has the old one gets no link to the account.
+    to_own = LETTERS[mail.template].purpose in {"verify", "reset"}
+    return None if to_own and mail.email != account.email else account
+
+
+def _token(
+    session: Session,
+    mail: Mail,
+    account: Account,
+    purpose: email_tokens.Purpose,
+    *,
+    now: datetime,
+) -> EmailToken:
+    """Return the row of the mail's link: the same at every attempt while it works."""
+    known = mail.values.get("token")
+    token = session.get(EmailToken, UUID(known)) if known else None
+    if token is None or token.used_at is not None or token.expires_at <= now:
+        token = email_tokens.create_token(
+            session, account, purpose, mail.email, now=now
+        )
+        mail.values = {**mail.values, "token": str(token.id)}
+        if purpose == "reset":
+            audit.record(
+                session, "password_reset_requested", account_id=account.id, now=now
+            )
+    return token
+
+
+def end(session: Session, mail_id: UUID, outcome: Outcome, *, now: datetime) -> None:
+    """Take down what became of a mail that was composed; safe to say twice."""
+    mail = session.get(Mail, mail_id, with_for_update=True)
+    if mail is None:
+        return
+    mail.attempt = mail.leased_until = None
+    if outcome == "sent" and mail.account_id is None:
+        # The account is gone: nothing is to keep the address.
+        session.delete(mail)
+    elif outcome == "sent":
+        mail.sent_at = mail.sent_at or now
+    elif outcome == "refused":
+        account_id, template = mail.account_id, mail.template
+        session.delete(mail)
+        session.flush()
+        if account_id is not None:
+            audit.record(
+                session, "mail_refused", account_id=account_id, now=now, mail=template
+            )
+    session.execute(
+        delete(Mail).where(
+            or_(Mail.sent_at < now - _KEPT, Mail.expires_at < now - _KEPT)
+        )
+    )
