@@ -2,16 +2,14 @@
 
 import json
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import jwt as pyjwt
 import pytest
-from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy import text
 
 from flagon_auth.domain import keys, tokens
-from flagon_auth.domain.keys import Sealer
 from flagon_chassis import db
 from flagon_chassis.auth import KeyRing
 
@@ -29,50 +27,6 @@ from .conftest import (
 
 def get(app, path, **options):
     return app.test_client().get(path, **options)
-
-
-class TestDiscovery:
-    def test_both_documents_agree(self, app):
-        openid = get(app, "/.well-known/openid-configuration").json
-        oauth = get(app, "/.well-known/oauth-authorization-server").json
-
-        assert oauth.items() <= openid.items()
-        assert openid["issuer"] == ISSUER
-
-    def test_promises_only_routes_that_exist(self, app):
-        found = get(app, "/.well-known/openid-configuration").json
-        rules = {rule.rule for rule in app.url_map.iter_rules()}
-
-        endpoints = {
-            value.removeprefix(ISSUER)
-            for name, value in found.items()
-            if name.endswith(("_endpoint", "_uri"))
-        }
-
-        assert len(endpoints) == 6
-        assert endpoints <= rules
-
-    def test_promises_only_what_works(self, ada, app):
-        found = get(app, "/.well-known/openid-configuration").json
-        answer = ada.tokens()
-        claims = claims_of(answer["id_token"])
-
-        assert set(claims) <= set(found["claims_supported"])
-        assert set(answer["scope"].split()) <= set(found["scopes_supported"])
-        assert (
-            header_of(answer["id_token"])["alg"]
-            in found["id_token_signing_alg_values_supported"]
-        )
-        assert found["code_challenge_methods_supported"] == ["S256"]
-        assert found["response_types_supported"] == ["code"]
-        assert found["authorization_response_iss_parameter_supported"] is True
-        for name in ("introspection", "device_authorization", "registration"):
-            assert f"{name}_endpoint" not in found
-
-    def test_may_be_cached_for_a_minute(self, app):
-        for path in ("openid-configuration", "oauth-authorization-server", "jwks.json"):
-            answer = get(app, f"/.well-known/{path}")
-            assert answer.headers["Cache-Control"] == "public, max-age=60"
 
 
 class TestJwks:
@@ -102,101 +56,6 @@ class TestJwks:
             key = ring[header_of(token)["kid"]]
             claims = pyjwt.decode(token, key, audience=audience, issuer=ISSUER)
             assert claims["sub"] == str(ada.account.id)
-
-
-class TestRotation:
-    @pytest.fixture
-    def sealer(self, fresh_app):
-        return fresh_app.extensions["flagon.auth"].issuer.sealer
-
-    def rotate(self, app, sealer, **options):
-        with app.app_context(), db.transaction() as session:
-            now = options.pop("now", datetime.now(UTC))
-            return keys.rotate_keys(
-                session, sealer, access_seconds=300, now=now, **options
-            )
-
-    def states(self, app):
-        with app.app_context(), db.transaction() as session:
-            rows = keys.list_keys(session)
-            return sorted((key.alg, key.state) for key in rows)
-
-    def test_waits_until_verifiers_know_the_next_key(self, fresh_app, sealer):
-        with pytest.raises(keys.KeyTooYoung):
-            self.rotate(fresh_app, sealer)
-
-        assert len(self.states(fresh_app)) == 4
-
-    def test_uses_a_key_that_was_published_before(self, fresh_app, sealer):
-        before = get(fresh_app, "/.well-known/jwks.json").json["keys"]
-
-        self.rotate(fresh_app, sealer, now=datetime.now(UTC) + timedelta(minutes=11))
-        token = token_request(fresh_app, "worker", grant_type="client_credentials").json
-
-        kid = header_of(token["access_token"])["kid"]
-        assert kid in {key["kid"] for key in before}
-        after = get(fresh_app, "/.well-known/jwks.json").json["keys"]
-        assert len(after) == 6
-        assert self.states(fresh_app) == [
-            *(("ES256", "active"), ("ES256", "pending"), ("ES256", "retiring")),
-            *(("RS256", "active"), ("RS256", "pending"), ("RS256", "retiring")),
-        ]
-
-    def test_leaves_old_tokens_alive(self, fresh_app, sealer, person):
-        person(where=fresh_app)
-        browser = Browser(fresh_app)
-        browser.sign_in()
-        old = browser.tokens()
-
-        self.rotate(fresh_app, sealer, at_once=True)
-
-        assert me(fresh_app, old).status_code == 200
-        assert refresh(fresh_app, old["refresh_token"]).status_code == 200
-        hint = {"id_token_hint": old["id_token"], "prompt": "none"}
-        assert "code=" in browser.authorize(**hint).location
-
-    def test_forgets_the_private_half_and_later_the_public_one(self, fresh_app, sealer):
-        later = datetime.now(UTC) + timedelta(seconds=361)
-        rotated = self.rotate(fresh_app, sealer, at_once=True)
-
-        retiring = [key for key in rotated if key.state == "retiring"]
-        with fresh_app.app_context(), db.transaction() as session:
-            found = keys.published(session, sealer, now=later)["keys"]
-
-        assert all(key.private_sealed is None for key in retiring)
-        assert not {key.kid for key in retiring} & {key["kid"] for key in found}
-
-    def test_makes_keys_at_the_first_need(self, fresh_app):
-        with fresh_app.app_context(), db.transaction() as session:
-            session.execute(text("delete from signing_key"))
-
-        answer = token_request(fresh_app, "worker", grant_type="client_credentials")
-
-        assert answer.status_code == 200
-        with fresh_app.app_context(), db.transaction() as session:
-            session.execute(text("delete from signing_key"))
-        assert len(get(fresh_app, "/.well-known/jwks.json").json["keys"]) == 4
-
-
-class TestSealer:
-    def test_opens_what_it_sealed(self):
-        sealer = Sealer(b"k" * 32)
-
-        assert sealer.open("kid", sealer.seal("kid", b"secret")) == b"secret"
-
-    @pytest.mark.parametrize(
-        ("key", "kid"), [(b"x" * 32, "kid"), (b"k" * 32, "another")]
-    )
-    def test_is_bound_to_key_and_id(self, key, kid):
-        sealed = Sealer(b"k" * 32).seal("kid", b"secret")
-
-        with pytest.raises(InvalidTag):
-            Sealer(key).open(kid, sealed)
-
-    def test_never_gives_the_same_twice(self):
-        sealer = Sealer(b"k" * 32)
-
-        assert sealer.seal("kid", b"secret") != sealer.seal("kid", b"secret")
 
 
 class TestTokenConfusion:
@@ -326,7 +185,7 @@ class TestUserinfo:
         answer = get(app, "/oauth/userinfo")
 
         assert answer.status_code == 401
-        assert answer.headers["WWW-Authenticate"] .startswith("Bearer realm=")
+        assert answer.headers["WWW-Authenticate"].startswith("Bearer realm=")
 
     def test_of_a_disabled_account_is_refused(self, ada, app):
         token = ada.tokens()

@@ -348,7 +348,7 @@ class TestClientAuthentication:
 
         assert unknown.json == wrong.json
 
-    def test_may_be_in_the_body(self, app):
+    def test_in_the_body_is_refused_unless_registered_so(self, app):
         answer = ask(
             app,
             {
@@ -358,7 +358,7 @@ class TestClientAuthentication:
             },
         )
 
-        assert answer.status_code == 200
+        assert answer.status_code == 401
 
     def test_in_header_and_body_at_once_is_refused(self, app):
         answer = ask(

@@ -228,7 +228,9 @@ def _check_possession(scheme: str, caller: Caller) -> None:
         proof = dpop.check(
             request.headers.get("DPoP", ""),
             method=request.method,
-            url=request.base_url,
+            # Not the host that the request names: a proof that a client made for
+            # another server would fit there.
+            url=current_app.config["JWT_DECODE_ISSUER"] + request.path,
             access_token=caller.token,
             now=time.time(),
         )

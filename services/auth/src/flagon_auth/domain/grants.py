@@ -19,7 +19,7 @@ from flagon_auth.models import (
 )
 from flagon_chassis.errors import Invalid
 
-from . import api_keys, logouts
+from . import api_keys, logouts, proofs, pushed
 from .accounts import API_SCOPES, IDENTITY_SCOPES, INSIDE_SCOPES, scopes_of
 from .tokens import Issuer, Spent
 
@@ -70,13 +70,18 @@ def authorize(
     sid: str,
     auth_time: datetime,
     amr: list[str],
+    acr: str,
     code: str,
+    dpop_jkt: str | None = None,
+    claims: dict[str, list[str]] | None = None,
     now: datetime,
 ) -> None:
     """Start a grant whose first token comes for this code.
 
     :param code: random; only its hash is stored.
     :param code_challenge: of PKCE (RFC 7636), method S256.
+    :param dpop_jkt: thumbprint of the only key that may redeem the code.
+    :param claims: single claims beyond the scope, by where they go.
     """
     offline = "offline_access" in scope.split()
     life = (
@@ -88,6 +93,7 @@ def authorize(
             client_id=client.id,
             redirect_uri=redirect_uri,
             code_challenge=code_challenge,
+            dpop_jkt=dpop_jkt,
             nonce=nonce,
             expires_at=now + timedelta(seconds=issuer.code_seconds),
             grant=TokenGrant(
@@ -97,6 +103,8 @@ def authorize(
                 scope=scope,
                 auth_time=auth_time,
                 amr=amr,
+                acr=acr,
+                claims=claims or None,
                 created_at=now,
                 # Without offline access a grant lives no longer than its session can.
                 expires_at=(now if offline else auth_time) + timedelta(seconds=life),
@@ -177,6 +185,13 @@ def rotate(
         )
     )
     return token
+
+
+def find_by_access_token(session: Session, jti: UUID) -> TokenGrant | None:
+    """Return the grant that an access token came out of; None for any other token."""
+    return session.scalars(
+        select(TokenGrant).join(AccessToken).where(AccessToken.jti == jti)
+    ).one_or_none()
 
 
 def revoke(
@@ -291,8 +306,11 @@ def cut_off(
 def purge(session: Session, *, now: datetime) -> int:
     """Forget grants that ended so long ago that even a replay would say nothing.
 
-    Codes and tokens go with them. Safe to run at any time; returns how many went.
+    Codes and tokens go with them, and what was kept to refuse repeats. Safe to run at
+    any time; returns how many went.
     """
+    proofs.purge(session, now=now)
+    pushed.purge(session, now=now)
     before = now - timedelta(days=7)
     unused = (
         select(AuthorizationCode.token_grant_id)
@@ -321,12 +339,17 @@ def _revoke_where(
     now: datetime,
 ) -> list[Spent]:
     session.flush()
-    session.execute(
+    revoked = session.scalars(
         update(TokenGrant)
         .where(condition, TokenGrant.revoked_at.is_(None))
         .values(revoked_at=now, revoked_reason=reason)
-    )
-    return _live(session, condition, now=now)
+        .returning(TokenGrant.id)
+    ).all()
+    return [
+        *_live(session, condition, now=now),
+        # Of tokens that another request is making at this moment there is no row yet.
+        *(Spent(None, now, gid=grant_id) for grant_id in revoked),
+    ]
 
 
 def _live(

@@ -2,12 +2,13 @@
 
 import hashlib
 from base64 import urlsafe_b64encode
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
-from joserfc import jwt
+from joserfc import jws, jwt
 from joserfc.errors import JoseError
 from sqlalchemy import delete
 from sqlalchemy.orm import Session
@@ -18,6 +19,16 @@ from flagon_chassis.errors import Invalid
 from . import keys
 
 AUDIENCE = "flagon-api"
+
+
+CLAIM_SCOPES = {
+    "name": "profile",
+    "locale": "profile",
+    "updated_at": "profile",
+    "email": "email",
+    "email_verified": "email",
+}
+"""What we know about a person, by the scope that brings it (OpenID Connect 5.4)."""
 
 
 class TokenUnreadable(Invalid):
@@ -45,11 +56,14 @@ def account_token(
     account: Account,
     grant: TokenGrant,
     scope: str,
+    jkt: str | None = None,
     now: datetime,
 ) -> str:
     """Return an access token (RFC 9068) for what a person granted.
 
     Its id is kept with the grant until it expires, so that revoking reaches it.
+
+    :param jkt: thumbprint of the key that it is bound to (RFC 9449).
     """
     jti = uuid4()
     ends = now + timedelta(seconds=issuer.access_seconds)
@@ -68,8 +82,12 @@ def account_token(
             "scope": scope,
             "roles": account.roles,
             "sid": grant.sid,
+            "gid": str(grant.id),
             "auth_time": int(grant.auth_time.timestamp()),
+            "acr": grant.acr,
+            "amr": grant.amr,
             "jti": str(jti),
+            **_bound_to(jkt),
         },
         now=now,
     )
@@ -109,17 +127,31 @@ def key_token(
 
 
 def client_token(
-    session: Session, issuer: Issuer, *, client_id: str, scope: str, now: datetime
+    session: Session,
+    issuer: Issuer,
+    *,
+    client_id: str,
+    scope: str,
+    jkt: str | None = None,
+    now: datetime,
 ) -> str:
-    """Return an access token with which a client acts for itself."""
+    """Return an access token with which a client acts for itself.
+
+    :param jkt: thumbprint of the key that it is bound to (RFC 9449).
+    """
     claims = {
         "sub": client_id,
         "client_id": client_id,
         "scope": scope,
         "roles": [],
         "jti": str(uuid4()),
+        **_bound_to(jkt),
     }
     return _sign_access_token(session, issuer, claims, now=now)
+
+
+def _bound_to(jkt: str | None) -> dict[str, Any]:
+    return {"cnf": {"jkt": jkt}} if jkt else {}
 
 
 def _sign_access_token(
@@ -144,14 +176,16 @@ def id_token(
     grant: TokenGrant,
     scope: str,
     access_token: str,
+    alg: str = keys.ID_ALG,
     nonce: str | None = None,
     now: datetime,
 ) -> str:
     """Return an ID token (OpenID Connect Core section 2).
 
+    :param alg: what the client is registered for.
     :param nonce: of the authorization request; absent when refreshing (12.2).
     """
-    kid, key = keys.signing_key(session, issuer.sealer, keys.ID_ALG, now=now)
+    kid, key = keys.signing_key(session, issuer.sealer, alg, now=now)
     issued_at = int(now.timestamp())
     half = hashlib.sha256(access_token.encode()).digest()[:16]
     claims = {
@@ -160,27 +194,39 @@ def id_token(
         "iat": issued_at,
         "exp": issued_at + issuer.id_seconds,
         "auth_time": int(grant.auth_time.timestamp()),
+        "acr": grant.acr,
         "amr": grant.amr,
         "sid": grant.sid,
         "at_hash": urlsafe_b64encode(half).rstrip(b"=").decode(),
-        **person_claims(account, scope),
+        **person_claims(account, scope, (grant.claims or {}).get("id_token", ())),
         **({"nonce": nonce} if nonce else {}),
     }
-    header = {"alg": keys.ID_ALG, "kid": kid}
-    return jwt.encode(header, claims, key, [keys.ID_ALG])
+    return jwt.encode({"alg": alg, "kid": kid}, claims, key, [alg])
 
 
-def person_claims(account: Account, scope: str) -> dict[str, Any]:
-    """Return what the scopes let a client know about the person (OpenID Connect 5.4)."""
-    scopes = scope.split()
-    claims: dict[str, Any] = {"sub": str(account.id)}
-    if "profile" in scopes:
-        claims["name"] = account.name
-        claims["updated_at"] = int(account.updated_at.timestamp())
-    if "email" in scopes:
-        # Nobody has proved yet that the address is theirs.
-        claims |= {"email": account.email, "email_verified": False}
-    return claims
+def person_claims(
+    account: Account, scope: str, names: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Return what a client may know about the person.
+
+    :param scope: brings the claims of each scope (OpenID Connect Core 5.4).
+    :param names: single claims that were granted in addition (5.5).
+    """
+    known = {
+        "name": account.name,
+        "locale": account.locale,
+        "updated_at": int(account.updated_at.timestamp()),
+        "email": account.email,
+        "email_verified": account.email_verified_at is not None,
+    }
+    scopes, named = scope.split(), set(names)
+    told = {
+        name: value
+        for name, value in known.items()
+        # What we do not know is left out rather than null (5.3.2).
+        if value is not None and (CLAIM_SCOPES[name] in scopes or name in named)
+    }
+    return {"sub": str(account.id), **told}
 
 
 @dataclass(frozen=True)
@@ -197,7 +243,7 @@ def read_hint(session: Session, issuer: Issuer, token: str) -> Hint:
 
     :raises TokenUnreadable: we did not sign it, or it is no ID token.
     """
-    header, claims = _decode(session, issuer, token, keys.ID_ALG)
+    header, claims = _decode(session, issuer, token, *keys.ALGS)
     if header.get("typ", "JWT") != "JWT" or not isinstance(claims.get("aud"), str):
         raise TokenUnreadable("This is not an ID token.")
     return Hint(sub=claims["sub"], client_id=claims["aud"], sid=claims.get("sid"))
@@ -205,10 +251,12 @@ def read_hint(session: Session, issuer: Issuer, token: str) -> Hint:
 
 @dataclass(frozen=True)
 class Spent:
-    """One access token that must not work any more."""
+    """One access token that must not work any more, or all of a grant."""
 
-    jti: UUID
+    jti: UUID | None
     expires_at: datetime
+    gid: UUID | None = None
+    """The grant, if it was revoked: a twin that is being made right now is of it too."""
 
 
 def read_access_token(
@@ -218,19 +266,31 @@ def read_access_token(
 
     :raises TokenUnreadable: we did not sign it, or it is no access token.
     """
-    header, claims = _decode(session, issuer, token, keys.ACCESS_ALG)
-    if header.get("typ") != "at+jwt":
-        raise TokenUnreadable("This is not an access token.")
+    claims = read_access_claims(session, issuer, token)
     ends = datetime.fromtimestamp(claims["exp"], tz=UTC)
     return claims["client_id"], Spent(UUID(claims["jti"]), ends)
 
 
+def read_access_claims(session: Session, issuer: Issuer, token: str) -> dict[str, Any]:
+    """Return the claims of one of our access tokens, expired or not.
+
+    :raises TokenUnreadable: we did not sign it, or it is no access token.
+    """
+    header, claims = _decode(session, issuer, token, keys.ACCESS_ALG)
+    if header.get("typ") != "at+jwt":
+        raise TokenUnreadable("This is not an access token.")
+    return claims
+
+
 def _decode(
-    session: Session, issuer: Issuer, token: str, alg: str
+    session: Session, issuer: Issuer, token: str, *algs: str
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     try:
+        alg = jws.extract_compact(token.encode()).headers()["alg"]
+        if alg not in algs:
+            raise TokenUnreadable("We did not sign this.")
         found = jwt.decode(token, keys.verification_keys(session, alg), [alg])
-    except (JoseError, ValueError) as error:
+    except (JoseError, ValueError, KeyError, RecursionError) as error:
         raise TokenUnreadable("We did not sign this.") from error
     if found.claims.get("iss") != issuer.url:
         raise TokenUnreadable("We did not sign this.")

@@ -5,8 +5,8 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
-from typing import Any, cast
+from functools import partial, wraps
+from typing import Any, TypeVar, cast
 from urllib.parse import parse_qsl, urlencode
 from uuid import UUID
 
@@ -28,21 +28,33 @@ from sqlalchemy.orm import Session
 from werkzeug.datastructures import MultiDict
 
 from flagon_auth.clients import LoginSession, parts
-from flagon_auth.domain import accounts, consents, keys, tokens
+from flagon_auth.domain import (
+    accounts,
+    consents,
+    factors,
+    grants,
+    keys,
+    pushed,
+    tokens,
+)
 from flagon_auth.domain.addresses import form_target
 from flagon_auth.forms import ActionForm
 from flagon_auth.models import Account
 from flagon_chassis import auth
 from flagon_chassis.db import transaction
 
+from . import metadata, par
 from . import requests as oauth
-from .grants import AUTH_METHODS, final_scope
+from .grants import final_scope, granted_claims
 from .requests import OAuthRequest, SignIn
 from .server import Server
 
+R = TypeVar("R")
+
 bp = APIBlueprint("oauth", __name__, enable_openapi=False)
 
-_REMEMBERED_CONSENTS = 5
+# How many requests of one browser wait for its person at a time.
+_REMEMBERED_REQUESTS = 5
 # For caches on the way; verifiers keep keys for five minutes, and a key is published
 # ten minutes before it signs.
 _METADATA_SECONDS = 60
@@ -78,7 +90,7 @@ def _person(db: Session) -> _Person | None:
     if account is None:
         return None
     since = datetime.fromtimestamp(here.auth_time, tz=UTC)
-    return _Person(account, SignIn(here.sid, since, here["amr"]))
+    return _Person(account, SignIn(here.sid, since, here["amr"], here.acr))
 
 
 @bp.get("/oauth/authorize")
@@ -103,35 +115,97 @@ def authorize_by_post() -> ResponseReturnValue:
     return redirect(f"/oauth/authorize?{urlencode(list(asked.items()))}", 303)
 
 
-def _authorize(parameters: MultiDict[str, str]) -> ResponseReturnValue:
+def _authorize(brought: MultiDict[str, str]) -> ResponseReturnValue:
     now = datetime.now(UTC)
+    parameters: MultiDict[str, str] = MultiDict()
     with transaction() as db:
         person = _person(db)
         try:
-            asked = OAuthRequest(
-                db,
-                oauth.authorization_parameters(parameters),
-                method="GET",
-                now=now,
-                sign_in=person.sign_in if person else None,
-            )
+            asked = _read(db, brought, person, now=now)
+            parameters = asked.payload.data
             grant = _server().get_consent_grant(
                 asked, end_user=person.account if person else None
             )
             if person is None or _must_sign_in_again(db, asked, person, now=now):
-                return _to_sign_in(asked, parameters, now=now)
+                return _to_sign_in(asked, brought, now=now)
+            if _must_step_up(db, asked, person):
+                return redirect(
+                    f"/login/mfa?{urlencode({'next': _here(asked, brought)})}", 303
+                )
             scope = final_scope(asked)
             if _must_consent(db, asked, person, scope):
-                return _ask_consent(asked, person, scope, parameters)
+                return _ask_consent(asked, person, scope)
         except OAuth2Error as error:
+            _finish(brought)
             return _authorization_error(error, parameters)
-        _login_session().pop("reauthentication", None)
+        _finish(brought)
         return cast(
             "Response",
             _server().create_authorization_response(
                 asked, grant_user=person.account, grant=grant
             ),
         )
+
+
+def _read(
+    db: Session, brought: MultiDict[str, str], person: _Person | None, *, now: datetime
+) -> OAuthRequest:
+    """Return what the browser brought, or what was pushed ahead and it refers to.
+
+    :raises OAuth2Error: it is ambiguous, or the reference is not good (any more).
+    """
+    parameters, jkt = oauth.authorization_parameters(brought), None
+    referred = par.is_reference(parameters)
+    if referred:
+        parameters, jkt = _pushed_request(db, parameters, now=now)
+    asked = OAuthRequest(
+        db,
+        parameters,
+        method="GET",
+        issuer=parts().issuer.url,
+        now=now,
+        sign_in=person.sign_in if person else None,
+        pushed=referred,
+    )
+    asked.jkt = jkt
+    return asked
+
+
+def _pushed_request(
+    db: Session, parameters: MultiDict[str, str], *, now: datetime
+) -> tuple[MultiDict[str, str], str | None]:
+    """Return a pushed request; the browser that brought it first keeps it meanwhile.
+
+    The reference works once. But a person may have to sign in first, which takes longer
+    than it lives, and comes back with it.
+    """
+    client_id, name = parameters.get("client_id", ""), _reference(parameters)
+    here = session.get("pushed", {})
+    if name not in here or here[name]["client_id"] != client_id:
+        try:
+            found, jkt = pushed.take(
+                db, parameters["request_uri"], client_id=client_id, now=now
+            )
+        except pushed.PushedRequestUnknown as unknown:
+            raise OAuth2Error(unknown.detail, error="invalid_request_uri") from unknown
+        here = {**here, name: {"client_id": client_id, "asked": found, "jkt": jkt}}
+        session["pushed"] = dict(list(here.items())[-_REMEMBERED_REQUESTS:])
+    return MultiDict(here[name]["asked"]), here[name]["jkt"]
+
+
+def _reference(parameters: MultiDict[str, str]) -> str:
+    return hashlib.sha256(parameters["request_uri"].encode()).hexdigest()
+
+
+def _finish(brought: MultiDict[str, str]) -> None:
+    """Forget what was kept in the session for a request that is answered now."""
+    here = _login_session()
+    if "reauthentication" in here:
+        here.pop("reauthentication")
+    waiting = here.get("pushed", {})
+    if waiting and par.is_reference(brought):
+        name = _reference(brought)
+        here["pushed"] = {key: one for key, one in waiting.items() if key != name}
 
 
 def _must_sign_in_again(
@@ -155,6 +229,9 @@ def _must_sign_in_again(
 
 
 def _means_somebody_else(db: Session, asked: OAuthRequest, person: _Person) -> bool:
+    here = str(person.account.id)
+    if asked.wanted.sub not in {None, here}:
+        return True
     hint = asked.payload.data.get("id_token_hint")
     if not hint:
         return False
@@ -164,11 +241,38 @@ def _means_somebody_else(db: Session, asked: OAuthRequest, person: _Person) -> b
         raise oauth.error_with(
             "invalid_request", "The id_token_hint is not ours.", asked
         ) from error
-    return meant.sub != str(person.account.id)
+    return meant.sub != here
+
+
+def _must_step_up(db: Session, asked: OAuthRequest, person: _Person) -> bool:
+    """Say whether a second factor is wanted that the person has and has not used.
+
+    :raises OAuth2Error: it is essential, and cannot be had.
+    """
+    wanted = asked.wanted
+    known = [acr for acr in wanted.acr if acr in factors.ACR_VALUES]
+    reached = factors.ACR_VALUES.index(person.sign_in.acr)
+    # A stronger sign-in than asked for is as good.
+    good = [acr for acr in known if factors.ACR_VALUES.index(acr) <= reached]
+    if (good and good[0] == known[0]) or not (known or wanted.acr_essential):
+        return False
+    able = bool(known) and factors.find_factors(db, person.account.id).second_step
+    silent = "none" in oauth.prompts(asked)
+    if able and not silent:
+        return True
+    if good or not wanted.acr_essential:
+        return False
+    if able:
+        raise oauth.error_with("login_required", "A second factor is needed.", asked)
+    raise oauth.error_with(
+        "unmet_authentication_requirements",
+        "The person cannot sign in as surely as that.",
+        asked,
+    )
 
 
 def _to_sign_in(
-    asked: OAuthRequest, parameters: MultiDict[str, str], *, now: datetime
+    asked: OAuthRequest, brought: MultiDict[str, str], *, now: datetime
 ) -> ResponseReturnValue:
     if "none" in oauth.prompts(asked):
         raise oauth.error_with("login_required", "The person must sign in.", asked)
@@ -176,11 +280,23 @@ def _to_sign_in(
         "request": _digest(asked.payload.data),
         "since": now.timestamp(),
     }
-    here = f"/oauth/authorize?{urlencode(list(parameters.items()))}"
-    query = {"next": here}
-    if parameters.get("login_hint"):
-        query["login_hint"] = parameters["login_hint"]
+    query = {"next": _here(asked, brought)}
+    login_hint = asked.payload.data.get("login_hint")
+    if login_hint:
+        query["login_hint"] = login_hint
     return redirect(f"/login?{urlencode(query)}", 303)
+
+
+def _here(asked: OAuthRequest, brought: MultiDict[str, str]) -> str:
+    """Return our address that carries the request on, after something else."""
+    parameters = dict(brought.items())
+    if asked.pushed:
+        # For our own pages, which need to know where this ends and in which language;
+        # the request itself stays the pushed one.
+        for name in ("redirect_uri", "ui_locales"):
+            if name in asked.payload.data:
+                parameters[name] = asked.payload.data[name]
+    return f"/oauth/authorize?{urlencode(list(parameters.items()))}"
 
 
 def _must_consent(
@@ -188,30 +304,46 @@ def _must_consent(
 ) -> bool:
     prompts = oauth.prompts(asked)
     needed = "consent" in prompts or consents.needs_consent(
-        db, account_id=person.account.id, client=asked.client.row, scope=scope
+        db,
+        account_id=person.account.id,
+        client=asked.client.row,
+        scope=_agreed_scope(asked, scope),
     )
     if needed and "none" in prompts:
         raise oauth.error_with("consent_required", "The person must agree.", asked)
     return needed
 
 
+def _agreed_scope(asked: OAuthRequest, scope: str) -> str:
+    """Return what people agree to: single claims count as the scope that brings them."""
+    named = {
+        tokens.CLAIM_SCOPES[name]
+        for names in granted_claims(asked).values()
+        for name in names
+    }
+    return " ".join([*scope.split(), *sorted(named - set(scope.split()))])
+
+
 def _ask_consent(
-    asked: OAuthRequest,
-    person: _Person,
-    scope: str,
-    parameters: MultiDict[str, str],
+    asked: OAuthRequest, person: _Person, scope: str
 ) -> ResponseReturnValue:
     key = secrets.token_urlsafe(12)
+    agreed = _agreed_scope(asked, scope)
     waiting = dict(session.get("consents", {}))
-    waiting[key] = {"query": urlencode(list(parameters.items())), "scope": scope}
-    session["consents"] = dict(list(waiting.items())[-_REMEMBERED_CONSENTS:])
+    waiting[key] = {
+        "query": urlencode(list(asked.payload.data.items())),
+        "scope": agreed,
+        "pushed": asked.pushed,
+        "jkt": asked.jkt,
+    }
+    session["consents"] = dict(list(waiting.items())[-_REMEMBERED_REQUESTS:])
     g.form_targets = [form_target(asked.payload.redirect_uri)]
     return render_template(
         "consent.html",
         form=ActionForm(data={"request": key}),
         client=asked.client.row,
         account=person.account,
-        scopes=scope.split(),
+        scopes=agreed.split(),
     )
 
 
@@ -232,15 +364,24 @@ def consent() -> ResponseReturnValue:
     with transaction() as db:
         person = _person(db)
         if person is None:
+            # A pushed request is used up; its client begins anew.
             return redirect(f"/oauth/authorize?{chosen['query']}", 303)
         asked = OAuthRequest(
-            db, parameters, method="GET", now=now, sign_in=person.sign_in
+            db,
+            parameters,
+            method="GET",
+            issuer=parts().issuer.url,
+            now=now,
+            sign_in=person.sign_in,
+            pushed=chosen["pushed"],
         )
+        asked.jkt = chosen["jkt"]
         try:
             grant = _server().get_consent_grant(asked, end_user=person.account)
             if form.choice.data != "allow":
                 raise AccessDeniedError(redirect_uri=parameters["redirect_uri"])
         except OAuth2Error as error:
+            _finish(parameters)
             return _authorization_error(error, parameters)
         consents.give_consent(
             db,
@@ -249,7 +390,7 @@ def consent() -> ResponseReturnValue:
             scope=chosen["scope"],
             now=now,
         )
-        _login_session().pop("reauthentication", None)
+        _finish(parameters)
         return cast(
             "Response",
             _server().create_authorization_response(
@@ -299,6 +440,22 @@ def revoke() -> ResponseReturnValue:
     return _client_request(partial(_server().create_endpoint_response, "revocation"))
 
 
+@bp.post("/oauth/introspect")
+@auth.open_route
+def introspect() -> ResponseReturnValue:
+    """Tell a client what a token is worth (RFC 7662)."""
+    return _client_request(partial(_server().create_endpoint_response, "introspection"))
+
+
+@bp.post("/oauth/par")
+@auth.open_route
+def push() -> ResponseReturnValue:
+    """Take an authorization request from a client before its browser comes (RFC 9126)."""
+    return _client_request(
+        partial(_server().create_endpoint_response, "pushed_authorization_request")
+    )
+
+
 def _client_request(respond: Callable[[OAuthRequest], Response]) -> Response:
     now = datetime.now(UTC)
     with transaction() as db:
@@ -310,7 +467,10 @@ def _client_request(respond: Callable[[OAuthRequest], Response]) -> Response:
             db,
             parameters,
             method="POST",
+            issuer=parts().issuer.url,
+            path=request.path,
             authorization=request.headers.get("Authorization"),
+            dpop=request.headers.get("DPoP"),
             now=now,
         )
         response = respond(asked)
@@ -320,7 +480,31 @@ def _client_request(respond: Callable[[OAuthRequest], Response]) -> Response:
     return response
 
 
+def _token_in_body(view: Callable[[], R]) -> Callable[[], R | Response]:
+    """Let the access token be in a posted form as well (RFC 6750 section 2.2)."""
+
+    @wraps(view)
+    def reading() -> R | Response:
+        given = request.form.getlist("access_token")
+        if given and request.method == "POST":
+            if "Authorization" in request.headers or len(given) > 1:
+                return _ambiguous_token()
+            request.environ["HTTP_AUTHORIZATION"] = f"Bearer {given[0]}"
+        return view()
+
+    return reading
+
+
+def _ambiguous_token() -> Response:
+    response = jsonify(error="invalid_request", error_description="Send one token.")
+    response.status_code = 400
+    response.headers["WWW-Authenticate"] = 'Bearer error="invalid_request"'
+    return response
+
+
 @bp.route("/oauth/userinfo", methods=["GET", "POST"])
+@auth.open_route
+@_token_in_body
 @auth.requires("openid", when_redis_down="allow")
 def userinfo() -> ResponseReturnValue:
     """Return what the token's scopes tell about the person."""
@@ -329,7 +513,9 @@ def userinfo() -> ResponseReturnValue:
         account = accounts.find_account_if_enabled(db, UUID(caller.sub))
         if account is None:
             raise auth.TokenInvalid("The account is gone.")
-        claims = tokens.person_claims(account, " ".join(caller.scopes))
+        grant = grants.find_by_access_token(db, UUID(caller.claims["jti"]))
+        named = ((grant and grant.claims) or {}).get("userinfo", ())
+        claims = tokens.person_claims(account, " ".join(caller.scopes), named)
     response = jsonify(claims)
     response.headers["Cache-Control"] = "no-store"
     return response
@@ -348,59 +534,14 @@ def jwks() -> ResponseReturnValue:
 @auth.open_route
 def openid_configuration() -> ResponseReturnValue:
     """Return the metadata of OpenID Connect Discovery 1.0."""
-    issuer = parts().issuer.url
-    return _cacheable(
-        jsonify(
-            {
-                **_metadata(issuer),
-                "userinfo_endpoint": f"{issuer}/oauth/userinfo",
-                "end_session_endpoint": f"{issuer}/oauth/end_session",
-                "backchannel_logout_supported": True,
-                "backchannel_logout_session_supported": True,
-                "subject_types_supported": ["public"],
-                "id_token_signing_alg_values_supported": [keys.ID_ALG],
-                "claim_types_supported": ["normal"],
-                "claims_supported": [
-                    *("iss", "sub", "aud", "exp", "iat", "auth_time", "nonce"),
-                    *("amr", "at_hash", "sid", "name", "updated_at"),
-                    *("email", "email_verified"),
-                ],
-                "claims_parameter_supported": False,
-                "request_parameter_supported": False,
-                "request_uri_parameter_supported": False,
-                "prompt_values_supported": sorted(oauth.PROMPTS),
-            }
-        )
-    )
+    return _cacheable(jsonify(metadata.provider(parts().issuer.url)))
 
 
 @bp.get("/.well-known/oauth-authorization-server")
 @auth.open_route
 def authorization_server() -> ResponseReturnValue:
     """Return the metadata of RFC 8414."""
-    return _cacheable(jsonify(_metadata(parts().issuer.url)))
-
-
-def _metadata(issuer: str) -> dict[str, Any]:
-    return {
-        "issuer": issuer,
-        "authorization_endpoint": f"{issuer}/oauth/authorize",
-        "token_endpoint": f"{issuer}/oauth/token",
-        "revocation_endpoint": f"{issuer}/oauth/revoke",
-        "jwks_uri": f"{issuer}/.well-known/jwks.json",
-        "scopes_supported": [*accounts.IDENTITY_SCOPES, *accounts.API_SCOPES],
-        "response_types_supported": list(oauth.RESPONSE_TYPES),
-        "response_modes_supported": ["query"],
-        "grant_types_supported": [
-            "authorization_code",
-            "refresh_token",
-            "client_credentials",
-        ],
-        "token_endpoint_auth_methods_supported": AUTH_METHODS,
-        "revocation_endpoint_auth_methods_supported": AUTH_METHODS,
-        "code_challenge_methods_supported": ["S256"],
-        "authorization_response_iss_parameter_supported": True,
-    }
+    return _cacheable(jsonify(metadata.server(parts().issuer.url)))
 
 
 def _cacheable(response: Response) -> Response:

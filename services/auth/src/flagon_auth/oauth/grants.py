@@ -34,9 +34,11 @@ from flagon_auth.models import (
     TokenGrant,
 )
 
+from . import dpop
 from .requests import ClientView, OAuthRequest, max_age, prompts, refuse_unsupported
 
-AUTH_METHODS = ["client_secret_basic", "client_secret_post", "none"]
+AUTH_METHODS = ["client_secret_basic", "client_secret_post", "private_key_jwt", "none"]
+CONFIDENTIAL_METHODS = AUTH_METHODS[:-1]
 
 # PKCE's S256 challenge is 32 bytes in base64url.
 _CHALLENGE = re.compile(r"\A[A-Za-z0-9_-]{43}\Z")
@@ -90,6 +92,8 @@ class AuthorizationCodeGrant(stock.AuthorizationCodeGrant):  # type: ignore[misc
             refuse_unsupported(self.request.payload.data)
             prompts(self.request)
             max_age(self.request)
+            _ = self.request.wanted
+            dpop.asked_key(self.request)
         except OAuth2Error as error:
             error.redirect_uri = redirect_uri
             raise
@@ -112,7 +116,10 @@ class AuthorizationCodeGrant(stock.AuthorizationCodeGrant):  # type: ignore[misc
             sid=sign_in.sid,
             auth_time=sign_in.auth_time,
             amr=sign_in.amr,
+            acr=sign_in.acr,
             code=code,
+            dpop_jkt=dpop.asked_key(request),
+            claims=granted_claims(request),
             now=request.now,
         )
 
@@ -139,8 +146,9 @@ class AuthorizationCodeGrant(stock.AuthorizationCodeGrant):  # type: ignore[misc
     ) -> dict[str, Any]:
         """Return the answer that the code is worth."""
         code: AuthorizationCode = self.request.authorization_code.row
+        dpop.bind(self.request, code.grant, code.dpop_jkt)
         grants.use_code(code, now=self.request.now)
-        answer = _token_answer(
+        answer = token_answer(
             self.request,
             self.server.issuer,
             user,
@@ -209,7 +217,8 @@ class RefreshTokenGrant(stock.RefreshTokenGrant):  # type: ignore[misc]
     def generate_token(self, user: Account, scope: str, **_: object) -> dict[str, Any]:
         """Return the answer: new tokens with what the roles allow today."""
         used: RefreshToken = self.request.refresh_token.row
-        answer = _token_answer(
+        dpop.bind(self.request, used.grant)
+        answer = token_answer(
             self.request, self.server.issuer, user, used.grant, scope=scope
         )
         answer["refresh_token"] = grants.rotate(
@@ -243,7 +252,7 @@ class RefreshView:
 class ClientCredentialsGrant(stock.ClientCredentialsGrant):  # type: ignore[misc]
     """A service acts for itself."""
 
-    TOKEN_ENDPOINT_AUTH_METHODS: ClassVar = AUTH_METHODS[:2]
+    TOKEN_ENDPOINT_AUTH_METHODS: ClassVar = CONFIDENTIAL_METHODS
 
     def generate_token(self, scope: str | None = None, **_: object) -> dict[str, Any]:
         """Return the answer for the scopes that the client is registered for."""
@@ -256,9 +265,10 @@ class ClientCredentialsGrant(stock.ClientCredentialsGrant):  # type: ignore[misc
             self.server.issuer,
             client_id=client.id,
             scope=granted,
+            jkt=self.request.jkt,
             now=self.request.now,
         )
-        return _bearer(self.server.issuer, token, granted)
+        return _answer(self.request, self.server.issuer, token, granted)
 
 
 def final_scope(request: OAuthRequest) -> str:
@@ -275,7 +285,21 @@ def final_scope(request: OAuthRequest) -> str:
     return scope
 
 
-def _token_answer(
+def granted_claims(request: OAuthRequest) -> dict[str, list[str]]:
+    """Return the single claims that the client may know, by where they go.
+
+    They are worth the scope that would bring them: the client must be registered for
+    it, and people are asked about it.
+    """
+    registered = set(request.client.row.scope.split())
+    found = {
+        place: [name for name in names if tokens.CLAIM_SCOPES[name] in registered]
+        for place, names in request.wanted.names.items()
+    }
+    return {place: names for place, names in found.items() if names}
+
+
+def token_answer(
     request: OAuthRequest,
     issuer: Issuer,
     account: Account,
@@ -284,6 +308,10 @@ def _token_answer(
     scope: str,
     nonce: str | None = None,
 ) -> dict[str, Any]:
+    """Return the tokens of a grant that was bound (`dpop.bind`) before.
+
+    :raises InvalidScopeError: the roles of the account allow nothing of it any more.
+    """
     scope = grants.allowed_scope(scope, request.client.row, account.roles)
     if not scope:
         raise InvalidScopeError
@@ -293,9 +321,10 @@ def _token_answer(
         account=account,
         grant=grant,
         scope=scope,
+        jkt=request.jkt,
         now=request.now,
     )
-    answer = _bearer(issuer, token, scope)
+    answer = _answer(request, issuer, token, scope)
     if "openid" in scope.split():
         answer["id_token"] = tokens.id_token(
             request.session,
@@ -304,15 +333,18 @@ def _token_answer(
             grant=grant,
             scope=scope,
             access_token=token,
+            alg=request.client.row.id_token_signed_response_alg,
             nonce=nonce,
             now=request.now,
         )
     return answer
 
 
-def _bearer(issuer: Issuer, token: str, scope: str) -> dict[str, Any]:
+def _answer(
+    request: OAuthRequest, issuer: Issuer, token: str, scope: str
+) -> dict[str, Any]:
     return {
-        "token_type": "Bearer",
+        "token_type": "DPoP" if request.jkt else "Bearer",
         "access_token": token,
         "expires_in": issuer.access_seconds,
         "scope": scope,

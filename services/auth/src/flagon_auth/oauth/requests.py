@@ -22,12 +22,16 @@ from werkzeug.datastructures import MultiDict
 from flagon_auth.domain import clients, tokens
 from flagon_auth.models import Client
 
+from . import assertions, claims
+from .claims import Wanted
+
 RESPONSE_TYPES = ("code",)
 PROMPTS = frozenset({"none", "login", "consent", "select_account"})
 
 # Postgres stores no NUL, and no honest parameter holds another control character.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _VALUE_LENGTH_MAX = 4096
+_ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class SignIn:
     sid: str
     auth_time: datetime
     amr: list[str]
+    acr: str
 
 
 class Payload(OAuth2Payload):  # type: ignore[misc]
@@ -60,6 +65,10 @@ class OAuthRequest(OAuth2Request):  # type: ignore[misc]
     """One request, the transaction it runs in and what must be refused after it.
 
     :param session: open until the answer is made.
+    :param issuer: our own name: where the request went is told from it.
+    :param path: where the client sent it.
+    :param dpop: the header of that name (RFC 9449).
+    :param pushed: whether the client pushed it ahead (RFC 9126).
     """
 
     def __init__(
@@ -68,9 +77,13 @@ class OAuthRequest(OAuth2Request):  # type: ignore[misc]
         parameters: MultiDict[str, str],
         *,
         method: str,
+        issuer: str,
+        path: str = "/oauth/authorize",
         authorization: str | None = None,
+        dpop: str | None = None,
         now: datetime,
         sign_in: SignIn | None = None,
+        pushed: bool = False,
     ) -> None:
         headers = {"Authorization": authorization} if authorization else {}
         # Authlib insists on https here. The gateway ends TLS, and `Settings` decides
@@ -80,7 +93,20 @@ class OAuthRequest(OAuth2Request):  # type: ignore[misc]
         self.session = session
         self.now = now
         self.sign_in = sign_in
+        self.address = issuer + path
+        self.audiences = {issuer, f"{issuer}/oauth/token", self.address}
+        """What an assertion for this request may name as its audience."""
+        self.dpop = dpop
+        self.jkt: str | None = None
+        """Thumbprint of the key that was proven, or that the code shall be bound to."""
+        self.pushed = pushed
         self.spent: list[tokens.Spent] = []
+
+    @property
+    def wanted(self) -> Wanted:
+        """What the client wants to know, and how sure it wants to be."""
+        asked = self.payload.data
+        return claims.read(asked.get("claims"), asked.get("acr_values"))
 
     @property
     def args(self) -> MultiDict[str, str]:
@@ -141,9 +167,12 @@ def token_parameters(request: Request) -> MultiDict[str, str]:
         raise InvalidRequestError("Parameters in the address are not read.")
     parameters = request.form
     _refuse_ambiguous(parameters)
-    if "Authorization" in request.headers and (
-        "client_secret" in parameters or "client_assertion" in parameters
-    ):
+    ways = [
+        "Authorization" in request.headers,
+        "client_secret" in parameters,
+        "client_assertion" in parameters or "client_assertion_type" in parameters,
+    ]
+    if sum(ways) > 1:
         raise InvalidRequestError("Authenticate the client in one way only.")
     return parameters
 
@@ -191,23 +220,49 @@ def error_with(error: str, description: str, request: OAuthRequest) -> OAuth2Err
 
 
 def find_client(request: OAuthRequest, client_id: str | None) -> ClientView | None:
-    """Return the client, if there is one; any text is safe to ask for."""
+    """Return the client, if there is one and it may do anything."""
     row = clients.find_client(request.session, client_id or "")
-    return ClientView(row) if row else None
+    return ClientView(row) if row and not row.disabled else None
 
 
-def credentials(request: OAuthRequest) -> tuple[str, list[str], str]:
-    """Return the client's id, what may be its secret, and how it authenticates."""
+@dataclass(frozen=True)
+class Credentials:
+    """What a client says about itself, to be checked."""
+
+    client_id: str
+    method: str
+    """How it authenticates, by the name that RFC 7591 has for it."""
+    secrets: tuple[str, ...] = ()
+    """What may be its secret."""
+    assertion: str = ""
+
+
+def credentials(request: OAuthRequest) -> Credentials:
+    """Return how the client authenticates, and by what.
+
+    :raises OAuth2Error: it contradicts itself, or nobody can read it.
+    """
     header = request.headers.get("Authorization")
     given_id = request.form.get("client_id", "")
     if header is not None:
         client_id, candidates = _basic(header)
         if given_id not in {"", client_id}:
             raise InvalidRequestError("The client_id is not the authenticated one.")
-        return client_id, candidates, "client_secret_basic"
+        return Credentials(client_id, "client_secret_basic", tuple(candidates))
     if "client_secret" in request.form:
-        return given_id, [request.form["client_secret"]], "client_secret_post"
-    return given_id, [], "none"
+        secret = request.form["client_secret"]
+        return Credentials(given_id, "client_secret_post", (secret,))
+    if "client_assertion_type" in request.form or "client_assertion" in request.form:
+        if request.form.get("client_assertion_type") != _ASSERTION_TYPE:
+            raise InvalidRequestError(
+                "The client_assertion_type is not the JWT bearer."
+            )
+        assertion = request.form.get("client_assertion", "")
+        client_id = assertions.subject(assertion)
+        if given_id not in {"", client_id}:
+            raise InvalidRequestError("The client_id is not the authenticated one.")
+        return Credentials(client_id, "private_key_jwt", assertion=assertion)
+    return Credentials(given_id, "none")
 
 
 def _basic(header: str) -> tuple[str, list[str]]:

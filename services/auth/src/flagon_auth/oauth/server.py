@@ -19,6 +19,7 @@ from flask.json import dumps
 from flagon_auth.domain import clients, grants, tokens
 from flagon_auth.domain.tokens import Issuer
 
+from . import assertions, dpop
 from .grants import (
     AUTH_METHODS,
     AuthorizationCodeGrant,
@@ -26,6 +27,8 @@ from .grants import (
     CodeChallenge,
     RefreshTokenGrant,
 )
+from .introspection import IntrospectionEndpoint
+from .par import PushEndpoint
 from .requests import (
     RESPONSE_TYPES,
     ClientView,
@@ -33,6 +36,8 @@ from .requests import (
     credentials,
     find_client,
 )
+
+_BOUND_ENDPOINTS = {"token", PushEndpoint.ENDPOINT_NAME}
 
 
 class RevocationEndpoint(StockRevocationEndpoint):  # type: ignore[misc]
@@ -88,6 +93,8 @@ class Server(AuthorizationServer):  # type: ignore[misc]
         self.register_grant(RefreshTokenGrant)
         self.register_grant(ClientCredentialsGrant)
         self.register_endpoint(RevocationEndpoint)
+        self.register_endpoint(IntrospectionEndpoint)
+        self.register_endpoint(PushEndpoint)
         self._issuer_parameter = IssuerParameter(issuer.url)
         self.register_extension(self._issuer_parameter)
 
@@ -107,6 +114,10 @@ class Server(AuthorizationServer):  # type: ignore[misc]
         uri = AuthorizationCodeGrant.validate_authorization_redirect_uri(
             request, client
         )
+        if client.row.require_pushed_authorization_requests and not request.pushed:
+            raise InvalidRequestError(
+                "This client must push its requests (RFC 9126).", redirect_uri=uri
+            )
         if asked.get("response_type") not in RESPONSE_TYPES:
             raise OAuth2Error(
                 "The response_type must be code.",
@@ -132,23 +143,32 @@ class Server(AuthorizationServer):  # type: ignore[misc]
         return grant
 
     def authenticate_client(
-        self, request: OAuthRequest, methods: list[str], _endpoint: str = "token"
+        self, request: OAuthRequest, methods: list[str], endpoint: str = "token"
     ) -> ClientView:
         """Return the client, which has proved who it is if it can.
 
         A wrong secret and an unknown client get the same answer after the same work.
+        Where tokens are given or prepared the proof of their key is read as well.
         """
-        client_id, candidates, method = credentials(request)
-        client = find_client(request, client_id)
+        given = credentials(request)
+        client = find_client(request, given.client_id)
         row = client.row if client else None
-        proved = clients.secret_matches(row, *candidates, now=request.now)
-        if method == "none":
-            proved = row is not None and row.secret_hash is None
-        if client is None or not proved or method not in methods:
+        proved = clients.secret_matches(row, *given.secrets, now=request.now)
+        if row is not None and given.method == "private_key_jwt":
+            proved = assertions.proves(request, row, given.assertion)
+        elif row is not None and given.method == "none":
+            proved = clients.is_public(row)
+        # By the way that it registered and by no other: an attacker would choose.
+        registered = row is not None and clients.uses_method(row, given.method)
+        allowed = registered and given.method in methods
+        if client is None or not proved or not allowed:
             raise InvalidClientError(
                 "The client could not be authenticated.", status_code=401
             )
-        request.auth_method = method
+        request.client = client
+        request.auth_method = given.method
+        if endpoint in _BOUND_ENDPOINTS:
+            dpop.require_key(request, client.row)
         return client
 
     def save_token(self, _token: dict[str, Any], _request: OAuthRequest) -> None:
