@@ -2,6 +2,7 @@ import base64
 import hashlib
 import json
 import re
+import threading
 from datetime import UTC, datetime
 from html import unescape
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -153,6 +154,15 @@ def fresh_app(make_database, redis_url):
     app = quick(create_app(make_settings(url, redis_url)))
     register_clients(app)
     yield app
+    close(app)
+
+
+def close(app):
+    """End what works beside the requests, then the connections to the database."""
+    app.extensions["flagon.denylist"].close()
+    for thread in threading.enumerate():
+        if thread.name == "jwks":
+            thread.join(10)
     app.extensions["flagon.sessions"].kw["bind"].dispose()
 
 

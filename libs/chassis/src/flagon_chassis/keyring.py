@@ -82,7 +82,7 @@ class KeyRing:
 
         For whoever knows that they changed; what a stranger sends must never lead here.
         """
-        threading.Thread(target=self._refetch, daemon=True).start()
+        threading.Thread(target=self._refetch, name="jwks", daemon=True).start()
 
     def _refresh_beside(self) -> None:
         if self._beside.acquire(blocking=False):

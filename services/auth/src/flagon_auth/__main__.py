@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from flagon_chassis import server
 
@@ -14,7 +15,11 @@ def main(command: str) -> None:
     """Run one command until it ends or SIGTERM comes."""
     settings = Settings()
     if command == "serve":
-        server.serve(settings, "flagon_auth.app:create_app()")
+        server.serve(
+            settings,
+            "flagon_auth.app:create_app()",
+            options={"post_worker_init": _keep},
+        )
     elif command == "relay":
         # Only here: the relay needs neither gunicorn nor the web app.
         from flagon_chassis import relay  # noqa: PLC0415
@@ -26,6 +31,13 @@ def main(command: str) -> None:
         db.migrate(settings, MIGRATIONS)
     else:
         sys.exit(f"Unknown command {command}: use serve, relay or migrate.")
+
+
+def _keep(worker: Any) -> None:  # noqa: ANN401 (gunicorn has no types)
+    """Let each process look after the signing keys; a lock picks one of them."""
+    from . import keeper  # noqa: PLC0415 (imports the app's libraries)
+
+    keeper.start(worker.wsgi)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from .clients import (
 )
 from .clients.providers import read_providers
 from .domain import keys
+from .domain.devices import UserCodes
 from .domain.email_tokens import Linker
 from .domain.passwords import Breached, Hasher
 from .domain.tokens import Issuer
@@ -72,6 +73,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     limiter = limits.init_app(app, settings)
     for view in (
         *(endpoints.token, endpoints.revoke, endpoints.introspect, endpoints.push),
+        endpoints.authorize_device,
         endpoints.jwks,
     ):
         # Our own services ask for everybody and from one address; what strangers send
@@ -144,6 +146,13 @@ def _parts(app: Flask, settings: Settings) -> Parts:
             wait_seconds=settings.hash_wait_seconds,
             breached=Breached(settings.breached_passwords_dir),
         ),
+        user_codes=UserCodes(
+            hmac.digest(
+                settings.secret_key.get_secret_value().encode(),
+                b"device user codes",
+                "sha256",
+            )
+        ),
         linker=Linker(
             hmac.digest(
                 settings.secret_key.get_secret_value().encode(), b"mail links", "sha256"
@@ -199,6 +208,7 @@ def _guard_forms(app: Flask) -> None:
     # Clients, not forms: they authenticate themselves, and no cookie counts there.
     for view in (
         *(endpoints.token, endpoints.revoke, endpoints.introspect, endpoints.push),
+        endpoints.authorize_device,
         endpoints.userinfo,
     ):
         guard.exempt(view)

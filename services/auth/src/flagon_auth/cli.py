@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from flagon_chassis.db import transaction
 from flagon_chassis.errors import Failure
 
+from . import keeper
 from .clients import parts
 from .domain import accounts, audit, clients, grants, keys
 from .domain.clients import Registration
@@ -277,17 +278,28 @@ def grant_role(email: str, role: str) -> None:
 @click.option("--now", "at_once", is_flag=True, help="Do not wait for verifiers.")
 def rotate_keys(at_once: bool) -> None:
     """Let the next keys sign and publish new ones."""
-    issuer = parts().issuer
+    for key in keeper.rotate_keys(actor="cli", at_once=at_once, now=_now()):
+        _say_key(key)
+
+
+@keys_group.command("drop")
+@click.argument("kid")
+def drop_key(kid: str) -> None:
+    """Refuse all that a stolen key signed, everywhere, within seconds."""
+    _say_key(keeper.drop_key(kid, actor="cli", now=_now()))
+
+
+@keys_group.command("retire")
+def retire_keys() -> None:
+    """Take out keys whose tokens have all expired; auth does so by itself, too."""
     with transaction() as db:
-        rotated = keys.rotate_keys(
-            db,
-            issuer.sealer,
-            access_seconds=issuer.access_seconds,
-            now=_now(),
-            at_once=at_once,
-        )
-        for key in rotated:
-            _say_key(key)
+        _say({"retired": keys.retire_keys(db, now=_now())})
+
+
+@keys_group.command("reseal")
+def reseal_keys() -> None:
+    """Encrypt all that is stored sealed under the present AUTH_KEY_ENCRYPTION_KEY."""
+    _say(keeper.reseal())
 
 
 @keys_group.command("list")
@@ -332,16 +344,21 @@ def list_audit_log(limit: int) -> None:
 
 
 def _say_key(key: SigningKey) -> None:
-    retire_at = key.retire_at.isoformat() if key.retire_at else None
     _say(
         {
             "kid": key.kid,
             "alg": key.alg,
             "state": key.state,
             "created_at": key.created_at.isoformat(),
-            "retire_at": retire_at,
+            "activated_at": _said(key.activated_at),
+            "retire_at": _said(key.retire_at),
+            "dropped_at": _said(key.dropped_at),
         }
     )
+
+
+def _said(when: datetime | None) -> str | None:
+    return when.isoformat() if when else None
 
 
 def _say(line: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ import redis
 from flask import current_app
 
 from flagon_auth.domain.keys import Plan
+from flagon_auth.domain.devices import UserCodes
 from flagon_auth.domain.email_tokens import Linker
 from flagon_auth.domain.passwords import Hasher
 from flagon_auth.domain.tokens import Issuer, Spent
@@ -47,6 +48,7 @@ class Parts:
     plan: Plan
     guesses: Guesses
     linker: Linker
+    user_codes: UserCodes
     social: Social
 
     def end_session(self, sid: str, spent: list[Spent], *, now: datetime) -> None:

@@ -191,6 +191,18 @@ def _matching_step(secret: bytes, code: str, *, now: datetime, after: int = -1) 
     return matches[0]
 
 
+def reseal(session: Session, sealer: Sealer) -> int:
+    """Encrypt every secret under the present key-encryption key; return how many.
+
+    Safe to repeat.
+    """
+    rows = list(session.scalars(select(TotpCredential).with_for_update()))
+    for row in rows:
+        row.secret_sealed = sealer.reseal(_purpose(row.account_id), row.secret_sealed)
+    session.flush()
+    return len(rows)
+
+
 def _opened(sealer: Sealer, row: TotpCredential) -> bytes:
     return sealer.open(_purpose(row.account_id), row.secret_sealed)
 
