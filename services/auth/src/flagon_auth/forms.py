@@ -1,7 +1,14 @@
 """The forms of the hosted pages; each carries a CSRF token."""
 
 from flask_wtf import FlaskForm
-from wtforms import EmailField, HiddenField, PasswordField, StringField
+from wtforms import (
+    EmailField,
+    HiddenField,
+    PasswordField,
+    SelectField,
+    SelectMultipleField,
+    StringField,
+)
 from wtforms.validators import DataRequired, Length
 
 from .domain.passkeys import CREDENTIAL_LENGTH_MAX, NAME_LENGTH_MAX
@@ -55,6 +62,13 @@ class ActionForm(Form):
     choice = HiddenField()
 
 
+class SocialForm(Form):
+    """A button that leads to an outside provider."""
+
+    next = HiddenField()
+    purpose = HiddenField()
+
+
 class ProofForm(Form):
     """One more proof of who somebody is, in whichever way they have."""
 
@@ -78,3 +92,23 @@ class FactorForm(Form):
 
     code = StringField(_("Code"), validators=[Length(max=32)])
     next = HiddenField()
+
+
+class ApiKeyForm(Form):
+    """A new API key."""
+
+    name = StringField(_("Name"), validators=[DataRequired(), Length(max=100)])
+    scopes = SelectMultipleField(
+        _("It may …"), validators=[DataRequired(_("Choose what the key may do."))]
+    )
+    days = SelectField(
+        _("It works for"),
+        coerce=int,
+        choices=[
+            (7, _("a week")),
+            (30, _("a month")),
+            (90, _("three months")),
+            (365, _("a year")),
+        ],
+        default=90,
+    )
