@@ -29,6 +29,7 @@ from .sessions import (
     count_login,
     login_session,
     record,
+    record_and_tell,
 )
 from .showing import allow_onward, too_many
 
@@ -169,7 +170,7 @@ def _prove_by_recovery_code(account: Account, code: str) -> list[str]:
     ):
         now = datetime.now(UTC)
         left = recovery.use_code(db, account.id, code, now=now)
-        record(db, "recovery_code_used", account_id=account.id, now=now, left=left)
+        record_and_tell(db, account, "recovery_code_used", now=now, left=left)
     guess.right()
     if left <= recovery.FEW:
         g.few_codes = left
@@ -208,22 +209,27 @@ def _prove_by_password(account: Account, password: str) -> list[str]:
     return ["pwd"]
 
 
+def tell_of_copy(refused: PasskeyCloned) -> None:
+    """Record that somebody uses a copy of a passkey, and mail its owner."""
+    log.warning("passkey_copied", passkey=str(refused.passkey_id))
+    with transaction() as db:
+        record_and_tell(
+            db,
+            accounts.find_account(db, refused.account_id),
+            "passkey_refused",
+            now=datetime.now(UTC),
+            passkey=str(refused.passkey_id),
+            reason="its counter went backwards",
+        )
+
+
 def _remember_refusal(account: Account, purpose: str, refused: Exception) -> None:
+    if isinstance(refused, PasskeyCloned):
+        tell_of_copy(refused)
+        return
     now = datetime.now(UTC)
     with transaction() as db:
-        if isinstance(refused, PasskeyCloned):
-            record(
-                db,
-                "passkey_refused",
-                account_id=account.id,
-                now=now,
-                passkey=str(refused.passkey_id),
-                reason="its counter went backwards",
-            )
-        else:
-            record(
-                db, "second_step_refused", account_id=account.id, now=now, step=purpose
-            )
+        record(db, "second_step_refused", account_id=account.id, now=now, step=purpose)
     log.info("second_step_refused", sub=str(account.id), step=purpose)
 
 

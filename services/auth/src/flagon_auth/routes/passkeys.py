@@ -25,12 +25,13 @@ from flagon_chassis import auth
 from flagon_chassis.db import transaction
 
 from .challenges import new_challenge, party, take_challenge
+from .mfa import tell_of_copy
 from .sessions import (
     FRESH_SECONDS,
     count_login,
     first_factor_passed,
     fresh_sign_in,
-    record,
+    record_and_tell,
 )
 from .showing import too_many
 from .sign_in import sign_in_page
@@ -86,17 +87,9 @@ def _sign_in_again(onward: str, told: str, status: int) -> ResponseReturnValue:
 
 
 def _remember_refusal(refused: PasskeyRefused) -> None:
-    log.info("passkey_refused", cloned=isinstance(refused, PasskeyCloned))
+    log.info("passkey_refused")
     if isinstance(refused, PasskeyCloned):
-        with transaction() as db:
-            record(
-                db,
-                "passkey_refused",
-                account_id=refused.account_id,
-                now=datetime.now(UTC),
-                passkey=str(refused.passkey_id),
-                reason="its counter went backwards",
-            )
+        tell_of_copy(refused)
 
 
 @bp.get(LIST)
@@ -145,12 +138,8 @@ def add_passkey() -> ResponseReturnValue:
                 now=now,
             )
             codes = recovery.replace_codes(db, account.id, now=now) if first else []
-            record(
-                db,
-                "passkey_added",
-                account_id=account.id,
-                now=now,
-                passkey=str(added.id),
+            record_and_tell(
+                db, account, "passkey_added", now=now, passkey=str(added.id)
             )
     except PasskeyTaken:
         form.form_errors = [_("This passkey has been added before.")]
@@ -213,12 +202,8 @@ def remove_passkey(passkey_id: UUID) -> ResponseReturnValue:
     with transaction() as db:
         passkeys.remove_passkey(db, account.id, passkey_id)
         forget_factors_if_last(db, account)
-        record(
-            db,
-            "passkey_removed",
-            account_id=account.id,
-            now=now,
-            passkey=str(passkey_id),
+        record_and_tell(
+            db, account, "passkey_removed", now=now, passkey=str(passkey_id)
         )
     flash(_("The passkey was removed. Delete it on your device as well."))
     return redirect(LIST, 303)

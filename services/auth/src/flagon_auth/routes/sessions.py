@@ -12,8 +12,9 @@ from flask_login import UserMixin, current_user, login_user
 from sqlalchemy.orm import Session
 
 from flagon_auth.clients import LoginSession, parts
-from flagon_auth.domain import accounts, audit, factors, grants
+from flagon_auth.domain import accounts, audit, factors, grants, mails
 from flagon_auth.domain.addresses import HOME, safe_next
+from flagon_auth.i18n import language
 from flagon_auth.models import Account
 from flagon_chassis import metrics
 from flagon_chassis.db import transaction
@@ -180,6 +181,21 @@ def record(
         now=now,
         **details,
     )
+
+
+def record_and_tell(
+    db: Session,
+    account: Account,
+    action: str,
+    *,
+    now: datetime,
+    **details: object,
+) -> None:
+    """Add a change of how the account signs in to the audit log, and mail its owner."""
+    mails.send(
+        db, account, "security_changed", locale=language(), now=now, action=action
+    )
+    record(db, action, account_id=account.id, now=now, **details)
 
 
 def count_login(outcome: str) -> None:

@@ -22,7 +22,7 @@ from flagon_auth.models import Account
 from flagon_chassis import auth
 from flagon_chassis.db import transaction
 
-from .sessions import FRESH_SECONDS, add_factor, fresh_sign_in, record
+from .sessions import FRESH_SECONDS, add_factor, fresh_sign_in, record_and_tell
 from .showing import allow_onward, too_many
 
 bp = APIBlueprint("two_factor", __name__, enable_openapi=False)
@@ -115,7 +115,7 @@ def confirm_totp() -> ResponseReturnValue:
                 db, parts().issuer.sealer, account.id, form.code.data or "", now=now
             )
             codes = recovery.replace_codes(db, account.id, now=now) if first else []
-            record(db, "totp_enabled", account_id=account.id, now=now)
+            record_and_tell(db, account, "totp_enabled", now=now)
     except TooManyAttempts as slow:
         form.form_errors = [too_many(slow)]
         return _set_up_page(form, status=429)
@@ -145,7 +145,7 @@ def remove_totp() -> ResponseReturnValue:
         removed = totp.remove_totp(db, account.id)
         if removed:
             forget_factors_if_last(db, account)
-            record(db, "totp_disabled", account_id=account.id, now=now)
+            record_and_tell(db, account, "totp_disabled", now=now)
     if removed:
         flash(_("The authenticator app is removed. You can delete it there as well."))
     return redirect(PAGE, 303)
@@ -163,7 +163,7 @@ def replace_recovery_codes() -> ResponseReturnValue:
         if not factors.find_factors(db, account.id).second_step:
             return redirect(PAGE, 303)
         codes = recovery.replace_codes(db, account.id, now=now)
-        record(db, "recovery_codes_replaced", account_id=account.id, now=now)
+        record_and_tell(db, account, "recovery_codes_replaced", now=now)
     return show_new_codes(codes, PAGE)
 
 
