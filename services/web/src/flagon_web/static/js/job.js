@@ -46,7 +46,7 @@ if (!finished()) {
   line = follow([`jobs/${id}`], {
     onEvent: (type, job) => { if (type.includes(".job.")) update(job); },
     onGap: renewAndMaybeStop,
+    // Between the page being made and the stream being open something may have happened.
+    fresh: false,
   });
-  // Between the page being made and the stream being open something may have happened.
-  setTimeout(renewAndMaybeStop, 1200);
 }

@@ -21,13 +21,14 @@ const LONGEST_PAUSE_MS = 15_000;
 //   onEvent(type, data): data is the resource, as the API shows it.
 //   onGap(): events were missed; what the page shows must be read again.
 //   Without a connection onGap is called every few seconds: the page polls.
-export function follow(topics, { onEvent, onGap }) {
+//   fresh: false calls onGap as soon as the stream is open for the first time.
+export function follow(topics, { onEvent, onGap, fresh = true }) {
   let source = null;
   let last = "";
   let pause = 1_000;
   let timers = { retry: 0, lost: 0, poll: 0, hidden: 0 };
   let stopped = false;
-  let missed = false;
+  let missed = !fresh;
 
   function show(state) {
     for (const element of document.querySelectorAll("[data-live]")) {
