@@ -14,6 +14,10 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "e2e")]
 
 from harness.stack import running  # noqa: E402
 from people import Person, chromium, chromium_path  # noqa: E402
+from playwright.sync_api import expect  # noqa: E402
+
+# What surely happens, on the busiest machine; no promise of ours.
+expect.set_options(timeout=120_000)
 
 
 @pytest.fixture(scope="session")

@@ -52,7 +52,7 @@ class Person:
         self.context = browser.new_context(
             base_url=url, ignore_https_errors=True, **options
         )
-        self.context.set_default_timeout(15_000)
+        self.context.set_default_timeout(60_000)
         self.context.add_init_script(WATCH)
         self.page = self.tab()
 
