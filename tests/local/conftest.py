@@ -201,7 +201,9 @@ def start_gateway(folder: Path, upstream: Upstream, **changes: str):
         folder=folder,
         upstream=upstream,
         log=folder / "access.log",
-        client=httpx2.Client(base_url=f"http://127.0.0.1:{base}", trust_env=False),
+        client=httpx2.Client(
+            base_url=f"http://127.0.0.1:{base}", trust_env=False, timeout=60
+        ),
         port=base,
     )
     try:
@@ -209,7 +211,7 @@ def start_gateway(folder: Path, upstream: Upstream, **changes: str):
     finally:
         gateway.client.close()
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 @contextmanager

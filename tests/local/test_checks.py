@@ -109,7 +109,7 @@ class TestLauncher:
         process = subprocess.Popen(
             [sys.executable, "-c", code], cwd=folder, process_group=0
         )
-        process.wait(10)
+        process.wait(60)
         return process.pid
 
     def test_ends_what_a_killed_process_left(self, tmp_path):

@@ -78,7 +78,7 @@ def serve(folder):
 
     yield connect
     process.terminate()
-    process.wait(10)
+    process.wait(60)
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ class Server:
 
     def stop(self, *, hard=False):
         (self.process.kill if hard else self.process.terminate)()
-        self.process.wait(10)
+        self.process.wait(60)
 
     def connect(self, user):
         return redis.Redis(
@@ -139,7 +139,7 @@ class TestUsers:
     def test_celery_may_listen_to_its_commands(self, as_user):
         with as_user("worker").pubsub() as listener:
             listener.psubscribe("worker:/0.celery.pidbox")
-            assert listener.get_message(timeout=2)["type"] == "psubscribe"
+            assert listener.get_message(timeout=60)["type"] == "psubscribe"
 
 
 class TestRestart:
