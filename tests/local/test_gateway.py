@@ -712,6 +712,72 @@ class TestLimits:
         assert tries[-1].headers["content-type"] == "application/problem+json"
         assert tries[-1].headers["retry-after"] == "1"
 
+    @pytest.mark.parametrize(
+        "path",
+        ["/login", "/register", "/password/forgot", "/device", "/social/acme/start"],
+    )
+    def test_every_form_of_auth_counts(self, tmp_path, path):
+        slow = {"GATEWAY_SIGN_IN_RATE": "1r/m", "GATEWAY_SIGN_IN_BURST": "1"}
+
+        with (
+            stand_in() as upstream,
+            start_gateway(tmp_path, upstream, **slow) as gateway,
+        ):
+            gateway.client.post("/login")
+            tries = [gateway.client.post(path).status_code for _ in range(2)]
+
+        assert tries == [200, 429]
+
+    def test_starts_of_device_sign_ins_are_limited(self, tmp_path):
+        slow = {"GATEWAY_SIGN_IN_RATE": "1r/m", "GATEWAY_SIGN_IN_BURST": "1"}
+
+        with (
+            stand_in() as upstream,
+            start_gateway(tmp_path, upstream, **slow) as gateway,
+        ):
+            tries = [
+                gateway.client.post(
+                    "/oauth/device_authorization", headers={"Accept": "text/html"}
+                )
+                for _ in range(3)
+            ]
+
+        assert [reply.status_code for reply in tries] == [200, 200, 429]
+        assert tries[-1].headers["content-type"] == "application/problem+json"
+
+    def test_programs_have_a_limit_of_their_own(self, tmp_path):
+        slow = {
+            "GATEWAY_SIGN_IN_RATE": "1r/m",
+            "GATEWAY_SIGN_IN_BURST": "1",
+            "GATEWAY_TOKEN_RATE": "1r/m",
+            "GATEWAY_TOKEN_BURST": "3",
+        }
+
+        with (
+            stand_in() as upstream,
+            start_gateway(tmp_path, upstream, **slow) as gateway,
+        ):
+            tries = [
+                gateway.client.post(f"/oauth/{name}")
+                for name in ("token", "introspect", "revoke", "userinfo", "par")
+            ]
+            people = gateway.client.post("/login").status_code
+
+        assert [reply.status_code for reply in tries] == [200] * 4 + [429]
+        assert tries[-1].headers["content-type"] == "application/problem+json"
+        assert people == 200
+
+    def test_reading_pages_is_limited_as_the_apis_are(self, tmp_path):
+        slow = {"GATEWAY_API_RATE": "1r/m", "GATEWAY_API_BURST": "2"}
+
+        with (
+            stand_in() as upstream,
+            start_gateway(tmp_path, upstream, **slow) as gateway,
+        ):
+            pages = [gateway.client.get("/login").status_code for _ in range(4)]
+
+        assert pages == [200] * 3 + [429]
+
 
 class TestHeaders:
     def test_are_safe_by_default(self, gateway):

@@ -124,6 +124,8 @@ def _gateway_limits() -> dict[str, str]:
         "GATEWAY_API_BURST": "4000",
         "GATEWAY_SIGN_IN_RATE": "20r/s",
         "GATEWAY_SIGN_IN_BURST": "100",
+        "GATEWAY_TOKEN_RATE": "2000r/s",
+        "GATEWAY_TOKEN_BURST": "1000",
         "GATEWAY_STREAMS_PER_ADDRESS": "10000",
         "GATEWAY_MICRO_CACHE": "1s",
         "GATEWAY_HSTS": "",
