@@ -16,7 +16,7 @@ from flagon_auth.domain.passwords import Hasher
 from flagon_chassis.errors import Unavailable
 from flagon_chassis.metrics import REGISTRY
 
-from .conftest import PASSWORD, Browser
+from .conftest import PASSWORD, Browser, basic, token_request
 
 WRONG = "not the password at all"
 DEAD = "redis://127.0.0.1:1/0"
@@ -493,3 +493,25 @@ class TestSignIn:
             answer = browser.sign_in("eve@flagon.test", PASSWORD)
 
         assert PASSWORD not in answer.get_data(as_text=True)
+
+
+class TestClientFailures:
+    """Clients that cannot prove themselves, at every endpoint that asks them to."""
+
+    @pytest.mark.parametrize("path", ["/oauth/token", "/oauth/introspect"])
+    def test_are_slowed_down_and_harm_no_other(self, app, parts, path):
+        with patch.object(parts.guesses._attempts, "_clock", Clock()):
+            wrong = [
+                app.test_client().post(
+                    path,
+                    data={"grant_type": "client_credentials", "token": "x"},
+                    headers=basic("worker", "guess"),
+                )
+                for _ in range(52)
+            ]
+            right = token_request(app, "worker", grant_type="client_credentials")
+
+        assert [answer.status_code for answer in wrong] == [401] * 50 + [429] * 2
+        assert wrong[-1].json["error"] == "temporarily_unavailable"
+        assert wrong[-1].headers["Retry-After"] == "1"
+        assert right.status_code == 200

@@ -88,13 +88,15 @@ def rules(
         ),
         # 120 random bits: slow for one place, and nobody can slow the owner down.
         "recovery_code": Rule(place=Allowance(10, _QUARTER)),
-        # Eight letters that live for ten minutes; whose they are is not known.
-        "device_code": Rule(place=Allowance(20, _QUARTER)),
+        # Eight letters that live for ten minutes. Counted for who is signed in and types
+        # them: whose they are is not known.
+        "device_code": Rule(
+            account=Allowance(10, _QUARTER), place=Allowance(20, _QUARTER)
+        ),
         # Links in mails hold 256 bits.
         "link": Rule(place=Allowance(30, _QUARTER)),
-        # Secrets of clients and keys hold 256 bits; this is against the noise.
-        "client": Rule(pair=Allowance(20, _QUARTER), place=Allowance(100, _QUARTER)),
-        "api_key": Rule(place=Allowance(50, _QUARTER)),
+        # Secrets of clients hold 256 bits; only failures count, against the noise.
+        "client": Rule(place=Allowance(50, _QUARTER)),
         "passkey": Rule(place=Allowance(50, _QUARTER)),
         # What is not guessed, but must not be done without end either. Mails are counted
         # for their recipient as well; the last one they got still works.

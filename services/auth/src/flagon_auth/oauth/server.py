@@ -16,10 +16,12 @@ from authlib.oauth2.rfc9207 import IssuerParameter as StockIssuerParameter
 from flask import Response
 from flask.json import dumps
 
+from flagon_auth.clients import TooManyAttempts, parts
 from flagon_auth.domain import clients, grants, tokens
 from flagon_auth.domain.tokens import Issuer
 
 from . import assertions, dpop
+from .device import DeviceAuthorizationEndpoint, DeviceCodeGrant
 from .grants import (
     AUTH_METHODS,
     AuthorizationCodeGrant,
@@ -92,9 +94,11 @@ class Server(AuthorizationServer):  # type: ignore[misc]
         self.register_grant(AuthorizationCodeGrant, [CodeChallenge()])
         self.register_grant(RefreshTokenGrant)
         self.register_grant(ClientCredentialsGrant)
+        self.register_grant(DeviceCodeGrant)
         self.register_endpoint(RevocationEndpoint)
         self.register_endpoint(IntrospectionEndpoint)
         self.register_endpoint(PushEndpoint)
+        self.register_endpoint(DeviceAuthorizationEndpoint)
         self._issuer_parameter = IssuerParameter(issuer.url)
         self.register_extension(self._issuer_parameter)
 
@@ -154,14 +158,17 @@ class Server(AuthorizationServer):  # type: ignore[misc]
         client = find_client(request, given.client_id)
         row = client.row if client else None
         proved = clients.secret_matches(row, *given.secrets, now=request.now)
-        if row is not None and given.method == "private_key_jwt":
-            proved = assertions.proves(request, row, given.assertion)
+        if given.method == "private_key_jwt":
+            proved = row is not None and assertions.proves(
+                request, row, given.assertion
+            )
         elif row is not None and given.method == "none":
             proved = clients.is_public(row)
         # By the way that it registered and by no other: an attacker would choose.
         registered = row is not None and clients.uses_method(row, given.method)
         allowed = registered and given.method in methods
         if client is None or not proved or not allowed:
+            _count_failure()
             raise InvalidClientError(
                 "The client could not be authenticated.", status_code=401
             )
@@ -204,3 +211,17 @@ class _Bound:
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401 (all else is the server's)
         return getattr(self._server, name)
+
+
+def _count_failure() -> None:
+    """Count a client that could not prove itself, for the place it asks from.
+
+    Who proves itself is not counted and never has to wait: 256 bits are not guessed, so
+    this only keeps programs that go on and on from costing much.
+    """
+    try:
+        parts().guesses.fail("client")
+    except TooManyAttempts as refused:
+        raise OAuth2Error(
+            refused.detail, error="temporarily_unavailable", status_code=429
+        ) from refused
