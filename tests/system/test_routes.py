@@ -29,6 +29,7 @@ PEOPLE = {
         "/logout",
         "/register",
         "/account",
+        "/password",
         "/device",
         "/password/",
         "/verify-email",

@@ -1,12 +1,12 @@
 """Where auth is put together; the only place that sees all of it."""
 
-from datetime import timedelta
 import hmac
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import redis
-from flask import Flask, Response, g, render_template
+from flask import Flask, Response, g, render_template, request
 from flask_login import LoginManager
 from flask_wtf.csrf import CSRFError, CSRFProtect
 
@@ -36,10 +36,16 @@ from .oauth.server import Server
 from .routes import (
     account,
     api_keys,
+    apps,
+    device,
+    devices_and_sessions,
+    email,
     languages,
+    mails,
     mfa,
     notices,
     passkeys,
+    password,
     register,
     registered_clients,
     sessions,
@@ -50,7 +56,7 @@ from .routes import (
     users,
 )
 from .routes.menu import account_menu
-from .routes.showing import this_page
+from .routes.showing import moment, this_page
 from .settings import Settings
 
 
@@ -83,6 +89,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     limiter.exempt(api_keys.exchange_api_key)
     # Asked by the worker alone, for everybody.
     limiter.exempt(notices.bp)
+    limiter.exempt(mails.bp)
     # Has stricter counters of its own.
     limiter.exempt(sign_in.login)
     auth.init_app(
@@ -103,13 +110,19 @@ def create_app(settings: Settings | None = None) -> Flask:
         register.bp,
         sign_out.bp,
         account.bp,
+        devices_and_sessions.bp,
+        email.bp,
         languages.bp,
+        mails.bp,
+        password.bp,
         users.bp,
         api_keys.bp,
         api_keys.pages,
         api_keys.internal,
         registered_clients.bp,
         notices.bp,
+        device.bp,
+        apps.bp,
         social.bp,
         endpoints.bp,
     ):
@@ -119,6 +132,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_error_handler(CSRFError, _form_too_old)
     i18n.init_app(app)
     app.context_processor(_for_templates)
+    app.add_template_filter(moment)
     cli.init_app(app, settings)
     return app
 
@@ -216,7 +230,13 @@ def _guard_forms(app: Flask) -> None:
     # same request by GET, the second acts on a signed ID token or asks the person.
     guard.exempt(endpoints.authorize_by_post)
     guard.exempt(sign_out.logout)
-    for blueprint in (users.bp, api_keys.bp, registered_clients.bp, notices.bp):
+    for blueprint in (
+        users.bp,
+        api_keys.bp,
+        registered_clients.bp,
+        notices.bp,
+        mails.bp,
+    ):
         guard.exempt(blueprint)
 
 
@@ -253,7 +273,9 @@ def _protect_pages(response: Response) -> Response:
     )
     response.headers["X-Frame-Options"] = "DENY"
     # The address of these pages can hold an ID token or where a person came from.
-    response.headers["Referrer-Policy"] = "same-origin"
+    # A link from a mail is more than that: not even our own pages learn it.
+    secret = "code" in request.args
+    response.headers["Referrer-Policy"] = "no-referrer" if secret else "same-origin"
     response.headers["Cache-Control"] = "no-store"
     response.headers["Content-Language"] = i18n.language()
     return response

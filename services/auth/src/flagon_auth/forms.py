@@ -4,17 +4,17 @@ from flask_wtf import FlaskForm
 from wtforms import (
     EmailField,
     HiddenField,
+    IntegerField,
     PasswordField,
-    SelectField,
     SelectMultipleField,
     StringField,
 )
-from wtforms.validators import DataRequired, Length
+from wtforms.validators import AnyOf, DataRequired, Length
 
 from .domain.passkeys import CREDENTIAL_LENGTH_MAX, NAME_LENGTH_MAX
 from .domain.passwords import LENGTH_MAX, LENGTH_MIN
+from .i18n import LANGUAGES, language
 from .i18n import LazyText as _
-from .i18n import language
 
 
 class Form(FlaskForm):  # type: ignore[misc]
@@ -94,6 +94,10 @@ class FactorForm(Form):
     next = HiddenField()
 
 
+KEY_DAYS = (7, 30, 90, 365)
+"""How long a new API key may work; `api_keys.html` says it in words."""
+
+
 class ApiKeyForm(Form):
     """A new API key."""
 
@@ -101,14 +105,68 @@ class ApiKeyForm(Form):
     scopes = SelectMultipleField(
         _("It may …"), validators=[DataRequired(_("Choose what the key may do."))]
     )
-    days = SelectField(
-        _("It works for"),
-        coerce=int,
-        choices=[
-            (7, _("a week")),
-            (30, _("a month")),
-            (90, _("three months")),
-            (365, _("a year")),
-        ],
-        default=90,
+    days = IntegerField(_("It works for"), validators=[AnyOf(KEY_DAYS)], default=90)
+
+
+class DeviceForm(Form):
+    """The code that a device shows."""
+
+    user_code = StringField(
+        _("Code on the device"), validators=[DataRequired(), Length(max=40)]
+    )
+
+
+def _new_password(label: _) -> PasswordField:
+    return PasswordField(
+        label, validators=[DataRequired(), Length(min=LENGTH_MIN, max=LENGTH_MAX)]
+    )
+
+
+class ForgotForm(Form):
+    """Where a link to choose a new password goes."""
+
+    email = EmailField(
+        _("E-mail address"), validators=[DataRequired(), Length(max=254)]
+    )
+
+
+class LinkForm(Form):
+    """A link from a mail, to be used by pressing a button."""
+
+    code = HiddenField(validators=[Length(max=200)])
+
+
+class ResetForm(LinkForm):
+    """A new password, allowed by a link from a mail."""
+
+    password = _new_password(_("New password"))
+
+
+class PasswordForm(Form):
+    """Another password."""
+
+    present = PasswordField(_("Present password"), validators=[Length(max=1024)])
+    password = _new_password(_("New password"))
+
+
+class AddressForm(Form):
+    """Another e-mail address."""
+
+    email = EmailField(
+        _("New e-mail address"), validators=[DataRequired(), Length(max=254)]
+    )
+
+
+class ProfileForm(Form):
+    """What a person is called and which language they read."""
+
+    name = StringField(_("Name"), validators=[DataRequired(), Length(max=100)])
+    locale = SelectField(_("Language"), choices=list(LANGUAGES.items()))
+
+
+class DeleteForm(Form):
+    """The address typed once more, so that nobody deletes an account by accident."""
+
+    email = StringField(
+        _("Your e-mail address"), validators=[DataRequired(), Length(max=254)]
     )

@@ -8,9 +8,9 @@ from uuid import UUID
 import redis
 from flask import current_app
 
-from flagon_auth.domain.keys import Plan
 from flagon_auth.domain.devices import UserCodes
 from flagon_auth.domain.email_tokens import Linker
+from flagon_auth.domain.keys import Plan
 from flagon_auth.domain.passwords import Hasher
 from flagon_auth.domain.tokens import Issuer, Spent
 

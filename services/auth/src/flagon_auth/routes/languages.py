@@ -3,6 +3,7 @@
 from apiflask import APIBlueprint
 from flask import abort, redirect, request
 from flask.typing import ResponseReturnValue
+from werkzeug.wrappers import Response
 
 from flagon_auth.domain.addresses import safe_next
 from flagon_auth.i18n import COOKIE, LANGUAGES
@@ -20,6 +21,12 @@ def choose_language(code: str) -> ResponseReturnValue:
     if code not in LANGUAGES:
         abort(404)
     answer = redirect(safe_next(request.args.get("next")), 303)
+    remember_language(answer, code)
+    return answer
+
+
+def remember_language(answer: Response, code: str) -> None:
+    """Let this browser's pages be in a language from now on."""
     answer.set_cookie(
         COOKIE,
         code,
@@ -28,4 +35,3 @@ def choose_language(code: str) -> ResponseReturnValue:
         secure=request.is_secure,
         samesite="Lax",
     )
-    return answer

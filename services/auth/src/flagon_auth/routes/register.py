@@ -3,16 +3,16 @@
 from datetime import UTC, datetime
 from urllib.parse import urlencode
 
-import structlog
 from apiflask import APIBlueprint
 from flask import flash, redirect, request
 from flask.typing import ResponseReturnValue
 
 from flagon_auth.clients import TooManyAttempts, parts
-from flagon_auth.domain import accounts, passwords
+from flagon_auth.domain import accounts, passwords, self_service
 from flagon_auth.domain.addresses import safe_next
 from flagon_auth.forms import RegisterForm
 from flagon_auth.i18n import gettext as _
+from flagon_auth.i18n import language
 from flagon_chassis import auth
 from flagon_chassis.db import transaction
 
@@ -20,7 +20,6 @@ from .sessions import record
 from .showing import form_page, too_many
 
 bp = APIBlueprint("register", __name__, enable_openapi=False)
-log = structlog.get_logger()
 
 
 @bp.get("/register")
@@ -44,20 +43,20 @@ def register() -> ResponseReturnValue:
         parts().guesses.spend("register")
         with transaction() as db:
             now = datetime.now(UTC)
-            account = accounts.create_account(
+            account, made = self_service.register(
                 db,
                 parts().hasher,
                 email=str(form.email.data),
                 name=str(form.name.data),
                 password=str(form.password.data),
+                locale=language(),
                 now=now,
             )
-            record(db, "registered", account_id=account.id, now=now)
+            action = "registered" if made else "registration_repeated"
+            record(db, action, account_id=account.id, now=now)
     except TooManyAttempts as slow:
         form.form_errors = [too_many(slow)]
         return form_page("register.html", form, onward, status=429)
-    except accounts.EmailTaken:
-        log.info("registration_of_a_taken_address")
     except accounts.NameInvalid as invalid:
         form.name.errors = [invalid.detail]
         return form_page("register.html", form, onward, status=422)
@@ -67,6 +66,6 @@ def register() -> ResponseReturnValue:
     except passwords.PasswordWeak as weak:
         form.password.errors = [weak.detail]
         return form_page("register.html", form, onward, status=422)
-    flash(_("Almost there: sign in with the address and the password you chose."))
+    flash(_("Almost there: we have sent you a mail. You can sign in meanwhile."))
     query = urlencode({"next": onward, "login_hint": str(form.email.data)})
     return redirect(f"/login?{query}", 303)
