@@ -23,7 +23,7 @@ _COOKIE = re.compile(r"\A[A-Za-z0-9_-]{43}\Z")
 # A session that is merely looked at is written back at most this often.
 _TOUCH_SECONDS = 60.0
 # What an interrupted request needs after the person has signed in (see `begin`).
-_KEPT_AT_SIGN_IN = ("reauthentication", "social_found")
+_KEPT_AT_SIGN_IN = ("reauthentication", "pushed", "social_found")
 _PENDING = "second_step"
 _AGENT_LENGTH = 300
 PENDING_SECONDS = 600

@@ -37,7 +37,9 @@ def subject(assertion: str) -> str:
 
 def proves(request: "OAuthRequest", client: Client, assertion: str) -> bool:
     """Say whether the client signed this for us, just now and for the first time."""
-    claims = _signed_claims(client, assertion)
+    if client.jwks is None:
+        return False
+    claims = _signed_claims(client.jwks, assertion)
     if claims is None or not _fits(claims, client, request):
         return False
     # Whole seconds: an end in fractions of one must not be forgotten too early.
@@ -47,8 +49,8 @@ def proves(request: "OAuthRequest", client: Client, assertion: str) -> bool:
     )
 
 
-def _signed_claims(client: Client, assertion: str) -> dict[str, Any] | None:
-    keys = clients.assertion_keys(client.jwks or {})
+def _signed_claims(jwks: dict[str, Any], assertion: str) -> dict[str, Any] | None:
+    keys = clients.assertion_keys(jwks)
     try:
         header = jws.extract_compact(assertion.encode()).headers()
         kid, alg = header.get("kid"), header.get("alg")

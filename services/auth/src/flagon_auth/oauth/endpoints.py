@@ -30,6 +30,7 @@ from werkzeug.datastructures import MultiDict
 from flagon_auth.clients import LoginSession, parts
 from flagon_auth.domain import (
     accounts,
+    audit,
     consents,
     factors,
     grants,
@@ -344,7 +345,16 @@ def _ask_consent(
         client=asked.client.row,
         account=person.account,
         scopes=agreed.split(),
+        agreed=_agreed_before(asked, person),
     )
+
+
+def _agreed_before(asked: OAuthRequest, person: _Person) -> set[str]:
+    """Return what the person let the client do before, to tell it from what is new."""
+    agreed = consents.agreed_scope(
+        asked.session, account_id=person.account.id, client_id=asked.client.row.id
+    )
+    return set(agreed.split())
 
 
 @bp.post("/oauth/consent")
@@ -391,12 +401,23 @@ def consent() -> ResponseReturnValue:
             now=now,
         )
         _finish(parameters)
-        return cast(
+        response = cast(
             "Response",
             _server().create_authorization_response(
                 asked, grant_user=person.account, grant=grant
             ),
         )
+        audit.record(
+            db,
+            "consent_given",
+            account_id=person.account.id,
+            actor=str(person.account.id),
+            address=request.remote_addr,
+            now=now,
+            client=asked.client.row.id,
+            scope=chosen["scope"],
+        )
+        return response
 
 
 def _authorization_error(
@@ -453,6 +474,15 @@ def push() -> ResponseReturnValue:
     """Take an authorization request from a client before its browser comes (RFC 9126)."""
     return _client_request(
         partial(_server().create_endpoint_response, "pushed_authorization_request")
+    )
+
+
+@bp.post("/oauth/device_authorization")
+@auth.open_route
+def authorize_device() -> ResponseReturnValue:
+    """Let a device wait until somebody lets it in elsewhere (RFC 8628)."""
+    return _client_request(
+        partial(_server().create_endpoint_response, "device_authorization")
     )
 
 
@@ -545,5 +575,12 @@ def authorization_server() -> ResponseReturnValue:
 
 
 def _cacheable(response: Response) -> Response:
-    response.headers["Cache-Control"] = f"public, max-age={_METADATA_SECONDS}"
-    return response
+    # An old answer may serve while a new one comes, and for a day while we are away:
+    # whoever verifies tokens can go on. A key that was dropped is refused all the same,
+    # by the denylist.
+    response.headers["Cache-Control"] = (
+        f"public, max-age={_METADATA_SECONDS},"
+        f" stale-while-revalidate={_METADATA_SECONDS}, stale-if-error=86400"
+    )
+    response.add_etag()
+    return response.make_conditional(request)

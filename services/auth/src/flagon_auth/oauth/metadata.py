@@ -12,8 +12,6 @@ from flagon_chassis import dpop
 from . import requests as oauth
 from .grants import AUTH_METHODS, CONFIDENTIAL_METHODS
 
-_GRANT_TYPES = ["authorization_code", "refresh_token", "client_credentials"]
-
 
 def server(issuer: str) -> dict[str, Any]:
     """Return the metadata of RFC 8414 and of the extensions that register there."""
@@ -22,6 +20,7 @@ def server(issuer: str) -> dict[str, Any]:
         "issuer": issuer,
         "authorization_endpoint": f"{issuer}/oauth/authorize",
         "pushed_authorization_request_endpoint": f"{issuer}/oauth/par",
+        "device_authorization_endpoint": f"{issuer}/oauth/device_authorization",
         "token_endpoint": f"{issuer}/oauth/token",
         "revocation_endpoint": f"{issuer}/oauth/revoke",
         "introspection_endpoint": f"{issuer}/oauth/introspect",
@@ -29,7 +28,7 @@ def server(issuer: str) -> dict[str, Any]:
         "scopes_supported": [*accounts.IDENTITY_SCOPES, *accounts.API_SCOPES],
         "response_types_supported": list(oauth.RESPONSE_TYPES),
         "response_modes_supported": ["query"],
-        "grant_types_supported": _GRANT_TYPES,
+        "grant_types_supported": list(clients.GRANT_TYPES),
         "token_endpoint_auth_methods_supported": AUTH_METHODS,
         "token_endpoint_auth_signing_alg_values_supported": algs,
         "revocation_endpoint_auth_methods_supported": AUTH_METHODS,
