@@ -6,7 +6,10 @@ import re
 import time
 from html import unescape
 
+from sqlalchemy import text
+
 from flagon_auth.domain import totp
+from flagon_chassis import db
 
 from .authenticator import SoftAuthenticator
 from .conftest import fields
@@ -103,6 +106,30 @@ def passkey_sign_in(browser, device, path="/login", **changes):
 
 def second_step(browser, **typed):
     return press(browser, "/login/mfa", "/login/mfa", **typed)
+
+
+def passkey_second_step(browser, device, page):
+    shown = browser.get(page)
+    return browser.post(
+        "/login/mfa",
+        {
+            **forms_of(shown)["/login/mfa"],
+            "credential": device.get(options_of(shown)),
+        },
+    )
+
+
+def audited(app, browser, action):
+    """Return the details of what was recorded about the person, newest first."""
+    with app.app_context(), db.transaction() as session:
+        found = session.scalars(
+            text(
+                "select details from audit_event where action = :action"
+                " and account_id = :id order by sequence desc"
+            ),
+            {"action": action, "id": browser.account.id},
+        )
+        return list(found)
 
 
 def age_session(store, seconds, **changes):
