@@ -11,17 +11,25 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 _PATIENCE_SECONDS = 3.0
 
 
 def main(specification: Path) -> None:
-    """Become the program that a specification names.
+    """Become the program that a specification names."""
+    wanted = prepare(specification)
+    os.execve(wanted["argv"][0], wanted["argv"], wanted["env"])  # noqa: S606 (no shell wanted)
 
-    The file is JSON: `argv`, `env` (the whole environment), `cwd` and `group_file`, where
-    the id of the process group is left for the next start.
+
+def prepare(specification: Path) -> dict[str, Any]:
+    """Make this process ready for the program that a specification names.
+
+    The file is JSON: `argv`, `env` (the whole environment), `cwd`, `group_file`, where
+    the id of the process group is left for the next start, and `forked`, which says that
+    no new interpreter is wanted (nursery.py).
     """
-    wanted = json.loads(specification.read_text())
+    wanted: dict[str, Any] = json.loads(specification.read_text())
     group_file = Path(wanted["group_file"])
     state = Path(wanted["cwd"])
     end(group_file, state)
@@ -29,7 +37,7 @@ def main(specification: Path) -> None:
     group_file.write_text(str(os.getpid()))
     os.umask(0o077)
     os.chdir(state)
-    os.execve(wanted["argv"][0], wanted["argv"], wanted["env"])  # noqa: S606 (no shell wanted)
+    return wanted
 
 
 def end(group_file: Path, state: Path) -> int:

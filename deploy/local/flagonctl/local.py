@@ -193,6 +193,10 @@ _RUNTIMES = {
 }
 
 
+_PATCHED = {"realtime"}
+"""gevent changes the standard library, before anything has been made with it."""
+
+
 def specifications(stack: Stack, keeper: Vault) -> dict[str, Specification]:
     """Return, by process, what the launcher executes."""
     found = {}
@@ -213,6 +217,7 @@ def specifications(stack: Stack, keeper: Vault) -> dict[str, Specification]:
             "env": variables | {"FLAGON_PROCESS": process.name},
             "cwd": str(stack.state),
             "group_file": str(stack.state / "groups" / process.name),
+            "forked": process.kind == "python" and process.service not in _PATCHED,
         }
     return found
 

@@ -43,7 +43,7 @@ def collect(stack: Stack) -> list[Status]:
     def one(process: Process) -> Status:
         state = states.get(process.name)
         running = state is not None and state.pid > 0
-        members = local.group_members(stack, process.name) if running else []
+        members = _family(stack, process) if running else []
         return Status(
             name=process.name,
             state=state.state if state else "DOWN",
@@ -72,6 +72,18 @@ def collect(stack: Stack) -> list[Status]:
                 processes=1,
             )
         )
+    return found
+
+
+def _family(stack: Stack, process: Process) -> set[int]:
+    """Return the ids of a process and of all that stem from it."""
+    found = set(local.group_members(stack, process.name))
+    for member in list(found):
+        # Each connection of Postgres is a process with a group of its own.
+        with contextlib.suppress(psutil.Error):
+            found |= {
+                one.pid for one in psutil.Process(member).children(recursive=True)
+            }
     return found
 
 

@@ -128,11 +128,10 @@ class Supervisor:
         done = subprocess.run(
             [
                 sys.executable,
-                "-I",
-                "-W",
-                "ignore",
+                # No module comes from the folder of the state.
+                "-P",
                 "-m",
-                "supervisor.supervisord",
+                "flagonctl.nursery",
                 "--configuration",
                 str(self.stack.config / "supervisor.conf"),
             ],
@@ -140,7 +139,14 @@ class Supervisor:
             capture_output=True,
             text=True,
             cwd=self.stack.state,
-            env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "TZ": "UTC"},
+            env={
+                "PATH": "/usr/bin:/bin",
+                "LANG": "C.UTF-8",
+                "TZ": "UTC",
+                "PYTHONPATH": str(Path(__file__).parents[1]),
+                # Read at the start of an interpreter: it counts for what is forked, too.
+                "MALLOC_ARENA_MAX": "2",
+            },
             **who.options,
         )
         if done.returncode != 0:

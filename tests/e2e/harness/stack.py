@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 from contextlib import contextmanager
-from pathlib import Path
 
 import httpx2
 from testcontainers.compose import DockerCompose
@@ -237,9 +236,8 @@ class Stack:
                 ["python", "-c", script], service
             )
         else:
-            raw = Path(f"/proc/{self.pid(service)}/environ").read_bytes()
-            pairs = (item.decode().partition("=") for item in raw.split(b"\0") if item)
-            environment = {name: value for name, _, value in pairs}
+            program = self.state / "config" / "programs" / f"{service}.json"
+            environment = json.loads(program.read_text())["env"]
             done = subprocess.run(
                 [str(ROOT / ".venv/bin/python"), "-c", script],
                 check=False,
