@@ -37,7 +37,12 @@ SECRET_METHODS = AUTH_METHODS[:3]
 ASSERTION_ALGS = ("ES256", "PS256", "RS256")
 """What assertions may be signed with; the key says which of them."""
 ID_TOKEN_ALGS = (ID_ALG, ACCESS_ALG)
-GRANT_TYPES = ("authorization_code", "refresh_token", "client_credentials")
+GRANT_TYPES = (
+    "authorization_code",
+    "refresh_token",
+    "client_credentials",
+    "urn:ietf:params:oauth:grant-type:device_code",
+)
 _ID = re.compile(r"\A[A-Za-z0-9._~-]{1,100}\Z")
 _SECRET_LENGTH_MIN = 32
 # 2048 bits in base64url.

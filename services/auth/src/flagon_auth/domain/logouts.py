@@ -100,7 +100,9 @@ def notify(
         .distinct()
     )
     notices = [
-        LogoutNotice(client_id=client_id, account_id=account_id, sid=sid, created_at=now)
+        LogoutNotice(
+            client_id=client_id, account_id=account_id, sid=sid, created_at=now
+        )
         for client_id, account_id, sid in concerned
     ]
     session.add_all(notices)
@@ -151,9 +153,7 @@ def delivered(session: Session, notice_id: UUID, *, now: datetime) -> None:
     )
 
 
-def refused(
-    session: Session, notice_id: UUID, *, status: int, now: datetime
-) -> None:
+def refused(session: Session, notice_id: UUID, *, status: int, now: datetime) -> None:
     """Remember that the client would not hear it; after some times it is given up.
 
     :param status: of the client's answer.
