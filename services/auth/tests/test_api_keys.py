@@ -169,7 +169,8 @@ class TestExchange:
         answers = [exchange(app, one) for one in wrong if one.isprintable()]
 
         assert {answer.status_code for answer in answers} == {401}
-        assert {answer.headers["WWW-Authenticate"] for answer in answers} == {"Bearer"}
+        challenges = {answer.headers["WWW-Authenticate"] for answer in answers}
+        assert challenges == {'Bearer realm="flagon-api"'}
         assert len({answer.json["detail"] for answer in answers}) == 1
 
     def test_refuses_a_key_that_ran_out(self, app, parts, owner):
@@ -248,3 +249,74 @@ class TestRoleChange:
 
         assert changed.status_code == 200
         assert me(app, token).status_code == 401
+
+
+class TestPage:
+    PATH = "/account/api-keys"
+
+    def make(self, browser, **changes):
+        hidden = browser.form(self.PATH)
+        return browser.post(
+            self.PATH,
+            {
+                **hidden,
+                "name": "Nightly",
+                "scopes": ["jobs:read"],
+                "days": 30,
+                **changes,
+            },
+        )
+
+    def test_asks_strangers_to_sign_in(self, browser):
+        for answer in (
+            browser.get(self.PATH),
+            browser.post(self.PATH),
+        ):
+            assert answer.status_code in {303, 400}
+
+    def test_shows_a_new_key_once(self, app, ada):
+        page = self.make(ada)
+
+        assert page.status_code == 201
+        key = re.search(r"flg_[a-z2-7]{12}_[\w-]{43}", page.text)[0]
+        assert page.headers["Cache-Control"] == "no-store"
+        assert key not in ada.get(self.PATH).text
+        assert exchange(app, key).status_code == 204
+
+    def test_offers_what_the_roles_allow(self, ada):
+        page = ada.get(self.PATH).text
+
+        assert re.findall(r'name="scopes" value="([^"]*)"', page) == [
+            "reviews:write",
+            "jobs:read",
+        ]
+
+    @pytest.mark.parametrize(
+        "change",
+        [{"scopes": []}, {"scopes": ["users:write"]}, {"name": ""}, {"days": 9}],
+    )
+    def test_says_what_is_wrong(self, ada, change):
+        page = self.make(ada, **change)
+
+        assert page.status_code == 422
+        assert "about--bad" in page.text
+
+    def test_revokes(self, app, ada):
+        key = re.search(r"flg_[a-z2-7]{12}_[\w-]{43}", self.make(ada).text)[0]
+        action = re.search(
+            r'action="(/account/api-keys/[^"]*/revoke)"', ada.get(self.PATH).text
+        )[1]
+        hidden = ada.form(self.PATH)
+
+        ended = ada.post(action, hidden)
+
+        assert ended.status_code == 303
+        assert exchange(app, key).status_code == 401
+        assert "Robot" not in ada.get(self.PATH).text
+        assert ada.post(action, hidden).status_code == 303
+
+    def test_needs_the_forms_token(self, ada):
+        assert (
+            ada.post(self.PATH, {"name": "x", "scopes": ["jobs:read"]}).status_code
+            == 400
+        )

@@ -1,28 +1,38 @@
-"""`/api/v1/api-keys`: keys of a person's scripts, and their exchange for a token."""
+"""API keys: `/api/v1/api-keys`, the page of the account, the exchange for a token."""
 
 import hashlib
 import threading
 import time
 from datetime import UTC, datetime, timedelta
+from urllib.parse import urlencode
 from uuid import UUID
 
 import structlog
 from apiflask import APIBlueprint
-from flask import Response, request
+from flask import Response, flash, redirect, render_template, request
 from flask.typing import ResponseReturnValue
+from flask_login import current_user
 from sqlalchemy.orm import Session
 
 from flagon_auth.clients import parts
 from flagon_auth.domain import accounts, api_keys, audit, clients
+from flagon_auth.forms import ApiKeyForm
+from flagon_auth.i18n import gettext as _
+from flagon_auth.models import ApiKey
 from flagon_auth.schemas import ApiKeyList, ApiKeyView, NewApiKey, NewApiKeyView
 from flagon_chassis import auth, idempotency
 from flagon_chassis.db import transaction
 from flagon_chassis.errors import Forbidden
 from flagon_chassis.web import reply
 
+from .sessions import fresh_sign_in
+
 bp = APIBlueprint("api_keys", __name__, url_prefix="/api/v1", tag="API keys")
+pages = APIBlueprint("api_key_pages", __name__, enable_openapi=False)
 internal = APIBlueprint("api_key_exchange", __name__, enable_openapi=False)
 log = structlog.get_logger()
+
+PAGE = "/account/api-keys"
 
 
 class NotOurProgram(Forbidden):
@@ -61,16 +71,7 @@ def create_api_key(new: NewApiKey) -> ResponseReturnValue:
             shown = ApiKeyView.model_validate(key).model_dump()
             response = reply(NewApiKeyView, {**shown, "key": text}, 201)
             response.headers["Location"] = f"/api/v1/api-keys/{key.id}"
-            audit.record(
-                db,
-                "api_key_created",
-                account_id=account.id,
-                actor=auth.caller().sub,
-                address=request.remote_addr,
-                now=now,
-                prefix=key.prefix,
-                scope=key.scope,
-            )
+            _record(db, "api_key_created", key, now)
             return response
 
         return idempotency.once(db, respond, sealer=parts().issuer.sealer)
@@ -90,22 +91,9 @@ def find_api_key(key_id: UUID) -> ResponseReturnValue:
 @bp.output({}, status_code=204)
 def revoke_api_key(key_id: UUID) -> ResponseReturnValue:
     """Revoke one of the own API keys; its tokens end at once."""
-    now = datetime.now(UTC)
     with transaction() as db:
         account_id = _owner(db)
-        key = api_keys.find_key(db, account_id, key_id)
-        spent = api_keys.revoke_key(db, key, now=now)
-        audit.record(
-            db,
-            "api_key_revoked",
-            account_id=account_id,
-            actor=auth.caller().sub,
-            address=request.remote_addr,
-            now=now,
-            prefix=key.prefix,
-        )
-    parts().denylist.refuse_session(api_keys.sid_of(key_id))
-    parts().denylist.refuse_tokens(spent, now=now)
+    _revoke(account_id, key_id)
     return Response(status=204)
 
 
@@ -122,6 +110,106 @@ def _owner(db: Session) -> UUID:
     if client is None or not client.first_party or caller.sub == caller.client_id:
         raise NotOurProgram("Use the pages of your account.")
     return UUID(caller.sub)
+
+
+@pages.get("/account/api-keys")
+@auth.open_route
+def show_api_keys() -> ResponseReturnValue:
+    """Show the own API keys and a form for one more."""
+    if not current_user.is_authenticated:
+        return redirect(f"/login?{urlencode({'next': PAGE})}", 303)
+    return _page(ApiKeyForm(formdata=None))
+
+
+@pages.post("/account/api-keys")
+@auth.open_route
+def make_api_key() -> ResponseReturnValue:
+    """Make an API key and show it once."""
+    stale = fresh_sign_in(back=PAGE)
+    if stale:
+        return stale
+    form = ApiKeyForm()
+    form.scopes.choices = _offered()
+    if not form.validate():
+        return _page(form, status=422)
+    now = datetime.now(UTC)
+    try:
+        with transaction() as db:
+            key, text = api_keys.create_key(
+                db,
+                accounts.find_account(db, current_user.account.id),
+                name=str(form.name.data),
+                scope=" ".join(form.scopes.data),
+                life=timedelta(days=form.days.data),
+                now=now,
+            )
+            _record(db, "api_key_created", key, now)
+    except (api_keys.ApiKeyInvalid, api_keys.TooManyApiKeys) as refused:
+        form.form_errors = [f"{refused.title()}. {refused.detail}"]
+        return _page(form, status=refused.status)
+    # Not a redirect: the key would have to wait somewhere to be shown.
+    return _page(ApiKeyForm(formdata=None), made=text, status=201)
+
+
+@pages.post("/account/api-keys/<uuid:key_id>/revoke")
+@auth.open_route
+def end_api_key(key_id: UUID) -> ResponseReturnValue:
+    """Revoke one of the own API keys."""
+    if not current_user.is_authenticated:
+        return redirect(f"/login?{urlencode({'next': PAGE})}", 303)
+    try:
+        _revoke(current_user.account.id, key_id)
+    except api_keys.ApiKeyNotFound:
+        # Revoked in another window: what the person wants is the case.
+        log.info("api_key_revoked_before")
+    flash(_("The key works no more."))
+    return redirect(PAGE, 303)
+
+
+def _page(
+    form: ApiKeyForm, *, made: str | None = None, status: int = 200
+) -> ResponseReturnValue:
+    with transaction() as db:
+        keys = api_keys.list_keys(db, current_user.account.id)
+        page = render_template(
+            "api_keys.html",
+            form=form,
+            keys=keys,
+            made=made,
+            offered=_offered(),
+            now=datetime.now(UTC),
+        )
+    return page, status
+
+
+def _offered() -> list[str]:
+    """Return the scopes that a key of the person can have, in the usual order."""
+    allowed = accounts.scopes_of(current_user.account.roles)
+    return [scope for scope in accounts.API_SCOPES if scope in allowed]
+
+
+def _revoke(account_id: UUID, key_id: UUID) -> None:
+    now = datetime.now(UTC)
+    with transaction() as db:
+        key = api_keys.find_key(db, account_id, key_id)
+        spent = api_keys.revoke_key(db, key, now=now)
+        _record(db, "api_key_revoked", key, now)
+    parts().denylist.refuse_session(api_keys.sid_of(key_id))
+    parts().denylist.refuse_tokens(spent, now=now)
+
+
+def _record(db: Session, action: str, key: ApiKey, now: datetime) -> None:
+    audit.record(
+        db,
+        action,
+        account_id=key.account_id,
+        # Only the owner gets here, with a token or with a page.
+        actor=str(key.account_id),
+        address=request.remote_addr,
+        now=now,
+        prefix=key.prefix,
+        scope=key.scope,
+    )
 
 
 class _Recent:
@@ -162,7 +250,7 @@ def exchange_api_key() -> ResponseReturnValue:
 
     The gateway serves nothing below `/internal/` to the outside.
     """
-    _scheme, _, text = request.headers.get("Authorization", "").partition(" ")
+    _scheme, _blank, text = request.headers.get("Authorization", "").partition(" ")
     token = _recent.get(text)
     if token is None:
         with transaction() as db:
