@@ -51,6 +51,7 @@ from .routes import (
     sessions,
     sign_in,
     sign_out,
+    signing_keys,
     social,
     two_factor,
     users,
@@ -120,6 +121,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         api_keys.pages,
         api_keys.internal,
         registered_clients.bp,
+        signing_keys.bp,
         notices.bp,
         device.bp,
         apps.bp,
@@ -234,6 +236,7 @@ def _guard_forms(app: Flask) -> None:
         users.bp,
         api_keys.bp,
         registered_clients.bp,
+        signing_keys.bp,
         notices.bp,
         mails.bp,
     ):

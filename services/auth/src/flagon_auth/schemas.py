@@ -263,3 +263,31 @@ class ClientChange(BaseModel, extra="forbid"):
     dpop_bound_access_tokens: bool | None = None
     require_pushed_authorization_requests: bool | None = None
     disabled: bool | None = None
+
+
+class KeyView(BaseModel):
+    """One key that signs tokens: its public half and its life."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    kid: str
+    alg: str
+    state: Literal["pending", "active", "retiring", "retired"]
+    public_jwk: dict[str, Any]
+    created_at: datetime
+    activated_at: datetime | None
+    retire_at: datetime | None
+
+
+class KeyList(BaseModel):
+    """Every signing key."""
+
+    items: list[KeyView]
+    next_cursor: None = None
+
+
+class KeyRotation(BaseModel, extra="forbid"):
+    """Body of `POST /api/v1/keys/rotate`."""
+
+    at_once: bool = False
+    """Do not wait until every verifier has had the time to learn the next keys."""
