@@ -123,6 +123,7 @@ def app(shared_app, redis_url):
     with shared_app.app_context(), db.transaction() as session:
         # Everything of a person hangs on the account; clients and keys stay.
         session.execute(text("delete from account"))
+        session.execute(text("delete from mail"))
         session.execute(text("delete from outbox"))
 
 
@@ -334,6 +335,14 @@ def claims_of(token):
 def header_of(token):
     head = token.split(".")[0]
     return json.loads(base64.urlsafe_b64decode(head + "=" * (-len(head) % 4)))
+
+
+@pytest.fixture
+def post(app):
+    """The mails, as the worker gets them."""
+    from .letters import Post
+
+    return Post(app)
 
 
 @pytest.fixture

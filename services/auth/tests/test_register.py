@@ -6,7 +6,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from zxcvbn.frequency_lists import FREQUENCY_LISTS
 
 import flagon_auth
@@ -15,6 +15,7 @@ from flagon_auth.domain.passwords import Hasher
 from flagon_chassis import db
 
 from .conftest import PASSWORD, Browser
+from .letters import link_in
 
 GOOD = {"name": "Grace Example", "email": "grace@flagon.test", "password": PASSWORD}
 
@@ -50,7 +51,9 @@ class TestRegister:
     def test_tells_the_platform_without_naming_anybody(self, browser, app):
         register(browser)
 
-        ((name, subject, body),) = rows(app, "select name, subject, body from outbox")
+        ((name, subject, body),) = rows(
+            app, "select name, subject, body from outbox where channel = 'event'"
+        )
         assert name == "market.flagon.user.registered.v1"
         assert body["data"] == {"id": subject, "roles": ["customer"]}
         assert body["topics"] == ["users", f"users/{subject}"]
@@ -67,6 +70,55 @@ class TestRegister:
         assert free.location.replace("new", "-") == taken.location.replace("ADA", "-")
         assert spy.call_count == 2
         assert len(rows(app, "select 1 from account")) == 2
+
+    def test_of_a_taken_address_tells_the_platform_nothing(self, browser, app, person):
+        person()
+        register(browser, email="ada@flagon.test")
+
+        assert rows(app, "select 1 from outbox where channel = 'event'") == []
+        assert rows(app, "select 1 from account_role") == [(1,)]
+
+    def test_writes_to_the_owner_either_way(self, browser, post, person):
+        person()
+        register(browser, email="ADA@flagon.test")
+        register(browser)
+
+        known, new = post.deliver()
+        assert known["to"] == "ada@flagon.test"
+        assert known["subject"] == "You already have an account"
+        assert link_in(known).startswith("/login?")
+        assert new["to"] == "grace@flagon.test"
+        assert new["subject"] == "Confirm your e-mail address"
+        assert link_in(new).startswith("/verify-email?")
+
+    def test_lets_nobody_write_to_strangers(self, browser, post):
+        register(browser, name="Win at http://evil.test now")
+
+        (mail,) = post.deliver()
+
+        assert "evil" not in str(mail)
+
+    def test_of_a_taken_address_does_the_same_work(self, browser, app, person):
+        # The time follows from the work: the same statements, one hash, one mail.
+        person()
+        engine = app.extensions["flagon.sessions"].kw["bind"]
+        done = []
+
+        def statement(_connection, _cursor, text, *_):
+            kind = text.split()[0]
+            # What is right for a new account is undone for a known one.
+            done.append("RELEASE" if kind == "ROLLBACK" else kind)
+
+        event.listen(engine, "before_cursor_execute", statement)
+        try:
+            register(browser, email="new@flagon.test")
+            free = done[:]
+            done.clear()
+            register(browser, email="ada@flagon.test")
+        finally:
+            event.remove(engine, "before_cursor_execute", statement)
+
+        assert free == done
 
     def test_of_a_taken_address_changes_nothing(self, browser, app, person):
         person()

@@ -1,0 +1,228 @@
+"""Mails: in the transaction, written when they are sent, once, and only to the worker."""
+
+import uuid
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import text
+
+from flagon_auth.domain import accounts, mails
+from flagon_auth.domain.letters import LETTERS
+from flagon_chassis import db
+
+from .conftest import Browser, bearer_of, fields, token_request
+from .letters import code_in, link_in
+
+
+def rows(app, statement, **values):
+    with app.app_context(), db.transaction() as session:
+        return session.execute(text(statement), values).all()
+
+
+def run(app, statement, **values):
+    with app.app_context(), db.transaction() as session:
+        session.execute(text(statement), values)
+
+
+@pytest.fixture
+def send(app, person):
+    """Has a mail sent to Ada and returns its id."""
+    account = person()
+
+    def send(template="verify_email", when=None, **values):
+        with app.app_context(), db.transaction() as session:
+            found = accounts.find_account(session, account.id)
+            now = when or datetime.now(UTC)
+            return mails.send(session, found, template, now=now, **values)
+
+    send.account = account
+    return send
+
+
+class TestSend:
+    def test_is_undone_with_its_transaction(self, app, send, post):
+        def fail():
+            with app.app_context(), db.transaction() as session:
+                found = accounts.find_account(session, send.account.id)
+                mails.send(session, found, "verify_email", now=datetime.now(UTC))
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            fail()
+
+        assert post.waiting() == []
+        assert rows(app, "select 1 from mail") == []
+
+    def test_stores_and_queues_nothing_that_opens_a_door(self, app, send, post):
+        mail_id = send()
+        code = code_in(post.ask(mail_id).json)
+
+        for table in ("mail", "email_token", "outbox"):
+            (found,) = rows(app, f"select json_agg(t)::text from {table} t")
+            assert code not in found[0]
+            assert code[:20] not in found[0]
+
+
+class TestCompose:
+    def test_asks_for_a_service_token(self, app, send):
+        mail_id = send()
+        path = f"/internal/mails/{mail_id}"
+        worker = token_request(app, "worker", grant_type="client_credentials")
+        body = {"attempt": uuid.uuid4().hex}
+
+        assert app.test_client().post(path, json=body).status_code == 401
+        refused = app.test_client().post(
+            path, json=body, headers=bearer_of(worker.json)
+        )
+        assert refused.status_code == 403
+
+    def test_no_person_may_ask(self, app, send, person):
+        person("root@flagon.test", "admin")
+        browser = Browser(app)
+        browser.sign_in("root@flagon.test")
+        scope = "openid mails:send users:write"
+        headers = bearer_of(browser.tokens(scope=scope))
+
+        answer = app.test_client().post(
+            f"/internal/mails/{send()}",
+            json={"attempt": uuid.uuid4().hex},
+            headers=headers,
+        )
+
+        assert answer.status_code == 403
+
+    @pytest.mark.parametrize("template", sorted(LETTERS))
+    @pytest.mark.parametrize("locale", ["en", "de"])
+    def test_every_letter_says_the_same_in_text_and_html(
+        self, app, send, post, template, locale
+    ):
+        run(app, "update account set locale = :locale", locale=locale)
+
+        mail = post.ask(send(template, action="totp_enabled")).json
+
+        assert mail["language"] == locale
+        assert f'<html lang="{locale}">' in mail["html"]
+        assert f"ui_locales={locale}" in link_in(mail)
+        assert "%(" not in mail["text"]
+        # No pictures, no styles from elsewhere: nothing that tells when it was read.
+        for tracker in ("<img", "<link", "<script", "url("):
+            assert tracker not in mail["html"]
+        english = str(LETTERS[template].subject)
+        assert (mail["subject"] == english) == (locale == "en")
+
+    def test_host_header_poisoning_changes_no_link(self, app, person, post):
+        person()
+        browser = Browser(app)
+        poisoned = {"X-Forwarded-Host": "evil.test", "X-Forwarded-Proto": "http"}
+        form = browser.get("/password/forgot", headers=poisoned)
+        browser.post(
+            "/password/forgot",
+            {**fields(form), "email": "ada@flagon.test"},
+            headers=poisoned,
+        )
+        poisoned["Host"] = "evil.test"
+        (mail_id,) = post.waiting()
+
+        mail = post.ask(mail_id, headers={**post.headers, **poisoned}).json
+
+        assert "evil" not in str(mail)
+        assert "http://localhost/password/reset?" in mail["text"]
+
+    def test_gives_a_mail_to_one_attempt_at_a_time(self, send, post):
+        mail_id, first = send(), uuid.uuid4().hex
+
+        one = post.ask(mail_id, attempt=first)
+        other = post.ask(mail_id)
+        again = post.ask(mail_id, attempt=first)
+
+        assert [one.status_code, other.status_code] == [200, 409]
+        assert int(other.headers["Retry-After"]) > 0
+        assert again.json == one.json
+
+    def test_gives_it_to_the_next_when_the_first_died(self, app, send, post):
+        mail_id = send()
+        first = post.ask(mail_id).json
+        run(app, "update mail set leased_until = now() - interval '1 second'")
+
+        assert post.ask(mail_id).json == first
+
+    def test_gives_it_to_the_next_when_the_first_gave_it_back(self, send, post):
+        mail_id = send()
+        post.ask(mail_id)
+
+        assert post.ask(mail_id, "/returned").status_code == 204
+        assert post.ask(mail_id).status_code == 200
+
+    def test_sends_none_twice(self, send, post):
+        mail_id = send()
+        post.ask(mail_id)
+        post.ask(mail_id, "/sent")
+
+        assert post.ask(mail_id).status_code == 404
+        assert post.ask(mail_id, "/sent").status_code == 204
+        assert post.ask(uuid.uuid4()).status_code == 404
+        assert post.ask(uuid.uuid4(), "/sent").status_code == 204
+
+    def test_drops_what_is_too_old(self, app, send, post):
+        mail_id = send(when=datetime.now(UTC) - timedelta(days=2))
+
+        assert post.ask(mail_id).status_code == 404
+        assert rows(app, "select 1 from mail") == []
+
+    def test_drops_what_goes_to_a_former_address(self, app, send, post):
+        mail_id = send()
+        run(app, "update account set email = 'new@flagon.test'")
+
+        assert post.ask(mail_id).status_code == 404
+
+    def test_drops_what_goes_to_a_disabled_account(self, app, send, post):
+        mail_id = send()
+        run(app, "update account set disabled = true")
+
+        assert post.ask(mail_id).status_code == 404
+
+    def test_a_late_mail_gets_a_link_that_works(self, app, send, post):
+        mail_id = send("reset_password")
+        first = code_in(post.ask(mail_id).json)
+        post.ask(mail_id, "/returned")
+        run(app, "update email_token set expires_at = now() - interval '1 second'")
+
+        later = code_in(post.ask(mail_id).json)
+
+        assert later != first
+        assert Browser(app).get(f"/password/reset?code={later}").status_code == 200
+
+    def test_refused_mail_is_in_the_audit_log_without_an_address(self, app, send, post):
+        mail_id = send()
+        post.ask(mail_id)
+
+        post.ask(mail_id, "/refused")
+
+        assert post.ask(mail_id).status_code == 404
+        found = rows(
+            app,
+            "select details from audit_event where action = 'mail_refused'"
+            " and account_id = :id",
+            id=send.account.id,
+        )
+        assert found == [({"mail": "verify_email"},)]
+
+    def test_forgets_old_mails(self, app, send, post):
+        old, new = send(), send()
+        run(
+            app,
+            "update mail set expires_at = now() - interval '8 days' where id = :id",
+            id=old,
+        )
+        post.ask(new)
+
+        post.ask(new, "/sent")
+
+        assert rows(app, "select id from mail") == [(new,)]
+
+    @pytest.mark.parametrize("body", [{}, {"attempt": "x"}, {"attempt": 5}, []])
+    def test_refuses_what_is_no_attempt(self, send, post, body):
+        assert post.ask(send(), json=body).status_code == 422
+
+    def test_outcomes_are_only_those_there_are(self, send, post):
+        assert post.ask(send(), "/burnt").status_code == 404
