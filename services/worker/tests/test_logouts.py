@@ -198,10 +198,13 @@ class TestDeliver:
 
         assert told.value.requeue is True
 
-    def test_tells_nothing_in_the_log(self, app, neighbours, capfd):
+    def test_tells_nothing_in_the_log(self, app, neighbours, caplog):
+        caplog.set_level("DEBUG")
+
         deliver(app)
 
-        assert "a.b.c" not in capfd.readouterr().out
+        assert "logout_told" in caplog.text
+        assert "a.b.c" not in caplog.text
 
 
 class TestPause:

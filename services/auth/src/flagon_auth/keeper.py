@@ -13,7 +13,7 @@ from flagon_chassis.db import transaction
 from flagon_chassis.errors import Unavailable
 
 from .clients import parts
-from .domain import audit, keys, totp
+from .domain import audit, keys, purge, totp
 from .models import SigningKey
 
 log = structlog.get_logger()
@@ -97,10 +97,18 @@ def keep_keys(*, now: datetime) -> list[str]:
     return rotated
 
 
+def forget_old(*, now: datetime) -> None:
+    """Forget rows that say nothing any more."""
+    with transaction() as db:
+        gone = purge.purge(db, now=now)
+    if gone and any(gone.values()):
+        log.info("rows_forgotten", **gone)
+
+
 def start(
     app: Flask, *, seconds: float = LOOK_SECONDS, stop: threading.Event | None = None
 ) -> threading.Thread:
-    """Look after the keys in a thread of its own, for as long as the process lives."""
+    """Look after keys and old rows in a thread, for as long as the process lives."""
     stop = stop or threading.Event()
 
     def look_after() -> None:
@@ -109,6 +117,7 @@ def start(
             try:
                 with app.app_context():
                     keep_keys(now=datetime.now(UTC))
+                    forget_old(now=datetime.now(UTC))
             except SQLAlchemyError as error:
                 log.warning("keys_not_kept", error=type(error).__name__)
 
