@@ -1,13 +1,23 @@
 #!/bin/sh
 # What every change must pass. All stages run, so that one run shows all that is wrong;
-# the summary at the end has a line and a time for each.
+# the end tells again what failed and why, then has a line and a time for each.
 #
 #   check.sh [STAGE or GROUP…]   `lint` (format, style, types), `unit`, `test` (all tests)
 set -u
 cd "$(dirname "$0")/.."
 bin=$PWD/.venv/bin
-summary=$(mktemp)
-trap 'rm -f "$summary"' EXIT
+folder=$(mktemp -d)
+summary=$folder/summary again=$folder/again
+: > "$summary"
+: > "$again"
+mkfifo "$folder/pipe"
+trap 'rm -rf "$folder"' EXIT
+# The last lines of pytest name each failed test and its reason: in 80 columns, the
+# names alone would fit.
+export COLUMNS="${COLUMNS:-200}" PYTEST_ADDOPTS="--tb=short -rfE ${PYTEST_ADDOPTS-}"
+# Where these are set, pytest shows differences of any length.
+unset CI BUILD_NUMBER
+[ -t 1 ] && PYTEST_ADDOPTS="--color=yes $PYTEST_ADDOPTS"
 passed=0 failed=0
 units='chassis auth catalog realtime web worker system deployment'
 selected=
@@ -29,8 +39,30 @@ stage() {
   esac
   printf '\n== %s\n' "$name"
   started=$(date +%s)
-  if "$@"; then word=ok passed=$((passed + 1)); else word=FAILED failed=$((failed + 1)); fi
+  # Not `… | tee`, which would hide how the stage ended.
+  tee "$folder/log" < "$folder/pipe" &
+  tee=$!
+  if "$@" > "$folder/pipe" 2>&1; then word=ok; else word=FAILED; fi
+  # Whatever outlived its stage must not keep `tee` waiting.
+  (sleep 10; kill "$tee") > /dev/null 2>&1 &
+  wait "$tee"
+  kill $! 2> /dev/null
+  if [ "$word" = ok ]; then
+    passed=$((passed + 1))
+  else
+    failed=$((failed + 1))
+    reasons >> "$again"
+  fi
   printf '%-12s %-7s %4d s\n' "$name" "$word" $(($(date +%s) - started)) >> "$summary"
+}
+# What a failed stage said at its end: pytest's list of failures where there is one.
+reasons() {
+  printf '\n-- %s\n' "$name"
+  if grep -q 'short test summary info' "$folder/log"; then
+    sed '1,/short test summary info/d' "$folder/log" | head -n 30
+  else
+    tail -n 15 "$folder/log"
+  fi | cut -c 1-300
 }
 skip() {
   case " $selected " in "  " | *" $1 "*) ;; *) return 0 ;; esac
@@ -76,6 +108,10 @@ else
   skip e2e-docker "no container engine answers"
 fi
 
+if [ "$failed" != 0 ]; then
+  printf '\n== what failed\n'
+  cat "$again"
+fi
 printf '\n== summary\n'
 cat "$summary"
 echo "stages: $passed passed, $failed failed"

@@ -12,6 +12,7 @@ import pytest
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "e2e")]
 
+from harness import failures  # noqa: E402
 from harness.stack import running  # noqa: E402
 from people import Person, chromium, chromium_path  # noqa: E402
 from playwright.sync_api import expect  # noqa: E402
@@ -20,13 +21,19 @@ from playwright.sync_api import expect  # noqa: E402
 expect.set_options(timeout=120_000)
 
 
+def pytest_terminal_summary(terminalreporter):
+    failures.report(terminalreporter)
+
+
 @pytest.fixture(scope="session")
-def stack():
+def stack(request):
     if chromium_path() is None:
         pytest.skip("Chromium is not installed: `apt-get install chromium`")
     with running() as found:
         found.ready()
         yield found
+        if request.session.testsfailed:
+            failures.note(found, "browser")
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from harness import engine
+from harness import engine, failures
 from harness.people import Person
 from harness.stack import running
 
@@ -33,6 +33,10 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "restarts: stops and starts the whole stack")
 
 
+def pytest_terminal_summary(terminalreporter):
+    failures.report(terminalreporter)
+
+
 @pytest.fixture(scope="session")
 def stack(request):
     if os.environ.get("FLAGON_MODE") == "docker" and not engine.find():
@@ -41,7 +45,7 @@ def stack(request):
         found.ready()
         yield found
         if request.session.testsfailed:
-            found.keep_logs(engine.ROOT / "dist" / "e2e" / str(found))
+            failures.note(found, "e2e")
 
 
 @pytest.fixture(scope="session")
