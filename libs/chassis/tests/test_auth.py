@@ -1,18 +1,15 @@
 import hmac
 import json
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import jwt as pyjwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric import rsa
+import redis
 from jwt.utils import base64url_encode
 
-from flagon_chassis import auth, web
-from flagon_chassis.auth import KeyRing, KeysUnavailable
+from flagon_chassis import auth, limits, web
 from flagon_chassis.denylist import Denylist
-from flagon_chassis.testing import ISSUER, TokenMaker
+from flagon_chassis.testing import ISSUER, ProofMaker, TokenMaker
 
 from .conftest import eventually
 
@@ -210,8 +207,10 @@ class TestRequires:
 
 
 class TestDenylist:
-    @pytest.mark.parametrize("kind", ["jti", "sid"])
-    def test_refuses_revoked_tokens_and_sessions(self, client, bearer, store, kind):
+    @pytest.mark.parametrize("kind", ["jti", "gid", "sid"])
+    def test_refuses_revoked_tokens_grants_and_sessions(
+        self, client, bearer, store, kind
+    ):
         store.set(f"denylist:{kind}:gone", "1")
 
         response = client.get(
@@ -232,6 +231,58 @@ class TestDenylist:
 
         assert client.get("/things", headers=before).status_code == 401
         assert client.get("/things", headers=after).status_code == 200
+
+    def test_refuses_what_a_dropped_key_signed(self, client, bearer, store):
+        headers = bearer("things:read")
+        assert client.get("/things", headers=headers).status_code == 200
+
+        store.set(f"denylist:kid:{bearer.kid}", "1")
+
+        refused = eventually(
+            lambda: (
+                (answer := client.get("/things", headers=headers)).status_code == 401
+                and answer
+            ),
+            seconds=1,
+        )
+        assert "revoked" in refused.json["detail"]
+
+    @pytest.mark.parametrize("kind", ["jti", "gid", "sid", "sub"])
+    def test_takes_effect_within_a_second_on_a_token_in_use(
+        self, client, bearer, store, kind
+    ):
+        headers = bearer("things:read", iat=int(time.time()) - 5, **{kind: "it"})
+        for _ in range(3):
+            assert client.get("/things", headers=headers).status_code == 200
+
+        store.set(f"denylist:{kind}:it", str(int(time.time())))
+
+        eventually(
+            lambda: client.get("/things", headers=headers).status_code == 401, seconds=1
+        )
+
+    def test_is_asked_once_a_request(self, app, bearer, store, monkeypatch):
+        limits.init_app(app, app.extensions["flagon.settings"])
+        asked = []
+        denylist = app.extensions["flagon.denylist"]
+        monkeypatch.setattr(denylist, "marks", lambda names: asked.append(names) or {})
+
+        assert app.test_client().get("/things", headers=bearer("things:read")).json
+
+        assert len(asked) == 1
+
+    def test_a_refused_token_is_not_checked_twice_either(
+        self, app, client, monkeypatch
+    ):
+        limits.init_app(app, app.extensions["flagon.settings"])
+        checked = []
+        prove = auth._prove
+        monkeypatch.setattr(auth, "_prove", lambda t: checked.append(t) or prove(t))
+
+        answer = client.get("/things", headers={"Authorization": "Bearer a.b.c"})
+
+        assert answer.status_code == 401
+        assert len(checked) == 1
 
     def test_a_service_token_has_no_session(self, client, bearer):
         headers = bearer("things:read", sid=None)
@@ -292,168 +343,102 @@ class TestCallerIfProven:
             assert auth.caller_if_proven() is None
 
 
-class Clock:
-    now = 1000.0
+class TestPossession:
+    """Tokens that are bound to a key (RFC 9449 section 7)."""
 
-    def __call__(self):
-        return self.now
-
-
-class TestKeyRing:
-    @pytest.fixture
-    def clock(self):
-        return Clock()
+    URL = f"{ISSUER}/things"
 
     @pytest.fixture
-    def source(self, bearer):
-        """What auth publishes, how often it was asked, and whether it answers."""
+    def bound(self, bearer, prover):
+        return bearer.token("things:read", cnf={"jkt": prover.jkt})
 
-        class Source:
-            asked = 0
-            keys = bearer.jwks()
-            down = False
+    def ask(self, client, token, proof=None, scheme="DPoP"):
+        headers = {"Authorization": f"{scheme} {token}"}
+        if proof:
+            headers["DPoP"] = proof
+        return client.get("/things", headers=headers)
 
-            def __call__(self):
-                self.asked += 1
-                if self.down:
-                    raise OSError("down")
-                return self.keys
+    def test_a_bound_token_opens_with_its_proof(self, client, bound, prover):
+        proof = prover("GET", self.URL, bound)
 
-        return Source()
+        assert self.ask(client, bound, proof).status_code == 200
 
-    @pytest.fixture
-    def ring(self, source, clock):
-        return KeyRing(source, clock)
+    def test_and_not_as_a_bearer_token(self, client, bound, prover):
+        proof = prover("GET", self.URL, bound)
 
-    def test_fetches_once(self, ring, source, bearer):
-        ring.find(bearer.kid)
-        ring.find(bearer.kid)
+        answer = self.ask(client, bound, proof, scheme="Bearer")
 
-        assert source.asked == 1
-
-    def test_has_nothing_before_auth_answered(self, ring, source, bearer, clock):
-        source.down = True
-        for _ in range(3):
-            with pytest.raises(KeysUnavailable):
-                ring.find(bearer.kid)
-        assert source.asked == 1
-
-        clock.now += 2
-        source.down = False
-        ring.find(bearer.kid)
-
-    def test_finds_a_new_key_at_once_and_forged_ids_cost_nothing(
-        self, ring, source, bearer, clock
-    ):
-        ring.find(bearer.kid)
-        for _ in range(5):
-            with pytest.raises(pyjwt.InvalidTokenError):
-                ring.find("forged")
-        assert source.asked == 1
-
-        clock.now += 31
-        source.keys = {"keys": [*source.keys["keys"], *TokenMaker().jwks()["keys"]]}
-        ring.find(source.keys["keys"][1]["kid"])
-        assert source.asked == 2
-
-    def test_refreshes_beside_the_requests(self, ring, source, bearer, clock):
-        ring.find(bearer.kid)
-        clock.now += 301
-
-        ring.find(bearer.kid)
-
-        eventually(lambda: source.asked == 2)
-
-    def test_serves_for_a_day_while_auth_is_away(self, ring, source, bearer, clock):
-        ring.find(bearer.kid)
-        source.down = True
-        clock.now += 86_000
-        ring.find(bearer.kid)
-        eventually(lambda: source.asked == 2)
-        ring.find(bearer.kid)
-
-        clock.now += 1000
-        with pytest.raises(KeysUnavailable):
-            ring.find(bearer.kid)
-
-    def test_many_threads_fetch_once(self, ring, source, bearer):
-        inside, go_on = threading.Event(), threading.Event()
-        fetch = source.__call__
-
-        def slowly():
-            inside.set()
-            go_on.wait(5)
-            return fetch()
-
-        ring._fetch = slowly
-        found = []
-        threads = [
-            threading.Thread(target=lambda: found.append(ring.find(bearer.kid)))
-            for _ in range(3)
-        ]
-        threads[0].start()
-        assert inside.wait(5)
-        for thread in threads[1:]:
-            thread.start()
-        go_on.set()
-        for thread in threads:
-            thread.join(5)
-
-        assert len(found) == 3
-        assert source.asked == 1
-
-    def test_leaves_out_keys_of_other_kinds(self, ring, source, bearer):
-        rsa_key = rsa.generate_private_key(65537, 2048).public_key()
-        other = pyjwt.algorithms.RSAAlgorithm.to_jwk(rsa_key, as_dict=True)
-        source.keys = {
-            "keys": [
-                {**other, "kid": "rsa", "alg": "RS256"},
-                {"kty": "unheard", "kid": "x"},
-                {**source.keys["keys"][0], "kid": "enc", "use": "enc"},
-                *source.keys["keys"],
-            ]
-        }
-
-        ring.find(bearer.kid)
-
-        for kid in ("rsa", "x", "enc"):
-            with pytest.raises(pyjwt.InvalidTokenError):
-                ring.find(kid)
-
-    def test_a_set_without_usable_keys_does_not_replace_a_good_one(
-        self, ring, source, bearer, clock
-    ):
-        ring.find(bearer.kid)
-        source.keys = {"keys": []}
-        clock.now += 301
-
-        ring.find(bearer.kid)
-        eventually(lambda: source.asked == 2)
-
-        ring.find(bearer.kid)
-
-
-class TestJwksUrl:
-    def test_is_fetched_over_http(self, make_settings, bearer):
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                self.send_response(200)
-                self.end_headers()
-                self.wfile.write(json.dumps(bearer.jwks()).encode())
-
-            def log_message(self, *_args):
-                pass
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=server.serve_forever, args=(0.05,)).start()
-        app = web.create_app(__name__, make_settings(), name="things", openapi=False)
-        auth.init_app(
-            app, issuer=ISSUER, jwks=f"http://127.0.0.1:{server.server_port}/"
+        assert answer.status_code == 401
+        assert answer.headers["WWW-Authenticate"].startswith(
+            'DPoP realm="flagon-api", error="invalid_token"'
         )
-        app.add_url_rule("/", "thing", auth.requires()(dict))
 
-        response = app.test_client().get("/", headers=bearer())
-        server.shutdown()
-        server.server_close()
+    def test_and_not_without_a_proof(self, client, bound):
+        answer = self.ask(client, bound)
 
-        assert response.status_code == 200
+        assert answer.status_code == 401
+        challenge = answer.headers["WWW-Authenticate"]
+        assert 'error="invalid_dpop_proof"' in challenge
+        assert 'algs="ES256' in challenge
+
+    def test_and_not_twice_with_one_proof(self, client, bound, prover):
+        proof = prover("GET", self.URL, bound)
+        self.ask(client, bound, proof)
+
+        answer = self.ask(client, bound, proof)
+
+        assert answer.status_code == 401
+        assert "used before" in answer.json["detail"]
+
+    def test_and_not_with_the_proof_of_another_key(self, client, bound):
+        proof = ProofMaker()("GET", self.URL, bound)
+
+        assert self.ask(client, bound, proof).status_code == 401
+
+    @pytest.mark.parametrize(
+        ("method", "url"),
+        [
+            ("POST", f"{ISSUER}/things"),
+            ("GET", f"{ISSUER}/strict"),
+            # What the Host header says is the sender's word.
+            ("GET", "http://localhost/things"),
+        ],
+    )
+    def test_and_not_with_a_proof_for_something_else(
+        self, client, bound, prover, method, url
+    ):
+        assert self.ask(client, bound, prover(method, url, bound)).status_code == 401
+
+    def test_a_free_token_goes_as_bearer_alone(self, client, bearer, prover):
+        token = bearer.token("things:read")
+        proof = prover("GET", self.URL, token)
+
+        assert self.ask(client, token, proof).status_code == 401
+
+    def test_while_nobody_knows_used_proofs_reading_goes_on(
+        self, app, client, bound, prover, monkeypatch
+    ):
+        def away(*_args):
+            raise redis.ConnectionError("away")
+
+        monkeypatch.setattr(app.extensions["flagon.denylist"], "claim", away)
+
+        assert (
+            self.ask(client, bound, prover("GET", self.URL, bound)).status_code == 200
+        )
+        headers = {
+            "Authorization": f"DPoP {bound}",
+            "DPoP": prover("POST", f"{ISSUER}/strict", bound),
+        }
+        assert client.post("/strict", headers=headers).status_code == 503
+
+    def test_without_a_store_a_proof_is_checked_and_not_remembered(
+        self, make_settings, bearer, prover, bound
+    ):
+        app = web.create_app(__name__, make_settings(), name="things", openapi=False)
+        auth.init_app(app, issuer=ISSUER, jwks=bearer.jwks)
+        app.add_url_rule("/things", "thing", auth.requires()(dict))
+
+        answer = self.ask(app.test_client(), bound, prover("GET", self.URL, bound))
+
+        assert answer.status_code == 200

@@ -53,7 +53,9 @@ class TestDiscovery:
     def test_may_be_cached_for_a_minute(self, app):
         for path in (*PATHS, "jwks.json"):
             answer = app.test_client().get(f"/.well-known/{path}")
-            assert answer.headers["Cache-Control"] == "public, max-age=60"
+            assert answer.headers["Cache-Control"] == (
+                "public, max-age=60, stale-while-revalidate=60, stale-if-error=86400"
+            )
             assert answer.mimetype == "application/json"
 
     def test_every_member_is_an_endpoint_or_held_by_a_test_here(self, found):
@@ -202,7 +204,7 @@ class TestDiscovery:
         )
 
         assert found["dpop_signing_alg_values_supported"] == [
-            *("ES256", "EdDSA", "PS256", "RS256")
+            *("ES256", "Ed25519", "EdDSA", "PS256", "RS256")
         ]
         assert answer.json["error"] == "invalid_dpop_proof"
 

@@ -135,6 +135,16 @@ class TestRotate:
             *(("RS256", "active"), ("RS256", "pending"), ("RS256", "retiring")),
         ]
 
+    def test_changes_what_caches_ask_for(self, fresh_app):
+        path = "/.well-known/jwks.json"
+        etag = fresh_app.test_client().get(path).headers["ETag"]
+
+        rotate(fresh_app, at_once=True)
+        answer = fresh_app.test_client().get(path, headers={"If-None-Match": etag})
+
+        assert answer.status_code == 200
+        assert answer.headers["ETag"] != etag
+
     def test_leaves_old_tokens_alive(self, fresh_app, person):
         person(where=fresh_app)
         browser = Browser(fresh_app)

@@ -42,6 +42,22 @@ class TestJwks:
             assert key["use"] == "sig"
             assert key["kid"]
 
+    def test_may_be_kept_for_a_minute_and_a_day_while_auth_is_away(self, app):
+        found = get(app, "/.well-known/jwks.json").headers["Cache-Control"]
+
+        assert found == (
+            "public, max-age=60, stale-while-revalidate=60, stale-if-error=86400"
+        )
+
+    def test_is_not_sent_again_to_who_has_it(self, app):
+        etag = get(app, "/.well-known/jwks.json").headers["ETag"]
+
+        same = get(app, "/.well-known/jwks.json", headers={"If-None-Match": etag})
+
+        assert (same.status_code, same.data) == (304, b"")
+        assert same.headers["ETag"] == etag
+        assert "max-age=60" in same.headers["Cache-Control"]
+
     def test_verifies_both_kinds_of_tokens(self, ada, app):
         answer = ada.tokens()
         ring = {

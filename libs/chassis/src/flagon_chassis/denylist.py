@@ -119,15 +119,15 @@ class Denylist:
                 self._thread.start()
 
     def _watch(self) -> None:
-        said = False
+        quiet = False
         while not self._stop.is_set() and self._in_use():
             try:
                 self._follow()
-                said = False
             except (redis.RedisError, OSError) as error:
-                if not said:
+                # Once for each time that it breaks, not for each try after that.
+                if self._heard_at > float("-inf") or not quiet:
                     log.warning("denylist_unwatched", error=type(error).__name__)
-                said = True
+                quiet = True
                 self._stop.wait(self.beat_seconds)
             finally:
                 self._forget_all()
