@@ -37,6 +37,7 @@
     });
   };
 
+  for (const note of document.querySelectorAll("[data-without-passkeys]")) note.hidden = true;
   for (const form of document.querySelectorAll("form[data-passkey]")) {
     const button = form.querySelector("button");
     const place = form.querySelector("[data-says]");
