@@ -1,0 +1,46 @@
+"""openid-client, a certified relying party in JavaScript, against a running auth."""
+
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+LIBRARY = HERE.parents[1] / ".venv/judges/node_modules/openid-client/build/index.js"
+SCENARIOS = re.findall(
+    r"^  async (\w+)\(\) \{$", (HERE / "openid_client.mjs").read_text(), re.MULTILINE
+)
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("node") is None, reason="node is not installed: BROWSER=1 make setup"
+)
+
+
+@pytest.fixture(scope="module")
+def verdict(provider):
+    """What each scenario came to, from one run of the library."""
+    if not LIBRARY.exists():
+        pytest.fail("openid-client is not installed: BROWSER=1 make setup")
+    done = subprocess.run(
+        ["node", "--no-warnings", HERE / "openid_client.mjs", LIBRARY],
+        input=json.dumps(asdict(provider)),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_openid_client_accepts(verdict, scenario):
+    assert verdict[scenario] is None, verdict[scenario]
+
+
+def test_every_scenario_was_run(verdict):
+    assert sorted(verdict) == sorted(SCENARIOS)
