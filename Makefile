@@ -48,6 +48,8 @@ accounts: ## The demonstration accounts as JSON
 	@$(FLAGON) accounts $(VALUES)
 token: ## An access token by the real code + PKCE flow [ROLE=merchandiser]
 	@$(FLAGON) token $(VALUES)
+device: ## An access token as a program without a browser gets it: sign in where it says
+	@$(FLAGON) device $(VALUES)
 cli: ## A service's own commands [S=auth C="clients create …"]
 	@$(FLAGON) cli $(VALUES)
 migrate: ## Bring the tables up to date [S=catalog]

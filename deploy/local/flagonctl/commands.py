@@ -14,6 +14,7 @@ from . import (
     checks,
     compose,
     configuration,
+    device,
     local,
     measure,
     reach,
@@ -255,6 +256,12 @@ def token(stack: Stack, values: Values, format_: str) -> None:
     print(json.dumps(got, indent=2) if format_ == "json" else got["access_token"])
 
 
+def let_device_in(stack: Stack, values: Values, format_: str) -> None:
+    """Print an access token, got without a browser of our own (RFC 8628)."""
+    got = device.token(stack.http_url, values.get("SCOPE", _SCOPE))
+    print(json.dumps(got, indent=2) if format_ == "json" else got["access_token"])
+
+
 def cli(stack: Stack, values: Values, _format: str) -> int:
     """Run a service's own `flask` commands inside the running stack."""
     service = values.get("S", "")
@@ -386,6 +393,7 @@ COMMANDS: dict[str, Callable[[Stack, Values, str], int | None]] = {
     "accounts": show_accounts,
     "bench": bench,
     "cli": cli,
+    "device": let_device_in,
     "doctor": doctor,
     "down": down,
     "images": images,

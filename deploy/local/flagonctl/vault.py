@@ -125,7 +125,10 @@ def clients(stack: Stack, vault: Vault) -> list[dict[str, object]]:
             "name": "Flagon command line",
             "redirect_uris": ["http://127.0.0.1/callback"],
             "post_logout_redirect_uris": [],
-            "grant_types": ["authorization_code", "refresh_token"],
+            "grant_types": [
+                *("authorization_code", "refresh_token"),
+                "urn:ietf:params:oauth:grant-type:device_code",
+            ],
             "scope": "openid profile email offline_access reviews:write jobs:read"
             " catalog:write jobs:write ops:read jobs:manage users:read users:write",
         },
