@@ -75,6 +75,27 @@ class TestSignOut:
             assert person.get("/account").status_code == 303
 
 
+class TestSignOutWhileTheShopIsAway:
+    def test_is_told_when_it_is_back(self, stack, accounts):
+        account = accounts["customer"]
+        with browser(stack, account) as person:
+            page = person.get("/logout")
+            stack.make("stop", P="web")
+            try:
+                person.post("/account/sign-out", data=fields(page))
+            finally:
+                stack.make("start", P="web")
+            stack.ready()
+
+            # The pauses between attempts double from a second on.
+            until(
+                lambda: not name_shown(person.get("/"), account),
+                90,
+                pause=0.5,
+                what="the shop hears of a sign-out that it missed",
+            )
+
+
 class TestDevice:
     def test_gets_in_once_a_person_agreed(self, stack, accounts):
         account = accounts["customer"]
