@@ -6,11 +6,16 @@
 # with 1.27.3; a variable in proxy_pass would resolve again, but without kept connections
 # and without a second try.) So the names in upstreams.conf are resolved here, once a
 # second, and nginx reloads when an address changed: about 1 s, no request is lost.
-# A name without an address gets a closed port: nginx starts, and answers 502 there.
+# A reload closes idle connections, and a client whose next request meets that must send
+# it again; so a name that lost its address, as a container does that is started again,
+# keeps the one it had for ten seconds, unless it gets another or a neighbour has that
+# one. Any other name without an address gets a closed port: nginx starts, and answers
+# 502 there at once.
 #
 #   resolve.sh SOURCE TARGET COMMAND…   e.g. upstreams.conf /tmp/upstreams.conf nginx -g …
 set -eu
 source=$1 target=$2
+known=$target.names
 shift 2
 
 addresses() {
@@ -20,13 +25,30 @@ addresses() {
   esac
 }
 
+# Writes "name address" for every name that has one.
+resolve() {
+  sed -n 's/^ *server \([^ :;]*\):.*/\1/p' "$source" | sort -u | while read -r name; do
+    addresses "$name" | sed "s/^/$name /"
+  done
+}
+
+remember() {
+  resolve > "$known.new"
+  # The third field counts how often a name was looked for since it had this address.
+  awk 'FILENAME == ARGV[1] { has[$1]; taken[$2]; print $1, $2, 0; next }
+       !($1 in has) && !($2 in taken) && $3 < 10 { print $1, $2, $3 + 1 }' \
+    "$known.new" "$known" > "$known.now"
+  mv "$known.now" "$known"
+}
+
 render() {
+  remember
   while IFS= read -r line; do
     case $line in
       *"    server "*)
         rest=${line#*server }
         place=${rest%% *}
-        found=$(addresses "${place%:*}")
+        found=$(awk -v name="${place%:*}" '$1 == name { print $2 }' "$known")
         for address in ${found:-127.0.0.1}; do
           port=${place##*:}
           [ -n "$found" ] || port=1
@@ -38,6 +60,7 @@ render() {
   done < "$source"
 }
 
+: > "$known"
 render > "$target"
 "$@" &
 child=$!

@@ -58,6 +58,17 @@ def running(tmp_path, names):
 
 
 class TestResolve:
+    def change(self, names, *lines):
+        """Let names have these addresses; return what nginx has read again."""
+        changed = names.parent / "changed"
+        changed.write_text("\n".join([*lines, ""]))
+        # At once: half a table would be a change too.
+        changed.rename(names)
+        reloads = names.parent / "reloads"
+        wait_for(reloads.exists)
+        reloads.unlink()
+        return (names.parent / "target").read_text()
+
     def test_names_become_addresses(self, running, tmp_path):
         text = (tmp_path / "target").read_text()
 
@@ -68,18 +79,32 @@ class TestResolve:
         assert "server 127.0.0.1:1 max_fails=0;" in (tmp_path / "target").read_text()
 
     def test_nginx_reloads_when_an_address_changes(self, running, tmp_path, names):
-        changed = tmp_path / "changed"
-        changed.write_text(
-            "auth.test 10.0.0.3\nauth.test 10.0.0.4\nweb.test 10.0.0.2\n"
+        text = self.change(
+            names, "auth.test 10.0.0.3", "auth.test 10.0.0.4", "web.test 10.0.0.2"
         )
-        # At once: half a table would be a change too.
-        changed.rename(names)
 
-        wait_for((tmp_path / "reloads").exists)
-        text = (tmp_path / "target").read_text()
         assert text.count("server 10.0.0.3:8000") == 2
         assert text.count("server 10.0.0.4:8000") == 2
         assert "server 10.0.0.2:8000 max_fails=0;" in text
+
+    def test_a_name_that_lost_its_address_keeps_it(self, running, names):
+        text = self.change(names, "web.test 10.0.0.5")
+
+        assert text.count("server 10.0.0.2:8000") == 2
+        assert "server 10.0.0.5:8000 max_fails=0;" in text
+
+    def test_a_name_that_stays_without_address_is_a_closed_port(self, running, names):
+        text = self.change(names)
+
+        assert text.count("server 127.0.0.1:1 ") == 3
+
+    def test_an_address_that_a_neighbour_has_is_kept_by_nobody_else(
+        self, running, names
+    ):
+        text = self.change(names, "web.test 10.0.0.2")
+
+        assert text.count("server 127.0.0.1:1 ") == 2
+        assert text.count("server 10.0.0.2:8000") == 1
 
     def test_ends_with_nginx(self, running):
         running.send_signal(signal.SIGTERM)
