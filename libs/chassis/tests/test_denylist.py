@@ -241,19 +241,18 @@ class TestWatching:
         denylist = make_denylist()
         denylist.beat_seconds = 0
 
-        class Connection:
-            answers = [None, None, b"PONG"]
+        answers = [None, None, b"PONG"]
 
+        class Connection:
             def send_command(self, name):
                 assert name == "PING"
 
             def read_response(self, push_request):
-                return self.answers.pop(0)
+                return answers.pop(0)
 
-        connection = Connection()
-        denylist._beat(connection)
+        denylist._beat(Connection())
 
-        assert connection.answers == []
+        assert answers == []
         assert denylist._heard_at > float("-inf")
 
     def test_begins_with_the_first_question_and_ends_when_none_comes(

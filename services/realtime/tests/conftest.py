@@ -296,8 +296,16 @@ def ticket(*topics, after=None, holder="tests", limit=100, grant=None):
     )
 
 
-def grant(sub="ada", jti="j", sid="s", issued_at=100, expires_at=2_000_000_000):
-    return Grant(sub, jti, sid, issued_at, expires_at)
+def grant(
+    sub="ada",
+    jti="j",
+    sid="s",
+    gid="g",
+    kid="k",
+    issued_at=100,
+    expires_at=2_000_000_000,
+):
+    return Grant(sub, jti, sid, gid, kid, issued_at, expires_at)
 
 
 def entry(number, *topics, size=0, traceparent=b""):

@@ -364,7 +364,7 @@ class TestEnd:
         *_others, last = stream.wait_for_end()
         assert (last.kind, last.data) == ("close", '{"reason": "token-expired"}')
 
-    @pytest.mark.parametrize("claim", ["sid", "jti", "sub"])
+    @pytest.mark.parametrize("claim", ["sid", "jti", "gid", "sub"])
     def test_ends_when_the_token_is_revoked(self, start_server, publish, bearer, claim):
         server = start_server()
         stream = server.open("me", headers=bearer(**{claim: "it"}))

@@ -51,7 +51,7 @@ class TestLook:
 
         assert stranger.reason == "age"
 
-    @pytest.mark.parametrize("claim", ["jti", "sid", "sub"])
+    @pytest.mark.parametrize("claim", ["jti", "sid", "gid", "kid", "sub"])
     def test_ends_what_was_revoked(self, open_stream, look, publish, claim):
         it, other = open_stream(**{claim: "it"}), open_stream(**{claim: "other"})
         publish.redis.set(f"denylist:{claim}:it", 500)

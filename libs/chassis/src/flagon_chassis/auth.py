@@ -114,6 +114,10 @@ class Caller:
     client_id: str
     sid: str | None
     """The session the token belongs to; None for a service."""
+    gid: str | None
+    """What the person granted, from which the token came; None for a service."""
+    kid: str
+    """The key that signed the token."""
     token: str
     """The token itself, to be passed on to another service."""
     expires_at: int
@@ -126,7 +130,6 @@ class _Proof:
     """A token whose signature and claims were found good."""
 
     caller: Caller
-    kid: str
     key: pyjwt.PyJWK
     marks: dict[str, str]
     """The names in the denylist that would end it, with their kind (`jti`, `sid`, …)."""
@@ -267,7 +270,7 @@ def _prove(token: str) -> _Proof:
     try:
         if (
             known is not None
-            and ring.find(known.kid) is known.key
+            and ring.find(known.caller.kid) is known.key
             and time.time() < known.caller.expires_at
         ):
             return known
@@ -289,11 +292,12 @@ def _prove(token: str) -> _Proof:
             roles=frozenset(claims.get("roles", ())),
             client_id=claims["client_id"],
             sid=claims.get("sid"),
+            gid=claims.get("gid"),
+            kid=kid,
             token=token,
             expires_at=claims["exp"],
             claims=claims,
         ),
-        kid=kid,
         key=ring.find(kid),
         marks={
             f"{PREFIX}{kind}:{value}": kind

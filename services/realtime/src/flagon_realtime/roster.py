@@ -27,6 +27,8 @@ class Grant:
     sub: str
     jti: str
     sid: str | None
+    gid: str | None
+    kid: str
     issued_at: int
     """Seconds since the epoch."""
     expires_at: int

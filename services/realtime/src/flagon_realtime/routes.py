@@ -1,5 +1,6 @@
 """`GET /api/v1/events`: the platform's events as they happen."""
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from apiflask import APIBlueprint
@@ -79,6 +80,9 @@ def _grant(caller: Caller) -> Grant:
         sub=caller.sub,
         jti=str(caller.claims["jti"]),
         sid=caller.sid,
+        gid=caller.gid,
+        # One string for all streams: there are few keys.
+        kid=sys.intern(caller.kid),
         issued_at=int(caller.claims["iat"]),
         expires_at=caller.expires_at,
     )

@@ -60,8 +60,12 @@ class Warden:
 
 
 def _names(grant: Grant) -> list[str]:
-    names = [f"denylist:jti:{grant.jti}", f"denylist:sub:{grant.sub}"]
-    return [*names, f"denylist:sid:{grant.sid}"] if grant.sid else names
+    return [f"denylist:sub:{grant.sub}", *_own_names(grant)]
+
+
+def _own_names(grant: Grant) -> list[str]:
+    marked = {"jti": grant.jti, "sid": grant.sid, "gid": grant.gid, "kid": grant.kid}
+    return [f"denylist:{kind}:{value}" for kind, value in marked.items() if value]
 
 
 def _revoked(grant: Grant, marks: dict[str, bytes]) -> bool:
@@ -69,7 +73,7 @@ def _revoked(grant: Grant, marks: dict[str, bytes]) -> bool:
     if since is not None and grant.issued_at <= int(since):
         # An account's mark is a time: what was issued after it is a new sign-in.
         return True
-    return f"denylist:jti:{grant.jti}" in marks or f"denylist:sid:{grant.sid}" in marks
+    return any(name in marks for name in _own_names(grant))
 
 
 def _parts(names: list[str]) -> Iterator[list[str]]:
