@@ -3,6 +3,10 @@
 from uuid import uuid4
 
 import pytest
+from sqlalchemy import select, text
+
+from flagon_auth.models import Mail
+from flagon_chassis import db
 
 from .conftest import Browser, bearer_of, me, refresh, token_request
 
@@ -27,6 +31,119 @@ def listed(app, headers, **query):
     page = app.test_client().get("/api/v1/users", query_string=query, headers=headers)
     assert page.status_code == 200, page.text
     return [item["email"] for item in page.json["items"]]
+
+
+class TestCreateUser:
+    def create(self, app, headers, **body):
+        return app.test_client().post(
+            "/api/v1/users",
+            json={"email": "new@flagon.test", "name": "New", **body},
+            headers=headers,
+        )
+
+    def test_lets_the_owner_choose_a_password_by_mail(self, app, admin):
+        made = self.create(app, admin, roles=["merchandiser"])
+
+        assert made.status_code == 201
+        assert made.json["roles"] == ["merchandiser"]
+        found = app.test_client().get(made.headers["Location"], headers=admin)
+        assert found.json == made.json
+        with app.app_context(), db.transaction() as session:
+            [mail] = session.scalars(
+                select(Mail).where(Mail.email == "new@flagon.test")
+            )
+            assert mail.template == "reset_password"
+        assert Browser(app).sign_in("new@flagon.test").status_code == 422
+
+    @pytest.mark.parametrize(
+        ("change", "status"),
+        [
+            ({"email": "root@flagon.test"}, 409),
+            ({"email": "nobody"}, 422),
+            ({"roles": ["king"]}, 422),
+            ({"name": "a\u202eb"}, 422),
+            ({"password": "kettle-marble-55-orchid"}, 422),
+        ],
+    )
+    def test_refuses(self, app, admin, change, status):
+        assert self.create(app, admin, **change).status_code == status
+
+    def test_makes_one_account_for_a_repeated_request(self, app, admin):
+        keyed = {**admin, "Idempotency-Key": "k"}
+
+        twice = [self.create(app, keyed) for _ in range(2)]
+
+        assert twice[0].json == twice[1].json
+
+    def test_sends_a_new_link_on_demand(self, app, admin, person):
+        account = person()
+
+        sent = app.test_client().post(
+            f"/api/v1/users/{account.id}/password-reset", headers=admin
+        )
+
+        assert sent.status_code == 202
+        with app.app_context(), db.transaction() as session:
+            [mail] = session.scalars(select(Mail).filter_by(account_id=account.id))
+            assert mail.template == "reset_password"
+
+
+class TestDeleteUser:
+    def test_signs_out_and_forgets(self, app, admin, ada):
+        tokens = ada.tokens()
+
+        gone = app.test_client().delete(
+            f"/api/v1/users/{ada.account.id}", headers={**admin, "If-Match": '"v1"'}
+        )
+
+        assert gone.status_code == 204
+        assert me(app, tokens).status_code == 401
+        assert ada.sign_in().status_code == 422
+        with app.app_context(), db.transaction() as session:
+            events = session.scalars(text("select name from outbox"))
+            assert "market.flagon.user.deleted.v1" in set(events)
+
+    def test_needs_to_know_the_version(self, app, admin, person):
+        path = f"/api/v1/users/{person().id}"
+
+        assert app.test_client().delete(path, headers=admin).status_code == 428
+
+
+class TestSessions:
+    def test_are_listed_and_ended_one_by_one(self, app, admin, ada):
+        path = f"/api/v1/users/{ada.account.id}/sessions"
+        tokens = ada.tokens()
+        other = Browser(app)
+        other.sign_in()
+        [late, early] = app.test_client().get(path, headers=admin).json["items"]
+
+        ended = app.test_client().delete(f"{path}/{early['sid']}", headers=admin)
+
+        assert ended.status_code == 204
+        assert me(app, tokens).status_code == 401
+        left = app.test_client().get(path, headers=admin).json["items"]
+        assert [one["sid"] for one in left] == [late["sid"]]
+        again = app.test_client().delete(f"{path}/nothing", headers=admin)
+        assert again.status_code == 404
+
+    def test_end_all_at_once(self, app, admin, ada):
+        path = f"/api/v1/users/{ada.account.id}/sessions"
+        tokens = ada.tokens()
+
+        assert app.test_client().delete(path, headers=admin).status_code == 204
+
+        assert me(app, tokens).status_code == 401
+        assert app.test_client().get(path, headers=admin).json["items"] == []
+
+    @pytest.mark.parametrize("method", ["GET", "DELETE"])
+    def test_are_for_administrators(self, app, ada, method):
+        answer = app.test_client().open(
+            f"/api/v1/users/{ada.account.id}/sessions",
+            method=method,
+            headers=bearer_of(ada.tokens()),
+        )
+
+        assert answer.status_code == 403
 
 
 class TestFilters:

@@ -77,6 +77,36 @@ class AuditPage(BaseModel):
     next_cursor: str | None
 
 
+class NewAccount(BaseModel, extra="forbid"):
+    """Body of `POST /api/v1/users`; no password: nobody but its owner knows one."""
+
+    email: str = Field(min_length=3, max_length=254)
+    name: str = Field(min_length=1, max_length=NAME_LENGTH_MAX)
+    roles: list[Role] = Field(default=["customer"], max_length=10)
+
+
+class SessionView(BaseModel):
+    """One browser that is signed in."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    sid: str
+    created_at: datetime
+    seen_at: datetime
+    """When it last asked for something, a minute more or less."""
+    address: str | None
+    agent: str
+    amr: list[str]
+    acr: str
+
+
+class SessionList(BaseModel):
+    """Every browser in which an account is signed in, the latest first."""
+
+    items: list[SessionView]
+    next_cursor: None = None
+
+
 class AccountChange(BaseModel, extra="forbid"):
     """Body of `PATCH /api/v1/users/<id>`: only what is to change."""
 
