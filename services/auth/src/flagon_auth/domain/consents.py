@@ -1,5 +1,6 @@
 """Consents: what a person lets a program of somebody else do."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -19,6 +20,7 @@ from flagon_auth.models import (
 from flagon_chassis.errors import NotFound
 
 from . import grants, logouts
+from .accounts import API_SCOPES, IDENTITY_SCOPES, INSIDE_SCOPES
 from .tokens import Spent
 
 
@@ -92,7 +94,7 @@ def list_connections(
             client_id=client.id,
             name=client.name,
             first_party=client.first_party,
-            scopes=consent.scope.split(),
+            scopes=_in_order(consent.scope.split()),
             since=consent.granted_at,
             used_at=consent.granted_at,
             grants=0,
@@ -104,12 +106,21 @@ def list_connections(
             client_id=client.id,
             name=client.name,
             first_party=client.first_party,
-            scopes=sorted({*(before.scopes if before else ()), *grant.scope.split()}),
+            scopes=_in_order(
+                {*(before.scopes if before else ()), *grant.scope.split()}
+            ),
             since=min(before.since, grant.created_at) if before else grant.created_at,
             used_at=max(before.used_at, used_at) if before else used_at,
             grants=(before.grants if before else 0) + 1,
         )
     return sorted(found.values(), key=lambda one: (one.name.casefold(), one.client_id))
+
+
+def _in_order(scopes: Iterable[str]) -> list[str]:
+    known = [*IDENTITY_SCOPES, *API_SCOPES, *INSIDE_SCOPES]
+    given = set(scopes)
+    # One that we do not know any more may still stand in an old agreement.
+    return [name for name in known if name in given] + sorted(given - set(known))
 
 
 def withdraw(
