@@ -61,6 +61,7 @@ bench: ## Measure what is promised [N=… for one of tests/bench]
 
 # -- Changing -----------------------------------------------------------------------------
 
+test check: export JUDGES = 1
 test: setup ## Tests: all that this machine can run [S=catalog or T=path]
 	@$(if $(T)$(S),$(VENV)/python -m pytest $(if $(T),$(T),$(wildcard services/$(S)/tests libs/$(S)/tests)),bash deploy/check.sh test)
 format: ## Format the code

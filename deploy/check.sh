@@ -19,7 +19,7 @@ export COLUMNS="${COLUMNS:-200}" PYTEST_ADDOPTS="--tb=short -rfE ${PYTEST_ADDOPT
 unset CI BUILD_NUMBER
 [ -t 1 ] && PYTEST_ADDOPTS="--color=yes $PYTEST_ADDOPTS"
 passed=0 failed=0
-units='chassis auth catalog realtime web worker system deployment'
+units='chassis auth catalog realtime web worker system judges deployment'
 selected=
 for name; do
   case $name in
@@ -99,6 +99,7 @@ for service in auth catalog realtime web worker; do
   stage "$service" unit "$service" 95 "services/$service/tests"
 done
 stage system "$bin/python" -m pytest -q tests/system
+stage judges "$bin/python" -m pytest -q tests/judges
 stage deployment "$bin/python" -m pytest -q tests/local
 stage e2e-local end_to_end local
 stage browser browser

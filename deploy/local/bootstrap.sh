@@ -2,7 +2,9 @@
 # Brings a bare Debian or Ubuntu to where `make up` can work: system packages for the
 # local mode, and .venv with exactly what requirements.lock names. Takes half a second when all is there.
 #
-#   MODE=docker leaves the system packages alone; BROWSER=1 adds Chromium, for its tests.
+#   MODE=docker leaves the system packages alone; BROWSER=1 adds what tests look at the
+#   platform with from outside: Chromium, and a relying party for Node. JUDGES=1 adds the
+#   latter where there is a Node.
 set -eu
 # Processes of another user read what is made here, whatever the habits of the caller.
 umask 022
@@ -46,7 +48,12 @@ if [ "${MODE:-local}" != docker ]; then
   [ "$(id -u)" != 0 ] || has setfacl || need acl
 fi
 
-[ -z "${BROWSER:-}" ] || has chromium || has chromium-browser || need chromium
+if [ -n "${BROWSER:-}" ]; then
+  has chromium || has chromium-browser || need chromium
+  # Runs the relying party that judges the provider.
+  has node || need nodejs
+  has npm || need npm
+fi
 
 if [ -n "$missing" ]; then
   command="apt-get update && apt-get install -y --no-install-recommends$missing"
@@ -96,4 +103,17 @@ if [ "$(cat $stamp 2>/dev/null)" != "$wanted" ] || [ ! -x .venv/bin/uv ]; then
   # installed earlier and without this is not compiled by the installer.
   .venv/bin/python -m compileall -q -j 0 .venv/lib > /dev/null 2>&1 || true
   echo "$wanted" > $stamp
+fi
+
+# -- What others wrote, to judge us -----------------------------------------------------
+
+# Exact versions and no lock file: three packages without dependencies of their own.
+judges='openid-client@6.8.9 oauth4webapi@3.8.8 jose@6.2.17'
+if [ -n "${BROWSER:-}" ] || { [ -n "${JUDGES:-}" ] && has npm; } &&
+  [ "$(cat .venv/judges/installed 2>/dev/null)" != "$judges" ]; then
+  say "installing $judges"
+  # shellcheck disable=SC2086  # a list
+  npm install --prefix .venv/judges --no-save --no-package-lock --ignore-scripts \
+    --no-audit --no-fund --loglevel=error $judges
+  echo "$judges" > .venv/judges/installed
 fi

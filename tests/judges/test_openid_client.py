@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(
 def verdict(provider):
     """What each scenario came to, from one run of the library."""
     if not LIBRARY.exists():
-        pytest.fail("openid-client is not installed: BROWSER=1 make setup")
+        pytest.fail("openid-client is not installed: JUDGES=1 make setup")
     done = subprocess.run(
         ["node", "--no-warnings", HERE / "openid_client.mjs", LIBRARY],
         input=json.dumps(asdict(provider)),
