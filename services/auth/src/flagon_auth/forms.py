@@ -10,6 +10,7 @@ from wtforms import (
     SelectMultipleField,
     StringField,
 )
+from wtforms.fields.choices import SelectChoice
 from wtforms.validators import AnyOf, DataRequired, Length
 
 from .domain.passkeys import CREDENTIAL_LENGTH_MAX, NAME_LENGTH_MAX
@@ -162,7 +163,10 @@ class ProfileForm(Form):
     """What a person is called and which language they read."""
 
     name = StringField(_("Name"), validators=[DataRequired(), Length(max=100)])
-    locale = SelectField(_("Language"), choices=list(LANGUAGES.items()))
+    locale = SelectField(
+        _("Language"),
+        choices=[SelectChoice(code, name) for code, name in LANGUAGES.items()],
+    )
 
 
 class DeleteForm(Form):

@@ -202,10 +202,13 @@ def ensure_account(
             roles=roles,
             now=now,
         )
+        # Nobody reads the mails of these.
+        made.email_verified_at = now
         return made, True
     if not hasher.matches(account.password_hash, password):
         account.password_hash = hasher.hash_new(password, context=[])
         account.password_changed_at = now
+    account.email_verified_at = account.email_verified_at or now
     change_account(account, {"roles": list(roles), "disabled": False}, now=now)
     return account, False
 

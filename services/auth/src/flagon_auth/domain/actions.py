@@ -12,6 +12,7 @@ WORDS = {
     "address_verified": _("The e-mail address was confirmed."),
     "api_key_created": _("An API key was made."),
     "api_key_revoked": _("An API key was revoked."),
+    "confirmed": _("The sign-in was confirmed once more."),
     "consent_given": _("A program was allowed to use the account."),
     "consent_withdrawn": _("A program may not use the account any more."),
     "device_approved": _("A device was connected."),

@@ -28,18 +28,19 @@ PAGE = "/account/email"
 @auth.open_route
 def verify_page() -> ResponseReturnValue:
     """Show what the link of a mail is for. Looking, as mail scanners do, uses nothing up."""
-    form = LinkForm(formdata=None, data={"code": request.args.get("code", "")})
+    code = request.args.get("code", "")
     try:
         with transaction() as db:
             token, _account = email_tokens.find_token(
                 db,
                 parts().linker,
-                str(form.code.data),
+                code,
                 *("verify", "change"),
                 now=datetime.now(UTC),
             )
     except LinkVoid as void:
         return void_link(void, PAGE, _("To your account"))
+    form = LinkForm(formdata=None, data={"code": code})
     return form_page("verify.html", form, "", email=token.email)
 
 

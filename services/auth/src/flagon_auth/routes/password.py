@@ -71,11 +71,12 @@ def sent_page() -> ResponseReturnValue:
 @auth.open_route
 def reset_page() -> ResponseReturnValue:
     """Show what the link of a mail is for. Looking, as mail scanners do, uses nothing up."""
-    form = ResetForm(formdata=None, data={"code": request.args.get("code", "")})
+    code = request.args.get("code", "")
     try:
-        account = _account_of(str(form.code.data))
+        account = _account_of(code)
     except LinkVoid as void:
         return void_link(void, "/password/forgot", _("Ask for a new link"))
+    form = ResetForm(formdata=None, data={"code": code})
     return form_page("reset.html", form, "", account=account)
 
 
