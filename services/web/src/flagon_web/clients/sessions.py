@@ -1,9 +1,10 @@
 """The session: a random cookie here, everything else in Redis.
 
-One Redis hash per session, `web:session:<sha256 of the cookie>`, so that a stolen copy
-of the store opens no session. Its fields are written by different hands and must not
-overwrite each other: `data` by the request that changed the session, `tokens` by
-whoever refreshed them. The whole hash has one lifetime.
+One Redis hash per session, `web:session:<sha256 of the cookie>`, whose contents are
+sealed with a key that only the cookie yields: a stolen copy of the store opens no session
+and shows no token, not even with all our settings. Its fields are written by different
+hands and must not overwrite each other: `data` by the request that changed the session,
+`tokens` by whoever refreshed them. The whole hash has one lifetime.
 """
 
 import json
@@ -13,10 +14,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import sha256
+from hmac import digest as hmac_digest
 from typing import Any, cast
 
 import redis
 import structlog
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from flask import Flask, Request, Response, request
 from flask.sessions import SessionInterface, SessionMixin
 from redis.backoff import NoBackoff
@@ -38,6 +42,7 @@ _WITHOUT_SESSION = (
 )
 _LONGEST_ID = 128
 _REFRESH_SECONDS = 10.0
+_NONCE_BYTES = 12
 
 
 class SessionStoreDown(Unavailable):
@@ -136,9 +141,9 @@ class Sessions:
             pipe.hget(key, "data")
             pipe.expire(key, self._idle)
             raw = pipe.execute()[0]
-        if raw is None:
+        stored = _opened(sid, "data", raw)
+        if stored is None:
             return None
-        stored = json.loads(raw)
         age = self._clock() - stored["created_at"]
         data = stored["data"]
         if age >= (self._absolute if "sub" in data else self._anonymous):
@@ -155,11 +160,15 @@ class Sessions:
         if begins:
             session.sid = secrets.token_urlsafe(32)
             session.created_at = self._clock()
-        key = _key(cast("str", session.sid))
-        data = json.dumps({"created_at": session.created_at, "data": dict(session)})
-        fields = {"data": data}
+        sid = cast("str", session.sid)
+        key = _key(sid)
+        content = {"created_at": session.created_at, "data": dict(session)}
+        fields = {"data": _sealed(sid, "data", content)}
+        if "sub" in session:
+            # For auth, which ends sessions without their cookie.
+            fields["sub"] = session["sub"]
         if session.fresh_tokens:
-            fields["tokens"] = json.dumps(asdict(session.fresh_tokens))
+            fields["tokens"] = _sealed(sid, "tokens", asdict(session.fresh_tokens))
         if begins:
             lifetime = self._idle if "sub" in session else self._anonymous
             with self._redis.pipeline() as pipe:
@@ -192,9 +201,8 @@ class Sessions:
         ended = 0
         for index in _indexes(provider_sid, None if provider_sid else sub):
             for key in cast("list[str]", self._redis.zrange(index, 0, -1)):
-                data = cast("str | None", self._redis.hget(key, "data"))
                 # Who may end it says whose it is, if they say so.
-                if data and sub in {None, json.loads(data)["data"].get("sub")}:
+                if sub in {None, self._redis.hget(key, "sub")}:
                     ended += self._redis.delete(key)
         return ended
 
@@ -214,14 +222,16 @@ class Sessions:
         :raises redis.RedisError: the store does not answer.
         """
         raw = cast("str | None", self._redis.hget(_key(sid), "tokens"))
-        return Tokens(**json.loads(raw)) if raw else None
+        stored = _opened(sid, "tokens", raw)
+        return Tokens(**stored) if stored else None
 
     def keep_tokens(self, sid: str, tokens: Tokens) -> None:
         """Replace the tokens of a session unless it ended meanwhile.
 
         :raises redis.RedisError: the store does not answer.
         """
-        self._write_if_alive(_key(sid), {"tokens": json.dumps(asdict(tokens))})
+        sealed = _sealed(sid, "tokens", asdict(tokens))
+        self._write_if_alive(_key(sid), {"tokens": sealed})
 
     @contextmanager
     def alone(self, sid: str) -> Iterator[None]:
@@ -337,6 +347,30 @@ def _digest(sid: str) -> str:
 
 def _key(sid: str) -> str:
     return f"web:session:{_digest(sid)}"
+
+
+def _sealed(sid: str, field: str, content: dict[str, Any]) -> str:
+    """Return the content, readable only with the session's cookie."""
+    nonce = secrets.token_bytes(_NONCE_BYTES)
+    box = _cipher(sid).encrypt(nonce, json.dumps(content).encode(), field.encode())
+    return (nonce + box).hex()
+
+
+def _opened(sid: str, field: str, sealed: str | None) -> dict[str, Any] | None:
+    """Return what was sealed; None where there is nothing that we wrote."""
+    try:
+        box = bytes.fromhex(sealed or "")
+        nonce, box = box[:_NONCE_BYTES], box[_NONCE_BYTES:]
+        content = _cipher(sid).decrypt(nonce, box, field.encode())
+    except (ValueError, InvalidTag):
+        return None
+    return cast("dict[str, Any]", json.loads(content))
+
+
+def _cipher(sid: str) -> AESGCM:
+    # The cookie is 256 random bits; the store knows another digest of it as the key's
+    # name, from which this one does not follow.
+    return AESGCM(hmac_digest(sid.encode(), b"flagon web session", "sha256"))
 
 
 def _indexes(provider_sid: str | None, sub: str | None) -> list[str]:
