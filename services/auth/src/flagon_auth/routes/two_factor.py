@@ -189,7 +189,7 @@ def _set_up_page(form: FactorForm, *, status: int = 200) -> ResponseReturnValue:
     uri = totp.provisioning_uri(secret, issuer="Flagon", account_name=account.email)
     # Dark on light whatever the colours of the page: cameras need it that way.
     code = segno.make(uri, error="m", micro=False)
-    picture = code.svg_inline(scale=5, border=4, dark="#000", light="#fff")
+    picture = code.svg_inline(border=4, dark="#000", light="#fff", omitsize=True)
     page = render_template(
         "totp.html",
         form=form,
