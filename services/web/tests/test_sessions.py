@@ -61,6 +61,31 @@ class TestCookie:
         (key,) = store.keys("web:session:*")
         assert sid not in str(store.hgetall(key))
 
+    def test_is_what_opens_the_store(self, app, signed_in, store):
+        sessions = app.extensions["flagon.web"].sessions
+        tokens = sessions.tokens(signed_in.cookie())
+        (key,) = store.keys("web:session:*")
+        stored = store.hgetall(key)
+
+        for secret in (tokens.access_token, tokens.refresh_token, tokens.id_token):
+            assert secret not in str(stored)
+        assert "Mira" not in str(stored)
+        assert set(stored) == {"data", "tokens", "sub"}
+
+    @pytest.mark.parametrize("content", ["", "{}", "zz", "00", "00" * 40])
+    def test_opens_nothing_that_we_did_not_write(self, signed_in, store, content):
+        (key,) = store.keys("web:session:*")
+        store.hset(key, "data", content)
+
+        assert signed_in.get("/").status_code == 200
+        assert "Mira" not in signed_in.get("/").text
+
+    def test_opens_no_field_under_another_name(self, app, signed_in, store):
+        (key,) = store.keys("web:session:*")
+        store.hset(key, "tokens", store.hget(key, "data"))
+
+        assert app.extensions["flagon.web"].sessions.tokens(signed_in.cookie()) is None
+
     def test_that_we_did_not_make_is_never_adopted(self, browser, platform, store):
         browser.client.set_cookie("flagon_session", "a" * 43)
 
