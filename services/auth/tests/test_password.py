@@ -1,7 +1,6 @@
 """Passwords: chosen well, reset by mail, changed by who knows the present one."""
 
 import hashlib
-import json
 import re
 from datetime import timedelta
 from unittest.mock import patch

@@ -1,5 +1,6 @@
 """The other machines the worker talks to."""
 
+import contextlib
 import smtplib
 import ssl
 from collections.abc import Mapping, Sequence
@@ -161,8 +162,14 @@ class MailServer:
         :raises mails.Undeliverable: it says: never.
         """
         try:
-            with self._connect() as server:
+            server = self._connect()
+            try:
                 server.send_message(message)
+            finally:
+                # The server has it or not; how it says good-bye changes nothing.
+                with contextlib.suppress(smtplib.SMTPException, OSError):
+                    server.quit()
+                server.close()
         except smtplib.SMTPRecipientsRefused as error:
             codes = [code for code, _text in error.recipients.values()]
             raise _refusal(codes[0]) from error

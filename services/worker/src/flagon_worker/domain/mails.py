@@ -101,12 +101,12 @@ def message(composed: Mapping[str, str], sender: Sender, mail_id: UUID) -> Email
         raise Undeliverable("The address or the subject is none.") from error
     mail["Date"] = format_datetime(datetime.now(UTC))
     mail["Message-ID"] = f"<{mail_id}@{sender.host}>"
-    mail["Content-Language"] = composed["language"]
     # RFC 3834: no out-of-office answers, please.
     mail["Auto-Submitted"] = "auto-generated"
     mail["X-Auto-Response-Suppress"] = "All"
     mail.set_content(composed["text"], cte="quoted-printable")
     mail.add_alternative(composed["html"], subtype="html", cte="quoted-printable")
+    mail["Content-Language"] = composed["language"]
     return mail
 
 
