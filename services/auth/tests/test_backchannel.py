@@ -397,6 +397,64 @@ class TestDelivery:
         return found
 
 
+class TestRegistration:
+    @staticmethod
+    def register(app, uri, *, first_party=False):
+        registration = Registration(
+            "other",
+            "Somebody else's",
+            OTHER_SECRET,
+            ["https://other.test/cb", "com.other.app:/cb"],
+            ["https://other.test/bye"],
+            scope="openid email reviews:write",
+            first_party=first_party,
+            backchannel_logout_uri=uri,
+        )
+        with app.app_context(), db.transaction() as session:
+            clients.put_client(session, registration, now=datetime.now(UTC))
+            session.rollback()
+
+    @pytest.mark.parametrize(
+        "uri",
+        ["https://other.test/logout?tenant=1", "http://127.0.0.1:8000/logout"],
+    )
+    def test_takes_https_and_loopback(self, app, uri):
+        self.register(app, uri)
+
+    def test_takes_http_inside_for_our_own(self, app):
+        self.register(app, "http://web:8000/backchannel-logout", first_party=True)
+
+    @pytest.mark.parametrize("first_party", [True, False])
+    @pytest.mark.parametrize(
+        "uri",
+        [
+            "ftp://other.test/",
+            "com.other.app:/logout",
+            "https://other.test/#part",
+            "http://other.test/#part",
+            "https://me:secret@other.test/",
+            "http://me:secret@other.test/",
+            "https://other.test/ x",
+            "file:///etc/passwd",
+            "gopher://127.0.0.1:6379/_FLUSHALL",
+            "//other.test/",
+            "https:///logout",
+            "",
+        ],
+    )
+    def test_refuses_anything_else(self, app, uri, first_party):
+        with pytest.raises(clients.ClientInvalid):
+            self.register(app, uri, first_party=first_party)
+
+    @pytest.mark.parametrize(
+        "uri",
+        ["http://other.test/", "http://169.254.169.254/latest", "http://web:8000/"],
+    )
+    def test_refuses_http_for_strangers(self, app, uri):
+        with pytest.raises(clients.ClientInvalid):
+            self.register(app, uri)
+
+
 class TestConformance:
     """The modules of the OpenID Foundation's back-channel plan, by name."""
 

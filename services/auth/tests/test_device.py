@@ -572,6 +572,28 @@ class TestThreatGuessing:
         assert started["user_code"] not in logged
         assert started["user_code"].replace("-", "") not in logged
 
+    def test_codes_can_be_read_in_no_store(self, ada, app, store):
+        started = begin(app, scope="openid").json
+        shown = find(ada, started["user_code"])
+
+        with app.app_context(), db.transaction() as session:
+            names = session.scalars(
+                text("select tablename from pg_tables where schemaname = 'public'")
+            ).all()
+            stored = [
+                str(row)
+                for name in names
+                for row in session.execute(text(f"select t::text from {name} t"))
+            ]
+        for key in store.keys("*"):
+            read = {"string": store.get, "hash": store.hgetall}.get(store.type(key))
+            stored.append(key + str(read(key) if read else ""))
+        assert answer(ada, shown).status_code == 200
+        code = started["user_code"]
+        assert len(stored) > 10
+        for secret in (started["device_code"], code, code.replace("-", "")):
+            assert not [entry for entry in stored if secret in entry]
+
     def test_disabled_client_waits_in_vain(self, ada, app):
         started = begin(app, "other", scope="openid").json
         with app.app_context(), db.transaction() as session:

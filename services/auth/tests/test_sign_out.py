@@ -1,11 +1,13 @@
 """Ending things: signing out, RP-initiated logout, revocation."""
 
 import time
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from pydantic import SecretStr
 from werkzeug.datastructures import MultiDict
 
+from flagon_auth import keeper
 from flagon_auth.domain import clients
 from flagon_chassis import db
 
@@ -14,6 +16,7 @@ from .conftest import (
     basic,
     claims_of,
     fields,
+    header_of,
     me,
     query_of,
     refresh,
@@ -91,6 +94,34 @@ class TestLogout:
 
         assert answer.location == HOME
         assert soon.get("/account").status_code == 303
+
+    def test_takes_an_id_token_of_either_algorithm(self, ada, app):
+        with app.app_context(), db.transaction() as session:
+            clients.find_client(session, "web").id_token_signed_response_alg = "ES256"
+        try:
+            hint = ada.tokens()["id_token"]
+        finally:
+            with app.app_context(), db.transaction() as session:
+                web = clients.find_client(session, "web")
+                web.id_token_signed_response_alg = "RS256"
+
+        assert header_of(hint)["alg"] == "ES256"
+        answer = end_session(ada, id_token_hint=hint, post_logout_redirect_uri=HOME)
+        assert answer.location == HOME
+
+    def test_takes_an_id_token_of_a_key_that_is_retired(self, fresh_app, person):
+        person(where=fresh_app)
+        browser = Browser(fresh_app)
+        browser.sign_in()
+        hint = browser.tokens()["id_token"]
+        with fresh_app.app_context():
+            keeper.rotate_keys(
+                actor="test", at_once=True, now=datetime.now(UTC) + timedelta(hours=1)
+            )
+
+        answer = end_session(browser, id_token_hint=hint, post_logout_redirect_uri=HOME)
+
+        assert answer.location == HOME
 
     def test_by_post_ends_the_session_of_the_cookie(self, ada):
         hint = ada.tokens()["id_token"]
