@@ -8,8 +8,8 @@ VENV := .venv/bin
 FLAGON := PYTHONPATH=deploy/local $(VENV)/python -m flagonctl --mode $(MODE) --port-base $(PORT_BASE) --format $(FORMAT)
 # Values with spaces and quotes reach the program as typed: make gives them to the shell
 # as variables, never as text.
-export C F ID N ONLY P PART ROLE S SCOPE SIGNAL
-VALUES := "C=$$C" "F=$$F" "ID=$$ID" "N=$$N" "ONLY=$$ONLY" "P=$$P" "PART=$$PART" "ROLE=$$ROLE" "S=$$S" "SCOPE=$$SCOPE" "SIGNAL=$$SIGNAL"
+export C F ID N ONLY P PART ROLE S SCOPE SIGNAL TO
+VALUES := "C=$$C" "F=$$F" "ID=$$ID" "N=$$N" "ONLY=$$ONLY" "P=$$P" "PART=$$PART" "ROLE=$$ROLE" "S=$$S" "SCOPE=$$SCOPE" "SIGNAL=$$SIGNAL" "TO=$$TO"
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-10s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,8 @@ token: ## An access token by the real code + PKCE flow [ROLE=merchandiser]
 	@$(FLAGON) token $(VALUES)
 device: ## An access token as a program without a browser gets it: sign in where it says
 	@$(FLAGON) device $(VALUES)
+mail: ## The newest mails that were written, links included [TO=address N=5 FORMAT=json]
+	@$(FLAGON) mail $(VALUES)
 cli: ## A service's own commands [S=auth C="clients create …"]
 	@$(FLAGON) cli $(VALUES)
 migrate: ## Bring the tables up to date [S=catalog]

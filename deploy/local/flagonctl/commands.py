@@ -295,6 +295,14 @@ def cli(stack: Stack, values: Values, _format: str) -> int:
     return int(done.returncode)
 
 
+def mail(stack: Stack, values: Values, format_: str) -> int:
+    """Print the newest mails, which the worker wrote to files for want of a server."""
+    options = ["mails", "show", "--limit", values.get("N", "5")]
+    options += ["--to", values["TO"]] if "TO" in values else []
+    options += ["--json"] if format_ == "json" else []
+    return cli(stack, {"S": "worker", "C": shlex.join(options)}, format_)
+
+
 def migrate(stack: Stack, values: Values, _format: str) -> None:
     """Bring the tables of one service or of all up to date."""
     chosen = [values["S"]] if "S" in values else list(OWNERS)
@@ -399,6 +407,7 @@ COMMANDS: dict[str, Callable[[Stack, Values, str], int | None]] = {
     "images": images,
     "kill": kill,
     "logs": logs,
+    "mail": mail,
     "migrate": migrate,
     "prepare": prepare,
     "reset": reset,
