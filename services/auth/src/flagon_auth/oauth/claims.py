@@ -40,10 +40,10 @@ def read(claims: str | None, acr_values: str | None) -> Wanted:
     asked = _parsed(claims)
     names: dict[str, list[str]] = {}
     for place in _PLACES:
-        members = asked.get(place) or {}
-        if not isinstance(members, dict):
+        members = asked.get(place)
+        if not isinstance(members, dict | None):
             raise InvalidRequestError("The claims parameter has a member of no object.")
-        found = [name for name in CLAIM_SCOPES if name in members]
+        found = [name for name in CLAIM_SCOPES if name in (members or {})]
         if found:
             names[place] = found
     in_token = asked.get("id_token") or {}
