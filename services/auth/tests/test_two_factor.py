@@ -1,6 +1,7 @@
 """The authenticator app, recovery codes and the page about both."""
 
 import base64
+import json
 import re
 from datetime import UTC, datetime
 from html import unescape
@@ -393,3 +394,35 @@ class TestDomain:
         assert factors.acr_of(["pwd", "otp", "mfa"]) == "aal2"
         assert factors.acr_of(["swk", "user", "mfa"]) == "aal2"
         assert factors.acr_of(["fed"]) == "aal1"
+
+
+class TestRemoveFactors:
+    """What an operator does for somebody who has lost everything."""
+
+    def test_leaves_the_password_alone(self, app, ada):
+        enable_totp(ada)
+        add_passkey(ada)
+
+        done = app.test_cli_runner().invoke(
+            args=["users", "remove-factors", "ada@flagon.test"]
+        )
+
+        assert done.exit_code == 0, done.output
+        assert json.loads(done.output) == {
+            "email": "ada@flagon.test",
+            "totp": True,
+            "passkeys": 1,
+        }
+        assert Browser(app).sign_in().location == "/account"
+        assert rows(app, "select 1 from recovery_code") == []
+        assert audited(app, ada, "factors_removed")
+        told = [mail.values["action"] for mail in rows(app, "select values from mail")]
+        assert "factors_removed" in told
+
+    def test_says_when_there_is_no_such_account(self, app):
+        done = app.test_cli_runner().invoke(
+            args=["users", "remove-factors", "nobody@flagon.test"]
+        )
+
+        assert done.exit_code == 1
+        assert "There is no such account" in done.output

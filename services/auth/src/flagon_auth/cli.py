@@ -15,7 +15,7 @@ from flagon_chassis.errors import Failure
 
 from . import keeper
 from .clients import parts
-from .domain import accounts, audit, clients, grants, keys, purge
+from .domain import accounts, audit, clients, factors, grants, keys, mails, purge
 from .domain.clients import Registration
 from .models import SigningKey
 from .settings import Settings
@@ -245,6 +245,22 @@ def list_users(limit: int) -> None:
                     "disabled": account.disabled,
                 }
             )
+
+
+@users_group.command("remove-factors")
+@click.argument("email")
+def remove_factors(email: str) -> None:
+    """Remove authenticator app, passkeys and recovery codes of who has lost them all.
+
+    The password alone signs in again. Be sure who asks for it. A mail tells the owner.
+    """
+    now = _now()
+    with transaction() as db:
+        account = accounts.find_account_by_email(db, email)
+        had = factors.remove_factors(db, account.id)
+        mails.send(db, account, "security_changed", now=now, action="factors_removed")
+        audit.record(db, "factors_removed", account_id=account.id, actor="cli", now=now)
+        _say({"email": account.email, "totp": had.totp, "passkeys": had.passkeys})
 
 
 @users_group.command("grant")

@@ -6,7 +6,7 @@ The names of levels follow NIST SP 800-63B, those of methods RFC 8176.
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from flagon_auth.models import Account, Passkey, RecoveryCode, TotpCredential
@@ -79,3 +79,14 @@ def first_factor_still_counts(account: Account, amr: list[str], since: float) ->
     changed_at = account.password_changed_at
     outdated = changed_at is not None and changed_at.timestamp() > since
     return not account.disabled and not ("pwd" in amr and outdated)
+
+
+def remove_factors(session: Session, account_id: UUID) -> Factors:
+    """Take every second factor from an account; return what it had.
+
+    For somebody who has lost them all and has proved otherwise who they are.
+    """
+    found = find_factors(session, account_id)
+    for kind in (TotpCredential, Passkey, RecoveryCode):
+        session.execute(delete(kind).where(kind.account_id == account_id))
+    return found

@@ -1,7 +1,6 @@
 """The sign-in page and its limits."""
 
 from datetime import UTC, datetime
-from urllib.parse import urlencode
 
 import structlog
 from apiflask import APIBlueprint
@@ -10,7 +9,7 @@ from flask.typing import ResponseReturnValue
 from flask_login import current_user
 
 from flagon_auth.clients import TooManyAttempts, parts
-from flagon_auth.domain import accounts, factors, passkeys
+from flagon_auth.domain import accounts, passkeys
 from flagon_auth.domain.addresses import safe_next
 from flagon_auth.forms import LoginForm
 from flagon_auth.i18n import gettext as _
@@ -19,7 +18,7 @@ from flagon_chassis.db import transaction
 from flagon_chassis.errors import Unavailable
 
 from .challenges import new_challenge, party
-from .sessions import SECOND_STEP, count_login, first_factor_passed, login_session
+from .sessions import count_login, first_factor_passed, login_session
 from .showing import form_page, too_many
 
 bp = APIBlueprint("sign_in", __name__, enable_openapi=False)
@@ -32,10 +31,6 @@ def login_page() -> ResponseReturnValue:
     """Show the sign-in page, or go on if there is nothing to do."""
     onward = safe_next(request.args.get("next"))
     if current_user.is_authenticated and not _must_sign_in_again():
-        asked = session.get("reauthentication", {})
-        if asked.get("acr") == factors.AAL2 != login_session().acr:
-            # The password was given not long ago: only the second factor is missing.
-            return redirect(f"{SECOND_STEP}?{urlencode({'next': onward})}", 303)
         return redirect(onward, 303)
     known = current_user.account.email if current_user.is_authenticated else ""
     hint = request.args.get("login_hint", known)
