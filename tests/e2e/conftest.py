@@ -25,8 +25,16 @@ DATA = engine.ROOT.parent / "shared" / "data" / "books.csv"
 
 
 def pytest_collection_modifyitems(items):
-    """Run what stops and starts everything last: the rest needs no new stack then."""
-    items.sort(key=lambda item: item.get_closest_marker("restarts") is not None)
+    """Run what stops and starts everything last: the rest needs no new stack then.
+
+    After that only the search for what all of them left behind.
+    """
+    items.sort(
+        key=lambda item: (
+            item.path.name == "test_secrets.py",
+            item.get_closest_marker("restarts") is not None,
+        )
+    )
 
 
 def pytest_configure(config):

@@ -10,6 +10,7 @@ import httpx2
 from testcontainers.compose import DockerCompose
 
 from harness import engine
+from harness.secrets_seen import SEEN
 from harness.waiting import until
 
 ROOT = engine.ROOT
@@ -30,6 +31,9 @@ PROCESSES = (
     "prometheus",
 )
 """Every process of the platform: whatever dies, the promises hold."""
+
+# A process that is starting again may not be there to be asked about.
+_NOT_YET = (AssertionError, ValueError, subprocess.CalledProcessError)
 
 _CODE_OF_A_SERVICE = """
 import importlib, json, os, sys
@@ -160,17 +164,17 @@ class Stack:
         os.kill(victim, number)
         return victim
 
-    def back(self, name, killed, seconds=90):
+    def back(self, name, killed, seconds=240):
         """Wait until another process has taken the place of a killed one and is ready."""
 
         def replaced():
             pid = self.pid(name)
             return pid and pid != killed
 
-        until(replaced, seconds, pause=0.3, what=f"a new {name}", ignore=AssertionError)
+        until(replaced, seconds, pause=0.3, what=f"a new {name}", ignore=_NOT_YET)
         self.ready(seconds)
 
-    def ready(self, seconds=90):
+    def ready(self, seconds=240):
         """Wait until every process says that it is ready."""
 
         def all_ready():
@@ -180,7 +184,7 @@ class Stack:
             assert not bad, bad
             return True
 
-        until(all_ready, seconds, pause=0.3, what="readiness", ignore=AssertionError)
+        until(all_ready, seconds, pause=0.3, what="readiness", ignore=_NOT_YET)
 
     def logs(self, *names):
         """Return the log lines of processes (all without a name), parsed where JSON."""
@@ -254,7 +258,9 @@ class Stack:
 
     def client(self, **options):
         """Return an HTTP client that knows the gateway and nothing else."""
-        options.setdefault("timeout", httpx2.Timeout(20.0, connect=5.0))
+        options.setdefault("timeout", httpx2.Timeout(60.0, connect=30.0))
+        # What goes over the wire must not be found anywhere when the run is over.
+        options.setdefault("event_hooks", SEEN.hooks)
         return httpx2.Client(base_url=self.url, **options)
 
     def query(self, expression):

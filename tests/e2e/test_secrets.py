@@ -1,0 +1,193 @@
+"""After everything: no secret of the run is readable where it was left behind.
+
+Runs last. What the programs of the tests sent and got is in `harness.secrets_seen`; this
+searches logs, both Redis, all databases and the gateway's folders for it.
+"""
+
+import json
+import re
+import subprocess
+
+import pytest
+from harness.people import Person, browser
+from harness.secrets_seen import FINDER, SEEN, found
+from harness.stack import SERVICES
+from harness.waiting import until
+
+_DATABASES = ("auth", "catalog", "worker")
+# A script is handed over as one argument, which may be 128 KiB long.
+_TAILS_AT_ONCE = 4000
+
+_OF_DATABASE = """
+import psycopg
+from psycopg import sql
+hits, rows = {}, 0
+url = settings.database_url.get_secret_value().replace("+psycopg", "")
+with psycopg.connect(url) as connection:
+    names = connection.execute(
+        "select tablename from pg_tables where schemaname = 'public'"
+    ).fetchall()
+    for (name,) in names:
+        query = sql.SQL("select t::text from {} t").format(sql.Identifier(name))
+        with connection.cursor(name="dump") as cursor:
+            cursor.itersize = 2000
+            for (text,) in cursor.execute(query):
+                rows += 1
+                for hit in found(text, tails):
+                    hits[hit] = name
+print(json.dumps([hits, rows]))
+"""
+_OF_REDIS = """
+import redis
+hits, read, unread = {}, [], []
+readers = {
+    "string": lambda client, key: [client.get(key)],
+    "hash": lambda client, key: client.hgetall(key).items(),
+    "list": lambda client, key: client.lrange(key, 0, -1),
+    "set": lambda client, key: client.smembers(key),
+    "zset": lambda client, key: client.zrange(key, 0, -1),
+    "stream": lambda client, key: client.xrange(key),
+}
+for name in ("redis_store_url", "redis_cache_url"):
+    url = getattr(settings, name).get_secret_value()
+    client = redis.Redis.from_url(url, decode_responses=True, encoding_errors="replace")
+    for key in client.scan_iter(count=1000):
+        try:
+            value = readers[client.type(key)](client, key)
+        except redis.exceptions.NoPermissionError:
+            unread.append(f"{name} {key}")
+            continue
+        except KeyError:
+            continue
+        read.append(f"{name} {key}")
+        for hit in found(key + " " + str(list(value)), tails):
+            hits[hit] = key
+print(json.dumps([hits, read, unread]))
+"""
+
+
+@pytest.fixture(scope="module")
+def tails(stack, accounts):
+    """The ends of every secret of the run, of the stack's own ones too."""
+    live(stack, accounts["customer"])
+    for account in accounts.values():
+        SEEN.add(account["password"], "password")
+    for file in (stack.state / "secrets").glob("*"):
+        text = file.read_text().strip()
+        if file.suffix == ".json":
+            SEEN._walk(json.loads(text))
+        else:
+            SEEN.add(text, file.name)
+    return SEEN.tails()
+
+
+def live(stack, account):
+    """Do what makes secrets, so that this means something without other tests too."""
+    with Person(stack, account) as person:
+        answer = person.sign_in()
+        with stack.client() as client:
+            for secret in (answer["refresh_token"], answer["refresh_token"]):
+                client.post(
+                    "/oauth/token",
+                    data={
+                        "grant_type": "refresh_token",
+                        "client_id": "cli",
+                        "refresh_token": secret,
+                    },
+                )
+            client.post("/oauth/device_authorization", data={"client_id": "cli"})
+            client.get("/callback", params={"code": "c" * 40, "state": "s" * 40})
+            client.get("/api/v1/me", headers={"Authorization": "Bearer " + "b" * 40})
+    with browser(stack, account) as shop:
+        shop.get("/jobs")
+        shop.get("/api/v1/jobs")
+        page = shop.get("/account").text
+        token = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', page)[1]
+        shop.post(
+            "/account/password",
+            data={
+                "csrf_token": token,
+                "current_password": "a-wrong-guess-of-mine-5",
+                "new_password": "another-wrong-guess-6",
+            },
+        )
+
+
+def inside(stack, service, tails, code):
+    """Search with what a service holds, in portions that fit."""
+    listed = sorted(tails)
+    for start in range(0, len(listed), _TAILS_AT_ONCE):
+        given = json.dumps(listed[start : start + _TAILS_AT_ONCE])
+        yield stack.inside(service, f"{FINDER}\ntails = set({given})\n{code}")
+
+
+def told(hits, tails):
+    """Return what was found where, without saying the secret."""
+    return {f"{tails[tail]} in {place}" for tail, place in hits.items()}
+
+
+class TestAfterTheRun:
+    def test_many_secrets_were_seen(self, tails):
+        kinds = {where.split()[0] for where in tails.values()}
+
+        assert len(tails) > 40
+        assert {"Authorization:", "cookie", "form", "JSON", "Location", "page"} <= kinds
+
+    def test_logs_hold_none_of_them(self, stack, tails):
+        hits = {}
+        for line in stack.logs():
+            text = line if isinstance(line, str) else json.dumps(line)
+            hits |= dict.fromkeys(found(text, tails), text[:60])
+
+        assert told(hits, tails) == set()
+
+    @pytest.mark.parametrize("service", _DATABASES)
+    def test_database_holds_none_of_them(self, stack, tails, service):
+        hits, total = {}, 0
+        for portion, rows in inside(stack, service, tails, _OF_DATABASE):
+            hits |= portion
+            total = rows
+
+        assert total > 0
+        assert told(hits, tails) == set()
+
+    def test_neither_redis_holds_one_of_them(self, stack, tails):
+        hits, read, unread = {}, set(), set()
+        for service in SERVICES:
+            for portion, own, others in inside(stack, service, tails, _OF_REDIS):
+                hits |= portion
+                read |= set(own)
+                unread |= set(others)
+
+        assert read
+        # Keys come and go meanwhile; kinds of keys that nobody may read do not.
+        assert {key.split(":")[0] for key in unread - read} <= {
+            key.split(":")[0] for key in read
+        }
+        assert told(hits, tails) == set()
+
+    def test_gateway_keeps_none_of_them(self, stack, tails):
+        """The exchange of sessions is cached for seconds, and then gone."""
+
+        def clean():
+            hits = found(files_of_gateway(stack), tails)
+            assert told(dict.fromkeys(hits, "a file"), tails) == set()
+            return True
+
+        until(clean, 60, pause=2, what="an empty cache", ignore=AssertionError)
+
+
+def files_of_gateway(stack):
+    """Return everything that nginx has on its disk."""
+    if stack.mode == "docker":
+        script = "find /var/cache/nginx -type f -exec cat {} +"
+        out, _err, _status = stack.compose.exec_in_container(
+            ["sh", "-c", script], "gateway"
+        )
+        return out
+    done = subprocess.run(
+        ["find", stack.state / "gateway", "-type", "f", "-exec", "cat", "{}", "+"],
+        check=False,
+        capture_output=True,
+    )
+    return done.stdout.decode("latin-1")
