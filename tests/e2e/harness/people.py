@@ -103,7 +103,13 @@ class Person:
     def token(self):
         """An access token that is good for another minute at least."""
         if time.time() > self._expires - _RENEW_SECONDS:
-            answer = self.sign_in()
+            # The old one may run out just while the platform recovers.
+            answer = until(
+                self.sign_in,
+                pause=0.5,
+                what="a token",
+                ignore=(httpx2.TransportError, AssertionError),
+            )
             self._token = answer["access_token"]
             self._expires = time.time() + answer["expires_in"]
         return self._token
@@ -156,7 +162,7 @@ class Person:
         request.headers["Authorization"] = f"Bearer {self.token}"
         return request
 
-    def patiently(self, method, path, seconds=90, **options):
+    def patiently(self, method, path, seconds=240, **options):
         """Send an idempotent request again and again while the platform recovers."""
         with self.stack.client() as client:
 

@@ -7,8 +7,10 @@ class NeverHappened(AssertionError):
     """The state did not come in time."""
 
 
-def until(look, seconds=30.0, *, pause=0.1, what="", ignore=()):
+def until(look, seconds=120.0, *, pause=0.1, what="", ignore=()):
     """Return the first true value that `look()` gives.
+
+    The time is for what surely happens, on the busiest machine; no promise of ours.
 
     :param look: asked again and again.
     :param ignore: exceptions that mean "not yet".
