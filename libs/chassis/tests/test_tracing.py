@@ -1,3 +1,4 @@
+import importlib
 import json
 import os
 import subprocess
@@ -222,6 +223,17 @@ class TestInstrumentPsycopg:
 
         assert during is not before
         assert psycopg.connect is before
+
+    def test_leaves_a_driver_alone_that_it_did_not_patch(self, monkeypatch, caplog):
+        monkeypatch.setattr(
+            "opentelemetry.trace.set_tracer_provider", lambda _made: None
+        )
+        importlib.import_module("opentelemetry.instrumentation.psycopg")
+
+        tracing.init(ServiceSettings(secret_key=SECRET, traces="log"), "things")
+        tracing.shutdown()
+
+        assert caplog.messages == []
 
 
 class Collector:

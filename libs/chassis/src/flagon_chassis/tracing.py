@@ -113,7 +113,10 @@ def shutdown() -> None:
     _provider = None
     instrumentation = sys.modules.get("opentelemetry.instrumentation.psycopg")
     if instrumentation is not None:
-        instrumentation.PsycopgInstrumentor().uninstrument()
+        instrumentor = instrumentation.PsycopgInstrumentor()
+        # Loaded is not yet used: `init` leaves the driver alone without a database.
+        if instrumentor.is_instrumented_by_opentelemetry:
+            instrumentor.uninstrument()
 
 
 def flush() -> None:
