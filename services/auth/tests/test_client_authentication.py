@@ -28,6 +28,7 @@ from .registering import (
     RSA,
     SECRET,
     asserted,
+    assertion,
     jwks,
     post,
     register,
@@ -289,6 +290,18 @@ class TestPrivateKeyJwt:
 
         assert ask(app, client_id="signer", **form).status_code in {400, 401}
         assert ask(app, **form).status_code in {400, 401}
+
+    @pytest.mark.parametrize(
+        "header", ["e30", "W10", "AA", "W1tb" * 900, "eyJhbGciOjV9", "!", ""]
+    )
+    def test_with_a_header_that_is_none_is_refused(self, app, header):
+        _, body, signature = assertion("signer").split(".")
+        form = {
+            "client_assertion_type": ASSERTION_TYPE,
+            "client_assertion": f"{header}.{body}.{signature}",
+        }
+
+        assert ask(app, **form).status_code == 401
 
     def test_of_an_unknown_type_is_refused(self, app):
         form = {**asserted("signer"), "client_assertion_type": "urn:saml2"}

@@ -5,8 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import select, text
 
+from flagon_auth.domain import tokens
+from flagon_auth.models import Account, TokenGrant
 from flagon_chassis import db
 
 from .conftest import (
@@ -193,6 +195,31 @@ class TestRefresh:
         assert refresh(app, third["refresh_token"]).status_code == 400
         for answer in (first, second, third):
             assert me(app, answer).status_code == 401
+
+    def test_reuse_kills_a_token_that_is_being_made_meanwhile(self, ada, app, parts):
+        first = ada.tokens()
+        refresh(app, first["refresh_token"])
+        now = datetime.now(UTC)
+        with (
+            ThreadPoolExecutor(1) as pool,
+            app.app_context(),
+            db.transaction() as session,
+        ):
+            grant = session.scalars(select(TokenGrant)).one()
+            account = session.scalars(select(Account)).one()
+            token = tokens.account_token(
+                session,
+                parts.issuer,
+                account=account,
+                grant=grant,
+                scope="openid",
+                now=now,
+            )
+            session.flush()
+            # Not committed when the thief's request looks for tokens to refuse.
+            pool.submit(refresh, app, first["refresh_token"])
+
+        assert me(app, {"access_token": token}).status_code == 401
 
     def test_succeeds_once_of_eight_at_once(self, ada, app):
         token = ada.tokens()["refresh_token"]

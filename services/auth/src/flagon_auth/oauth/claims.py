@@ -24,13 +24,6 @@ class Wanted:
     acr_essential: bool
     """Whether another way is a failure, and not only a pity."""
 
-    @property
-    def scopes(self) -> frozenset[str]:
-        """The scopes that would bring these claims: that is what a person agrees to."""
-        return frozenset(
-            CLAIM_SCOPES[name] for names in self.names.values() for name in names
-        )
-
 
 def read(claims: str | None, acr_values: str | None) -> Wanted:
     """Return what the two parameters mean together.

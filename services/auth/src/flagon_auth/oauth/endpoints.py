@@ -583,4 +583,4 @@ def _cacheable(response: Response) -> Response:
         f" stale-while-revalidate={_METADATA_SECONDS}, stale-if-error=86400"
     )
     response.add_etag()
-    return response.make_conditional(request)
+    return cast("Response", response.make_conditional(request))
