@@ -19,7 +19,7 @@ export COLUMNS="${COLUMNS:-200}" PYTEST_ADDOPTS="--tb=short -rfE ${PYTEST_ADDOPT
 unset CI BUILD_NUMBER
 [ -t 1 ] && PYTEST_ADDOPTS="--color=yes $PYTEST_ADDOPTS"
 passed=0 failed=0
-units='chassis auth catalog realtime web worker system judges deployment'
+units='chassis auth catalog realtime web worker system judges together deployment'
 selected=
 for name; do
   case $name in
@@ -100,6 +100,7 @@ for service in auth catalog realtime web worker; do
 done
 stage system "$bin/python" -m pytest -q tests/system
 stage judges "$bin/python" -m pytest -q tests/judges
+stage together "$bin/python" -m pytest -q tests/together
 stage deployment "$bin/python" -m pytest -q tests/local
 stage e2e-local end_to_end local
 stage browser browser

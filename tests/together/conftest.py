@@ -1,0 +1,237 @@
+"""Several services as operators run them, in processes of their own."""
+
+import base64
+import json
+import os
+import secrets
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from flagon_chassis.testing import free_port
+
+BINARIES = Path(sys.executable).parent
+SCOPE = "catalog:read catalog:write jobs:read jobs:manage"
+
+WAYS = {
+    "catalog": ("GET", "/api/v1/products"),
+    "worker": ("GET", "/api/v1/jobs"),
+    "realtime": ("GET", "/api/v1/events?topic=jobs"),
+    "auth": ("GET", "/api/v1/users"),
+}
+"""By service, a request that only a good token gets through the check of tokens."""
+
+
+@dataclass
+class Platform:
+    """The services that run, and how to ask them."""
+
+    folder: Path
+    databases: dict[str, str]
+    redis: str
+    secret: str = field(default_factory=lambda: secrets.token_urlsafe(32))
+    ports: dict[str, int] = field(default_factory=dict)
+    processes: dict[str, subprocess.Popen] = field(default_factory=dict)
+
+    def __post_init__(self):
+        names = ("auth", "auth-2", "catalog", "worker", "realtime")
+        self.ports = {name: free_port() for name in names}
+        self.shared = secrets.token_hex(32)
+        self.sealing = base64.b64encode(secrets.token_bytes(32)).decode()
+        (self.folder / "clients.json").write_text(
+            json.dumps(
+                [
+                    {
+                        "client_id": "load",
+                        "name": "Load",
+                        "client_secret": self.secret,
+                        "redirect_uris": [],
+                        "grant_types": ["client_credentials"],
+                        "scope": SCOPE,
+                    }
+                ]
+            )
+        )
+
+    def url(self, name, path=""):
+        return f"http://127.0.0.1:{self.ports[name]}{path}"
+
+    def environment(self, name):
+        service = name.split("-")[0]
+        values = {
+            "ENVIRONMENT": "testing",
+            "SECRET_KEY": self.shared,
+            "DATABASE_URL": self.databases.get(service, ""),
+            "OWNER_DATABASE_URL": self.databases.get(service, ""),
+            "REDIS_STORE_URL": self.redis,
+            "REDIS_CACHE_URL": self.redis,
+            "PUBLIC_URL": "http://localhost",
+            "BIND": f"127.0.0.1:{self.ports[name]}",
+            "WORKERS": "2" if name == "catalog" else "1",
+            "RATE_LIMIT": "1000000 per minute",
+            "JWKS_URL": self.url("auth", "/.well-known/jwks.json"),
+            "TOKEN_URL": self.url("auth", "/oauth/token"),
+            "CLIENT_ID": "load",
+            "CLIENT_SECRET": self.secret,
+            "LOG_LEVEL": "INFO",
+            **self.own_settings(service),
+        }
+        prefix = service.upper()
+        return {**os.environ, **{f"{prefix}_{k}": v for k, v in values.items() if v}}
+
+    def own_settings(self, service):
+        if service == "auth":
+            return {
+                "KEY_ENCRYPTION_KEY": self.sealing,
+                "CLIENTS_FILE": str(self.folder / "clients.json"),
+                "KEY_LEAD_SECONDS": "1",
+            }
+        if service == "worker":
+            return {
+                "FILES_DIR": str(self.folder / "files"),
+                "CATALOG_URL": self.url("catalog"),
+            }
+        return {}
+
+    def run(self, name, *command):
+        """Run one command of a service and return what it says, a line each."""
+        found = subprocess.run(
+            command,
+            env=self.environment(name),
+            cwd=self.folder,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        lines = [json.loads(x) for x in found.stdout.splitlines() if x.startswith("{")]
+        return [line for line in lines if "event" not in line]
+
+    def flask(self, *words):
+        """Run one of auth's admin commands."""
+        return self.run("auth", BINARIES / "flask", "--app", "flagon_auth", *words)
+
+    def start(self, *names):
+        """Start services and wait until they are ready."""
+        for name in names:
+            self._begin(name)
+        for name in names:
+            self._await(name)
+
+    def _begin(self, name):
+        service = name.split("-")[0]
+        log = (self.folder / f"{name}.log").open("ab")
+        self.processes[name] = subprocess.Popen(
+            [sys.executable, "-m", f"flagon_{service}", "serve"],
+            env=self.environment(name),
+            cwd=self.folder,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        log.close()
+
+    def _await(self, name):
+        for _ in range(900):
+            with suppress(httpx2.HTTPError):
+                if httpx2.get(self.url(name, "/readyz"), timeout=5).status_code == 200:
+                    return
+            if self.processes[name].poll() is not None:
+                break
+            time.sleep(0.1)
+        raise RuntimeError((self.folder / f"{name}.log").read_text()[-4000:])
+
+    def stop(self, name):
+        process = self.processes.pop(name)
+        process.terminate()
+        process.wait(30)
+
+    def token(self, where="auth"):
+        """Return a fresh access token of a client that acts for itself."""
+        answer = httpx2.post(
+            self.url(where, "/oauth/token"),
+            auth=("load", self.secret),
+            data={"grant_type": "client_credentials"},
+            timeout=10,
+        )
+        assert answer.status_code == 200, answer.text
+        return answer.json()["access_token"]
+
+    def ask(self, name, token):
+        """Return the status with which a service answers to this token."""
+        method, path = WAYS[name.split("-")[0]]
+        headers = {"Authorization": f"Bearer {token}"}
+        with httpx2.stream(
+            method, self.url(name, path), headers=headers, timeout=10
+        ) as answer:
+            return answer.status_code
+
+    def everywhere(self, token, *, but=()):
+        """Return the status at every service, by name."""
+        names = [name for name in self.processes if name not in but]
+        with ThreadPoolExecutor(len(names)) as pool:
+            found = pool.map(lambda name: self.ask(name, token), names)
+            return dict(zip(names, found, strict=True))
+
+    def load(self):
+        """Ask all services with fresh tokens and old ones, over and over."""
+        return Load(self)
+
+
+class Load:
+    """Callers that note every answer, until the block ends."""
+
+    def __init__(self, platform):
+        self.platform = platform
+        self.answers = []
+        self.failures = []
+        self._end = threading.Event()
+
+    def __enter__(self):
+        self._threads = [
+            threading.Thread(target=self._call, args=(name,)) for name in WAYS
+        ]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_exception):
+        self._end.set()
+        for thread in self._threads:
+            thread.join(30)
+
+    def _call(self, name):
+        tokens = []
+        try:
+            while not self._end.is_set():
+                where = "auth-2" if len(tokens) % 2 else "auth"
+                tokens = [*tokens, self.platform.token(where)][-12:]
+                for token in (tokens[0], tokens[-1]):
+                    self.answers.append((name, self.platform.ask(name, token)))
+        except Exception as error:  # noqa: BLE001 (told to the test)
+            self.failures.append(error)
+
+    def count(self, name):
+        return sum(1 for asked, _status in self.answers if asked == name)
+
+
+@pytest.fixture(scope="module")
+def platform(make_database, redis_server, tmp_path_factory):
+    """Give two instances of auth, and catalog, worker and realtime."""
+    databases = {name: make_database() for name in ("auth", "catalog", "worker")}
+    found = Platform(tmp_path_factory.mktemp("together"), databases, redis_server.url)
+    for name in databases:
+        found.run(name, sys.executable, "-m", f"flagon_{name}", "migrate")
+    found.flask("seed")
+    try:
+        found.start(*found.ports)
+        yield found
+    finally:
+        for name in list(found.processes):
+            found.stop(name)
