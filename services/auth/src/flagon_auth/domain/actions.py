@@ -17,6 +17,7 @@ WORDS = {
     "consent_withdrawn": _("A program may not use the account any more."),
     "device_approved": _("A device was connected."),
     "device_denied": _("A device was turned away."),
+    "factors_removed": _("An operator removed the second factors."),
     "identity_linked": _("Signing in with another provider was added."),
     "identity_unlinked": _("Signing in with another provider was removed."),
     "logout_not_delivered": _("A program could not be told of a sign-out."),
