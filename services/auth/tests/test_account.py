@@ -70,7 +70,7 @@ class TestPages:
         shown = ada.get("/account/profile").text
 
         assert '<a href="/account/profile" aria-current="page">' in shown
-        assert shown.count("aria-current=") == 2
+        assert shown.count("aria-current=") == 3
 
     @pytest.mark.parametrize(
         "path",

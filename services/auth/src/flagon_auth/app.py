@@ -2,6 +2,7 @@
 
 import hmac
 from datetime import timedelta
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -296,4 +297,32 @@ def _for_templates() -> dict[str, Any]:
 
 
 def _error_page(status: int, title: str, detail: str) -> str:
+    if status in _ERRORS and title == HTTPStatus(status).phrase:
+        # In the person's language, and for people.
+        plain_title, plain_detail = _ERRORS[status]
+        title, detail = str(plain_title), str(plain_detail)
     return render_template("error.html", status=status, title=title, detail=detail)
+
+
+_ERRORS = {
+    404: (
+        i18n.LazyText("There is no such page"),
+        i18n.LazyText("Perhaps the address has a slip of the pen, or the page moved."),
+    ),
+    405: (
+        i18n.LazyText("This page cannot do that"),
+        i18n.LazyText("Go back and try again."),
+    ),
+    413: (
+        i18n.LazyText("That was too much at once"),
+        i18n.LazyText("Go back and send less."),
+    ),
+    429: (
+        i18n.LazyText("Too many requests"),
+        i18n.LazyText("Wait a moment, then try again."),
+    ),
+    500: (
+        i18n.LazyText("Something went wrong here"),
+        i18n.LazyText("It has been reported. Try again in a moment."),
+    ),
+}

@@ -42,7 +42,7 @@ def show_mails(to: str | None, limit: int, *, as_json: bool) -> None:
             "to": str(message["To"]),
             "subject": str(message["Subject"]),
             "date": str(message["Date"]),
-            "text": body.get_content() if body else "",
+            "text": body.get_content().replace("\r\n", "\n") if body else "",
         }
         if as_json:
             click.echo(json.dumps(said, ensure_ascii=False))

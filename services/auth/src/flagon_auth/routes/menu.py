@@ -13,7 +13,7 @@ ENTRIES = (
     ("/account/security", _("Security")),
     ("/account/two-factor", _("Second factor")),
     ("/account/passkeys", _("Passkeys")),
-    ("/account/identities", _("Sign-in with other providers")),
+    ("/account/identities", _("Other providers")),
     ("/account/sessions", _("Sessions")),
     ("/account/apps", _("Connected programs")),
     ("/account/api-keys", _("API keys")),
