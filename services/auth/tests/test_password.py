@@ -129,6 +129,15 @@ class TestReset:
 
         assert reset(browser, code).status_code == 303
 
+    def test_makes_the_browser_one_that_guessing_strangers_do_not_slow_down(
+        self, browser, code
+    ):
+        assert "flagon_login_device" not in browser.cookies()
+
+        reset(browser, code)
+
+        assert "flagon_login_device" in browser.cookies()
+
     def test_email_token_reuse_is_refused(self, app, browser, code):
         reset(browser, code)
         again = reset(Browser(app), code, "another-9-harbour-plum")

@@ -118,8 +118,8 @@ def register(session: Session, profile: Profile, *, now: datetime) -> Account:
 
 def link(
     session: Session, account_id: UUID, profile: Profile, *, now: datetime
-) -> Identity:
-    """Let the identity open the account from now on. Safe to repeat.
+) -> Account:
+    """Let the identity open the account from now on, and return it. Safe to repeat.
 
     :raises IdentityTaken: it opens another account.
     :raises AddressUnverified: nobody has proved the account's address. Whoever
@@ -129,13 +129,14 @@ def link(
     account = accounts.find_account(session, account_id, lock=True)
     if account.email_verified_at is None:
         raise AddressUnverified(_("Confirm your e-mail address first."))
-    return _add(session, account_id, profile, now=now)
+    _add(session, account_id, profile, now=now)
+    return account
 
 
 def unlink(
     session: Session, account_id: UUID, key: str, *, issuers: Collection[str]
-) -> Identity:
-    """Take an identity from the account and return what it was.
+) -> tuple[Account, Identity]:
+    """Take an identity from the account; return the account and what it lost.
 
     :param key: as `identity_key` gives it.
     :param issuers: the providers with which people can sign in today.
@@ -155,7 +156,7 @@ def unlink(
         raise LastWayIn(_("Choose a password or add a passkey first."))
     session.delete(meant)
     session.flush()
-    return meant
+    return account, meant
 
 
 def list_identities(session: Session, account_id: UUID) -> list[Identity]:
@@ -179,7 +180,7 @@ def _verified(profile: Profile) -> str:
 
 def _add(
     session: Session, account_id: UUID, profile: Profile, *, now: datetime
-) -> Identity:
+) -> None:
     session.execute(
         insert(Identity)
         .values(
@@ -196,7 +197,6 @@ def _add(
     row = session.get_one(Identity, (profile.issuer, profile.subject))
     if row.account_id != account_id:
         raise IdentityTaken(_("Sign in with it, and disconnect it there first."))
-    return row
 
 
 def _passkeys(session: Session, account: Account) -> int:

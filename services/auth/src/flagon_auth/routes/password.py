@@ -109,6 +109,8 @@ def reset() -> ResponseReturnValue:
         return form_page("reset.html", form, "", status=422, account=account)
     parts().end_account(account.id, spent, now=now)
     login_session().end()
+    # Who reads the account's mail must get in although strangers guess at it meanwhile.
+    parts().guesses.remember_device(account.email_key)
     log.info("password_reset", sub=str(account.id))
     return redirect("/password/done", 303)
 

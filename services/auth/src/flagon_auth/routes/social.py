@@ -28,7 +28,13 @@ from flagon_auth.i18n import gettext as _
 from flagon_chassis import auth
 from flagon_chassis.db import transaction
 
-from .sessions import count_login, first_factor_passed, fresh_sign_in, record
+from .sessions import (
+    count_login,
+    first_factor_passed,
+    fresh_sign_in,
+    record,
+    record_and_tell,
+)
 
 bp = APIBlueprint("social", __name__, enable_openapi=False)
 log = structlog.get_logger()
@@ -226,13 +232,9 @@ def _link(label: str, profile: Profile, account_id: UUID) -> ResponseReturnValue
     now = datetime.now(UTC)
     try:
         with transaction() as db:
-            identities.link(db, account_id, profile, now=now)
-            record(
-                db,
-                "identity_linked",
-                account_id=account_id,
-                now=now,
-                provider=profile.provider,
+            account = identities.link(db, account_id, profile, now=now)
+            record_and_tell(
+                db, account, "identity_linked", now=now, provider=profile.provider
             )
     except identities.IdentityTaken:
         flash(
@@ -315,15 +317,11 @@ def unlink_identity(key: str) -> ResponseReturnValue:
     account_id, now = UUID(current_user.id), datetime.now(UTC)
     try:
         with transaction() as db:
-            gone = identities.unlink(
+            account, gone = identities.unlink(
                 db, account_id, key, issuers=parts().social.issuers
             )
-            record(
-                db,
-                "identity_unlinked",
-                account_id=account_id,
-                now=now,
-                provider=gone.provider,
+            record_and_tell(
+                db, account, "identity_unlinked", now=now, provider=gone.provider
             )
     except identities.LastWayIn as last:
         flash(_("This is the only way to sign in to your account.") + f" {last.detail}")
