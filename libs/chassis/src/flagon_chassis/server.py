@@ -45,8 +45,8 @@ def serve(
     requests in flight have `grace_seconds` to finish.
 
     :param app: where the app is made, `package.module:factory()`.
-    :param preload: load the app before forking several workers, which shares its
-        memory; never with gevent, whose patch must come first.
+    :param preload: load the app before forking the workers, which shares its memory;
+        never with gevent, whose patch must come first.
     :param options: further gunicorn settings.
     """
     share_metrics(settings.metrics_dir)
@@ -58,9 +58,7 @@ def serve(
 
     class Server(BaseApplication):  # type: ignore[misc]
         def load_config(self) -> None:
-            # One worker shares with nobody: a master without the app is the smaller one.
-            shared = preload and settings.workers > 1
-            for name, value in _gunicorn(settings, worker_class, shared).items():
+            for name, value in _gunicorn(settings, worker_class, preload).items():
                 self.cfg.set(name, value)
             for name, value in (options or {}).items():
                 self.cfg.set(name, value)
