@@ -1,0 +1,298 @@
+"""Identity: what signing in, checking a token and the provider's endpoints cost.
+
+    python tests/bench/bench_identity.py [--rounds 9] [--seconds 1.0] [--only login]
+
+`login` is a sign-in beside the argon2id hash that it cannot do without; `check` a route
+that needs a token beside one that does not; `rates` the endpoints that programs call
+beside a WSGI function that does nothing, under the same gunicorn. All variants of a part
+run in turns and medians of the rounds count. The load comes from the same machine.
+
+Exits with 1 when a goal is missed.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+from contextlib import closing
+from itertools import count
+from pathlib import Path
+from urllib.parse import urlencode
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from identity.measure import (
+    Wire,
+    cost,
+    in_turns,
+    median,
+    message,
+    rate,
+    ratio,
+)
+from identity.servers import EMAIL, PASSWORD, ground, served
+from identity.visitor import BASIC, Visitor, hidden_fields
+
+GOALS = {
+    "login, CPU": (">=", 0.90),
+    "login over HTTP, wall": (">=", 0.75),
+    "token check, CPU": ("<=", 1.25),
+    "token check, wall": ("<=", 1.25),
+}
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+
+
+def main():
+    """Run the parts and print a table."""
+    options = _options()
+    rows = []
+    with ground() as base:
+        os.environ.update(base.environment)
+        parts = {"login": login, "check": check, "rates": rates}
+        for name, part in parts.items():
+            if options.only in {None, name}:
+                rows += part(base, options)
+    missed = 0
+    print(f"\n{'what':<44}{'figure':>12}  goal")
+    for what, figure, unit in rows:
+        sign, goal = GOALS.get(what, ("", None))
+        held = goal is None or (figure >= goal if sign == ">=" else figure <= goal)
+        missed += not held
+        wanted = "" if goal is None else f"{sign} {goal}{'' if held else '  MISSED'}"
+        print(f"{what:<44}{figure:>12,.2f}  {wanted or unit}")
+    return 1 if missed else 0
+
+
+def _options():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=1.0)
+    parser.add_argument("--only", choices=["login", "check", "rates"])
+    return parser.parse_args()
+
+
+# -- Signing in -----------------------------------------------------------------------------
+
+
+def login(base, options):
+    """Return the share of a sign-in that is the hash of the password."""
+    from flagon_auth.app import create_app
+
+    app = create_app()
+    hasher = app.extensions["flagon.auth"].hasher
+    stored = hasher.hash(PASSWORD)
+
+    def hash_alone():
+        assert hasher.matches(stored, PASSWORD)
+
+    def form():
+        client = app.test_client()
+        fields = hidden_fields(client.get("/login").get_data(as_text=True))
+        return client, {**fields, "email": EMAIL, "password": PASSWORD}
+
+    def sign_in(filled_in):
+        client, fields = filled_in
+        answer = client.post("/login", data=fields)
+        assert answer.status_code == 303, answer.get_data(as_text=True)
+
+    inside = _hash_and_login(options, hash_alone, form, sign_in)
+    with served(base, "-m", "flagon_auth", "serve") as port:
+
+        def form_over_http():
+            visitor = Visitor(port)
+            body = visitor.filled_in().encode()
+            return message("POST", "/login", {**FORM, "Cookie": visitor.cookie}, body)
+
+        with closing(Wire(port)) as wire:
+
+            def sign_in_over_http(request):
+                status, body = wire.ask(request)
+                assert status == 303, body
+
+            over_http = _hash_and_login(
+                options, hash_alone, form_over_http, sign_in_over_http
+            )
+    app.extensions["flagon.sessions"].kw["bind"].dispose()
+    return [
+        ("login, CPU", ratio(inside["hash"], inside["login"]), ""),
+        ("login, wall", ratio(inside["hash"], inside["login"], "wall"), "of 1"),
+        (
+            "login over HTTP, wall",
+            ratio(over_http["hash"], over_http["login"], "wall"),
+            "",
+        ),
+        ("hash alone, CPU", median(inside["hash"]) / 1000, "ms"),
+        ("sign-in, CPU", median(inside["login"]) / 1000, "ms"),
+    ]
+
+
+def _hash_and_login(options, hash_alone, form, sign_in):
+    """Measure both in turns; forms are fetched before, and not counted."""
+    times = 10
+    found = {"hash": [], "login": []}
+    for _ in range(options.rounds + 1):
+        forms = [form() for _ in range(times)]
+        found["hash"].append(cost(hash_alone, times))
+        found["login"].append(cost(lambda: sign_in(forms.pop()), times))  # noqa: B023
+    # The first round warms up.
+    return {name: costs[1:] for name, costs in found.items()}
+
+
+# -- Checking a token ------------------------------------------------------------------------
+
+
+def check(base, options):
+    """Return what a route that needs a token costs beside one that does not."""
+    from werkzeug.test import EnvironBuilder
+
+    from flagon_chassis import auth, limits, web
+    from flagon_chassis.settings import ServiceSettings
+    from flagon_chassis.testing import ISSUER, TokenMaker
+
+    bearer = TokenMaker()
+    settings = ServiceSettings(
+        environment="testing",
+        secret_key="s" * 40,
+        redis_store_url=base.redis,
+        redis_cache_url=base.redis.replace("/0", "/2"),
+        rate_limit="100000000 per minute",
+        log_level="WARNING",
+    )
+    app = web.create_app("bench", settings, name="bench", openapi=False)
+    limits.init_app(app, settings)
+    auth.init_app(app, issuer=ISSUER, jwks=bearer.jwks, redis_url=base.redis)
+
+    @app.get("/open")
+    @auth.open_route
+    def for_everybody():
+        return {}
+
+    @app.get("/closed")
+    @auth.requires("things:read")
+    def with_a_token():
+        return {}
+
+    times = 200
+    one = bearer("things:read")
+    # A token that comes for the first time is the other end: its signature is checked.
+    fresh = [
+        bearer("things:read") for _ in range(times * (options.rounds + 1) + times // 10)
+    ]
+    numbers = count()
+
+    def calling(path, headers):
+        environ = EnvironBuilder(path, headers=headers).get_environ()
+
+        def call():
+            given = dict(environ)
+            if headers is None:
+                given["HTTP_AUTHORIZATION"] = fresh[next(numbers)]["Authorization"]
+            for _block in app.wsgi_app(given, _expect_200):
+                pass
+
+        return call
+
+    found = in_turns(
+        {
+            "open": (calling("/open", {}), times),
+            "known": (calling("/closed", one), times),
+            "fresh": (calling("/closed", None), times),
+        },
+        rounds=options.rounds,
+    )
+    app.extensions["flagon.denylist"].close()
+    return [
+        ("token check, CPU", ratio(found["known"], found["open"]), ""),
+        ("token check, wall", ratio(found["known"], found["open"], "wall"), ""),
+        ("token check, each token new, CPU", ratio(found["fresh"], found["open"]), "×"),
+        ("open route, CPU", median(found["open"]), "µs"),
+        ("with a token, CPU", median(found["known"]), "µs"),
+        ("with a new token each time, CPU", median(found["fresh"]), "µs"),
+    ]
+
+
+def _expect_200(status, _headers, _error=None):
+    assert status.startswith("200"), status
+
+
+# -- Endpoints -------------------------------------------------------------------------------
+
+
+def rates(base, options):
+    """Return calls a second of what programs ask auth, beside a bare function."""
+    callers = 4
+    headers = {**FORM, "Authorization": BASIC}
+    with (
+        served(base, "-m", "flagon_auth", "serve") as port,
+        served(base, "bare.py") as bare,
+    ):
+
+        def repeating(where, request, expected=200):
+            def make():
+                wire = Wire(where)
+
+                def call():
+                    status, body = wire.ask(request)
+                    assert status == expected, body
+
+                return call
+
+            return [make() for _ in range(callers)]
+
+        def posting(path, **form):
+            return message("POST", path, headers, urlencode(form).encode())
+
+        with closing(Wire(port)) as wire:
+            _, body = wire.ask(posting("/oauth/token", grant_type="client_credentials"))
+            token = json.loads(body)["access_token"]
+        person = Visitor(port)
+        person.sign_in()
+        etag = person.ask("GET", "/.well-known/jwks.json").headers["ETag"]
+        jwks = "/.well-known/jwks.json"
+        variants = {
+            "bare WSGI function": repeating(bare, message("GET", "/")),
+            "JWKS": repeating(port, message("GET", jwks)),
+            "JWKS, not modified": repeating(
+                port, message("GET", jwks, {"If-None-Match": etag}), 304
+            ),
+            "token, client credentials": repeating(
+                port, posting("/oauth/token", grant_type="client_credentials")
+            ),
+            "token, refresh": [
+                _refreshing(port, headers, person.refresh_token())
+                for _ in range(callers)
+            ],
+            "introspection": repeating(port, posting("/oauth/introspect", token=token)),
+        }
+        found = {name: [] for name in variants}
+        for _ in range(options.rounds):
+            for name, callers_ in variants.items():
+                found[name].append(rate(callers_, options.seconds / 2))
+    rows = []
+    for name, seen in found.items():
+        rows.append((name, statistics.median(seen), "a second"))
+        if name != "bare WSGI function":
+            pairs = zip(seen, found["bare WSGI function"], strict=True)
+            share = statistics.median(one / bare for one, bare in pairs)
+            rows.append((f"{name}, share of bare", share * 100, "%"))
+    return rows
+
+
+def _refreshing(port, headers, token):
+    """Return a call that redeems the token that the last call brought."""
+    wire = Wire(port)
+    held = [token]
+
+    def call():
+        form = {"grant_type": "refresh_token", "refresh_token": held[0]}
+        request = message("POST", "/oauth/token", headers, urlencode(form).encode())
+        status, body = wire.ask(request)
+        assert status == 200, body
+        held[0] = json.loads(body)["refresh_token"]
+
+    return call
+
+
+if __name__ == "__main__":
+    sys.exit(main())

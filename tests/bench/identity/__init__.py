@@ -1,0 +1,1 @@
+"""What signing in, checking tokens and asking the provider cost; see `bench_identity`."""
