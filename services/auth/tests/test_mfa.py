@@ -1,6 +1,7 @@
 """The second step of signing in, and proving once more who one is."""
 
 from concurrent.futures import ThreadPoolExecutor
+from unittest.mock import patch
 from urllib.parse import quote
 
 import pytest
@@ -372,23 +373,23 @@ class TestThreatSessionFixation:
 
         assert cookie(ada) != before
 
+    @pytest.mark.parametrize("page", ["/login/again", "/login/mfa"])
     def test_session_that_ends_meanwhile_does_not_come_back_under_a_new_cookie(
-        self, ada, store, parts
+        self, app, ada, store, parts, page
     ):
-        age_session(store, 700)
-        hidden = forms_of(ada.get("/login/again"))["/login/again"]
+        phone, _codes = enable_totp(ada)
+        age_session(store, 700, acr="aal1", amr=["pwd"])
+        hidden = forms_of(ada.get(page))[page]
         real = parts.sessions.write
 
         def ended_first(*arguments, **options):
             parts.sessions.end_all(ada.account.id)
             return real(*arguments, **options)
 
-        parts.sessions.write = ended_first
-        try:
-            ada.post("/login/again", {**hidden, "password": PASSWORD})
-        finally:
-            del parts.sessions.write
+        with patch.object(parts.sessions, "write", ended_first):
+            answer = ada.post(page, {**hidden, "code": phone.code(1)})
 
+        assert answer.status_code == 303
         assert ada.get("/account").status_code == 303
 
 

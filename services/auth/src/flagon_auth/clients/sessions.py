@@ -146,7 +146,11 @@ class LoginSession(SessionMixin):
         same = self.get("_user_id") == str(account_id)
         sid = self.sid if same and self.sid else secrets.token_urlsafe(16)
         kept = {name: self[name] for name in _KEPT_AT_SIGN_IN if name in self}
-        self._forget()
+        if auth_time is None:
+            self._forget()
+        else:
+            # One factor brings no session back that was ended meanwhile.
+            self.renew()
         self._loaded = {
             **kept,
             "sid": sid,
