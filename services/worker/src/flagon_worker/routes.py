@@ -165,9 +165,7 @@ def _read_form() -> tuple[Kind, dict[str, Any], str]:
         )
     kind = find_kind(form["kind"])
     if kind.scope not in auth.caller().scopes:
-        raise auth.ScopeMissing(
-            f"The scope {kind.scope} is needed.", scopes=[kind.scope]
-        )
+        raise auth.ScopeMissing((kind.scope,), [kind.scope])
     if kind.takes_file is not ("file" in sent):
         said = "takes a file: send it as `file`" if kind.takes_file else "takes no file"
         raise FormInvalid(
