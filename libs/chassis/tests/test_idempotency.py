@@ -1,5 +1,4 @@
 import threading
-from datetime import UTC, datetime, timedelta
 
 import pytest
 from flask import Response
@@ -145,14 +144,3 @@ class TestOnce:
         app.during = lambda: None
 
         assert post("k").status_code == 201
-
-
-class TestPurge:
-    def test_forgets_after_a_day(self, app, post):
-        post("k")
-        with app.app_context(), db.transaction() as session:
-            assert idempotency.purge(session) == 0
-            later = datetime.now(UTC) + timedelta(hours=25)
-            assert idempotency.purge(session, now=later) == 1
-
-        assert post("k").text == "thing 2"

@@ -122,7 +122,10 @@ class TestHostileRequests:
 
     @pytest.mark.parametrize("method", ["BREW", "TRACE", "PROPFIND"])
     def test_unheard_methods_are_refused(self, client, method):
-        assert client.open("/things", method=method).status_code == 501
+        refused = client.open("/things", method=method)
+
+        assert refused.status_code == refused.json["status"] == 501
+        assert refused.mimetype == "application/problem+json"
 
     @pytest.mark.parametrize(
         "body",

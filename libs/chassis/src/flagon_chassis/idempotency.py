@@ -3,18 +3,16 @@
 import hashlib
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 from flask import Response, request
-from sqlalchemy import delete, insert, select, text
+from sqlalchemy import insert, select, text
 from sqlalchemy.orm import Session
 
 from .auth import caller
 from .errors import Conflict, Invalid
 from .tables import idempotency_key
 
-_KEPT = timedelta(hours=24)
 _FORM = re.compile(r"\A[\x21-\x7e]{1,200}\Z")
 _HEADERS = ("Content-Type", "Location", "ETag")
 
@@ -51,8 +49,9 @@ def once(
     """Return the answer of `respond`, or of an earlier request with the same key.
 
     The answer is stored in the session's transaction, so it exists exactly if the effect
-    does, for 24 hours. Without the header `respond` is simply called. A failure that
-    `respond` raises is not stored: nothing was changed, and trying again may work.
+    does, for 24 hours: the relay forgets older ones. Without the header `respond` is
+    simply called. A failure that `respond` raises is not stored: nothing was changed,
+    and trying again may work.
 
     :param body: what tells two requests apart; the request's body by default. Give a
         digest where the body is a stream.
@@ -104,14 +103,3 @@ def once(
         )
     )
     return response
-
-
-def purge(session: Session, *, now: datetime | None = None) -> int:
-    """Forget keys older than 24 hours and return how many; safe to run at any time."""
-    before = (now or datetime.now(UTC)) - _KEPT
-    gone = session.execute(
-        delete(idempotency_key)
-        .where(idempotency_key.c.created_at < before)
-        .returning(idempotency_key.c.key)
-    )
-    return len(gone.all())

@@ -1,5 +1,6 @@
 """The Flask app every service starts from, and the way in and out of a view."""
 
+import json
 import re
 import secrets
 from collections.abc import Callable
@@ -13,13 +14,7 @@ from flask import Flask, Request, Response, current_app, g, request
 from flask.json.provider import DefaultJSONProvider
 from flask.typing import ResponseReturnValue
 from pydantic import BaseModel, TypeAdapter
-from werkzeug.exceptions import (
-    BadRequest,
-    UnsupportedMediaType,
-)
-from werkzeug.exceptions import (
-    NotImplemented as MethodUnknown,
-)
+from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from . import health, logs, metrics, problems, sentry, tracing
@@ -152,7 +147,17 @@ class _KnownMethods:
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:  # noqa: ANN401
         if environ["REQUEST_METHOD"] not in _METHODS:
-            return MethodUnknown()(environ, start_response)
+            # Not through the app, whose metrics would count the made-up name.
+            body = {
+                "type": "about:blank",
+                "title": "Not Implemented",
+                "status": 501,
+                "detail": "No address here knows this method.",
+            }
+            refusal = Response(
+                json.dumps(body), 501, mimetype="application/problem+json"
+            )
+            return refusal(environ, start_response)
         return self.wsgi_app(environ, start_response)
 
 

@@ -182,9 +182,7 @@ def reap_jobs(**_newer: object) -> None:
 
 @shared_task(name="worker.purge")
 def purge(**_newer: object) -> None:
-    """Forget what is too old: jobs and their files, events, idempotency keys."""
-    from flagon_chassis import idempotency  # noqa: PLC0415 (brings the tokens' library)
-
+    """Forget what is too old: jobs and their files, events."""
     settings = _settings()
     with transaction() as session:
         gone = jobs.purge_jobs(session, keep=timedelta(days=settings.keep_jobs_days))
@@ -198,5 +196,4 @@ def purge(**_newer: object) -> None:
         events = archive.purge_events(
             session, keep=timedelta(days=settings.keep_events_days)
         )
-        keys = idempotency.purge(session)
-    log.info("purged", jobs=len(gone), orphans=orphans, events=events, keys=keys)
+    log.info("purged", jobs=len(gone), orphans=orphans, events=events)
