@@ -1,5 +1,6 @@
 """No password, code, token or secret is readable at rest or in a log."""
 
+import base64
 import logging
 
 import pytest
@@ -20,6 +21,7 @@ from .conftest import (
     revoke,
     token_request,
 )
+from .factors import enable_totp, second_step
 
 
 class Listener(logging.Handler):
@@ -66,6 +68,11 @@ def lived(app, listener):
     fourth = browser.tokens()
     cookie = browser.cookies()["flagon_login"].value
     csrf = browser.form("/account")["csrf_token"]
+    phone, recovery_codes = enable_totp(browser)
+    for proof in ({"code": phone.code(1)}, {"recovery_code": recovery_codes[0]}):
+        other = Browser(app)
+        other.sign_in()
+        assert second_step(other, **proof).status_code == 303
     browser.get("/logout", query_string={"id_token_hint": fourth["id_token"]})
     secrets = {
         PASSWORD,
@@ -77,6 +84,10 @@ def lived(app, listener):
         OTHER_SECRET,
         cookie,
         csrf,
+        phone.secret.hex(),
+        base64.b32encode(phone.secret).decode(),
+        *recovery_codes,
+        *(code.replace("-", "") for code in recovery_codes),
     }
     for answer in (first, second, third, fourth, service):
         secrets |= {value for name, value in answer.items() if name.endswith("_token")}
