@@ -119,8 +119,11 @@ class Person:
         """The header that carries the token."""
         return {"Authorization": f"Bearer {self.token}"}
 
-    def sign_in(self, scope=SCOPE):
-        """Go through authorization code with PKCE and return the token response."""
+    def sign_in(self, scope=SCOPE, headers=None):
+        """Go through authorization code with PKCE and return the token response.
+
+        :param headers: of the token request.
+        """
         verifier = secrets.token_urlsafe(48)
         digest = hashlib.sha256(verifier.encode()).digest()
         state = secrets.token_urlsafe(8)
@@ -150,6 +153,7 @@ class Person:
                 "code": query["code"][0],
                 "code_verifier": verifier,
             },
+            headers=headers,
         )
         assert answer.status_code == 200, answer.text
         return answer.json()
