@@ -177,13 +177,13 @@ def code_at(secret: bytes, step: int) -> str:
 
 
 def _matching_step(secret: bytes, code: str, *, now: datetime, after: int = -1) -> int:
-    typed = "".join(code.split())
+    typed = "".join(code.split()).encode(errors="replace")
     present = int(now.timestamp()) // STEP_SECONDS
     # All are compared, so that the time says nothing about which one was near.
     matches = [
         step
         for step in (present + drift for drift in _DRIFT_STEPS)
-        if hmac.compare_digest(code_at(secret, step).encode(), typed.encode())
+        if hmac.compare_digest(code_at(secret, step).encode(), typed)
         and step > after
     ]
     if not matches:
