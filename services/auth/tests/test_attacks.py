@@ -1,4 +1,4 @@
-"""Attacks on every page at once: the routes are the app's own, so new ones are attacked too."""
+"""Attacks on every page at once; the routes are the app's own, so new ones are among them."""
 
 import re
 
