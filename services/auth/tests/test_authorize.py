@@ -119,6 +119,18 @@ class TestRedirectUri:
         assert "Location" not in answer.headers
         assert answer.mimetype == "text/html"
 
+    @pytest.mark.parametrize(
+        ("language", "said"), [("en", "made a mistake"), ("de", "einen Fehler gemacht")]
+    )
+    def test_that_is_wrong_is_told_to_the_person(self, ada, language, said):
+        page = ada.authorize(
+            redirect_uri="https://evil.test/", ui_locales=language
+        ).get_data(as_text=True)
+
+        assert said in page
+        assert "The redirect_uri is not registered." in page
+        assert "evil.test" not in page.split("<main")[1].split("</main")[0]
+
     def test_of_an_unknown_client_is_never_followed(self, ada):
         answer = ada.authorize(client_id="nobody")
 

@@ -40,6 +40,7 @@ from flagon_auth.domain import (
 )
 from flagon_auth.domain.addresses import form_target
 from flagon_auth.forms import ActionForm
+from flagon_auth.i18n import gettext as _
 from flagon_auth.models import Account
 from flagon_chassis import auth
 from flagon_chassis.db import transaction
@@ -365,9 +366,7 @@ def consent() -> ResponseReturnValue:
     waiting = dict(session.get("consents", {}))
     chosen = waiting.pop(form.request.data or "", None)
     if chosen is None:
-        return _error_page(
-            OAuth2Error("The question was answered before; start again.")
-        )
+        return _page_of_error(_("The question was answered before. Start again."))
     session["consents"] = waiting
     parameters = MultiDict(parse_qsl(chosen["query"], keep_blank_values=True))
     now = datetime.now(UTC)
@@ -429,17 +428,20 @@ def _authorization_error(
 
 
 def _error_page(error: OAuth2Error) -> ResponseReturnValue:
+    return _page_of_error(
+        _(
+            "The program that sent you here made a mistake, which you cannot mend."
+            " Its makers may want to know: %(detail)s",
+            detail=error.description or error.error,
+        )
+    )
+
+
+def _page_of_error(detail: str) -> ResponseReturnValue:
     # Without a proven redirect URI the person is told and nobody else: a redirect to
     # an address that the request brought would be an open one.
-    return (
-        render_template(
-            "error.html",
-            status=400,
-            title="This request cannot be carried out",
-            detail=error.description,
-        ),
-        400,
-    )
+    title = _("This request cannot be carried out")
+    return render_template("error.html", status=400, title=title, detail=detail), 400
 
 
 def _digest(parameters: MultiDict[str, str]) -> str:
