@@ -58,29 +58,33 @@ def first_factor_passed(
     :param amr: how they proved it (RFC 8176).
     :param onward: the page they wanted; one of ours.
     """
-    now, here = datetime.now(UTC), login_session()
-    with transaction() as db:
-        found = factors.find_factors(db, account.id)
-    if factors.acr_of(amr) == factors.AAL2 or not found.second_step:
-        begin(account, amr=amr)
-        return redirect(onward, 303)
+    now = datetime.now(UTC)
     _end_somebody_elses(account, now=now)
-    here.await_second_step(account.id, amr=amr, onward=onward, now=now.timestamp())
+    enough = factors.acr_of(amr) == factors.AAL2
+    with transaction() as db:
+        if enough or not factors.find_factors(db, account.id).second_step:
+            _begin(db, account, amr=amr, now=now)
+            return redirect(onward, 303)
+    login_session().await_second_step(
+        account.id, amr=amr, onward=onward, now=now.timestamp()
+    )
     count_login("second_step")
     return redirect(SECOND_STEP, 303)
 
 
 def begin(account: Account, *, amr: list[str]) -> None:
     """Start the account's session in this browser, with a new cookie."""
-    now, here = datetime.now(UTC), login_session()
+    now = datetime.now(UTC)
     _end_somebody_elses(account, now=now)
-    acr = factors.acr_of(amr)
-    sid = here.begin(account.id, amr=amr, acr=acr, now=now.timestamp())
-    login_user(SignedIn(account))
     with transaction() as db:
-        record(
-            db, "signed_in", account_id=account.id, now=now, sid=sid, amr=amr, acr=acr
-        )
+        _begin(db, account, amr=amr, now=now)
+
+
+def _begin(db: Session, account: Account, *, amr: list[str], now: datetime) -> None:
+    acr = factors.acr_of(amr)
+    sid = login_session().begin(account.id, amr=amr, acr=acr, now=now.timestamp())
+    login_user(SignedIn(account))
+    record(db, "signed_in", account_id=account.id, now=now, sid=sid, amr=amr, acr=acr)
     parts().guesses.remember_device(account.email_key)
     count_login("success")
     log.info("signed_in", sub=str(account.id), acr=acr)
