@@ -12,9 +12,11 @@ from flagon_auth.domain import audit, clients, consents, devices
 from flagon_auth.domain.clients import Registration
 from flagon_auth.models import DeviceCode
 from flagon_chassis import db
+from flagon_chassis.testing import ProofMaker
 
 from .conftest import (
     ALL_SCOPES,
+    ISSUER,
     OTHER_SECRET,
     Browser,
     claims_of,
@@ -466,6 +468,59 @@ class TestPolling:
             )
 
         assert poll(app, started).json["error"] == "invalid_grant"
+
+
+class TestBoundToAKey:
+    """DPoP, RFC 9449: a code that somebody else got hold of is worth nothing."""
+
+    @staticmethod
+    def send(app, path, prover, **form):
+        proof = prover("POST", ISSUER + path) if prover else None
+        return app.test_client().post(
+            path,
+            data={"client_id": "cli", **form},
+            headers={"DPoP": proof} if proof else {},
+        )
+
+    def begin(self, app, prover):
+        return self.send(
+            app, "/oauth/device_authorization", prover, scope="openid"
+        ).json
+
+    def poll(self, app, started, prover):
+        code = started["device_code"]
+        return self.send(
+            app, "/oauth/token", prover, grant_type=GRANT, device_code=code
+        )
+
+    def test_when_it_began_only_that_key_gets_the_tokens(self, ada, app):
+        device, thief = ProofMaker(), ProofMaker()
+        started = self.begin(app, device)
+        let_in(ada, started)
+
+        assert self.poll(app, started, thief).json["error"] == "invalid_grant"
+        assert self.poll(app, started, None).json["error"] == "invalid_grant"
+        # Those tries have not used the code up.
+        tokens = self.poll(app, started, device).json
+
+        assert tokens["token_type"] == "DPoP"
+        assert claims_of(tokens["access_token"])["cnf"] == {"jkt": device.jkt}
+
+    def test_when_it_asks_the_tokens_are(self, ada, app):
+        device = ProofMaker()
+        started = self.begin(app, None)
+        let_in(ada, started)
+
+        assert self.poll(app, started, device).json["token_type"] == "DPoP"
+
+    def test_takes_no_bad_proof(self, app):
+        answered = app.test_client().post(
+            "/oauth/device_authorization",
+            data={"client_id": "cli"},
+            headers={"DPoP": "rubbish"},
+        )
+
+        assert answered.json["error"] == "invalid_dpop_proof"
 
 
 class TestSession:
