@@ -99,9 +99,8 @@ def drop(app, kid):
 
 
 def published(app, now=None):
-    with app.app_context(), db.transaction() as session:
-        sealer = app.extensions["flagon.auth"].issuer.sealer
-        found = keys.published(session, sealer, now=now or datetime.now(UTC))
+    with app.app_context():
+        found = keeper.published(now=now or datetime.now(UTC))
     return {jwk["kid"] for jwk in found["keys"]}
 
 

@@ -3,13 +3,14 @@
 import random
 import threading
 from datetime import UTC, datetime
+from typing import Any
 
 import redis
 import structlog
 from flask import Flask
 from sqlalchemy.exc import SQLAlchemyError
 
-from flagon_chassis.db import transaction
+from flagon_chassis.db import reading, transaction
 from flagon_chassis.errors import Unavailable
 
 from .clients import parts
@@ -103,6 +104,17 @@ def forget_old(*, now: datetime) -> None:
         gone = purge.purge(db, now=now)
     if gone and any(gone.values()):
         log.info("rows_forgotten", **gone)
+
+
+def published(*, now: datetime) -> dict[str, Any]:
+    """Return the JWK set; the very first call makes the keys."""
+    with reading() as db:
+        found = keys.published(db, now=now)
+    if not found["keys"]:
+        with transaction() as db:
+            keys.ensure_keys(db, parts().issuer.sealer, now=now)
+            found = keys.published(db, now=now)
+    return found
 
 
 def start(

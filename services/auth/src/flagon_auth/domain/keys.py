@@ -29,6 +29,12 @@ _LOCK = 728_114_010
 
 Key = ECKey | RSAKey
 
+_PUBLISHED = (
+    select(SigningKey.public_jwk, SigningKey.retire_at)
+    .where(SigningKey.state != "retired")
+    .order_by(SigningKey.created_at, SigningKey.kid)
+)
+
 
 class KeyTooYoung(Conflict):
     """The next key has not been published for long enough to sign."""
@@ -233,26 +239,11 @@ def list_keys(session: Session) -> list[SigningKey]:
     )
 
 
-def published(session: Session, sealer: Sealer, *, now: datetime) -> dict[str, Any]:
-    """Return the JWK set (RFC 7517): keys that will sign, sign, or have just signed.
-
-    The very first call makes the keys.
-    """
-    found = _published(session, now)
-    if not found:
-        ensure_keys(session, sealer, now=now)
-        found = _published(session, now)
-    return {"keys": found}
-
-
-def _published(session: Session, now: datetime) -> list[dict[str, Any]]:
-    rows = session.execute(
-        select(SigningKey.public_jwk, SigningKey.retire_at)
-        .where(SigningKey.state != "retired")
-        .order_by(SigningKey.created_at, SigningKey.kid)
-    )
+def published(session: Session, *, now: datetime) -> dict[str, Any]:
+    """Return the JWK set (RFC 7517): keys that will sign, sign, or have just signed."""
+    rows = session.execute(_PUBLISHED)
     # Who retires them comes by once in a while; the set is right before that.
-    return [jwk for jwk, retire_at in rows if not retire_at or retire_at > now]
+    return {"keys": [jwk for jwk, end in rows if end is None or end > now]}
 
 
 def signing_key(

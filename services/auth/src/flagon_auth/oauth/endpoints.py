@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 from urllib.parse import parse_qsl, urlencode
 from uuid import UUID
 
+import structlog
 from apiflask import APIBlueprint
 from authlib.oauth2.rfc6749 import AccessDeniedError, OAuth2Error
 from flask import (
@@ -27,6 +28,7 @@ from flask.typing import ResponseReturnValue
 from sqlalchemy.orm import Session
 from werkzeug.datastructures import MultiDict
 
+from flagon_auth import keeper
 from flagon_auth.clients import LoginSession, parts
 from flagon_auth.domain import (
     accounts,
@@ -34,7 +36,6 @@ from flagon_auth.domain import (
     consents,
     factors,
     grants,
-    keys,
     pushed,
     tokens,
 )
@@ -53,6 +54,8 @@ from .server import Server
 
 R = TypeVar("R")
 
+log = structlog.get_logger()
+
 bp = APIBlueprint("oauth", __name__, enable_openapi=False)
 
 # How many requests of one browser wait for its person at a time.
@@ -64,8 +67,8 @@ _METADATA_SECONDS = 60
 
 def own_keys(app: Flask) -> dict[str, Any]:
     """Return the public keys to auth itself, which checks tokens as all services do."""
-    with app.app_context(), transaction() as db:
-        return keys.published(db, parts().issuer.sealer, now=datetime.now(UTC))
+    with app.app_context():
+        return keeper.published(now=datetime.now(UTC))
 
 
 def _server() -> Server:
@@ -506,10 +509,28 @@ def _client_request(respond: Callable[[OAuthRequest], Response]) -> Response:
             now=now,
         )
         response = respond(asked)
+        if asked.replayed is not None and asked.replayed.first:
+            _record_replay(db, asked.replayed, now=now)
     # Only what is committed may be refused elsewhere, and all of it must be.
     if asked.spent:
         parts().denylist.refuse_tokens(asked.spent, now=now)
     return response
+
+
+def _record_replay(
+    db: Session, replayed: grants.GrantReplayed, *, now: datetime
+) -> None:
+    log.warning("token_replayed", client=replayed.grant.client_id)
+    audit.record(
+        db,
+        "token_replayed",
+        account_id=replayed.grant.account_id,
+        actor=replayed.grant.client_id,
+        address=request.remote_addr,
+        now=now,
+        client_id=replayed.grant.client_id,
+        sid=replayed.grant.sid,
+    )
 
 
 def _token_in_body(view: Callable[[], R]) -> Callable[[], R | Response]:
@@ -557,9 +578,7 @@ def userinfo() -> ResponseReturnValue:
 @auth.open_route
 def jwks() -> ResponseReturnValue:
     """Return the public keys, those that will sign next included."""
-    with transaction() as db:
-        found = keys.published(db, parts().issuer.sealer, now=datetime.now(UTC))
-    return _cacheable(jsonify(found))
+    return _cacheable(jsonify(keeper.published(now=datetime.now(UTC))))
 
 
 @bp.get("/.well-known/openid-configuration")
