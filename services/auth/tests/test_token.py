@@ -20,6 +20,7 @@ from .conftest import (
     claims_of,
     header_of,
     me,
+    query_of,
     redeem,
     refresh,
     token_request,
@@ -195,6 +196,24 @@ class TestRefresh:
         assert refresh(app, third["refresh_token"]).status_code == 400
         for answer in (first, second, third):
             assert me(app, answer).status_code == 401
+
+    def test_reuse_is_in_the_audit_log_once(self, ada, app):
+        first = ada.tokens()
+        refresh(app, first["refresh_token"])
+        for _ in range(3):
+            refresh(app, first["refresh_token"])
+
+        with app.app_context(), db.transaction() as session:
+            found = session.execute(
+                text(
+                    "select actor, details from audit_event"
+                    " where action = 'token_replayed' and account_id = :id"
+                ),
+                {"id": ada.account.id},
+            ).all()
+        ((actor, details),) = found
+        assert actor == "web"
+        assert details["sid"] == claims_of(first["id_token"])["sid"]
 
     def test_reuse_kills_a_token_that_is_being_made_meanwhile(self, ada, app, parts):
         first = ada.tokens()
@@ -494,6 +513,31 @@ class TestHostileTokenRequests:
         answer = token_request(app, "worker", grant_type="client_credentials")
 
         assert "Set-Cookie" not in answer.headers
+
+
+class TestResource:
+    """Tokens are for our services alone (RFC 8707)."""
+
+    @pytest.mark.parametrize("resource", [ISSUER, f"{ISSUER}/api/v1/products"])
+    def test_of_ours_is_fine(self, app, ada, resource):
+        answer = token_request(
+            app, "worker", grant_type="client_credentials", resource=resource
+        )
+
+        assert answer.status_code == 200
+        assert "code" in query_of(ada.authorize(resource=resource))
+
+    @pytest.mark.parametrize(
+        "resource", ["https://other.test", "x", "", f"{ISSUER}.evil.test/"]
+    )
+    def test_of_others_is_refused(self, app, ada, resource):
+        answer = token_request(
+            app, "worker", grant_type="client_credentials", resource=resource
+        )
+
+        assert answer.status_code == 400
+        assert answer.json["error"] == "invalid_target"
+        assert query_of(ada.authorize(resource=resource))["error"] == "invalid_target"
 
 
 class TestSecretsOfTwoClients:

@@ -34,9 +34,12 @@ class GrantReplayed(GrantRefused):
     The whole family is revoked; `spent` are its access tokens that still live.
     """
 
-    def __init__(self, spent: list[Spent]) -> None:
+    def __init__(self, grant: TokenGrant, spent: list[Spent], *, first: bool) -> None:
         super().__init__("It was used before, so the whole grant is revoked.")
+        self.grant = grant
         self.spent = spent
+        self.first = first
+        """Whether the family lived until now: later replays tell nothing new."""
 
 
 def allowed_scope(
@@ -128,7 +131,7 @@ def find_code(
     if row is None or row.client_id != client_id:
         raise GrantRefused("The code is not valid.")
     if row.used_at is not None:
-        raise GrantReplayed(revoke(session, row.grant, "code replayed", now=now))
+        raise _replayed(session, row.grant, "code replayed", now=now)
     if row.expires_at <= now or row.grant.revoked_at is not None:
         raise GrantRefused("The code is not valid any more.")
     return row
@@ -153,7 +156,7 @@ def find_refresh_token(
     if row is None or row.grant.client_id != client_id:
         raise GrantRefused("The refresh token is not valid.")
     if row.used_at is not None:
-        raise GrantReplayed(revoke(session, row.grant, "refresh token reused", now=now))
+        raise _replayed(session, row.grant, "refresh token reused", now=now)
     ended = min(row.expires_at, row.grant.expires_at) <= now
     if ended or row.grant.revoked_at is not None:
         raise GrantRefused("The refresh token is not valid any more.")
@@ -329,6 +332,13 @@ def purge(session: Session, *, now: datetime) -> int:
         .returning(TokenGrant.id)
     )
     return len(gone.all())
+
+
+def _replayed(
+    session: Session, grant: TokenGrant, reason: str, *, now: datetime
+) -> GrantReplayed:
+    first = grant.revoked_at is None
+    return GrantReplayed(grant, revoke(session, grant, reason, now=now), first=first)
 
 
 def _revoke_where(

@@ -35,7 +35,14 @@ from flagon_auth.models import (
 )
 
 from . import dpop
-from .requests import ClientView, OAuthRequest, max_age, prompts, refuse_unsupported
+from .requests import (
+    ClientView,
+    OAuthRequest,
+    max_age,
+    prompts,
+    refuse_other_resources,
+    refuse_unsupported,
+)
 
 AUTH_METHODS = ["client_secret_basic", "client_secret_post", "private_key_jwt", "none"]
 CONFIDENTIAL_METHODS = AUTH_METHODS[:-1]
@@ -92,6 +99,7 @@ class AuthorizationCodeGrant(stock.AuthorizationCodeGrant):  # type: ignore[misc
             refuse_unsupported(self.request.payload.data)
             prompts(self.request)
             max_age(self.request)
+            refuse_other_resources(self.request)
             _ = self.request.wanted
             dpop.asked_key(self.request)
         except OAuth2Error as error:
@@ -131,6 +139,7 @@ class AuthorizationCodeGrant(stock.AuthorizationCodeGrant):  # type: ignore[misc
                 request.session, code, client_id=client.row.id, now=request.now
             )
         except grants.GrantReplayed as replayed:
+            request.replayed = replayed
             request.spent += replayed.spent
             raise InvalidGrantError(replayed.detail) from replayed
         except grants.GrantRefused as refused:
@@ -202,6 +211,7 @@ class RefreshTokenGrant(stock.RefreshTokenGrant):  # type: ignore[misc]
                 now=request.now,
             )
         except grants.GrantReplayed as replayed:
+            request.replayed = replayed
             request.spent += replayed.spent
             raise InvalidGrantError(replayed.detail) from replayed
         except grants.GrantRefused as refused:

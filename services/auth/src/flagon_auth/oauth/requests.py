@@ -19,7 +19,7 @@ from flask import Request
 from sqlalchemy.orm import Session
 from werkzeug.datastructures import MultiDict
 
-from flagon_auth.domain import clients, tokens
+from flagon_auth.domain import clients, grants, tokens
 from flagon_auth.models import Client
 
 from . import assertions, claims
@@ -100,7 +100,10 @@ class OAuthRequest(OAuth2Request):  # type: ignore[misc]
         self.jkt: str | None = None
         """Thumbprint of the key that was proven, or that the code shall be bound to."""
         self.pushed = pushed
+        self.issuer = issuer
         self.spent: list[tokens.Spent] = []
+        self.replayed: grants.GrantReplayed | None = None
+        """What shows that somebody has a copy of a code or a refresh token."""
 
     @property
     def wanted(self) -> Wanted:
@@ -296,4 +299,18 @@ def refuse_unsupported(asked: MultiDict[str, str]) -> None:
         if name in asked:
             raise OAuth2Error(
                 f"The parameter {name} is not supported.", error=f"{name}_not_supported"
+            )
+
+
+def refuse_other_resources(request: OAuthRequest) -> None:
+    """Refuse to give tokens for servers that are none of ours (RFC 8707).
+
+    Ours are one audience, whatever address of theirs a client names.
+
+    :raises OAuth2Error: `invalid_target`.
+    """
+    for resource in request.payload.data.getlist("resource"):
+        if resource != request.issuer and not resource.startswith(request.issuer + "/"):
+            raise OAuth2Error(
+                "There are no tokens for this resource here.", error="invalid_target"
             )

@@ -37,6 +37,7 @@ from .requests import (
     OAuthRequest,
     credentials,
     find_client,
+    refuse_other_resources,
 )
 
 _BOUND_ENDPOINTS = {"token", PushEndpoint.ENDPOINT_NAME}
@@ -176,6 +177,7 @@ class Server(AuthorizationServer):  # type: ignore[misc]
         request.auth_method = given.method
         if endpoint in _BOUND_ENDPOINTS:
             dpop.require_key(request, client.row)
+            refuse_other_resources(request)
         return client
 
     def save_token(self, _token: dict[str, Any], _request: OAuthRequest) -> None:
