@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select, tuple_
+from sqlalchemy import bindparam, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, lazyload
 from uuid_utils.compat import uuid7
@@ -213,6 +213,15 @@ def ensure_account(
     return account, False
 
 
+# Made once: making a statement costs as much as running it. The roles are of no interest
+# before the password is right.
+_BY_ADDRESS = (
+    select(Account)
+    .options(lazyload(Account.assigned))
+    .where(Account.email_key == bindparam("key"))
+)
+
+
 def sign_in(
     session: Session, hasher: Hasher, *, email: str, password: str, now: datetime
 ) -> Account:
@@ -224,9 +233,7 @@ def sign_in(
         key = email_key(email)
     except EmailInvalid:
         key = ""
-    # The roles are of no interest before the password is right.
-    statement = select(Account).options(lazyload(Account.assigned))
-    account = session.scalars(statement.filter_by(email_key=key)).one_or_none()
+    account = session.scalars(_BY_ADDRESS, {"key": key}).one_or_none()
     # Longer ones cannot have been registered; hashing them would be work for nothing.
     fits = len(password) <= passwords.LENGTH_MAX
     matched = hasher.matches(
