@@ -534,6 +534,17 @@ class TestSession:
         assert me(app, tokens).status_code == 200
         assert refresh(app, tokens["refresh_token"], "cli").status_code == 200
 
+    def test_of_a_device_is_not_ended_by_an_id_token_that_leaked(self, ada, app):
+        started = begin(app, scope="openid").json
+        let_in(ada, started)
+        tokens = poll(app, started).json
+
+        Browser(app).get(
+            "/oauth/end_session", query_string={"id_token_hint": tokens["id_token"]}
+        )
+
+        assert me(app, tokens).status_code == 200
+
     def test_without_offline_access_ends_after_hours(self, ada, app):
         let_in(ada, begin(app, scope="openid").json)
 

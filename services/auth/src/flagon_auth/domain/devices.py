@@ -25,6 +25,8 @@ ALPHABET = "BCDFGHJKLMNPQRSTVWXZ"
 """Without vowels: no code is a word. RFC 8628 section 6.1."""
 LENGTH = 8
 """20^8 are 34 bits: enough for ten minutes and a few guesses."""
+SID_PREFIX = "device-"
+"""Begins the session ids of devices, which no browser has."""
 LIFE_SECONDS = 600
 INTERVAL_SECONDS = 5
 SLOWER_SECONDS = 5
@@ -178,7 +180,7 @@ def approve(
     device.grant = TokenGrant(
         account_id=account.id,
         client_id=device.client_id,
-        sid=secrets.token_urlsafe(16),
+        sid=SID_PREFIX + secrets.token_urlsafe(16),
         scope=scope,
         auth_time=auth_time,
         amr=amr,

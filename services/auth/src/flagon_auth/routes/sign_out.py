@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from werkzeug.datastructures import MultiDict
 
 from flagon_auth.clients import LoginSession, parts
-from flagon_auth.domain import clients, grants, tokens
+from flagon_auth.domain import clients, devices, grants, tokens
 from flagon_auth.domain.addresses import form_target
 from flagon_auth.forms import ActionForm
 from flagon_auth.i18n import gettext as _
@@ -142,8 +142,11 @@ def _read(db: Session, given: MultiDict[str, str]) -> _Asked:
     target = _target(db, client_id, given)
     if hint is None or hint.sid is None:
         return _Asked(target)
-    abandoned = not parts().sessions.lives(hint.sid) and grants.session_has_grants(
-        db, hint.sid, now=datetime.now(UTC)
+    # A device never had a browser; what it has is ended by itself or by its owner.
+    abandoned = (
+        not hint.sid.startswith(devices.SID_PREFIX)
+        and not parts().sessions.lives(hint.sid)
+        and grants.session_has_grants(db, hint.sid, now=datetime.now(UTC))
     )
     return _Asked(target, hint.sid, UUID(hint.sub), abandoned)
 
