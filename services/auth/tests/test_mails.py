@@ -163,6 +163,15 @@ class TestCompose:
         assert post.ask(uuid.uuid4()).status_code == 404
         assert post.ask(uuid.uuid4(), "/sent").status_code == 204
 
+    def test_fills_nobodys_mailbox_with_attempts_to_register(self, app, send, post):
+        first, second = send("known_address"), send("known_address")
+        post.ask(first)
+        post.ask(first, "/sent")
+
+        assert post.ask(second).status_code == 404
+        run(app, "update mail set sent_at = now() - interval '61 minutes'")
+        assert post.ask(send("known_address")).status_code == 200
+
     def test_drops_what_is_too_old(self, app, send, post):
         mail_id = send(when=datetime.now(UTC) - timedelta(days=2))
 

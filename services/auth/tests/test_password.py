@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from unittest.mock import patch
 
@@ -174,6 +175,19 @@ class TestReset:
 
         assert reset(browser, second).status_code == 303
         assert reset(Browser(app), code, "another-9-harbour-plum").status_code == 400
+
+    def test_eight_at_once_use_a_link_once(self, app, code):
+        browsers = [Browser(app) for _ in range(8)]
+        hidden = [one.form(f"/password/reset?code={code}") for one in browsers]
+
+        def use(number):
+            given = {"code": code, "password": f"marble-otter-{number}-window"}
+            return browsers[number].post("/password/reset", {**hidden[number], **given})
+
+        with ThreadPoolExecutor(8) as threads:
+            found = [answer.status_code for answer in threads.map(use, range(8))]
+
+        assert sorted(found) == [303, *[400] * 7]
 
     @pytest.mark.parametrize(
         "bad", ["", "x", "A" * 64, "A" * 63 + "=", "%00", "ä" * 64, "A" * 5000]

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 from uuid import UUID
 
-from sqlalchemy import delete, or_
+from sqlalchemy import delete, or_, select
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
@@ -24,6 +24,7 @@ Outcome = Literal["sent", "returned", "refused"]
 _LEASE = timedelta(minutes=3)
 """Longer than the worker's task for a mail can run."""
 _KEPT = timedelta(days=7)
+_SAME_AGAIN = timedelta(hours=1)
 
 
 class MailOver(NotFound):
@@ -161,7 +162,7 @@ def compose(
     token = None
     if mail.template != "account_deleted":
         account = _concerned(session, mail)
-        if account is None:
+        if account is None or _told_already(session, mail, now=now):
             session.delete(mail)
             return None
         if letter.purpose is not None:
@@ -194,6 +195,22 @@ def _concerned(session: Session, mail: Mail) -> Account | None:
     # The address changed meanwhile: who has the old one gets no link to the account.
     to_own = LETTERS[mail.template].purpose in {"verify", "reset"}
     return None if to_own and mail.email != account.email else account
+
+
+def _told_already(session: Session, mail: Mail, *, now: datetime) -> bool:
+    """Say whether the person was told the same within the hour.
+
+    Anybody can register an address again and again, from anywhere: that must not fill
+    its mailbox, and the one who does it must not learn by a refusal that it is taken.
+    """
+    if mail.template != "known_address":
+        return False
+    statement = select(Mail.id).where(
+        Mail.account_id == mail.account_id,
+        Mail.template == mail.template,
+        Mail.sent_at > now - _SAME_AGAIN,
+    )
+    return session.scalars(statement.limit(1)).first() is not None
 
 
 def _token(
