@@ -7,6 +7,7 @@ import secrets
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -84,7 +85,18 @@ def provider(make_database, redis_server, tmp_path_factory):
     """Start auth as operators do, with a database and a Redis of its own."""
     folder, port = tmp_path_factory.mktemp("provider"), free_port()
     found = Provider(f"http://localhost:{port}")
-    database = make_database()
+    with running_auth(
+        found, folder, database=make_database(), redis=redis_server.url, port=port
+    ):
+        yield found
+
+
+@contextmanager
+def running_auth(found, folder, *, database, redis, port, **more):
+    """Run auth with one account and every kind of client.
+
+    :param more: further settings.
+    """
     (folder / "clients.json").write_text(json.dumps(found.clients()))
     (folder / "accounts.json").write_text(
         json.dumps(
@@ -104,13 +116,14 @@ def provider(make_database, redis_server, tmp_path_factory):
         "KEY_ENCRYPTION_KEY": base64.b64encode(secrets.token_bytes(32)).decode(),
         "DATABASE_URL": database,
         "OWNER_DATABASE_URL": database,
-        "REDIS_STORE_URL": redis_server.url,
-        "REDIS_CACHE_URL": redis_server.url,
+        "REDIS_STORE_URL": redis,
+        "REDIS_CACHE_URL": redis,
         "PUBLIC_URL": found.issuer,
         "BIND": f"127.0.0.1:{port}",
         "WORKERS": "1",
         "CLIENTS_FILE": str(folder / "clients.json"),
         "ACCOUNTS_FILE": str(folder / "accounts.json"),
+        **more,
     }
     environment = {
         **os.environ,
@@ -132,7 +145,7 @@ def provider(make_database, redis_server, tmp_path_factory):
         )
     try:
         wait_for(found.issuer, process, folder / "log")
-        yield found
+        yield
     finally:
         process.terminate()
         process.wait(30)

@@ -1,11 +1,13 @@
 """Attacks on every page at once; the routes are the app's own, so new ones are among them."""
 
 import re
+from unittest.mock import patch
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 from flagon_auth.app import create_app
+from flagon_auth.domain.passwords import Hasher
 from flagon_chassis import db
 
 from .conftest import (
@@ -386,6 +388,72 @@ class TestPathTraversal:
         for code in ("..", "../../x", "de\0", "%2e%2e", "xx"):
             answer = ada.get(f"/account/language/{code}")
             assert answer.status_code in {400, 404}
+
+
+class TestEnumeration:
+    """Known and unknown addresses cost the same: hashes, statements and bytes.
+
+    `tests/bench/bench_enumeration.py` compares the times.
+    """
+
+    @pytest.fixture
+    def cost(self, app, parts):
+        """A function that tells what a request cost, and what it answered."""
+        engine = app.extensions["flagon.sessions"].kw["bind"]
+
+        def measure(request):
+            statements = []
+
+            def seen(_connection, _cursor, statement, *_rest):
+                statements.append(statement)
+
+            event.listen(engine, "before_cursor_execute", seen)
+            try:
+                with patch.object(
+                    Hasher, "_take_turn", autospec=True, side_effect=Hasher._take_turn
+                ) as turns:
+                    answer = request()
+            finally:
+                event.remove(engine, "before_cursor_execute", seen)
+            return answer.status_code, turns.call_count, statements
+
+        return measure
+
+    @pytest.mark.parametrize(
+        ("path", "more", "hashes"),
+        [
+            ("/login", {"password": "wrong-guess-of-a-stranger"}, 1),
+            ("/password/forgot", {}, 0),
+        ],
+    )
+    def test_by_work_is_impossible(self, app, person, cost, path, more, hashes):
+        person("ada@flagon.test")
+        found = []
+        for email in ("ada@flagon.test", "eve@flagon.test"):
+            browser = Browser(app)
+            form = {**browser.form(path), "email": email, **more}
+            found.append(cost(lambda form=form, b=browser: b.post(path, form)))
+
+        assert found[0] == found[1]
+        assert found[0][1] == hashes
+
+    def test_by_work_is_impossible_when_registering(self, app, person, cost):
+        person("ada@flagon.test")
+        found = []
+        for email in ("ada@flagon.test", "eve@flagon.test"):
+            browser = Browser(app)
+            form = {
+                **browser.form("/register"),
+                "name": "Ada",
+                "email": email,
+                "password": PASSWORD,
+            }
+            found.append(cost(lambda form=form, b=browser: b.post("/register", form)))
+
+        (known, known_hashes, known_work), (new, new_hashes, new_work) = found
+        assert (known, known_hashes) == (new, new_hashes) == (303, 1)
+        # A known address takes back what a new one writes: one statement more or less.
+        assert abs(len(known_work) - len(new_work)) <= 2
 
 
 class TestSessionFixation:
