@@ -23,7 +23,9 @@ class TestApiKey:
     def test_opens_what_its_scope_names_in_every_service(self, stack, key):
         with stack.client(headers=bearer(key)) as client:
             assert client.get("/api/v1/jobs").status_code == 200
-            assert client.get("/api/v1/me").json()["email"] == "merchandiser@flagon.test"
+            assert (
+                client.get("/api/v1/me").json()["email"] == "merchandiser@flagon.test"
+            )
             refused = client.post("/api/v1/products", json={})
             assert refused.status_code == 403, refused.text
 
