@@ -39,7 +39,9 @@ def admin(app, person):
     yield bearer_of(browser.tokens(scope=None))
     with app.app_context(), db.transaction() as session:
         session.execute(
-            text("delete from client where not first_party and id <> 'other'")
+            text(
+                "delete from client where not first_party and id not in ('other', 'worker')"
+            )
         )
 
 
