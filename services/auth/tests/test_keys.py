@@ -15,13 +15,9 @@ from flagon_chassis.auth import KeyRing
 
 from .conftest import (
     ISSUER,
-    Browser,
     basic,
     claims_of,
     header_of,
-    me,
-    refresh,
-    token_request,
 )
 
 

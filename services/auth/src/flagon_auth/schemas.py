@@ -269,9 +269,9 @@ class NewClient(BaseModel, extra="forbid"):
         default=["authorization_code", "refresh_token"], min_length=1, max_length=5
     )
     scope: str = Field(default="openid profile email", max_length=1000)
-    token_endpoint_auth_method: AuthMethod = "client_secret_basic"
+    token_endpoint_auth_method: AuthMethod = "client_secret_basic"  # noqa: S105 (a name)
     jwks: dict[str, Any] | None = None
-    id_token_signed_response_alg: IdTokenAlg = "RS256"
+    id_token_signed_response_alg: IdTokenAlg = "RS256"  # noqa: S105 (a name)
     dpop_bound_access_tokens: bool = False
     require_pushed_authorization_requests: bool = False
 
