@@ -426,7 +426,8 @@ class SessionStore(SessionInterface):
         """Return the browsers in which an account is signed in, the latest first."""
         sids = self.sids(account_id)
         digests = cast(
-            "list[str | None]", self._redis.mget([_sid_key(sid) for sid in sids] or [""])
+            "list[str | None]",
+            self._redis.mget([_sid_key(sid) for sid in sids] or [""]),
         )
         keys = [_PREFIX + (digest or "") for digest in digests]
         found = []
