@@ -183,8 +183,7 @@ def _matching_step(secret: bytes, code: str, *, now: datetime, after: int = -1) 
     matches = [
         step
         for step in (present + drift for drift in _DRIFT_STEPS)
-        if hmac.compare_digest(code_at(secret, step).encode(), typed)
-        and step > after
+        if hmac.compare_digest(code_at(secret, step).encode(), typed) and step > after
     ]
     if not matches:
         raise SecondStepRefused("Check it and try again.")
