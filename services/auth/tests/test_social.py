@@ -17,8 +17,8 @@ from pydantic import ValidationError
 from sqlalchemy import text
 
 from flagon_auth.app import create_app
-from flagon_auth.clients import providers as module
 from flagon_auth.clients.providers import KINDS, ProviderSettings, read_providers
+from flagon_auth.clients.providers import openid as module
 from flagon_chassis import db
 
 from .conftest import (
