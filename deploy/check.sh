@@ -6,7 +6,7 @@
 set -u
 cd "$(dirname "$0")/.."
 bin=$PWD/.venv/bin
-folder=$(mktemp -d)
+folder=$(mktemp -d "${TMPDIR:-/tmp}/flagon-check.XXXXXX")
 summary=$folder/summary again=$folder/again
 : > "$summary"
 : > "$again"
