@@ -1,3 +1,5 @@
+import time
+
 import pytest
 from flask import Response
 
@@ -89,3 +91,42 @@ class TestRetryAfter:
 
     def test_is_not_on_answers_that_need_none(self, client):
         assert "Retry-After" not in client.get("/").headers
+
+
+class TestCounting:
+    def test_asks_redis_once_a_request(self, client, store):
+        def asked():
+            found = store.info("commandstats")
+            names = ("evalsha", "get", "ttl")
+            # The script asks for the time that is left, too.
+            calls = [found.get(f"cmdstat_{name}", {}).get("calls", 0) for name in names]
+            return calls[0], sum(calls)
+
+        client.get("/")
+        before = asked()
+
+        answer = client.get("/")
+
+        scripts, all_commands = asked()
+        assert (scripts - before[0], all_commands - before[1]) == (1, 2)
+        assert answer.headers["X-RateLimit-Remaining"] == "0"
+        assert 0 < int(answer.headers["X-RateLimit-Reset"]) - time.time() <= 61
+
+    def test_asks_for_what_was_counted_in_another_request(self, make_app, redis_url):
+        app = make_app(redis_url)
+        storage = limits.init_app(app, app.extensions["flagon.settings"]).storage
+
+        with app.app_context():
+            storage.incr("one", 60)
+        with app.app_context():
+            assert storage.get("one") == 1
+            assert 0 < storage.get_expiry("one") - time.time() <= 61
+
+    def test_gives_a_counter_without_an_end_one(self, client, store):
+        client.get("/")
+        (name,) = store.keys("things:limits:*")
+        store.persist(name)
+
+        client.get("/")
+
+        assert 0 < store.ttl(name) <= 60
