@@ -3,6 +3,7 @@
 import base64
 import hmac
 import json
+import re
 import socket
 import time
 from contextlib import ExitStack
@@ -1000,6 +1001,63 @@ class TestIdentities:
         answer = finish(guest, acme.approve(begun.location, **NEW))
 
         assert answer.status_code == 403
+
+
+class TestConfirm:
+    """Who has no password proves at the provider that it is still them."""
+
+    def again(self, browser, acme, **person):
+        page = browser.get("/login/again?next=/account/api-keys")
+        shown = page.get_data(as_text=True)
+        token = shown.split('name="csrf_token" value="')[-1].split('"')[0]
+        begun = browser.post(
+            "/social/acme/start",
+            {"csrf_token": token, "next": "/account/api-keys", "purpose": "again"},
+        )
+        return shown, finish(browser, acme.approve(begun.location, **person))
+
+    def grow_old(self, browser):
+        with browser.http.session_transaction(base_url="http://localhost") as session:
+            session["auth_time"] = session["confirmed_at"] = 1.0
+
+    def test_leads_on(self, owner, acme):
+        connect(owner, acme)
+        self.grow_old(owner)
+
+        shown, answer = self.again(owner, acme, **NEW)
+
+        assert "Confirm with Acme" in shown
+        assert "Confirm with Other" not in shown
+        assert answer.location == "/account/api-keys"
+        assert owner.get("/account/api-keys").status_code == 200
+
+    def test_as_somebody_else_confirms_nothing(self, owner, acme, social_app):
+        connect(owner, acme)
+        eve = {"sub": "8", "email": "eve@flagon.test", "email_verified": True}
+        sign_in(Browser(social_app), acme, **eve)
+        self.grow_old(owner)
+
+        for person in (eve, {**NEW, "sub": "9", "email": "new@flagon.test"}):
+            _shown, answer = self.again(owner, acme, **person)
+            assert answer.status_code == 403
+        assert len(rows(social_app, "select 1 from account")) == 2
+        assert "ada@flagon.test" in owner.get("/account").get_data(as_text=True)
+
+    def test_of_who_has_nothing_else_begins_at_the_sign_in_page(self, guest, acme):
+        sign_in(guest, acme)
+        self.grow_old(guest)
+
+        page = guest.get("/login/again?next=/account/api-keys", follow_redirects=True)
+        token = re.search(
+            r'name="csrf_token"[^>]*value="([^"]+)"', page.get_data(as_text=True)
+        )[1]
+        begun = guest.post(
+            "/social/acme/start", {"csrf_token": token, "next": "/account/api-keys"}
+        )
+        answer = finish(guest, acme.approve(begun.location, **NEW))
+
+        assert query_of(begun)["prompt"] == "login"
+        assert answer.location == "/account/api-keys"
 
 
 def key_of(browser):

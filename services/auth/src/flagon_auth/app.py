@@ -288,6 +288,7 @@ def _protect_pages(response: Response) -> Response:
 def _for_templates() -> dict[str, Any]:
     return {
         "account_menu": account_menu,
+        "connected_providers": social.connected_providers,
         "csp_nonce": web.csp_nonce,
         "language": i18n.language,
         "languages": i18n.LANGUAGES,

@@ -88,6 +88,12 @@ def sign_in(session: Session, profile: Profile, *, now: datetime) -> Account | N
     return account
 
 
+def find_account_of(session: Session, profile: Profile) -> Account | None:
+    """Return the account that the identity opens, if it opens one."""
+    found = session.get(Identity, (profile.issuer, profile.subject))
+    return accounts.find_account(session, found.account_id) if found else None
+
+
 def register(session: Session, profile: Profile, *, now: datetime) -> Account:
     """Add an account for a person who is new here, opened by the identity.
 

@@ -65,6 +65,7 @@ def start_social(name: str) -> ResponseReturnValue:
     parts().guesses.spend("social")
     now = datetime.now(UTC).timestamp()
     state = secrets.token_urlsafe(32)
+    again = form.purpose.data == "again" and current_user.is_authenticated
     # Somebody who is signed in and comes here is to prove once more who they are.
     fresh = current_user.is_authenticated and not connecting
     try:
@@ -82,6 +83,7 @@ def start_social(name: str) -> ResponseReturnValue:
         "provider": name,
         "onward": onward,
         "connect": current_user.id if connecting else None,
+        "again": current_user.id if again else None,
         "fresh": fresh,
         "since": now,
     }
@@ -130,6 +132,8 @@ def finish_social(name: str) -> ResponseReturnValue:
         return _failed(provider, failure, onward)
     if under_way["connect"]:
         return _connect(provider, profile, UUID(under_way["connect"]))
+    if under_way["again"]:
+        return _confirm(provider, profile, under_way["again"], onward)
     return _sign_in(provider, profile, onward)
 
 
@@ -191,6 +195,26 @@ def _sign_in(provider: Provider, profile: Profile, onward: str) -> ResponseRetur
         return _to_existing_account(provider, profile, known.account_id)
     log.info("social_sign_in", provider=profile.provider)
     return first_factor_passed(account, amr=["fed"], onward=onward)
+
+
+def _confirm(
+    provider: Provider, profile: Profile, account_id: str, onward: str
+) -> ResponseReturnValue:
+    """Take it for a proof of who is signed in, if the identity opens that account."""
+    with transaction() as db:
+        found = identities.find_account_of(db, profile)
+    if found is None or str(found.id) != account_id or found.disabled:
+        count_login("refused")
+        return _failed_page(
+            403,
+            _("This is somebody else"),
+            _(
+                "This account at %(name)s does not open the account you are signed in to.",
+                name=provider.about.label,
+            ),
+            onward,
+        )
+    return _sign_in(provider, profile, onward)
 
 
 def _to_existing_account(
@@ -338,6 +362,14 @@ def social_providers() -> list[Provider]:
     targets = [provider.origin for provider in found]
     g.form_targets = [*g.get("form_targets", ()), *targets]
     return found
+
+
+def connected_providers(account_id: UUID) -> list[Provider]:
+    """Return those with which the account can prove who it is; as `social_providers`."""
+    with transaction() as db:
+        rows = identities.list_identities(db, account_id)
+    issuers = {row.issuer for row in rows}
+    return [one for one in social_providers() if one.about.issuer in issuers]
 
 
 def _provider(name: str) -> Provider:
