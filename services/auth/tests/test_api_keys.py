@@ -312,7 +312,7 @@ class TestPage:
 
         assert ended.status_code == 303
         assert exchange(app, key).status_code == 401
-        assert "Robot" not in ada.get(self.PATH).text
+        assert "Parrot" not in ada.get(self.PATH).text
         assert ada.post(action, hidden).status_code == 303
 
     def test_needs_the_forms_token(self, ada):

@@ -14,7 +14,7 @@ from email.headerregistry import Address
 from email.message import EmailMessage
 from email.utils import format_datetime
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Literal, Protocol
 from uuid import UUID
 
 from .deliveries import NotYet
@@ -131,12 +131,9 @@ def kept(folder: Path, *, to: str | None = None, limit: int) -> Iterable[EmailMe
     """
     found: list[EmailMessage] = []
     for path in sorted(folder.glob("*.eml"), reverse=True):
-        mail = cast(
-            "EmailMessage",
-            message_from_bytes(path.read_bytes(), policy=policy.default),
-        )
+        mail = message_from_bytes(path.read_bytes(), policy=policy.default)
         if to is None or mail["To"].addresses[0].addr_spec.casefold() == to.casefold():
             found.append(mail)
         if len(found) == limit:
             break
-    return reversed(found)
+    return found[::-1]
