@@ -58,9 +58,9 @@ class Settings(DatabaseSettings, env_prefix="AUTH_", frozen=True):
     breached_passwords_dir: Path | None = None
     """Folder of the range protocol's files with stolen passwords; see the README."""
 
-    login_pair_limit: PositiveInt = 5
+    login_pair_limit: PositiveInt = 10
     """Wrong passwords of one account from one address (IPv6: /64) without waiting."""
-    login_account_limit: PositiveInt = 10
+    login_account_limit: PositiveInt = 20
     """Wrong passwords of one account from everywhere without waiting."""
     login_address_limit: PositiveInt = 100
     """Wrong passwords of all accounts from one address without waiting."""
