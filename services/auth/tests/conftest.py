@@ -119,12 +119,25 @@ def shared_app(database_url, redis_server):
 
 @pytest.fixture
 def app(shared_app, redis_url):
+    before = registered(shared_app)
     yield shared_app
     with shared_app.app_context(), db.transaction() as session:
-        # Everything of a person hangs on the account; clients and keys stay.
-        session.execute(text("delete from account"))
-        session.execute(text("delete from mail"))
-        session.execute(text("delete from outbox"))
+        # Everything of a person hangs on the account; keys stay.
+        for table in ("account", "mail", "outbox", "used_proof", "pushed_request"):
+            session.execute(text(f"delete from {table}"))
+    if registered(shared_app) != before:
+        with shared_app.app_context(), db.transaction() as session:
+            session.execute(text("delete from client"))
+        register_clients(shared_app)
+
+
+def registered(app):
+    """Return what is registered about all clients, to see whether a test changed it."""
+    unlike = "array['version', 'created_at', 'updated_at']"
+    with app.app_context(), db.transaction() as session:
+        return session.scalars(
+            text(f"select (to_jsonb(client) - {unlike})::text from client order by id")
+        ).all()
 
 
 @pytest.fixture
