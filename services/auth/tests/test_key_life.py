@@ -5,6 +5,7 @@ import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import jwt as pyjwt
 import pytest
@@ -12,7 +13,7 @@ from cryptography.exceptions import InvalidTag
 from pydantic import SecretStr, ValidationError
 from sqlalchemy import select, text
 
-import flagon_auth
+import flagon_auth.__main__
 from flagon_auth import keeper
 from flagon_auth.app import create_app
 from flagon_auth.domain import audit, keys, totp
@@ -20,6 +21,7 @@ from flagon_auth.domain.keys import Plan, Sealer
 from flagon_auth.models import SigningKey, TotpCredential
 from flagon_chassis import db
 from flagon_chassis.denylist import KEYS_CHANGED
+from flagon_chassis.keyring import KeyRing
 
 from .conftest import (
     Browser,
@@ -99,9 +101,13 @@ def drop(app, kid):
 
 
 def published(app, now=None):
-    with app.app_context():
-        found = keeper.published(now=now or datetime.now(UTC))
+    found = published_set(app, now or datetime.now(UTC))
     return {jwk["kid"] for jwk in found["keys"]}
+
+
+def published_set(app, now):
+    with app.app_context():
+        return keeper.published(now=now)
 
 
 def service_token(app):
@@ -300,6 +306,35 @@ class TestSchedule:
 
         # Two algorithms, each with two keys in use and those of ninety days.
         assert len(rows(fresh_app)) <= 2 * (2 + 4)
+
+    def test_a_verifier_that_is_never_told_knows_every_key_in_time(self, twin, born):
+        # No push, and a set that is fetched every five minutes at most.
+        app = twin(key_rotation_days=1)
+        now = [born]
+
+        def clock():
+            return now[0].timestamp()
+
+        ring = KeyRing(lambda: published_set(app, now[0]), clock)
+        last = None
+        for _step in range(40):
+            self.keep(app, now[0])
+            signs = kid_in(app, "active")
+            assert ring.find(signs)
+            # What was signed a moment ago by the key before is good as well.
+            assert last is None or ring.find(last)
+            last = signs
+            while ring._beside.locked():
+                threading.Event().wait(0.001)
+            now[0] += timedelta(minutes=97)
+
+    def test_begins_in_every_process_that_serves(self, fresh_app, monkeypatch):
+        begun = []
+        monkeypatch.setattr(keeper, "start", begun.append)
+
+        flagon_auth.__main__._keep(SimpleNamespace(wsgi=fresh_app))
+
+        assert begun == [fresh_app]
 
     def test_goes_on_in_a_thread_of_its_own(self, fresh_app, monkeypatch):
         looked = threading.Semaphore(0)
