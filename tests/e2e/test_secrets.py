@@ -4,9 +4,14 @@ Runs last. What the programs of the tests sent and got is in `harness.secrets_se
 searches logs, both Redis, all databases and the gateway's folders for it.
 """
 
+import base64
+import hmac
 import json
 import re
+import secrets
+import struct
 import subprocess
+import time
 
 import pytest
 from harness.people import Person, browser
@@ -105,6 +110,22 @@ def live(stack, account):
             client.post("/oauth/device_authorization", data={"client_id": "cli"})
             client.get("/callback", params={"code": "c" * 40, "state": "s" * 40})
             client.get("/api/v1/me", headers={"Authorization": "Bearer " + "b" * 40})
+            made = client.post(
+                "/api/v1/api-keys",
+                json={"name": "Search", "scope": "jobs:read"},
+                headers={"Authorization": f"Bearer {answer['access_token']}"},
+            )
+            # The reuse above has revoked the token: a key is made with another.
+            if made.status_code != 201:
+                with person.client() as own:
+                    made = own.post(
+                        "/api/v1/api-keys",
+                        json={"name": "Search", "scope": "jobs:read"},
+                    )
+            assert made.status_code == 201, made.text
+            key = made.json()["key"]
+            client.get("/api/v1/jobs", headers={"Authorization": f"Bearer {key}"})
+    live_as_somebody_new(stack)
     with browser(stack, account) as shop:
         shop.get("/jobs")
         shop.get("/api/v1/jobs")
@@ -118,6 +139,52 @@ def live(stack, account):
                 "new_password": "another-wrong-guess-6",
             },
         )
+
+
+def live_as_somebody_new(stack):
+    """Register, add an app with recovery codes, and ask for a link by mail."""
+    account = {
+        "email": f"search{secrets.token_hex(4)}@flagon.test",
+        "password": f"orchard-{secrets.token_hex(6)}-lantern",
+    }
+    with stack.client(follow_redirects=True) as client:
+
+        def send(path, action=None, **typed):
+            page = client.get(path).text
+            token = re.search(r'name="csrf_token"[^>]*value="([^"]+)"', page)[1]
+            answer = client.post(action or path, data={"csrf_token": token, **typed})
+            assert answer.status_code == 200, (path, answer.status_code)
+            return answer.text
+
+        send("/register", name="Search", **account)
+        send("/login", **account)
+        send("/account/two-factor", "/account/two-factor/app")
+        page = client.get("/account/two-factor/app").text
+        secret = re.search(r"[?&;]secret=([A-Z2-7]+)", page)[1]
+        codes = send(
+            "/account/two-factor/app",
+            "/account/two-factor/app/confirm",
+            code=totp(secret),
+        )
+        assert secret in SEEN.secrets
+        assert len(re.findall(r"<code>[^<]{10,}</code>", codes)) >= 8
+        send("/password/forgot", email=account["email"])
+
+        def mailed():
+            mails = stack.make("mail", TO=account["email"], N="9", FORMAT="json")
+            SEEN.shown(mails, "mail")
+            return "/password/reset?" in mails
+
+        until(mailed, 60, pause=2, what="the mail with the link")
+
+
+def totp(secret):
+    """Return the code of an authenticator app (RFC 6238)."""
+    key = base64.b32decode(secret + "=" * (-len(secret) % 8))
+    digest = hmac.digest(key, struct.pack(">Q", int(time.time()) // 30), "sha1")
+    start = digest[-1] & 15
+    number = struct.unpack(">I", digest[start : start + 4])[0] & 0x7FFFFFFF
+    return f"{number % 1_000_000:06}"
 
 
 def inside(stack, service, tails, code):
@@ -139,6 +206,7 @@ class TestAfterTheRun:
 
         assert len(tails) > 40
         assert {"Authorization:", "cookie", "form", "JSON", "Location", "page"} <= kinds
+        assert {"page, shown", "mail, shown"} <= set(tails.values())
 
     def test_logs_hold_none_of_them(self, stack, tails, control):
         hits = {}

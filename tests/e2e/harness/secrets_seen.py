@@ -17,6 +17,11 @@ NAMES = frozenset(
 TAIL = 16
 """Characters of a secret that are searched for: of random ones enough to be sure."""
 _COOKIES = re.compile(r"flagon_(session|login)")
+# Shown in pages and mails to be read or followed, not sent back.
+_SHOWN = re.compile(
+    r"\b(flg_[a-z0-9]+_[A-Za-z0-9_-]{20,})|[?&](?:secret|code)=([A-Za-z0-9_.~%-]{16,})"
+    r"|<code>([A-Za-z0-9]{4,8}(?:-[A-Za-z0-9]{4,8}){2,})</code>"
+)
 _FIELD = re.compile(r"<(?:input|meta)\b[^>]*>")
 _TEXT_BYTES_MAX = 2_000_000
 
@@ -68,12 +73,21 @@ class Seen:
             self._json(response.read())
         elif kind.startswith("text/html"):
             response.read()
+            self.shown(response.text, "page")
             for tag in _FIELD.findall(response.text):
                 name = re.search(r'\bname="([^"]*)"', tag)
                 value = re.search(r'\b(?:value|content)="([^"]*)"', tag)
                 if name and value:
                     named = name[1].replace("-", "_")
                     self._pairs([(named, unescape(value[1]))], "page")
+
+    def shown(self, text, where):
+        """Remember the keys, links and codes that a text shows."""
+        for groups in _SHOWN.findall(unescape(text)):
+            for value in filter(None, groups):
+                self.add(value, f"{where}, shown")
+                # Codes are typed with or without their hyphens.
+                self.add(value.replace("-", ""), f"{where}, shown")
 
     def _pairs(self, pairs, where):
         for name, value in pairs:
