@@ -57,10 +57,6 @@ class Denylist:
         """Refuse every access token that came out of one sign-in session."""
         self._store.set(f"denylist:sid:{sid}", "1", ex=self._seconds)
 
-    def refuse_grant(self, grant_id: UUID) -> None:
-        """Refuse every access token that came out of one grant."""
-        self._store.set(f"denylist:gid:{grant_id}", "1", ex=self._seconds)
-
     def refuse_key(self, kid: str) -> None:
         """Refuse every token that was signed with this key, whatever it says."""
         self._store.set(f"denylist:kid:{kid}", "1", ex=_KEY_SECONDS)
