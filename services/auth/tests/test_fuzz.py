@@ -12,7 +12,9 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from flagon_auth.__main__ import MIGRATIONS
 from flagon_auth.app import create_app
+from flagon_chassis import db
 
 from .conftest import Browser, basic, bearer_of, fields, make_settings, quick
 from .conftest import register_clients as put_clients
@@ -139,11 +141,14 @@ def body_of(kind, content, token):
 
 
 @pytest.fixture(scope="module")
-def fuzzed_app(database_url, redis_server):
+def fuzzed_app(make_database, redis_server):
+    """An app with a database of its own: an admin's program may change everything."""
+    url = make_database()
+    db.migrate(make_settings(url), MIGRATIONS)
     app = quick(
         create_app(
             make_settings(
-                database_url,
+                url,
                 redis_server.url,
                 login_pair_limit=1_000_000,
                 login_account_limit=1_000_000,
@@ -310,7 +315,7 @@ class TestEveryRoute:
             number = getattr(TestEveryRoute, "number", 0)
             TestEveryRoute.number = number + 1
             email = f"fuzz{number}@flagon.test"
-            person(email, *roles)
+            person(email, *roles, where=fuzzed_app)
             assert browser.sign_in(email).status_code == 303
             browser.csrf = fields(browser.get("/account"))["csrf_token"]
             browser.answer = browser.tokens() if roles else None
