@@ -112,6 +112,16 @@ class TestCreateApp:
         assert all(view.flagon_open for view in marked)
 
 
+class TestAddress:
+    def test_names_our_address_whoever_asks_first(self, client):
+        asked = client.get(
+            "/openapi.json",
+            headers={"Host": "evil.test", "X-Forwarded-Host": "evil.test"},
+        )
+
+        assert asked.json["servers"] == [{"url": "http://localhost:8080"}]
+
+
 class TestHostileRequests:
     @pytest.mark.parametrize(
         "path",

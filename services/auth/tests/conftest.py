@@ -3,6 +3,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from datetime import UTC, datetime
 from html import unescape
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -176,6 +177,9 @@ def close(app):
     app.extensions["flagon.denylist"].close()
     for thread in threading.enumerate():
         if thread.name == "jwks":
+            # One that is only being started is listed, but cannot be waited for yet.
+            while thread.ident is None:
+                time.sleep(0.001)
             thread.join(10)
     app.extensions["flagon.sessions"].kw["bind"].dispose()
 

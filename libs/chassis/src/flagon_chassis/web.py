@@ -121,6 +121,8 @@ def create_app(
     app.config["MAX_FORM_MEMORY_SIZE"] = _BODY_BYTES
     app.config["AUTO_OPERATION_ID"] = True
     app.config["DESCRIPTION"] = description
+    # Left to itself the document names the host of the first request for it, to all.
+    app.config["SERVERS"] = [{"url": settings.public_url}]
     app.debug = settings.environment == "development" and app.debug
     app.extensions["flagon.settings"] = settings
     logs.init_app(app)
