@@ -269,11 +269,13 @@ def cli(stack: Stack, values: Values, _format: str) -> int:
         message = f"There is no service {service!r}."
         raise Problem(message, f'make cli S={SERVICES[0]} C="--help"')
     arguments = ["--app", f"flagon_{service}.app", *shlex.split(values.get("C", ""))]
+    prefix = service.upper()
     if stack.mode == "docker":
         done = subprocess.run(
             [
                 *("docker", "compose", "--env-file", str(stack.state / "compose.env")),
-                *("exec", "-T", service, "flask", *arguments),
+                *("exec", "-T", "-e", f"{prefix}_TRACES=none"),
+                *("-e", f"{prefix}_METRICS_DIR=", service, "flask", *arguments),
             ],
             check=False,
             cwd=stack.root,
@@ -283,8 +285,8 @@ def cli(stack: Stack, values: Values, _format: str) -> int:
     variables = local.python_environment(stack, keeper, BY_NAME[service])
     # The folder of metrics is the running service's, and spans are not to be mixed with
     # what the command prints.
-    del variables[f"{service.upper()}_METRICS_DIR"]
-    variables[f"{service.upper()}_TRACES"] = "none"
+    del variables[f"{prefix}_METRICS_DIR"]
+    variables[f"{prefix}_TRACES"] = "none"
     done = subprocess.run(
         [*local.flask(), *arguments],
         check=False,
