@@ -275,7 +275,7 @@ def cli(stack: Stack, values: Values, _format: str) -> int:
             [
                 *("docker", "compose", "--env-file", str(stack.state / "compose.env")),
                 *("exec", "-T", "-e", f"{prefix}_TRACES=none"),
-                *("-e", f"{prefix}_METRICS_DIR=", service, "flask", *arguments),
+                *(service, "flask", *arguments),
             ],
             check=False,
             cwd=stack.root,
