@@ -6,12 +6,14 @@
 set -u
 cd "$(dirname "$0")/.."
 bin=$PWD/.venv/bin
-folder=$(mktemp -d "${TMPDIR:-/tmp}/flagon-check.XXXXXX")
+mkdir -p dist
+# Below the checkout, and removed by the last line: a trap at the exit would be one for
+# every child that is killed before it has become itself.
+folder=$(mktemp -d "$PWD/dist/check.XXXXXX")
 summary=$folder/summary again=$folder/again
 : > "$summary"
 : > "$again"
 mkfifo "$folder/pipe"
-trap 'rm -rf "$folder"' EXIT
 # The last lines of pytest name each failed test and its reason: in 80 columns, the
 # names alone would fit.
 export COLUMNS="${COLUMNS:-200}" PYTEST_ADDOPTS="--tb=short -rfE ${PYTEST_ADDOPTS-}"
@@ -117,4 +119,5 @@ fi
 printf '\n== summary\n'
 cat "$summary"
 echo "stages: $passed passed, $failed failed"
+rm -rf "$folder"
 [ "$failed" = 0 ]
