@@ -97,7 +97,8 @@ class Seen:
     def _json(self, content):
         try:
             self._walk(json.loads(content))
-        except ValueError:
+        except (ValueError, RecursionError):
+            # No JSON, or a hostile one of 100,000 brackets: it holds none of ours.
             return
 
     def _walk(self, value, name=""):
