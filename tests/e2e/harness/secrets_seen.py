@@ -16,6 +16,8 @@ NAMES = frozenset(
 )
 TAIL = 16
 """Characters of a secret that are searched for: of random ones enough to be sure."""
+# In the tail of a random value there are about a dozen.
+_LETTERS_MIN = 3
 _COOKIES = re.compile(r"flagon_(session|login)")
 # Shown in pages and mails to be read or followed, not sent back.
 _SHOWN = re.compile(
@@ -38,8 +40,13 @@ class Seen:
         return {"request": [self.request], "response": [self.response]}
 
     def add(self, value, where):
-        """Remember one secret; words that are too short to be one are not."""
-        if isinstance(value, str) and len(value) >= TAIL:
+        """Remember one secret; words that are too short to be one are not.
+
+        Nor are made-up ones: hostile tokens and hostile paths end in the same `aaaa…`.
+        """
+        if not isinstance(value, str) or len(value) < TAIL:
+            return
+        if len(set(value[-TAIL:])) > _LETTERS_MIN:
             self.secrets.setdefault(value, where)
 
     def request(self, request):
