@@ -261,7 +261,9 @@ class TestAfterTheRun:
 def files_of_gateway(stack):
     """Return everything that nginx has on its disk."""
     if stack.mode == "docker":
-        script = "find /var/cache/nginx -type f -exec cat {} +"
+        # The cache's files begin with binary numbers, and the answer is read as UTF-8.
+        text = "LC_ALL=C tr -c '[:print:]' ' '"
+        script = f"find /var/cache/nginx -type f -exec cat {{}} + | {text}"
         out, _err, _status = stack.compose.exec_in_container(
             ["sh", "-c", script], "gateway"
         )
