@@ -17,8 +17,8 @@ from harness import engine, failures
 from harness.people import Person
 from harness.stack import running
 
-if "docker" not in os.environ.get("FLAGON_MODE", "") and "FLAGON_URL" not in os.environ:
-    # Local mode has no containers to look at.
+if "docker" not in os.environ.get("FLAGON_MODE", ""):
+    # Only a stack in containers has any to look at.
     collect_ignore = ["test_containers.py"]
 
 DATA = engine.ROOT.parent / "shared" / "data" / "books.csv"

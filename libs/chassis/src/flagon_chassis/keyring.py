@@ -109,7 +109,9 @@ class KeyRing:
     def _take(self) -> None:
         try:
             found = _usable(self._fetch())
-        except Exception as error:  # noqa: BLE001 (stale keys serve, whatever failed)
+        # Whatever failed, network, database or an answer that makes no sense: the keys
+        # that are known go on serving, and raising would refuse every token instead.
+        except Exception as error:  # noqa: BLE001
             log.warning("jwks_fetch_failed", error=repr(error))
         else:
             self._keys = {

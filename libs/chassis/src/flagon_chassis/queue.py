@@ -333,7 +333,8 @@ def run_worker(
     signals.worker_before_create_process.connect(_share_memory, weak=False)
     server.warm_up(flask_app)
     # Children ask the kernel to die with their parent, for which Billiard loads a parser
-    # of C declarations: 6 MB that they share when it is loaded here.
+    # of C declarations: 6 MB that they share when it is loaded here. Where the kernel
+    # does not answer, they go without as well.
     with contextlib.suppress(OSError):
         cast("Any", util).get_pdeathsig()
     worker.start()

@@ -181,9 +181,9 @@ def _containers() -> bool:
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[Server]:
     """Give a Postgres for the whole run; `url` is its administrator's."""
-    if (
-        _containers()
-    ):  # pragma: no cover (which of the two runs is the machine's to say)
+    # Neither branch can be covered on every machine: which of them runs is the machine's
+    # to say. `tests/e2e/test_containers.py` runs tests in the other one.
+    if _containers():  # pragma: no cover
         from testcontainers.community.postgres import (  # noqa: PLC0415
             PostgresContainer,
         )
@@ -197,9 +197,7 @@ def postgres_server() -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[Server]:
     """Give a Redis for the whole run."""
-    if (
-        _containers()
-    ):  # pragma: no cover (which of the two runs is the machine's to say)
+    if _containers():  # pragma: no cover (as above)
         from testcontainers.community.redis import RedisContainer  # noqa: PLC0415
 
         with RedisContainer("redis:8") as container:

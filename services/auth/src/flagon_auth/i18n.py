@@ -39,6 +39,7 @@ def init_app(app: Flask) -> None:
     """Let templates use `_()`, `ngettext()` and `{% trans %}`."""
     app.jinja_env.add_extension("jinja2.ext.i18n")
     app.jinja_env.policies["ext.i18n.trimmed"] = True
+    # The extension above adds the method; the type of an environment knows nothing of it.
     app.jinja_env.install_gettext_callables(  # type: ignore[attr-defined]
         gettext, ngettext, newstyle=True
     )

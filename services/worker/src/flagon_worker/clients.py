@@ -193,16 +193,15 @@ class MailServer:
             )
         else:
             server = smtplib.SMTP(host, port, timeout=self._seconds)
-        try:
+        with contextlib.ExitStack() as unless_ready:
+            unless_ready.callback(server.close)
             if self._url.scheme == "smtp" and self._url.query != "tls=off":
                 server.starttls(context=context)
             if self._url.username:
                 server.login(
                     unquote(self._url.username), unquote(self._url.password or "")
                 )
-        except BaseException:
-            server.close()
-            raise
+            unless_ready.pop_all()
         return server
 
 

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import delete, literal_column, select, update
+from sqlalchemy import Boolean, delete, literal_column, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -61,7 +61,7 @@ def register(
     key = accounts.email_key(email)
     name = accounts.clean_name(name)
     phc = hasher.hash_new(password, context=context_of(key, name))
-    account_id, made = session.execute(  # type: ignore[var-annotated]
+    account_id, made = session.execute(
         insert(Account)
         .values(
             id=uuid7(),
@@ -76,7 +76,7 @@ def register(
         )
         # Writes what is there already, to learn the id in the same step.
         .on_conflict_do_update(index_elements=["email_key"], set_={"email_key": key})
-        .returning(Account.id, literal_column("xmax = 0"))
+        .returning(Account.id, literal_column("xmax = 0", Boolean))
     ).one()
     attempt = session.begin_nested()
     session.execute(
