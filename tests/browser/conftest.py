@@ -17,6 +17,8 @@ from harness.stack import running  # noqa: E402
 from people import Person, chromium, chromium_path  # noqa: E402
 from playwright.sync_api import expect  # noqa: E402
 
+from flagon_chassis.testing import lacking  # noqa: E402
+
 # What surely happens, on the busiest machine; no promise of ours.
 expect.set_options(timeout=120_000)
 
@@ -28,7 +30,7 @@ def pytest_terminal_summary(terminalreporter):
 @pytest.fixture(scope="session")
 def stack(request):
     if chromium_path() is None:
-        pytest.skip("Chromium is not installed: `apt-get install chromium`")
+        lacking("Chromium", "BROWSER=1 make setup")
     with running() as found:
         found.ready()
         yield found

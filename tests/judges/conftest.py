@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 import time
@@ -15,7 +16,7 @@ import httpx2
 import pytest
 from joserfc.jwk import ECKey
 
-from flagon_chassis.testing import free_port
+from flagon_chassis.testing import free_port, lacking
 
 EMAIL = "ada@flagon.test"
 PASSWORD = "kettle-marble-55-orchid"
@@ -24,6 +25,14 @@ GOODBYE = "http://127.0.0.1:9/goodbye"
 DEVICE = "urn:ietf:params:oauth:grant-type:device_code"
 SCOPE = "openid profile email offline_access reviews:write jobs:read"
 ECKEY = ECKey.generate_key("P-256", {"kid": "judge", "alg": "ES256", "use": "sig"})
+
+
+def node_library(name):
+    """Return the file of a JavaScript library of the judges' folder."""
+    file = Path(__file__).parents[2] / ".venv/judges/node_modules" / name
+    if shutil.which("node") is None or not file.exists():
+        lacking(name.split("/")[0], "BROWSER=1 make setup")
+    return file
 
 
 @dataclass

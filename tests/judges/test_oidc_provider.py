@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 from contextlib import contextmanager
 from html import unescape
@@ -14,25 +13,19 @@ import pytest
 
 from flagon_chassis.testing import free_port
 
-from .conftest import EMAIL, PASSWORD, Provider, running_auth
+from .conftest import EMAIL, PASSWORD, Provider, node_library, running_auth
 
 HERE = Path(__file__).parent
-LIBRARY = HERE.parents[1] / ".venv/judges/node_modules/oidc-provider/lib/index.js"
 SECRET = "outside-secret-" + "s" * 30
-
-pytestmark = pytest.mark.skipif(
-    shutil.which("node") is None, reason="node is not installed: BROWSER=1 make setup"
-)
 
 
 @contextmanager
 def outside(redirect_uri):
     """Run oidc-provider and give its issuer."""
-    if not LIBRARY.exists():
-        pytest.fail("oidc-provider is not installed: JUDGES=1 make setup")
     script = HERE / "oidc_provider.mjs"
+    library = node_library("oidc-provider/lib/index.js")
     process = subprocess.Popen(
-        ["node", "--no-warnings", script, LIBRARY, redirect_uri, "flagon", SECRET],
+        ["node", "--no-warnings", script, library, redirect_uri, "flagon", SECRET],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,

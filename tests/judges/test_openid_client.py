@@ -2,35 +2,30 @@
 
 import json
 import re
-import shutil
 import subprocess
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from .conftest import node_library
+
 HERE = Path(__file__).parent
-LIBRARY = HERE.parents[1] / ".venv/judges/node_modules/openid-client/build/index.js"
 SCENARIOS = re.findall(
     r"^  async (\w+)\(\) \{$", (HERE / "openid_client.mjs").read_text(), re.MULTILINE
-)
-
-pytestmark = pytest.mark.skipif(
-    shutil.which("node") is None, reason="node is not installed: BROWSER=1 make setup"
 )
 
 
 @pytest.fixture(scope="module")
 def verdict(provider):
     """What each scenario came to, from one run of the library."""
-    if not LIBRARY.exists():
-        pytest.fail("openid-client is not installed: JUDGES=1 make setup")
+    library = node_library("openid-client/build/index.js")
     version = subprocess.run(["node", "--version"], capture_output=True, check=True)
     # The global `crypto` is everywhere since 19; Debian still has 18.
     old = int(version.stdout.decode().lstrip("v").split(".")[0]) < 19
     flags = ["--no-warnings", *(["--experimental-global-webcrypto"] if old else [])]
     done = subprocess.run(
-        ["node", *flags, HERE / "openid_client.mjs", LIBRARY],
+        ["node", *flags, HERE / "openid_client.mjs", library],
         input=json.dumps(asdict(provider)),
         capture_output=True,
         text=True,

@@ -59,6 +59,20 @@ class TestServers:
         server.close()
 
 
+class TestLacking:
+    def test_skips_where_not_everything_was_installed(self, monkeypatch):
+        monkeypatch.delenv("FLAGON_LACKING", raising=False)
+
+        with pytest.raises(pytest.skip.Exception, match="Chromium is not installed"):
+            testing.lacking("Chromium", "BROWSER=1 make setup")
+
+    def test_fails_where_it_was(self, monkeypatch):
+        monkeypatch.setenv("FLAGON_LACKING", "fail")
+
+        with pytest.raises(pytest.fail.Exception, match="BROWSER=1 make setup"):
+            testing.lacking("Chromium", "BROWSER=1 make setup")
+
+
 class TestSession:
     def test_leaves_nothing_behind(self, sessions):
         with sessions.begin() as session:

@@ -9,11 +9,11 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 from werkzeug.serving import make_server
 
+from flagon_chassis.testing import lacking
+
 from .conftest import PASSWORD
 from .factors import Phone
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 # The page itself reports what its content security policy refused.
 WATCH = """
 window.__refused = [];
@@ -23,11 +23,17 @@ document.addEventListener("securitypolicyviolation", (event) => {
 """
 
 
+def program():
+    """Return the browser's program."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    return found or lacking("Chromium", "BROWSER=1 make setup")
+
+
 @pytest.fixture(scope="module")
 def chromium():
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(
-            executable_path=CHROMIUM,
+            executable_path=program(),
             args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
         )
         yield browser

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
+from typing import Any, NoReturn
 from uuid import uuid4
 
 import jwt as pyjwt
@@ -176,6 +176,18 @@ def _containers() -> bool:
         shutil.which("initdb") or any(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
     )
     return wanted == "containers" or (wanted != "local" and not installed)
+
+
+def lacking(what: str, remedy: str) -> NoReturn:
+    """End a test for want of something that it needs from the machine.
+
+    It is skipped, with what would help. Where `FLAGON_LACKING=fail` says that everything
+    was installed, as `.ci/run` does, it fails: there a skipped test is a lost one.
+    """
+    reason = f"{what} is not installed: {remedy}"
+    if os.environ.get("FLAGON_LACKING") == "fail":  # noqa: TID251 (no settings here)
+        pytest.fail(reason)
+    pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")
