@@ -64,6 +64,11 @@ class Checkout:
         said = json.loads(self.run("status", format="json").stdout)
         return {one["name"]: one for one in said["processes"]}
 
+    def said(self):
+        """Return the end of every log."""
+        files = sorted(self.stack.logs.glob("*.log"))
+        return "".join(f"\n{x.name}:\n{x.read_text()[-2000:]}" for x in files)
+
     def health(self):
         found = self.status()
         return {name: found[name]["health"] for name in PARTS.split()}
@@ -84,9 +89,8 @@ class TestUp:
         status = running.status()
 
         parts = PARTS.split()
-        assert {name: status[name]["state"] for name in parts} == dict.fromkeys(
-            parts, "RUNNING"
-        )
+        states = {name: status[name]["state"] for name in parts}
+        assert states == dict.fromkeys(parts, "RUNNING"), running.said()
         assert all(status[name]["memory_mb"] > 0 for name in parts)
         # On a busy machine one question may get no answer in its two seconds.
         wait_for(lambda: running.health() == dict.fromkeys(parts, "ready"))

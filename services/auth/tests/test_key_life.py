@@ -520,6 +520,19 @@ class TestCommands:
         assert (shown["kid"], shown["state"]) == (gone, "retired")
         assert shown["dropped_at"]
 
+    @pytest.mark.parametrize("kid", ["-kid", "--kid", "-"])
+    def test_drop_takes_an_id_that_begins_with_a_dash(self, cli, fresh_app, kid):
+        with fresh_app.app_context(), db.transaction() as session:
+            session.execute(
+                text("update signing_key set kid = :kid where kid = :old"),
+                {"kid": kid, "old": kid_in(fresh_app, "active")},
+            )
+
+        result, (shown,) = self.run(cli, "drop", kid)
+
+        assert result.exit_code == 0
+        assert shown["kid"] == kid
+
     def test_retire(self, cli, fresh_app):
         rotate(fresh_app, at_once=True, now=datetime.now(UTC) - 10 * MINUTE)
 

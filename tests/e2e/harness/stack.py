@@ -161,8 +161,24 @@ class Stack:
         """
         victim = pid or self.pid(name)
         assert victim, f"{name} does not run"
-        os.kill(victim, number)
+        try:
+            os.kill(victim, number)
+        except ProcessLookupError:
+            raise AssertionError(
+                f"{name} ended before it was killed; it said last:\n{self.last(name)}"
+            ) from None
         return victim
+
+    def last(self, name, lines=40):
+        """Return the end of a process's log, and how its container sees itself."""
+        said = [str(line) for line in self.logs(name)[-lines:]]
+        if self.mode == "docker":
+            state = ["docker", "inspect", "--format", "{{json .State}}"]
+            done = subprocess.run(
+                [*state, self.container(name)], check=True, capture_output=True, text=True
+            )
+            said.append(done.stdout)
+        return "\n".join(said)
 
     def back(self, name, killed, seconds=240):
         """Wait until another process has taken the place of a killed one and is ready."""
