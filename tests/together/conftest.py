@@ -152,6 +152,12 @@ class Platform:
         process.terminate()
         process.wait(30)
 
+    def workers(self, name):
+        """Return the ids of the worker processes of a service."""
+        pid = self.processes[name].pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+        return [int(child) for child in children.split()]
+
     def token(self, where="auth"):
         """Return a fresh access token of a client that acts for itself."""
         answer = httpx2.post(

@@ -2,6 +2,8 @@
 
 import base64
 import json
+import os
+import signal
 import time
 
 import pytest
@@ -102,10 +104,19 @@ class TestAuthStopped:
         platform.stop("auth-2")
         try:
             others = ("catalog", "worker", "realtime")
+            expected = {name: believed[name] for name in others}
             end = time.monotonic() + 4
             while time.monotonic() < end:
-                now = platform.everywhere(token)
-                assert now == {name: believed[name] for name in others}
+                assert platform.everywhere(token) == expected
+
+            # Nor does it matter who is new among the workers of a service.
+            before = platform.workers("catalog")
+            for victim in before:
+                os.kill(victim, signal.SIGKILL)
+                eventually(lambda: len(platform.workers("catalog")) == len(before), 20)
+                for _ in range(10):
+                    assert platform.everywhere(token) == expected
+            assert not set(before) & set(platform.workers("catalog"))
         finally:
             platform.start("auth", "auth-2")
         assert set(platform.everywhere(platform.token()).values()) <= ALLOWED

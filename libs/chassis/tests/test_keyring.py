@@ -7,7 +7,7 @@ import jwt as pyjwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from flagon_chassis import auth, web
+from flagon_chassis import auth, shared, web
 from flagon_chassis.keyring import KeyRing, KeysUnavailable, fetch_from
 from flagon_chassis.testing import ISSUER, TokenMaker
 
@@ -350,6 +350,99 @@ def answering(body, status=200, **headers):
         handler.wfile.write(body)
 
     return answer
+
+
+class TestWorkersOfOneServer:
+    """Two rings stand for two processes; that memory is shared is shown in test_shared."""
+
+    class Auth:
+        asked = 0
+        down = False
+
+        def __init__(self, *makers):
+            self.makers = list(makers)
+
+        def __call__(self):
+            self.asked += 1
+            if self.down:
+                raise OSError("down")
+            return {"keys": [key for one in self.makers for key in one.jwks()["keys"]]}
+
+    @pytest.fixture
+    def clock(self):
+        return Clock()
+
+    @pytest.fixture
+    def source(self, bearer):
+        return self.Auth(bearer)
+
+    @pytest.fixture
+    def workers(self, source, clock):
+        common = shared.Cell(64 * 1024)
+        return [KeyRing(source, clock, common) for _ in range(2)]
+
+    def test_one_fetch_serves_all(self, workers, source, bearer):
+        for ring in workers:
+            ring.find(bearer.kid)
+
+        assert source.asked == 1
+
+    def test_one_that_is_new_believes_while_auth_is_away(
+        self, workers, source, bearer, clock
+    ):
+        workers[0].find(bearer.kid)
+        source.down = True
+        clock.now += 86_000
+
+        workers[1].find(bearer.kid)
+
+        clock.now += 1000
+        with pytest.raises(KeysUnavailable):
+            workers[1].find(bearer.kid)
+
+    def test_a_new_key_that_one_saw_is_known_to_all(
+        self, workers, source, bearer, clock
+    ):
+        for ring in workers:
+            ring.find(bearer.kid)
+        new = TokenMaker()
+        source.makers.append(new)
+        clock.now += 1
+        workers[0]._refetch()
+        source.down = True
+
+        workers[1].find(new.kid)
+
+    def test_an_answer_that_came_late_brings_no_dropped_key_back(
+        self, workers, source, bearer, clock
+    ):
+        late, gone, kept = workers[0], bearer, TokenMaker()
+        before = source()
+
+        def slow():
+            # While this answer is on its way the key is dropped, and the other sees it.
+            clock.now += 1
+            source.makers = [kept]
+            workers[1]._refetch()
+            clock.now += 1
+            return before
+
+        late._fetch = slow
+        late._refetch()
+
+        workers[1].find(kept.kid)
+        with pytest.raises(pyjwt.InvalidTokenError):
+            workers[1].find(gone.kid)
+
+    def test_what_is_no_key_set_is_not_passed_on(self, workers, source, bearer):
+        source.makers = []
+        with pytest.raises(KeysUnavailable):
+            workers[0].find(bearer.kid)
+        source.makers = [bearer]
+
+        workers[1].find(bearer.kid)
+
+        assert source.asked == 2
 
 
 class TestFetchFrom:

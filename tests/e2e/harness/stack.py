@@ -175,7 +175,10 @@ class Stack:
         if self.mode == "docker":
             state = ["docker", "inspect", "--format", "{{json .State}}"]
             done = subprocess.run(
-                [*state, self.container(name)], check=True, capture_output=True, text=True
+                [*state, self.container(name)],
+                check=True,
+                capture_output=True,
+                text=True,
             )
             said.append(done.stdout)
         return "\n".join(said)

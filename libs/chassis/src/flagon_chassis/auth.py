@@ -17,7 +17,7 @@ from flask_jwt_extended import JWTManager, decode_token
 from flask_jwt_extended.exceptions import JWTExtendedException
 from structlog.contextvars import bind_contextvars
 
-from . import dpop
+from . import dpop, shared
 from .denylist import PREFIX, Denylist
 from .errors import Failure, Forbidden, Unauthenticated, Unavailable
 from .keyring import ALGORITHM, Jwks, KeyRing, KeysUnavailable, fetch_from
@@ -182,7 +182,8 @@ def init_app(
     app.config["JWT_DECODE_ISSUER"] = issuer
     app.config["JWT_DECODE_LEEWAY"] = _LEEWAY_SECONDS
     manager = JWTManager(app)
-    ring = KeyRing(fetch_from(jwks) if isinstance(jwks, str) else jwks)
+    fetch = fetch_from(jwks) if isinstance(jwks, str) else jwks
+    ring = KeyRing(fetch, common=shared.jwks)
     app.extensions["flagon.keys"] = ring
     app.extensions["flagon.proofs"] = _Memory()
     app.extensions["flagon.denylist"] = (

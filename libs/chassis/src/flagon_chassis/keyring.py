@@ -11,6 +11,7 @@ import jwt as pyjwt
 import structlog
 
 from .errors import Unavailable
+from .shared import Cell
 
 log = structlog.get_logger()
 
@@ -34,7 +35,11 @@ class KeyRing:
     seconds, so forged ids cost nothing. `refetch` goes past all of this, for the moment
     when auth says that its keys changed.
 
+    What one worker of a server fetched, all of them know: one that was never asked
+    before, or that is new because another was killed, believes tokens while auth is away.
+
     :param fetch: returns a JWK set (RFC 7517); raises when auth does not answer.
+    :param common: where the workers of this server leave what they fetched.
     """
 
     soft_seconds = 300.0
@@ -42,16 +47,22 @@ class KeyRing:
     unknown_seconds = 30.0
 
     def __init__(
-        self, fetch: Callable[[], Jwks], clock: Callable[[], float] = time.monotonic
+        self,
+        fetch: Callable[[], Jwks],
+        clock: Callable[[], float] = time.monotonic,
+        common: Cell | None = None,
     ) -> None:
         self._fetch = fetch
+        # The same in all processes of a machine, as Linux counts it.
         self._clock = clock
+        self._common = common
         self._keys: dict[str, pyjwt.PyJWK] = {}
         self._jwks: dict[str, Jwks] = {}
         self._fetched_at = float("-inf")
         self._tried_at = float("-inf")
         self._busy = threading.Lock()
         self._beside = threading.Lock()
+        self._using = threading.Lock()
 
     def find(self, kid: str) -> pyjwt.PyJWK:
         """Return the key with this id; the same object for as long as it is the same key.
@@ -60,6 +71,8 @@ class KeyRing:
         :raises jwt.InvalidTokenError: auth has no such key.
         """
         now = self._clock()
+        if kid not in self._keys or now - self._fetched_at > self.hard_seconds:
+            self._adopt()
         if now - self._fetched_at > self.hard_seconds:
             # Without any key nothing works, so try more often, but not at every request.
             if now - self._tried_at > 1:
@@ -107,20 +120,37 @@ class KeyRing:
             self._take()
 
     def _take(self) -> None:
+        began = self._clock()
         try:
-            found = _usable(self._fetch())
+            jwks = self._fetch()
+            self._use(jwks, began)
         # Whatever failed, network, database or an answer that makes no sense: the keys
         # that are known go on serving, and raising would refuse every token instead.
         except Exception as error:  # noqa: BLE001
             log.warning("jwks_fetch_failed", error=repr(error))
         else:
+            if self._common:
+                self._common.put(json.dumps(jwks).encode(), began)
+        self._tried_at = self._clock()
+
+    def _adopt(self) -> None:
+        """Take what another worker has fetched since we did."""
+        if self._common and self._common.when() > self._fetched_at:
+            found = self._common.get()
+            if found:
+                jwks, when = found
+                self._use(json.loads(jwks), when)
+
+    def _use(self, jwks: Jwks, fetched_at: float) -> None:
+        found = _usable(jwks)
+        with self._using:
             self._keys = {
                 kid: self._keys[kid] if self._jwks.get(kid) == jwk else key
                 for kid, (jwk, key) in found.items()
             }
             self._jwks = {kid: jwk for kid, (jwk, _key) in found.items()}
-            self._fetched_at = self._clock()
-        self._tried_at = self._clock()
+            # As it was when it was asked for: it may be older than its answer.
+            self._fetched_at = fetched_at
 
 
 def _usable(jwks: Jwks) -> dict[str, tuple[Jwks, pyjwt.PyJWK]]:

@@ -12,6 +12,7 @@ from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import shared
 from .settings import ServiceSettings
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def serve(
         never with gevent, whose patch must come first.
     :param options: further gunicorn settings.
     """
+    shared.share()
     share_metrics(settings.metrics_dir)
     from gunicorn.app.base import BaseApplication  # noqa: PLC0415 (after share_metrics)
     from gunicorn.arbiter import Arbiter  # noqa: PLC0415
