@@ -1,10 +1,13 @@
 """What a container may do, and what is in its image."""
 
 import json
+import os
 import socket
 import subprocess
+import sys
 
 import pytest
+from harness import engine
 from harness.stack import PROCESSES, SERVICES
 
 MIB = 1024 * 1024
@@ -139,3 +142,20 @@ with tempfile.TemporaryFile() as file:
 print(json.dumps(found))
 """
         assert stack.inside(service, code) == []
+
+
+class TestFixtures:
+    def test_bring_their_servers_where_none_is_installed(self, stack):
+        chassis = engine.ROOT / "libs" / "chassis" / "tests"
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+        done = subprocess.run(
+            [*command, chassis / "test_db.py", chassis / "test_streams.py"],
+            check=False,
+            capture_output=True,
+            text=True,
+            cwd=engine.ROOT,
+            env=os.environ | {"FLAGON_TEST_SERVERS": "containers"},
+        )
+
+        assert done.returncode == 0, done.stdout[-3000:]
+        assert " skipped" not in done.stdout

@@ -524,36 +524,27 @@ class TestCreate:
 
 
 class TestIdTokenAlg:
-    def test_is_the_clients(self, app, ada):
+    def tokens(self, app, ada):
         register(app, "curve", id_token_signed_response_alg="ES256")
-        code = ada.code(client_id="curve")
-
-        answer = post(
+        return post(
             app,
             "/oauth/token",
             headers=basic("curve", SECRET),
             grant_type="authorization_code",
-            code=code,
+            code=ada.code(client_id="curve"),
             redirect_uri=CALLBACK,
             code_verifier=VERIFIER,
         ).json
+
+    def test_is_the_clients(self, app, ada):
+        answer = self.tokens(app, ada)
 
         assert header_of(answer["id_token"])["alg"] == "ES256"
         again = ada.authorize(id_token_hint=answer["id_token"], prompt="none")
         assert "code" in query_of(again)
 
     def test_confuses_nobody_about_what_a_token_is(self, app, ada):
-        register(app, "curve", id_token_signed_response_alg="ES256")
-        code = ada.code(client_id="curve")
-        answer = post(
-            app,
-            "/oauth/token",
-            headers=basic("curve", SECRET),
-            grant_type="authorization_code",
-            code=code,
-            redirect_uri=CALLBACK,
-            code_verifier=VERIFIER,
-        ).json
+        answer = self.tokens(app, ada)
 
         # Both are signed by ES256 keys of ours, and yet neither is the other.
         as_access = app.test_client().get(

@@ -26,19 +26,22 @@ class Letter:
     """How late the mail may be sent."""
 
 
+_CONFIRM = _("Press the button to confirm that it is yours.")
+_FOR_A_DAY = (
+    _("The link works once and for 24 hours."),
+    _("If it was not you, ignore this mail."),
+)
+
 LETTERS = {
     "verify_email": Letter(
         subject=_("Confirm your e-mail address"),
         lines=(
             _("Somebody, most likely you, created a Flagon account with this address."),
-            _("Press the button to confirm that it is yours."),
+            _CONFIRM,
         ),
         button=_("Confirm the address"),
         path="/verify-email",
-        after=(
-            _("The link works once and for 24 hours."),
-            _("If it was not you, ignore this mail."),
-        ),
+        after=_FOR_A_DAY,
         purpose="verify",
         lives=LIVES["verify"],
     ),
@@ -92,14 +95,11 @@ LETTERS = {
         subject=_("Confirm your new e-mail address"),
         lines=(
             _("You asked to use this address for your Flagon account."),
-            _("Press the button to confirm that it is yours."),
+            _CONFIRM,
         ),
         button=_("Confirm the address"),
         path="/verify-email",
-        after=(
-            _("The link works once and for 24 hours."),
-            _("If it was not you, ignore this mail."),
-        ),
+        after=_FOR_A_DAY,
         purpose="change",
         lives=LIVES["change"],
     ),
