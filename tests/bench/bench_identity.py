@@ -2,7 +2,8 @@
 
     python tests/bench/bench_identity.py [--rounds 9] [--seconds 1.0] [--only login]
 
-`login` is a sign-in beside the argon2id hash that it cannot do without; `check` a route
+`login` is a sign-in beside the argon2id hash that it cannot do without; `layers` tells
+what the rest of a sign-in is spent on; `check` a route
 that needs a token beside one that does not; `rates` the endpoints that programs call
 beside a WSGI function that does nothing, under the same gunicorn. All variants of a part
 run in turns and medians of the rounds count. The load comes from the same machine.
@@ -22,6 +23,7 @@ from urllib.parse import urlencode
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from identity.layers import Layers
 from identity.measure import (
     Cost,
     Wire,
@@ -50,7 +52,7 @@ def main():
     rows = []
     with ground() as base:
         os.environ.update(base.environment)
-        parts = {"login": login, "check": check, "rates": rates}
+        parts = {"login": login, "layers": layers, "check": check, "rates": rates}
         for name, part in parts.items():
             if options.only in {None, name}:
                 rows += part(base, options)
@@ -69,7 +71,7 @@ def _options():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=1.0)
-    parser.add_argument("--only", choices=["login", "check", "rates"])
+    parser.add_argument("--only", choices=["login", "layers", "check", "rates"])
     return parser.parse_args()
 
 
@@ -78,8 +80,6 @@ def _options():
 
 def login(base, options):
     """Return the share of a sign-in that is the hash of the password."""
-    from werkzeug.test import EnvironBuilder
-
     from flagon_auth.app import create_app
 
     app = create_app()
@@ -89,25 +89,11 @@ def login(base, options):
     def hash_alone():
         assert hasher.matches(stored, PASSWORD)
 
-    def form():
-        client = app.test_client()
-        fields = hidden_fields(client.get("/login").get_data(as_text=True))
-        cookie = client.get_cookie("flagon_login").value
-        return EnvironBuilder(
-            "/login",
-            method="POST",
-            data={**fields, "email": EMAIL, "password": PASSWORD},
-            headers={"Cookie": f"flagon_login={cookie}"},
-        ).get_environ()
-
-    def answered(status, _headers, _error=None):
-        assert status.startswith("303"), status
-
     def sign_in(environ):
-        for _block in app.wsgi_app(environ, answered):
+        for _block in app.wsgi_app(environ, _expect_303):
             pass
 
-    inside = _hash_and_login(options, hash_alone, form, sign_in)
+    inside = _hash_and_login(options, hash_alone, lambda: _form(app), sign_in)
     with served(base, "-m", "flagon_auth", "serve") as port:
 
         def form_over_http():
@@ -158,6 +144,71 @@ def _hash_and_login(options, hash_alone, form, sign_in):
             )
     # The first round warms up.
     return {name: costs[1:] for name, costs in found.items()}
+
+
+def _form(app):
+    """Return the request of a filled-in sign-in page."""
+    from werkzeug.test import EnvironBuilder
+
+    client = app.test_client()
+    fields = hidden_fields(client.get("/login").get_data(as_text=True))
+    cookie = client.get_cookie("flagon_login").value
+    return EnvironBuilder(
+        "/login",
+        method="POST",
+        data={**fields, "email": EMAIL, "password": PASSWORD},
+        headers={"Cookie": f"flagon_login={cookie}"},
+    ).get_environ()
+
+
+def _expect_303(status, _headers, _error=None):
+    assert status.startswith("303"), status
+
+
+def layers(_base, options):
+    """Return the CPU of a sign-in by layer, each without what it calls below itself."""
+    import redis
+    from redis.client import Pipeline
+    from sqlalchemy.engine.default import DefaultDialect
+    from sqlalchemy.orm import Session
+
+    from flagon_auth.app import create_app
+    from flagon_auth.domain import audit
+    from flagon_auth.forms import LoginForm
+
+    app, own = create_app(), Layers()
+    hasher = app.extensions["flagon.auth"].hasher
+    wrapped = [
+        (hasher, "matches", "the hash"),
+        *((Session, name, "SQLAlchemy") for name in ("execute", "scalars", "flush")),
+        *((DefaultDialect, f"do_{x}", "psycopg") for x in ("execute", "commit")),
+        (redis.Redis, "execute_command", "Redis"),
+        (Pipeline, "execute", "Redis"),
+        (LoginForm, "__init__", "form"),
+        (LoginForm, "validate", "form"),
+        (audit, "record", "audit record"),
+        (app, "dispatch_request", "view, session, limits of guesses, logs"),
+        (app, "preprocess_request", "before the view: CSRF, rate limit, …"),
+        (app, "process_response", "after the view: session, metrics, …"),
+    ]
+    before = [(owner, name, getattr(owner, name)) for owner, name, _layer in wrapped]
+    for owner, name, layer in wrapped:
+        own.wrap(owner, name, layer)
+    sign_in = own.counted(lambda sent: list(app.wsgi_app(sent, _expect_303)), "WSGI")
+    times = 10 * options.rounds
+    try:
+        for sent in [_form(app) for _ in range(10)]:
+            sign_in(sent)
+        forms = [_form(app) for _ in range(times)]
+        own.seconds.clear()
+        for sent in forms:
+            sign_in(sent)
+    finally:
+        for owner, name, function in before:
+            setattr(owner, name, function)
+        app.extensions["flagon.sessions"].kw["bind"].dispose()
+    ranked = sorted(own.seconds.items(), key=lambda pair: -pair[1])
+    return [(f"sign-in: {name}", 1000 * found / times, "ms") for name, found in ranked]
 
 
 # -- Checking a token ------------------------------------------------------------------------
