@@ -49,6 +49,8 @@ def running(tmp_path, names):
             *("sh", "-c", program),
         ],
         env={"PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"},
+        # A shell cannot trap what was ignored when it started, as below `nohup`.
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),  # noqa: PLW1509 (no threads here)
     )
     wait_for((tmp_path / "up").exists)
     yield process

@@ -147,7 +147,8 @@ class TestOneProcess:
 
         def back():
             now = running.status()[name]
-            return now["health"] == "ready" and now["pid"] not in {0, before}
+            settled = (now["state"], now["health"]) == ("RUNNING", "ready")
+            return settled and now["pid"] not in {0, before}
 
         wait_for(back)
 

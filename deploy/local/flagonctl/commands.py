@@ -213,10 +213,7 @@ def start(stack: Stack, values: Values, _format: str) -> None:
     if stack.mode == "docker":
         compose.run(stack, "start", process.name)
         return
-    Supervisor(stack).start_process(process.name)
-    if not local.until(lambda: local.probe(stack, process) == "ready", 30):
-        raise Problem(f"{process.name} is not ready.", f"make logs S={process.name}")
-    print(f"{process.name} is ready")
+    local.start(stack, process)
 
 
 def restart(stack: Stack, values: Values, format_: str) -> None:

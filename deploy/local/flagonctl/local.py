@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from http.client import HTTPConnection, HTTPException
@@ -108,6 +108,13 @@ def _start(
         seed(stack, keeper, who)
         clock.say("accounts and clients are there")
     _await(stack, supervisor, wanted, clock)
+
+
+def start(stack: Stack, process: Process) -> None:
+    """Start one process of a running stack and return when it is ready."""
+    supervisor = Supervisor(stack)
+    supervisor.start_process(process.name)
+    _await(stack, supervisor, [process], Clock())
 
 
 def down(stack: Stack) -> None:
@@ -528,13 +535,3 @@ def group_members(stack: Stack, name: str) -> list[int]:
     except (FileNotFoundError, ValueError):
         return []
     return launch.members(group, stack.state)
-
-
-def until(condition: Callable[[], bool], seconds: float) -> bool:
-    """Wait for a condition and say whether it came true in time."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.05)
-    return True
