@@ -15,8 +15,10 @@ summary=$folder/summary again=$folder/again
 : > "$again"
 mkfifo "$folder/pipe"
 # The last lines of pytest name each failed test and its reason: in 80 columns, the
-# names alone would fit.
-export COLUMNS="${COLUMNS:-200}" PYTEST_ADDOPTS="--tb=short -rfE ${PYTEST_ADDOPTS-}"
+# names alone would fit. The order of tests is a random one; SEED=… repeats that of a run.
+seed=${SEED:-$(date +%s)}
+PYTEST_ADDOPTS="--tb=short -rfE --randomly-seed=$seed ${PYTEST_ADDOPTS-}"
+export COLUMNS="${COLUMNS:-200}" PYTEST_ADDOPTS
 # Where these are set, pytest shows differences of any length.
 unset CI BUILD_NUMBER
 [ -t 1 ] && PYTEST_ADDOPTS="--color=yes $PYTEST_ADDOPTS"
@@ -113,7 +115,7 @@ else
 fi
 
 if [ "$failed" != 0 ]; then
-  printf '\n== what failed\n'
+  printf '\n== what failed (in the same order again: SEED=%s)\n' "$seed"
   cat "$again"
 fi
 printf '\n== summary\n'
