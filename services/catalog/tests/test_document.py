@@ -47,7 +47,7 @@ class TestDocument:
             if path.startswith("/api/")
         ]
 
-        assert len(ids) == len(set(ids)) == 16
+        assert len(ids) == len(set(ids)) == 17
         assert {"list_products", "upsert_products", "change_category"} <= set(ids)
 
     def test_describes_problems_as_problems(self, document):
@@ -77,9 +77,25 @@ class TestDocument:
                 "get": {"If-None-Match": False} if "{" in path else {},
             }[method]
             assert headers == expected, (path, method)
-            assert ("security" in operation) == (method != "get")
+            private = method != "get" or path.endswith("/export")
+            assert ("security" in operation) == private
             if method in {"put", "patch", "delete"}:
                 assert {"404", "412", "428"} <= set(operation["responses"])
+
+    def test_names_the_types_of_lists_and_exports(self, document):
+        types = {
+            path: set(document["paths"][path]["get"]["responses"]["200"]["content"])
+            for path in (PRODUCTS, "/api/v1/categories", f"{PRODUCTS}/export")
+        }
+
+        whole = {
+            "application/json",
+            "application/x-ndjson",
+            "text/csv",
+            "application/xml",
+        }
+        lines = {"application/x-ndjson", "text/csv"}
+        assert list(types.values()) == [whole, whole, lines]
 
     def test_offers_merge_patches(self, document):
         body = document["paths"][f"{PRODUCTS}/{{product_id}}"]["patch"]["requestBody"]

@@ -378,6 +378,9 @@ class ProductPage(BaseModel):
     next_cursor: str | None
 
 
+_FORMAT = Field(default=None, description="Instead of `Accept`, as in a link.")
+
+
 class _Query(BaseModel, extra="forbid", frozen=True):
     """What every list takes."""
 
@@ -385,10 +388,11 @@ class _Query(BaseModel, extra="forbid", frozen=True):
     cursor: str | None = Field(
         default=None, max_length=2000, description="`next_cursor` of the page before"
     )
+    format: Literal["json", "ndjson", "csv", "xml"] | None = _FORMAT
 
 
-class ProductQuery(_Query):
-    """Which products to list."""
+class _ProductFilter(BaseModel, extra="forbid", frozen=True):
+    """Which products."""
 
     q: Annotated[str, Field(max_length=200), AfterValidator(_words)] | None = Field(
         default=None,
@@ -404,6 +408,17 @@ class ProductQuery(_Query):
     price_minor_min: int | None = Field(default=None, ge=0, le=PRICE_MAX)
     price_minor_max: int | None = Field(default=None, ge=0, le=PRICE_MAX)
     in_stock: bool | None = None
+
+
+class ExportQuery(_ProductFilter):
+    """Which products to export, and how."""
+
+    format: Literal["ndjson", "csv"] | None = _FORMAT
+
+
+class ProductQuery(_Query, _ProductFilter):
+    """Which products to list."""
+
     sort: (
         Literal[
             "relevance",

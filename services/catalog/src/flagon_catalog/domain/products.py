@@ -140,6 +140,12 @@ def list_products(
     return [dict(zip(names, row, strict=True)) for row in result]
 
 
+def select_products(wanted: Filter) -> Select[Any]:
+    """Return the query for all of certain products as the API shows them, unordered."""
+    query = None if wanted.q is None else _query(wanted.q)
+    return _filtered(_VIEW, wanted, query)
+
+
 def _query(q: str) -> ColumnElement[Any]:
     # An accent is no reason not to find something; the index has none (models.SEARCH).
     folded = _ACCENTS.sub("", unicodedata.normalize("NFD", q))

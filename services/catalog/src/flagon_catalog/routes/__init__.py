@@ -1,7 +1,8 @@
 """The catalog's HTTP surface; one module for each noun."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
+from urllib.parse import urlencode
 
 from flask import Response, current_app, request
 from pydantic_core import to_json
@@ -9,7 +10,11 @@ from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 
 from flagon_chassis import auth, conditional
 
+from . import formats
+
 WRITE = "catalog:write"
+PAGING = {"limit", "cursor", "format"}
+"""What a list takes that is no filter and no order."""
 PATCH_TYPES = ("application/merge-patch+json", "application/json")
 
 V = TypeVar("V", bound=Callable[..., Any])
@@ -28,6 +33,9 @@ def refuse_unclear() -> None:
         raise BadRequest(f"Give {', '.join(sorted(twice))} only once.")
     if request.method == "PATCH" and request.mimetype not in PATCH_TYPES:
         raise UnsupportedMediaType(f"Send the patch as {PATCH_TYPES[0]}.")
+    if request.method not in {"GET", "HEAD", "OPTIONS"}:
+        # Before anything is changed: the answer will be JSON.
+        formats.chosen("json")
 
 
 def sees_hidden() -> bool:
@@ -36,15 +44,58 @@ def sees_hidden() -> bool:
     return caller is not None and WRITE in caller.scopes
 
 
+def listed(
+    items: Sequence[Mapping[str, Any]],
+    cursor: str | None,
+    view: Iterable[Any],
+    nouns: str,
+    *,
+    hidden: bool = True,
+) -> Response:
+    """Return a page of a list in the format that the client asked for.
+
+    `Link` says where the next page is (RFC 8288), in each of them.
+
+    :param cursor: of the next page; None: this is the last one.
+    :param view: the columns of an item in the order of the API.
+    :param nouns: what they are, such as `products`.
+    """
+    kind = formats.chosen(*formats.TYPES)
+    if kind == "json":
+        body = to_json({"items": items, "next_cursor": cursor})
+    else:
+        body = formats.written(kind, items, [column.key for column in view], nouns)
+    response = _response(body, hidden=hidden)
+    response.content_type = formats.content_type(kind)
+    response.headers["Vary"] = "Accept, Authorization"
+    if cursor is not None:
+        onward = urlencode({**request.args.to_dict(), "cursor": cursor})
+        response.headers["Link"] = f'<{request.path}?{onward}>; rel="next"'
+    return response
+
+
 def shown(
     body: object, status: int = 200, *, hidden: bool = True, location: str | None = None
 ) -> Response:
     """Return a JSON response, encoded once.
 
+    :param hidden: whether only this caller may see it.
+    """
+    if request.method in {"GET", "HEAD"}:
+        formats.chosen("json")
+    response = _response(to_json(body), status, hidden=hidden)
+    if location is not None:
+        response.headers["Location"] = location
+    return response
+
+
+def _response(body: bytes, status: int = 200, *, hidden: bool) -> Response:
+    """Return a response that says who may keep it.
+
     :param hidden: whether only this caller may see it; else shared caches may keep it
         for a moment, and longer while the catalog does not answer.
     """
-    response = Response(to_json(body), status, mimetype="application/json")
+    response = Response(body, status, mimetype="application/json")
     if hidden:
         response.headers["Cache-Control"] = "private, no-cache"
     else:
@@ -54,8 +105,6 @@ def shown(
             f" stale-if-error={settings.stale_seconds}"
         )
     response.headers["Vary"] = "Authorization"
-    if location is not None:
-        response.headers["Location"] = location
     return response
 
 

@@ -7,6 +7,7 @@ from flask import Response, url_for
 from flask.views import MethodView
 
 from flagon_catalog.domain import categories, patches
+from flagon_catalog.models import CATEGORY_VIEW
 from flagon_catalog.schemas import (
     CategoryChange,
     CategoryPage,
@@ -17,7 +18,15 @@ from flagon_catalog.schemas import (
 from flagon_chassis import auth, idempotency, paging
 from flagon_chassis.db import reading, transaction
 
-from . import WRITE, merge_patch, refuse_unclear, require_match, shown, tagged
+from . import (
+    WRITE,
+    listed,
+    merge_patch,
+    refuse_unclear,
+    require_match,
+    shown,
+    tagged,
+)
 
 bp = APIBlueprint(
     "categories", __name__, url_prefix="/api/v1/categories", tag="Categories"
@@ -49,7 +58,7 @@ class Categories(MethodView):
         cursor = None
         if len(rows) > asked.limit:
             cursor = paging.encode(_PURPOSE, [positions[-1], str(items[-1]["id"])])
-        return shown({"items": items, "next_cursor": cursor}, hidden=False)
+        return listed(items, cursor, CATEGORY_VIEW, "categories", hidden=False)
 
     @auth.requires(WRITE)
     @bp.doc(operation_id="create_category", responses={409: "The slug is in use"})

@@ -4,6 +4,8 @@ from typing import Any
 
 from apiflask import APIFlask
 
+from .formats import TYPES
+
 _HEADERS = {
     "Idempotency-Key": "Makes the request safe to repeat: 1 to 200 visible ASCII"
     " characters, remembered for 24 hours with the answer.",
@@ -30,6 +32,12 @@ def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
     for parameter in parameters:
         if parameter["in"] == "path" and parameter["name"].endswith("_id"):
             parameter["schema"]["format"] = "uuid"
+    responses.setdefault(
+        "406", {"description": "None of the accepted types is offered"}
+    )
+    for parameter in parameters:
+        if parameter["name"] == "format":
+            _offer(responses["200"], parameter["schema"])
     single = "{" in path
     if method == "post":
         parameters.append(_header("Idempotency-Key", required=False))
@@ -49,6 +57,16 @@ def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
             "description": "Where it is from now on.",
             "schema": {"type": "string", "format": "uri-reference"},
         }
+
+
+def _offer(response: dict[str, Any], schema: dict[str, Any]) -> None:
+    """Say in which media types a list comes."""
+    offered = next(part["enum"] for part in schema["anyOf"] if "enum" in part)
+    content = response.setdefault("content", {})
+    if "json" not in offered:
+        content.clear()
+    for name in offered:
+        content.setdefault(TYPES[name], {"schema": {"type": "string"}})
 
 
 def _header(name: str, *, required: bool) -> dict[str, Any]:

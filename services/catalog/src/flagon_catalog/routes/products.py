@@ -1,19 +1,21 @@
 """The products of the API."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import astuple
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 from apiflask import APIBlueprint
-from flask import Response, current_app, request, url_for
+from flask import Response, current_app, request, stream_with_context, url_for
 from flask.views import MethodView
 
-from flagon_catalog.domain import bulk, patches, products
-from flagon_catalog.models import STATUSES
+from flagon_catalog.domain import bulk, exports, patches, products
+from flagon_catalog.models import PRODUCT_VIEW, STATUSES
 from flagon_catalog.schemas import (
     BulkReport,
     BulkUpsert,
+    ExportQuery,
     NewProduct,
     ProductChange,
     ProductPage,
@@ -27,7 +29,10 @@ from flagon_chassis.db import reading, transaction
 from flagon_chassis.errors import Forbidden
 
 from . import (
+    PAGING,
     WRITE,
+    formats,
+    listed,
     merge_patch,
     refuse_unclear,
     require_match,
@@ -60,7 +65,7 @@ class Products(MethodView):
         if asked.status != "active" and not hidden:
             raise HiddenProducts(f"The status {asked.status} needs {WRITE}.")
         sort = asked.sort or ("relevance" if asked.q else "-created_at")
-        purpose = f"products {asked.model_dump_json(exclude={'limit', 'cursor'})}"
+        purpose = f"products {asked.model_dump_json(exclude=PAGING)}"
         with reading() as session:
             rows = products.list_products(
                 session,
@@ -75,7 +80,7 @@ class Products(MethodView):
         cursor = None
         if len(rows) > asked.limit:
             cursor = _cursor(purpose, positions[-1], items[-1]["id"])
-        return shown({"items": items, "next_cursor": cursor}, hidden=hidden)
+        return listed(items, cursor, PRODUCT_VIEW, "products", hidden=hidden)
 
     @auth.requires(WRITE)
     @bp.doc(
@@ -177,6 +182,46 @@ def find_product_by_sku(sku: str) -> Response:
     return _found(sku=sku)
 
 
+@bp.get("/export")
+@auth.requires(WRITE)
+@bp.doc(operation_id="export_products", responses={200: "A product a line"})
+@bp.input(ExportQuery, location="query", arg_name="asked")
+def export_products(asked: ExportQuery) -> Response:
+    """Export products of any number, ordered by id, as NDJSON or CSV.
+
+    They come in batches: each product is as it was when its batch was read. In CSV a
+    text that a spreadsheet would take for a formula has an apostrophe in front; NDJSON
+    is exact. An answer that breaks off is no whole export: its last chunk is missing.
+    """
+    kind = formats.chosen("ndjson", "csv")
+    wanted = _filter(asked)
+
+    def read(after: UUID | None = None) -> exports.Batch:
+        with transaction() as session:
+            return exports.read_batch(session, wanted, kind=kind, after=after)
+
+    # The first before the answer begins: until then a failure is a problem to be told.
+    batches = [read()]
+
+    def lines() -> Iterator[bytes]:
+        if kind == "csv":
+            yield ",".join(exports.columns(wanted)).encode() + b"\n"
+        while batches:
+            # What was sent is forgotten before more is read.
+            text, last = astuple(batches.pop())
+            yield text
+            del text
+            if last is not None:
+                batches.append(read(last))
+
+    response = Response(stream_with_context(lines()))
+    response.content_type = formats.content_type(kind)
+    response.headers["Cache-Control"] = "private, no-store"
+    response.headers["Vary"] = "Accept, Authorization"
+    response.headers["Content-Disposition"] = f"attachment; filename=products.{kind}"
+    return response
+
+
 @bp.post("/bulk")
 @auth.requires(WRITE)
 @bp.doc(operation_id="upsert_products")
@@ -226,10 +271,10 @@ def _fields(new: NewProduct) -> dict[str, Any]:
     return fields
 
 
-def _filter(asked: ProductQuery) -> products.Filter:
+def _filter(asked: ProductQuery | ExportQuery) -> products.Filter:
     return products.Filter(
         statuses=STATUSES if asked.status == "any" else (asked.status,),
-        **asked.model_dump(exclude={"status", "sort", "limit", "cursor"}),
+        **asked.model_dump(exclude={"status", "sort", *PAGING}),
     )
 
 
