@@ -352,6 +352,16 @@ class ProductChange(_Body):
     attributes: Attributes | None = None
 
 
+class RatingView(BaseModel):
+    """What published reviews say of a product, in short."""
+
+    count: int
+    average: float | None = Field(
+        description="Stars, 1 to 5, to two decimals; null while nobody has reviewed it.",
+        examples=[4.25],
+    )
+
+
 class ProductView(BaseModel):
     """A product."""
 
@@ -366,6 +376,7 @@ class ProductView(BaseModel):
     stock: Stock
     category: CategorySlug | None
     attributes: dict[str, Any]
+    rating: RatingView
     version: int
     created_at: datetime
     updated_at: datetime
