@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import func, select, text
 from sqlalchemy.exc import IntegrityError
 
-from flagon_catalog.domain import reviews
+from flagon_catalog.domain import products, reviews
 from flagon_catalog.models import Product, Review
 from flagon_chassis.tables import outbox
 
@@ -358,3 +358,58 @@ class TestAtOnce:
             assert edited.status_code in {200, 404}
             again = real_client().get(made.headers["Location"], headers=me)
             assert again.status_code == 404
+
+    @pytest.mark.usefixtures("at_once")
+    @pytest.mark.parametrize("what", ["review", "product"])
+    def test_what_goes_while_an_edit_waits_is_not_found(
+        self,
+        real_app,
+        real_client,
+        real_sessions,
+        write,
+        product,
+        bearer,
+        assert_problem,
+        what,
+    ):
+        me = bearer("reviews:write", sub=str(uuid4()))
+        made = write(3, me)
+
+        def edit():
+            return real_client().patch(
+                made.headers["Location"],
+                json={"rating": 1},
+                headers={**me, "If-Match": "*"},
+            )
+
+        with (
+            ThreadPoolExecutor() as pool,
+            real_app.test_request_context(),
+            real_sessions.begin() as session,
+        ):
+            locked = products.lock_product(session, id=product["id"])
+            waiting = pool.submit(edit)
+            # The edit has seen the review and now waits for the product.
+            wait_until_blocked(session)
+            if what == "product":
+                products.delete_product(session, locked)
+            else:
+                reviews.forget_subject(session, made.json["subject"])
+            session.commit()
+            answer = waiting.result(WAIT)
+
+        assert_problem(answer, 404, "review-not-found")
+
+
+def wait_until_blocked(session):
+    """Return once another connection waits for a lock that this session holds."""
+    blocked = (
+        "select count(*) from pg_locks where not granted"
+        " and pg_backend_pid() = any(pg_blocking_pids(pid))"
+    )
+    connection = session.connection()
+    for _ in range(2000):
+        if connection.exec_driver_sql(blocked).scalar():
+            return
+        connection.exec_driver_sql("select pg_sleep(0.005)")
+    pytest.fail("nobody waits")
