@@ -24,6 +24,17 @@ class TestRequireMatch:
             conditional.require_match(3)
         assert caught.value.extra == {"current": "v3"}
 
+    @pytest.mark.parametrize("tag", ['"v3-a1"', '"v3-b2"', '"v3"', '"v2", "v3-x"', "*"])
+    def test_lets_a_change_pass_that_has_not_seen_the_extras(self, tag):
+        with asked(If_Match=tag):
+            conditional.require_match(3, extras=["a1"])
+
+    @pytest.mark.parametrize("tag", ['"v2-a1"', 'W/"v3-a1"', '"v31-a1"', '"a1"', '"v"'])
+    def test_refuses_other_versions_with_the_same_extras(self, tag):
+        with asked(If_Match=tag), pytest.raises(conditional.VersionStale) as caught:
+            conditional.require_match(3, extras=["a1"])
+        assert caught.value.extra == {"current": "v3-a1"}
+
     def test_refuses_a_change_of_whatever_there_is(self):
         with asked(), pytest.raises(conditional.VersionRequired):
             conditional.require_match(3)

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 import flagon_catalog
-from flagon_catalog.models import CATEGORY_VIEW, PRODUCT_VIEW
+from flagon_catalog.models import CATEGORY_VIEW, PRODUCT_VIEW, REVIEW_VIEW
+from flagon_catalog.review_schemas import ReviewView
 from flagon_catalog.schemas import CategoryView, ProductView
 
 EVENTS = Path(flagon_catalog.__file__).parent / "events"
@@ -17,6 +18,7 @@ EVENTS = Path(flagon_catalog.__file__).parent / "events"
     [
         ("product", PRODUCT_VIEW, ProductView),
         ("category", CATEGORY_VIEW, CategoryView),
+        ("review", REVIEW_VIEW, ReviewView),
     ],
 )
 class TestSchemas:

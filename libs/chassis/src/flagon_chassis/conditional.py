@@ -1,5 +1,7 @@
 """Conditional requests (RFC 9110 section 13): never overwrite what one has not read."""
 
+from collections.abc import Sequence
+
 from flask import Response, request
 
 from .errors import PreconditionFailed, PreconditionRequired
@@ -21,19 +23,25 @@ def etag(version: int, *parts: str) -> str:
     return "-".join([f"v{version}", *parts])
 
 
-def require_match(version: int, *parts: str) -> None:
+def require_match(version: int, *parts: str, extras: Sequence[str] = ()) -> None:
     """Let a change pass only if `If-Match` names this version (or is `*`).
 
+    :param extras: what the tag says after the parts and a change need not have seen,
+        such as a digest of fields that change without a new version.
     :raises VersionRequired: there is no `If-Match`.
     :raises VersionStale: it names another version, or only weak tags.
     """
     if "If-Match" not in request.headers:
         raise VersionRequired("Send `If-Match` with the ETag that you have read.")
-    if not request.if_match.contains(etag(version, *parts)):
-        raise VersionStale(
-            "Read the resource again, apply your change to it and send that.",
-            current=etag(version, *parts),
-        )
+    known, sent = etag(version, *parts), request.if_match
+    if sent.contains(known) or (
+        extras and any(tag.startswith(f"{known}-") for tag in sent.as_set())
+    ):
+        return
+    raise VersionStale(
+        "Read the resource again, apply your change to it and send that.",
+        current=etag(version, *parts, *extras),
+    )
 
 
 def tagged(response: Response, version: int, *parts: str) -> Response:

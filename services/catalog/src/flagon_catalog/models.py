@@ -13,8 +13,11 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     MetaData,
+    SmallInteger,
     Text,
+    UniqueConstraint,
     func,
+    literal_column,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB, TSVECTOR
@@ -25,6 +28,8 @@ from flagon_chassis.tables import NAMING
 
 STATUSES = ("draft", "active", "archived")
 """A draft is not for sale yet, an archived product no longer."""
+REVIEW_STATES = ("pending", "published", "rejected")
+"""A pending review waits for a moderator; only published ones are shown and counted."""
 
 # Accents are folded away, so that `zafon` finds Zafón. NFD and not NFKD: the latter would
 # turn characters of the attributes into quotation marks and so break their JSON.
@@ -44,6 +49,12 @@ SEARCH = (
     description=_FOLDED.format("description"),
 )
 """What full-text search looks at: name and SKU first, then attributes, then the rest."""
+
+RATING = (
+    "jsonb_build_object('count', {0}.rating_count, 'average',"
+    " round(cast({0}.rating_sum as numeric) / nullif({0}.rating_count, 0), 2))"
+)
+"""A product's rating as the API shows it; `{0}` is where its columns are."""
 
 
 class Base(DeclarativeBase):
@@ -110,6 +121,10 @@ class Product(Base):
     stock: Mapped[int]
     category_id: Mapped[UUID | None] = mapped_column(ForeignKey(Category.id))
     attributes: Mapped[dict[str, Any]]
+    rating_count: Mapped[int] = mapped_column(server_default=text("0"))
+    """How many published reviews there are; changes without a new version."""
+    rating_sum: Mapped[int] = mapped_column(server_default=text("0"))
+    """What their ratings add up to."""
     version: Mapped[int] = mapped_column(server_default=text("1"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
@@ -119,6 +134,9 @@ class Product(Base):
         CheckConstraint("price_minor >= 0", name="price"),
         CheckConstraint("stock >= 0", name="stock"),
         CheckConstraint(f"status in ({', '.join(map(repr, STATUSES))})", name="status"),
+        CheckConstraint(
+            "rating_sum between rating_count and 5 * rating_count", name="rating"
+        ),
         # One for each order of the list; nearly every list asks for one status.
         Index("ix_product_status_created_at_id", "status", "created_at", "id"),
         Index("ix_product_status_name_id", "status", text("lower(name)"), "id"),
@@ -134,6 +152,8 @@ class Product(Base):
     )
 
 
+PRODUCT_RATING = literal_column(RATING.format("product"), JSONB()).label("rating")
+
 PRODUCT_VIEW = (
     Product.id,
     Product.sku,
@@ -146,8 +166,88 @@ PRODUCT_VIEW = (
     Product.stock,
     Category.slug.label("category"),
     Product.attributes,
+    PRODUCT_RATING,
     Product.version,
     Product.created_at,
     Product.updated_at,
 )
 """The columns of a product in the order of the API; select them joined with category."""
+
+
+class Review(Base):
+    """What one person says about one product."""
+
+    __tablename__ = "review"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    product_id: Mapped[UUID] = mapped_column(ForeignKey(Product.id, ondelete="CASCADE"))
+    subject: Mapped[UUID]
+    """The account that wrote it; auth's, so no foreign key."""
+    author: Mapped[str]
+    """The name that its writer chose to be shown with."""
+    rating: Mapped[int] = mapped_column(SmallInteger)
+    """Stars, 1 to 5."""
+    title: Mapped[str]
+    body: Mapped[str]
+    """Markdown, as it was written."""
+    body_html: Mapped[str]
+    """The same as HTML that is safe to show (`domain.markup`)."""
+    language: Mapped[str | None]
+    state: Mapped[str]
+    note: Mapped[str | None]
+    """Why it was rejected; for its author and for moderators."""
+    version: Mapped[int] = mapped_column(server_default=text("1"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(
+        server_default=func.now(), onupdate=func.clock_timestamp()
+    )
+
+    # As a category's.
+    __mapper_args__ = {"version_id_col": version, "eager_defaults": True}  # noqa: RUF012 (SQLAlchemy's own form)
+    __table_args__ = (
+        UniqueConstraint("product_id", "subject"),
+        CheckConstraint("rating between 1 and 5", name="rating"),
+        CheckConstraint(
+            f"state in ({', '.join(map(repr, REVIEW_STATES))})", name="state"
+        ),
+        # The lists of a product, of a person and of the moderators.
+        Index(
+            "ix_review_product_id_created_at_id",
+            "product_id",
+            "created_at",
+            "id",
+            postgresql_where=text("state = 'published'"),
+        ),
+        Index(
+            "ix_review_product_id_rating_id",
+            "product_id",
+            "rating",
+            "id",
+            postgresql_where=text("state = 'published'"),
+        ),
+        Index("ix_review_subject_created_at_id", "subject", "created_at", "id"),
+        Index("ix_review_state_created_at_id", "state", "created_at", "id"),
+    )
+
+    def view(self) -> dict[str, Any]:
+        """Return the review as its author sees it in the API."""
+        return {column.key: getattr(self, column.key) for column in REVIEW_VIEW}
+
+
+REVIEW_VIEW = (
+    Review.id,
+    Review.product_id,
+    Review.subject,
+    Review.author,
+    Review.rating,
+    Review.title,
+    Review.body,
+    Review.body_html,
+    Review.language,
+    Review.state,
+    Review.note,
+    Review.version,
+    Review.created_at,
+    Review.updated_at,
+)
+"""The columns of a review in the order of the API."""

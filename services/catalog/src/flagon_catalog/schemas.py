@@ -352,6 +352,16 @@ class ProductChange(_Body):
     attributes: Attributes | None = None
 
 
+class RatingView(BaseModel):
+    """What published reviews say of a product, in short."""
+
+    count: int
+    average: float | None = Field(
+        description="Stars, 1 to 5, to two decimals; null while nobody has reviewed it.",
+        examples=[4.25],
+    )
+
+
 class ProductView(BaseModel):
     """A product."""
 
@@ -366,6 +376,7 @@ class ProductView(BaseModel):
     stock: Stock
     category: CategorySlug | None
     attributes: dict[str, Any]
+    rating: RatingView
     version: int
     created_at: datetime
     updated_at: datetime
@@ -381,7 +392,7 @@ class ProductPage(BaseModel):
 _FORMAT = Field(default=None, description="Instead of `Accept`, as in a link.")
 
 
-class _Query(BaseModel, extra="forbid", frozen=True):
+class PageQuery(BaseModel, extra="forbid", frozen=True):
     """What every list takes."""
 
     limit: int = Field(default=20, ge=1, le=100)
@@ -416,7 +427,7 @@ class ExportQuery(_ProductFilter):
     format: Literal["ndjson", "csv"] | None = _FORMAT
 
 
-class ProductQuery(_Query, _ProductFilter):
+class ProductQuery(PageQuery, _ProductFilter):
     """Which products to list."""
 
     sort: (
@@ -473,7 +484,7 @@ class CategoryPage(BaseModel):
     next_cursor: str | None
 
 
-class CategoryQuery(_Query):
+class CategoryQuery(PageQuery):
     """Which categories to list."""
 
 

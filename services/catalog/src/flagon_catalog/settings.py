@@ -16,3 +16,5 @@ class Settings(DatabaseSettings, frozen=True, env_prefix="CATALOG_"):
     """How long a shared cache may show a public answer without asking again."""
     stale_seconds: int = Field(default=600, ge=0)
     """How long a shared cache may show it while the catalog does not answer."""
+    reviews_moderated: bool = True
+    """Whether a review that was written or edited waits until a moderator publishes it."""

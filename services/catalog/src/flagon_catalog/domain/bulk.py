@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
-from flagon_catalog.models import PRODUCT_VIEW
+from flagon_catalog.models import PRODUCT_VIEW, RATING
 from flagon_chassis.errors import Unavailable
 
 from . import slugs
@@ -102,7 +102,8 @@ _UPSERT = text(
             category_id = excluded.category_id, attributes = excluded.attributes,
             version = product.version + 1, updated_at = clock_timestamp()
         RETURNING id, sku, slug, name, description, price_minor, currency, status, stock,
-            category_id, attributes, version, created_at, updated_at
+            category_id, attributes, rating_count, rating_sum, version, created_at,
+            updated_at
     )
     SELECT item.position, item.id AS given_id, old.id AS old_id,
         array_remove(ARRAY[
@@ -118,14 +119,14 @@ _UPSERT = text(
         ], NULL) AS changed,
         written.id, written.sku, written.slug, written.name, written.description,
         written.price_minor, written.currency, written.status, written.stock,
-        category.slug AS category, written.attributes, written.version,
-        written.created_at, written.updated_at
+        category.slug AS category, written.attributes, {rating} AS rating,
+        written.version, written.created_at, written.updated_at
     FROM item
     LEFT JOIN old USING (sku)
     LEFT JOIN written USING (sku)
     LEFT JOIN category ON category.id = written.category_id
     ORDER BY item.position
-    """
+    """.replace("{rating}", RATING.format("written"))
 )
 
 

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from sqlalchemy import (
     CHAR,
+    JSON,
     ColumnElement,
     DateTime,
     Select,
@@ -15,7 +16,6 @@ from sqlalchemy import (
     literal_column,
     select,
 )
-from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Session
 
 from flagon_catalog.models import Product
@@ -90,7 +90,7 @@ def _cell(column: ColumnElement[Any]) -> ColumnElement[Any]:
     if isinstance(column.type, DateTime):
         utc = func.timezone("UTC", column)
         return func.to_char(utc, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
-    if isinstance(column.type, JSONB):
+    if isinstance(column.type, JSON):
         return column.cast(Text)
     if isinstance(column.type, Text) and not isinstance(column.type, CHAR):
         return case(

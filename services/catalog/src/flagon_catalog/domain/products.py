@@ -26,7 +26,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
-from flagon_catalog.models import PRODUCT_VIEW, Category, Product
+from flagon_catalog.models import PRODUCT_RATING, PRODUCT_VIEW, Category, Product
 from flagon_chassis import events
 from flagon_chassis.errors import Conflict, Invalid, NotFound
 
@@ -40,7 +40,13 @@ View = dict[str, Any]
 """A product as the API shows it, by field name."""
 
 _VIEW = select(*PRODUCT_VIEW).outerjoin(Category, Product.category_id == Category.id)
-_GENERATED = (Product.id, Product.version, Product.created_at, Product.updated_at)
+_GENERATED = (
+    Product.id,
+    PRODUCT_RATING,
+    Product.version,
+    Product.created_at,
+    Product.updated_at,
+)
 _ACCENTS = re.compile("[\u0300-\u036f]")
 
 

@@ -38,8 +38,12 @@ def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
     for parameter in parameters:
         if parameter["name"] == "format":
             _offer(responses["200"], parameter["schema"])
-    single = "{" in path
-    if method == "post":
+    # What ends in a word below one resource is a list of it, or done to it.
+    single, within = path.endswith("}"), "{" in path
+    done = method == "post" and within and "201" not in responses
+    if done:
+        parameters.append(_header("If-Match", required=True))
+    elif method == "post":
         parameters.append(_header("Idempotency-Key", required=False))
         responses.setdefault("409", {"description": "The same request is under way"})
     elif single and method == "get":
@@ -47,7 +51,7 @@ def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
     elif single:
         parameters.append(_header("If-Match", required=True))
     for status in ("200", "201"):
-        if status in responses and single | (status == "201"):
+        if status in responses and (single or done or status == "201"):
             responses[status].setdefault("headers", {})["ETag"] = {
                 "description": "This version, for `If-Match` and `If-None-Match`.",
                 "schema": {"type": "string"},

@@ -52,9 +52,11 @@ function draw() {
     const what = document.createElement("span");
     what.className = "ticker__what num";
     const price = money(product.price_minor, product.currency);
-    if (product.version === 1) what.textContent = `new, ${price}`;
+    // Not by the version: a product can be reviewed before anybody edits it.
+    if (changed.includes("id")) what.textContent = `new, ${price}`;
     else if (changed.includes("price_minor")) what.textContent = `now ${price}`;
     else if (changed.includes("stock")) what.textContent = stockWords(product.stock)[1].toLowerCase();
+    else if (changed.includes("rating")) what.textContent = "reviewed";
     else what.textContent = "updated";
     line.append(link, what);
     list.prepend(line);
