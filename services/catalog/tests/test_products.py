@@ -40,6 +40,7 @@ class TestCreateProduct:
             "currency",
             "status",
             "stock",
+            "available",
             "category",
             "attributes",
             "version",
@@ -295,6 +296,7 @@ class TestReplaceProduct:
             "price_minor",
             "category",
             "stock",
+            "available",
             "description",
             "attributes",
         }

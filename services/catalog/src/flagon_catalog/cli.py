@@ -8,6 +8,7 @@ from flask.cli import with_appcontext
 
 from flagon_chassis.db import transaction
 
+from . import keeper
 from .domain import bulk, categories
 from .schemas import sift
 
@@ -25,3 +26,10 @@ def seed() -> None:
         outcomes = bulk.upsert_products(session, list(items.values()))
     created = sum(outcome.outcome == "created" for outcome in outcomes)
     click.echo(f"{created} of {len(outcomes)} products are new.")
+
+
+@click.command
+@with_appcontext
+def sweep() -> None:
+    """Write down and tell which reservations have expired; `serve` does so by itself."""
+    click.echo(f"{keeper.sweep()} reservations have expired.")

@@ -1,6 +1,6 @@
 """Everything the catalog reads from its environment."""
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from flagon_chassis.settings import DatabaseSettings
 
@@ -16,3 +16,5 @@ class Settings(DatabaseSettings, frozen=True, env_prefix="CATALOG_"):
     """How long a shared cache may show a public answer without asking again."""
     stale_seconds: int = Field(default=600, ge=0)
     """How long a shared cache may show it while the catalog does not answer."""
+    sweep_seconds: PositiveFloat = 10
+    """How often, about, each process writes down which reservations have expired."""
