@@ -111,15 +111,20 @@ class TestDocument:
 
     def test_matches_what_is_answered(self, document, real_app, merchandiser):
         client = real_app.test_client()
-        body = {"sku": "documented", "name": "N", "price_minor": 1}
-        client.post(PRODUCTS, json=body, headers=merchandiser)
+        body = {"sku": "documented", "name": "N", "price_minor": 1, "stock": 1}
+        made = client.post(PRODUCTS, json=body, headers=merchandiser)
+        place = f"{made.headers['Location']}/reservations"
+        held = client.post(place, json={"quantity": 1}, headers=merchandiser)
         for name, path in (
             ("ProductView", f"{PRODUCTS}/by-sku/documented"),
             ("ProductPage", PRODUCTS),
             ("CategoryPage", "/api/v1/categories"),
+            ("ReservationPage", "/api/v1/reservations"),
+            ("ReservationView", held.headers["Location"]),
         ):
             schema = {
                 **document["components"]["schemas"][name],
                 "components": document["components"],
             }
-            Draft202012Validator(schema).validate(client.get(path).json)
+            answer = client.get(path, headers=merchandiser)
+            Draft202012Validator(schema).validate(answer.json)

@@ -143,7 +143,8 @@ def commit_reservation(
     :raises ReservationForeign: it is somebody else's.
     :raises ReservationEnded: it was released or has expired.
     """
-    product_id = find_reservation(session, id=id, holder=None)["product_id"]
+    known = find_reservation(session, id=id, holder=None if sees_all else caller)
+    product_id = known["product_id"]
     # First the product, then its reservations: everybody locks in this order, so nobody
     # waits in a circle.
     _lock_stock(session, product_id)
