@@ -1,11 +1,13 @@
 """The seed and the commands of the processes."""
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import func, select
 
 from flagon_catalog import __main__ as main
+from flagon_catalog import keeper
 from flagon_catalog.models import Category, Product
 from flagon_chassis import relay, server
 
@@ -51,11 +53,24 @@ class TestMain:
 
     def test_serves(self, monkeypatch):
         calls = []
-        monkeypatch.setattr(server, "serve", lambda *args: calls.append(args))
+        monkeypatch.setattr(
+            server, "serve", lambda *args, options: calls.append((*args, options))
+        )
 
         main.serve(main.Settings())
 
         assert calls[0][1] == "flagon_catalog.app:create_app()"
+        assert calls[0][2] == {"post_worker_init": main._keep}
+
+    def test_sweeps_in_every_process_that_serves(self, app, monkeypatch):
+        calls = []
+        monkeypatch.setattr(
+            keeper, "start", lambda app, seconds: calls.append((app, seconds))
+        )
+
+        main._keep(SimpleNamespace(wsgi=app))
+
+        assert calls == [(app, main.Settings().sweep_seconds)]
 
     def test_relays(self, monkeypatch):
         calls = []

@@ -128,6 +128,17 @@ def crowded(migrated):
                 " from generate_series(1, 5000) n"
             )
         )
+        # Of each product two are held, one of them for too long, and eight were sold.
+        connection.execute(
+            text(
+                "insert into reservation (id, product_id, quantity, state, holder,"
+                " expires_at)"
+                " select gen_random_uuid(), product.id, 1,"
+                " case when n < 3 then 'held' else 'committed' end, 'h' || n % 7,"
+                " now() + (2 * n - 3) * interval '1 hour'"
+                " from product, generate_series(1, 10) n"
+            )
+        )
     with engine.connect() as connection:
         connection.execution_options(isolation_level="AUTOCOMMIT").execute(
             text("analyze")
@@ -194,6 +205,20 @@ class TestPlans:
         assert ("Seq Scan", "product") not in [
             (node["Node Type"], node.get("Relation Name")) for node in found
         ]
+
+    @pytest.mark.parametrize("filters", [{}, {"in_stock": True}, {"in_stock": False}])
+    def test_add_up_only_what_is_held_and_only_of_what_is_shown(
+        self, index_of, filters
+    ):
+        found = index_of(**filters)
+
+        looked = [node for node in found if node.get("Relation Name") == "reservation"]
+        assert looked
+        assert "Seq Scan" not in {node["Node Type"] for node in looked}
+        indexes = {node.get("Index Name", "") for node in found}
+        assert {name for name in indexes if "reservation" in name} == {
+            "ix_reservation_held"
+        }
 
     @pytest.mark.parametrize("sort", ["-created_at", "name", "price_minor"])
     def test_do_not_sort_what_an_index_gives_in_order(self, index_of, sort):

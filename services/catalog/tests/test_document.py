@@ -47,7 +47,7 @@ class TestDocument:
             if path.startswith("/api/")
         ]
 
-        assert len(ids) == len(set(ids)) == 25
+        assert len(ids) == len(set(ids)) == 30
         assert {"list_products", "upsert_products", "change_category"} <= set(ids)
 
     def test_describes_problems_as_problems(self, document):
@@ -80,7 +80,8 @@ class TestDocument:
             }[method]
             assert headers == expected, (path, method)
             own = {"/api/v1/reviews", f"{PRODUCTS}/export"}
-            assert ("security" in operation) == (method != "get" or path in own)
+            asks = method != "get" or path in own or "/reservations" in path
+            assert ("security" in operation) == asks, path
             if method in {"put", "patch", "delete"}:
                 assert {"404", "412", "428"} <= set(operation["responses"])
 
@@ -128,15 +129,20 @@ class TestDocument:
 
     def test_matches_what_is_answered(self, document, real_app, merchandiser):
         client = real_app.test_client()
-        body = {"sku": "documented", "name": "N", "price_minor": 1}
-        client.post(PRODUCTS, json=body, headers=merchandiser)
+        body = {"sku": "documented", "name": "N", "price_minor": 1, "stock": 1}
+        made = client.post(PRODUCTS, json=body, headers=merchandiser)
+        place = f"{made.headers['Location']}/reservations"
+        held = client.post(place, json={"quantity": 1}, headers=merchandiser)
         for name, path in (
             ("ProductView", f"{PRODUCTS}/by-sku/documented"),
             ("ProductPage", PRODUCTS),
             ("CategoryPage", "/api/v1/categories"),
+            ("ReservationPage", "/api/v1/reservations"),
+            ("ReservationView", held.headers["Location"]),
         ):
             schema = {
                 **document["components"]["schemas"][name],
                 "components": document["components"],
             }
-            Draft202012Validator(schema).validate(client.get(path).json)
+            answer = client.get(path, headers=merchandiser)
+            Draft202012Validator(schema).validate(answer.json)

@@ -18,6 +18,7 @@ PRODUCTS = "/api/v1/products"
 MANY = 20_000
 EXPORT = f"{PRODUCTS}/export"
 FIELDS = [column.key for column in PRODUCT_VIEW]
+WHOLE = ("price_minor", "stock", "available", "version")
 FORMULAS = ["=1+1", "+1", "-1", "@a", "\t=1", "'=1", "''+1"]
 
 
@@ -94,7 +95,7 @@ class TestLists:
         assert found["json"].json["items"] == items
         assert lines(found["ndjson"]) == items
         assert [as_cells(item) for item in items] == [
-            {**row, **{n: int(row[n]) for n in ("price_minor", "stock", "version")}}
+            {**row, **{name: int(row[name]) for name in WHOLE}}
             for row in rows(found["csv"])
         ]
         top = ET.fromstring(found["xml"].get_data())

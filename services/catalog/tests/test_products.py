@@ -40,6 +40,7 @@ class TestCreateProduct:
             "currency",
             "status",
             "stock",
+            "available",
             "category",
             "attributes",
             "rating",
@@ -296,6 +297,7 @@ class TestReplaceProduct:
             "price_minor",
             "category",
             "stock",
+            "available",
             "description",
             "attributes",
         }

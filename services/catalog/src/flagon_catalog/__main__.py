@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from flagon_chassis import server
 
@@ -12,7 +13,19 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 def serve(settings: Settings) -> None:
     """Serve the API."""
-    server.serve(settings, "flagon_catalog.app:create_app()")
+    server.serve(
+        settings,
+        "flagon_catalog.app:create_app()",
+        options={"post_worker_init": _keep},
+    )
+
+
+def _keep(worker: Any) -> None:  # noqa: ANN401 (gunicorn has no types)
+    """Let each process end what has expired; they leave alone what another ends."""
+    from . import keeper  # noqa: PLC0415 (imports the app's libraries)
+
+    app = worker.wsgi
+    keeper.start(app, seconds=app.extensions["flagon.settings"].sweep_seconds)
 
 
 def relay(settings: Settings) -> None:

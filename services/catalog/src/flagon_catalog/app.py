@@ -10,7 +10,7 @@ from apiflask import APIFlask
 from flagon_chassis import auth, db, events, limits, web
 
 from . import cli
-from .routes import categories, document, products, reviews
+from .routes import categories, document, products, reservations, reviews
 from .settings import Settings
 
 SOURCE = "/services/catalog"
@@ -33,7 +33,7 @@ def create_app(
         settings,
         name="catalog",
         title="Flagon catalog",
-        description="Products, categories and reviews.",
+        description="Products, categories, reviews and reservations of stock.",
     )
     app.config["MAX_CONTENT_LENGTH"] = settings.body_bytes_max
     db.init_app(app, settings)
@@ -47,8 +47,10 @@ def create_app(
     events.init_app(app, SOURCE, Path(str(files(__package__) / "events")))
     app.register_blueprint(products.bp)
     app.register_blueprint(categories.bp)
+    app.register_blueprint(reservations.bp)
     app.register_blueprint(reviews.bp)
     document.init_app(app)
     app.cli.add_command(cli.seed)
+    app.cli.add_command(cli.sweep)
     app.cli.add_command(cli.reviews)
     return app

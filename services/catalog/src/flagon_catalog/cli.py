@@ -9,6 +9,7 @@ from flask.cli import with_appcontext
 
 from flagon_chassis.db import transaction
 
+from . import keeper
 from .domain import bulk, categories
 from .domain import reviews as domain
 from .schemas import sift
@@ -56,3 +57,10 @@ def render() -> None:
         if after is None:
             break
     click.echo(f"{total} reviews look different.")
+
+
+@click.command
+@with_appcontext
+def sweep() -> None:
+    """Write down and tell which reservations have expired; `serve` does so by itself."""
+    click.echo(f"{keeper.sweep()} reservations have expired.")

@@ -8,6 +8,7 @@ from sqlalchemy import (
     CHAR,
     BigInteger,
     CheckConstraint,
+    ColumnElement,
     Computed,
     DateTime,
     ForeignKey,
@@ -16,8 +17,10 @@ from sqlalchemy import (
     SmallInteger,
     Text,
     UniqueConstraint,
+    case,
     func,
     literal_column,
+    select,
     text,
 )
 from sqlalchemy.dialects.postgresql import JSONB, TSVECTOR
@@ -30,6 +33,8 @@ STATUSES = ("draft", "active", "archived")
 """A draft is not for sale yet, an archived product no longer."""
 REVIEW_STATES = ("pending", "published", "rejected")
 """A pending review waits for a moderator; only published ones are shown and counted."""
+STATES = ("held", "committed", "released", "expired")
+"""What a reservation can be: held at first, and then one of the others for good."""
 
 # Accents are folded away, so that `zafon` finds Zafón. NFD and not NFKD: the latter would
 # turn characters of the attributes into quotation marks and so break their JSON.
@@ -126,6 +131,9 @@ class Product(Base):
     rating_sum: Mapped[int] = mapped_column(server_default=text("0"))
     """What their ratings add up to."""
     version: Mapped[int] = mapped_column(server_default=text("1"))
+    versions_sold: Mapped[int] = mapped_column(server_default=text("0"))
+    """How many of the latest versions only took stock out: who has read the version before
+    them has missed a sale and no edit."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
     search: Mapped[str] = mapped_column(TSVECTOR, Computed(SEARCH, persisted=True))
@@ -152,6 +160,86 @@ class Product(Base):
     )
 
 
+class Reservation(Base):
+    """A quantity of a product that is put aside for somebody."""
+
+    __tablename__ = "reservation"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    # No foreign key: what was committed is told of after its product is gone as well, and
+    # the lock on the product keeps it there while something is held.
+    product_id: Mapped[UUID]
+    quantity: Mapped[int]
+    state: Mapped[str]
+    holder: Mapped[str]
+    """The subject of the token that reserved: an account's id or a service's."""
+    reference: Mapped[str | None]
+    expires_at: Mapped[datetime]
+    version: Mapped[int] = mapped_column(server_default=text("1"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+    __table_args__ = (
+        CheckConstraint("quantity > 0", name="quantity"),
+        CheckConstraint(f"state in ({', '.join(map(repr, STATES))})", name="state"),
+        # Two for the list, two for what is held alone: few rows, whatever was sold before.
+        Index("ix_reservation_holder_id", "holder", "id"),
+        Index("ix_reservation_product_id_id", "product_id", "id"),
+        Index(
+            "ix_reservation_held",
+            "product_id",
+            "expires_at",
+            postgresql_include=["quantity"],
+            postgresql_where=text("state = 'held'"),
+        ),
+        Index(
+            "ix_reservation_due",
+            "expires_at",
+            postgresql_where=text("state = 'held'"),
+        ),
+    )
+
+
+# Not `now()`, which is when the transaction began: who has waited for a lock must see the
+# time at which it was given. And not `clock_timestamp()`, which no index can be asked for.
+MOMENT: ColumnElement[datetime] = func.statement_timestamp()
+"""The present, for deciding what has expired: when this statement began."""
+
+HELD = (
+    select(func.coalesce(func.sum(Reservation.quantity), 0))
+    .where(
+        Reservation.product_id == Product.id,
+        Reservation.state == "held",
+        Reservation.expires_at > MOMENT,
+    )
+    .correlate(Product)
+    .scalar_subquery()
+)
+"""How much of a product is put aside at this moment."""
+
+RESERVATION_STATE = case(
+    (
+        (Reservation.state == "held") & (Reservation.expires_at <= MOMENT),
+        "expired",
+    ),
+    else_=Reservation.state,
+)
+"""The state of a reservation at this moment, whether or not its end is written down."""
+
+RESERVATION_VIEW = (
+    Reservation.id,
+    Reservation.product_id,
+    Reservation.quantity,
+    RESERVATION_STATE.label("state"),
+    Reservation.holder,
+    Reservation.reference,
+    Reservation.expires_at,
+    Reservation.version,
+    Reservation.created_at,
+    Reservation.updated_at,
+)
+"""The columns of a reservation in the order of the API."""
+
 PRODUCT_RATING = literal_column(RATING.format("product"), JSONB()).label("rating")
 
 PRODUCT_VIEW = (
@@ -164,6 +252,7 @@ PRODUCT_VIEW = (
     Product.currency,
     Product.status,
     Product.stock,
+    (Product.stock - HELD).label("available"),
     Category.slug.label("category"),
     Product.attributes,
     PRODUCT_RATING,

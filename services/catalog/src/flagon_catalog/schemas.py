@@ -34,6 +34,9 @@ SLUG = r"^[a-z0-9]+(-[a-z0-9]+)*$"
 BULK_ITEMS_MAX = 1000
 PRICE_MAX = 999_999_999_999
 STOCK_MAX = 1_000_000_000
+HOLD_SECONDS_MIN = 10
+HOLD_SECONDS_DEFAULT = 15 * 60
+HOLD_SECONDS_MAX = 24 * 3600
 NUMBER_MAX = 2**53 - 1
 """Beyond this, JSON numbers do not mean the same to every reader (RFC 8259 section 6)."""
 DEPTH_MAX = 5
@@ -314,6 +317,13 @@ CategorySlug = Annotated[
         examples=["kitchen"],
     ),
 ]
+ReservationState = Literal["held", "committed", "released", "expired"]
+Reference = Annotated[
+    str,
+    StringConstraints(strip_whitespace=True, min_length=1, max_length=200),
+    Field(description="Whatever the holder knows it by", examples=["order 4711"]),
+    AfterValidator(_one_line),
+]
 
 
 class _Body(BaseModel, extra="forbid", strict=True, frozen=True):
@@ -374,6 +384,7 @@ class ProductView(BaseModel):
     currency: Currency
     status: Status
     stock: Stock
+    available: Stock = Field(description="The stock without what reservations hold")
     category: CategorySlug | None
     attributes: dict[str, Any]
     rating: RatingView
@@ -418,7 +429,9 @@ class _ProductFilter(BaseModel, extra="forbid", frozen=True):
     currency: Currency | None = None
     price_minor_min: int | None = Field(default=None, ge=0, le=PRICE_MAX)
     price_minor_max: int | None = Field(default=None, ge=0, le=PRICE_MAX)
-    in_stock: bool | None = None
+    in_stock: bool | None = Field(
+        default=None, description="Whether any of it is available"
+    )
 
 
 class ExportQuery(_ProductFilter):
@@ -486,6 +499,52 @@ class CategoryPage(BaseModel):
 
 class CategoryQuery(PageQuery):
     """Which categories to list."""
+
+
+class NewReservation(_Body):
+    """How much to put aside, and for how long."""
+
+    quantity: Annotated[
+        int, Field(ge=1, le=STOCK_MAX, examples=[2]), BeforeValidator(_whole)
+    ]
+    expires_in: Annotated[
+        int,
+        Field(ge=HOLD_SECONDS_MIN, le=HOLD_SECONDS_MAX, description="Seconds"),
+        BeforeValidator(_whole),
+    ] = HOLD_SECONDS_DEFAULT
+    reference: Reference | None = None
+
+
+class ReservationView(BaseModel):
+    """A quantity of a product that is put aside for somebody."""
+
+    id: UUID
+    product_id: UUID
+    quantity: int
+    state: ReservationState
+    holder: str = Field(description="Subject of the token that reserved")
+    reference: Reference | None
+    expires_at: datetime
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+
+class ReservationPage(BaseModel):
+    """Some reservations and how to get the next ones."""
+
+    items: list[ReservationView]
+    next_cursor: str | None
+
+
+class ReservationQuery(PageQuery):
+    """Which reservations to list."""
+
+    holder: Literal["me", "any"] = Field(
+        default="me", description="`any` is for merchandisers alone."
+    )
+    state: ReservationState | None = None
+    product_id: UUID | None = None
 
 
 class BulkItem(TypedDict, total=False):
@@ -584,10 +643,7 @@ def bulk_report(
             "index": index,
             "sku": _sku_of(item),
             "outcome": outcomes[index].outcome if index in outcomes else "refused",
-            "errors": [
-                {"pointer": f"#/{name}", "detail": "A new product needs it."}
-                for name in outcomes[index].lacking
-            ]
+            "errors": _refusals(outcomes[index])
             if index in outcomes
             else [_field_error(error) for error in errors[index][:ERRORS_MAX]],
         }
@@ -598,6 +654,16 @@ def bulk_report(
         "results": results,
         "summary": {name: counts[name] for name in BulkSummary.model_fields},
     }
+
+
+def _refusals(outcome: Outcome) -> list[dict[str, str]]:
+    if outcome.held is not None:
+        detail = f"{outcome.held} are held for reservations."
+        return [{"pointer": "#/stock", "detail": detail}]
+    return [
+        {"pointer": f"#/{name}", "detail": "A new product needs it."}
+        for name in outcome.lacking
+    ]
 
 
 def _sku_of(item: object) -> str | None:

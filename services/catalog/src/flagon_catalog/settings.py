@@ -1,6 +1,6 @@
 """Everything the catalog reads from its environment."""
 
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt
 
 from flagon_chassis.settings import DatabaseSettings
 
@@ -18,3 +18,5 @@ class Settings(DatabaseSettings, frozen=True, env_prefix="CATALOG_"):
     """How long a shared cache may show it while the catalog does not answer."""
     reviews_moderated: bool = True
     """Whether a review that was written or edited waits until a moderator publishes it."""
+    sweep_seconds: PositiveFloat = 10
+    """How often, about, each process writes down which reservations have expired."""

@@ -7,15 +7,15 @@ from typing import Any
 from uuid import UUID
 
 from pydantic_core import to_json
-from sqlalchemy import Row, text
+from sqlalchemy import Row, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
-from flagon_catalog.models import PRODUCT_VIEW, RATING
+from flagon_catalog.models import PRODUCT_VIEW, RATING, Product
 from flagon_chassis.errors import Unavailable
 
-from . import slugs
+from . import holds, slugs
 from .categories import ensure_categories
 from .products import View, broken_rule, emit_changed
 
@@ -41,12 +41,16 @@ class Outcome:
     """`created`, `updated`, `unchanged` or `refused`."""
     lacking: tuple[str, ...] = ()
     """What a refused item would have needed to make a new product."""
+    held: int | None = None
+    """How much is held, where an item is refused because its stock would be less."""
 
 
 # Reads, decides and writes in one go:
 # - `old` locks the rows that exist, in the order of their SKU, so that two batches with
 #   the same products cannot wait for each other in a circle, and so that a field that an
 #   item leaves out keeps the value that is current, not one that was read earlier;
+# - `held` is true because those rows were locked by a statement before this one, so that
+#   nothing can be reserved any more; a row in `old` that was not there then: try again;
 # - only what differs is written: an unchanged row costs no new version and no event;
 # - a row whose id is not the one that we gave it, without being in `old`, was made by
 #   somebody else after our snapshot: the caller tries again.
@@ -61,7 +65,10 @@ _UPSERT = text(
     ), old AS MATERIALIZED (
         SELECT product.id, sku, product.name, product.description, product.price_minor,
             product.currency, product.status, product.stock, product.category_id,
-            product.attributes
+            product.attributes, (
+                SELECT coalesce(sum(quantity), 0) FROM reservation
+                WHERE product_id = product.id AND state = 'held'
+            ) AS held
         FROM product JOIN item USING (sku)
         ORDER BY sku FOR UPDATE OF product
     ), wanted AS (
@@ -78,8 +85,9 @@ _UPSERT = text(
                 ELSE old.category_id END AS category_id,
             coalesce(item.attributes, old.attributes, '{}') AS attributes
         FROM item LEFT JOIN old USING (sku)
-        WHERE old.id IS NOT NULL
-            OR (item.name IS NOT NULL AND item.price_minor IS NOT NULL)
+        WHERE coalesce(item.stock >= old.held, old.id IS NOT NULL)
+            OR (old.id IS NULL
+                AND item.name IS NOT NULL AND item.price_minor IS NOT NULL)
     ), written AS (
         INSERT INTO product (id, sku, slug, name, description, price_minor, currency,
             status, stock, category_id, attributes)
@@ -100,12 +108,14 @@ _UPSERT = text(
             price_minor = excluded.price_minor, currency = excluded.currency,
             status = excluded.status, stock = excluded.stock,
             category_id = excluded.category_id, attributes = excluded.attributes,
-            version = product.version + 1, updated_at = clock_timestamp()
+            version = product.version + 1, versions_sold = 0,
+            updated_at = clock_timestamp()
         RETURNING id, sku, slug, name, description, price_minor, currency, status, stock,
             category_id, attributes, rating_count, rating_sum, version, created_at,
             updated_at
     )
     SELECT item.position, item.id AS given_id, old.id AS old_id,
+        CASE WHEN item.stock < old.held THEN old.held END AS held,
         array_remove(ARRAY[
             CASE WHEN written.name <> old.name THEN 'name' END,
             CASE WHEN written.description <> old.description THEN 'description' END,
@@ -113,14 +123,16 @@ _UPSERT = text(
             CASE WHEN written.currency <> old.currency THEN 'currency' END,
             CASE WHEN written.status <> old.status THEN 'status' END,
             CASE WHEN written.stock <> old.stock THEN 'stock' END,
+            CASE WHEN written.stock <> old.stock THEN 'available' END,
             CASE WHEN written.category_id IS DISTINCT FROM old.category_id
                 THEN 'category' END,
             CASE WHEN written.attributes <> old.attributes THEN 'attributes' END
         ], NULL) AS changed,
         written.id, written.sku, written.slug, written.name, written.description,
         written.price_minor, written.currency, written.status, written.stock,
-        category.slug AS category, written.attributes, {rating} AS rating,
-        written.version, written.created_at, written.updated_at
+        written.stock - coalesce(old.held, 0) AS available, category.slug AS category,
+        written.attributes, {rating} AS rating, written.version, written.created_at,
+        written.updated_at
     FROM item
     LEFT JOIN old USING (sku)
     LEFT JOIN written USING (sku)
@@ -169,10 +181,11 @@ def _upsert(
     for attempt in range(_ATTEMPTS):
         try:
             with session.begin_nested():
+                locked = _lock(session, [item["sku"] for _, item in turn])
                 rows = session.execute(
                     _UPSERT, {"items": _parameter(turn, categories, attempt)}
                 ).all()
-                _check_race(rows)
+                _check_race(rows, locked)
         except _RaceLost:
             continue
         except IntegrityError as error:
@@ -185,9 +198,25 @@ def _upsert(
     raise BulkDisturbed("Send it again.", retry_after_seconds=1)
 
 
-def _check_race(rows: Sequence[Row[Any]]) -> None:
-    if any(row.id not in {None, row.old_id or row.given_id} for row in rows):
-        raise _RaceLost
+def _lock(session: Session, skus: Sequence[str]) -> set[UUID]:
+    """Let nobody reserve or change these products; return the ids of those there are."""
+    found = session.scalars(
+        select(Product.id)
+        .where(Product.sku.in_(skus))
+        .order_by(Product.sku)
+        .with_for_update()
+    ).all()
+    # What is held is what has not ended: time alone counts for nothing from here on.
+    holds.expire_overdue(session, found)
+    return set(found)
+
+
+def _check_race(rows: Sequence[Row[Any]], locked: set[UUID]) -> None:
+    for row in rows:
+        if row.id not in {None, row.old_id or row.given_id} or (
+            row.old_id is not None and row.old_id not in locked
+        ):
+            raise _RaceLost
 
 
 def _parameter(
@@ -226,6 +255,8 @@ def _outcome(row: Row[Any], item: Item) -> Outcome:
             "refused",
             tuple(name for name in ("name", "price_minor") if name not in item),
         )
+    if row.held is not None:
+        return Outcome("refused", held=row.held)
     if row.id is None:
         return Outcome("unchanged")
     return Outcome("updated" if row.old_id else "created")

@@ -26,11 +26,11 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
-from flagon_catalog.models import PRODUCT_RATING, PRODUCT_VIEW, Category, Product
+from flagon_catalog.models import HELD, PRODUCT_RATING, PRODUCT_VIEW, Category, Product
 from flagon_chassis import events
 from flagon_chassis.errors import Conflict, Invalid, NotFound
 
-from . import slugs
+from . import holds, slugs
 from .categories import lock_category_ids
 
 if TYPE_CHECKING:
@@ -62,6 +62,14 @@ class SlugTaken(Conflict):
     """Another product already has this slug."""
 
 
+class StockHeld(Conflict):
+    """More is held for reservations than the stock would be."""
+
+
+class ProductHeld(Conflict):
+    """Reservations hold some of this product."""
+
+
 class CategoryUnknown(Invalid):
     """The product's category does not exist."""
 
@@ -88,6 +96,7 @@ class Filter:
     price_minor_min: int | None = None
     price_minor_max: int | None = None
     in_stock: bool | None = None
+    """Whether any is available."""
 
 
 def find_product(
@@ -211,7 +220,10 @@ def _filtered(
     if wanted.price_minor_max is not None:
         conditions.append(Product.price_minor <= wanted.price_minor_max)
     if wanted.in_stock is not None:
-        conditions.append(Product.stock > 0 if wanted.in_stock else Product.stock == 0)
+        # What somebody holds cannot be bought, so it does not count.
+        conditions.append(
+            Product.stock > HELD if wanted.in_stock else Product.stock <= HELD
+        )
     return statement.where(*conditions)
 
 
@@ -228,7 +240,9 @@ def create_product(session: Session, fields: Mapping[str, Any]) -> View:
     choices = (given,) if given else slugs.choices(fields["name"], fields["sku"], id_)
     columns = _columns(session, fields)
     values, created = _insert(session, {**columns, "id": id_}, choices)
-    view = _in_order({**fields, **values, **created})
+    # Nobody can have reserved what nobody has seen.
+    available = fields["stock"]
+    view = _in_order({**fields, "available": available, **values, **created})
     emit_changed(session, [(view, list(view))])
     return view
 
@@ -254,12 +268,21 @@ def lock_product(session: Session, *, id: UUID) -> View:
 
     :raises ProductNotFound: there is none.
     """
-    row = session.execute(
-        _VIEW.where(Product.id == id).with_for_update(of=Product)
-    ).one_or_none()
-    if row is None:
+    locked = session.scalar(
+        select(Product.id).where(Product.id == id).with_for_update()
+    )
+    if locked is None:
         raise ProductNotFound(f"There is no product {id}.")
-    return row._asdict()
+    # A statement of its own, because it sees what was reserved while the other waited.
+    return session.execute(_VIEW.where(Product.id == id)).one()._asdict()
+
+
+def last_edit(session: Session, product: View) -> int:
+    """Return the version of a locked product since which only sales have changed it."""
+    sold = session.scalar(
+        select(Product.versions_sold).where(Product.id == product["id"])
+    )
+    return int(product["version"] - (sold or 0))
 
 
 def change_product(session: Session, product: View, fields: Mapping[str, Any]) -> View:
@@ -270,27 +293,53 @@ def change_product(session: Session, product: View, fields: Mapping[str, Any]) -
     :raises SkuTaken: another product has the new SKU.
     :raises SlugTaken: another product has the new slug.
     :raises CategoryUnknown: there is no category with this slug.
+    :raises StockHeld: the stock would be less than what is held.
     """
     changed = {name: value for name, value in fields.items() if product[name] != value}
     if not changed:
         return product
+    held = _held(session, product, changed["stock"]) if "stock" in changed else 0
     values = _columns(session, changed)
     written = _write(
         session,
         update(Product)
         .where(Product.id == product["id"])
         .values(
-            **values, version=Product.version + 1, updated_at=func.clock_timestamp()
+            **values,
+            version=Product.version + 1,
+            versions_sold=0,
+            updated_at=func.clock_timestamp(),
         ),
         {**product, **values},
     )
+    if "stock" in changed:
+        changed["available"] = changed["stock"] - held
     view = _in_order({**product, **changed, **written})
     emit_changed(session, [(view, list(changed))])
     return view
 
 
+def _held(session: Session, product: View, stock: int) -> int:
+    """Return how much of a locked product is held, if this stock is enough for it."""
+    held = holds.settle(session, product["id"])
+    if stock < held:
+        detail = f"{held} are held for reservations."
+        wrong = [{"pointer": "#/stock", "detail": detail}]
+        raise StockHeld(detail, held=held, errors=wrong)
+    return held
+
+
 def delete_product(session: Session, product: View) -> None:
-    """Delete a locked product."""
+    """Delete a locked product.
+
+    :raises ProductHeld: reservations hold some of it.
+    """
+    held = holds.settle(session, product["id"])
+    if held:
+        raise ProductHeld(
+            f"{held} are held: archive it, and delete it when they have ended.",
+            held=held,
+        )
     session.execute(delete(Product).where(Product.id == product["id"]))
     events.emit(
         session,

@@ -1,7 +1,6 @@
 """The catalog's HTTP surface; one module for each noun."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from hashlib import sha256
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
@@ -16,8 +15,6 @@ from . import formats
 WRITE = "catalog:write"
 PAGING = {"limit", "cursor", "format"}
 """What a list takes that is no filter and no order."""
-EXTRAS = ("rating",)
-"""What changes in a product without a new version, because nobody edits it."""
 PATCH_TYPES = ("application/merge-patch+json", "application/json")
 
 V = TypeVar("V", bound=Callable[..., Any])
@@ -112,23 +109,11 @@ def _response(body: bytes, status: int = 200, *, hidden: bool) -> Response:
 
 
 def tagged(response: Response, view: Mapping[str, Any]) -> Response:
-    """Put the entity tag of a product or category on a response, or make it a 304."""
-    # The id is part of the tag because a slug or SKU can come to name another one.
-    return conditional.tagged(
-        response, view["version"], str(view["id"]), *_extras(view)
-    )
+    """Put the entity tag of a category on a response, or make it a 304."""
+    # The id is part of the tag because a slug can come to name another one.
+    return conditional.tagged(response, view["version"], str(view["id"]))
 
 
 def require_match(view: Mapping[str, Any]) -> None:
-    """Let a change pass only if `If-Match` names this version of it.
-
-    It is refused exactly if somebody else has edited it; what else changes in it does
-    not count.
-    """
-    conditional.require_match(view["version"], str(view["id"]), extras=_extras(view))
-
-
-def _extras(view: Mapping[str, Any]) -> list[str]:
-    """Return what the tag says beyond the version: a digest, where there is anything."""
-    extras = {name: view[name] for name in EXTRAS if name in view}
-    return [sha256(to_json(extras)).hexdigest()[:16]] if extras else []
+    """Let a change pass only if `If-Match` names this version of it."""
+    conditional.require_match(view["version"], str(view["id"]))

@@ -40,7 +40,7 @@ def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
             _offer(responses["200"], parameter["schema"])
     # What ends in a word below one resource is a list of it, or done to it.
     single, within = path.endswith("}"), "{" in path
-    done = method == "post" and within and "201" not in responses
+    done = method == "post" and within and "428" in responses
     if done:
         parameters.append(_header("If-Match", required=True))
     elif method == "post":

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple
 from datetime import datetime
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -35,11 +36,10 @@ from . import (
     listed,
     merge_patch,
     refuse_unclear,
-    require_match,
     sees_hidden,
     shown,
-    tagged,
 )
+from .validators import require_edit, require_exact, tagged
 
 bp = APIBlueprint("products", __name__, url_prefix="/api/v1/products", tag="Products")
 bp.before_request(refuse_unclear)
@@ -125,8 +125,11 @@ class Product(MethodView):
         """
         with transaction() as session:
             product = products.lock_product(session, id=product_id)
-            require_match(product)
-            view = products.change_product(session, product, _fields(new))
+            require_edit(product, partial(products.last_edit, session, product))
+            fields = _fields(new)
+            if fields["stock"] != product["stock"]:
+                require_exact(product)
+            view = products.change_product(session, product, fields)
         return tagged(shown(view), view)
 
     @auth.requires(WRITE)
@@ -138,24 +141,32 @@ class Product(MethodView):
         """Change some fields of a product by JSON merge patch (RFC 7396)."""
         with transaction() as session:
             product = products.lock_product(session, id=product_id)
-            require_match(product)
+            require_edit(product, partial(products.last_edit, session, product))
             whole = {name: product[name] for name in NewProduct.model_fields}
             new = NewProduct.model_validate(
                 patches.merged(whole, change.model_dump(exclude_unset=True))
             )
+            if new.stock != product["stock"]:
+                require_exact(product)
             view = products.change_product(session, product, _fields(new))
         return tagged(shown(view), view)
 
     @auth.requires(WRITE)
     @bp.doc(
         operation_id="delete_product",
-        responses={204: "It is gone", 404: "", 412: "", 428: ""},
+        responses={
+            204: "It is gone",
+            404: "",
+            409: "Reservations hold some of it",
+            412: "",
+            428: "",
+        },
     )
     def delete(self, product_id: UUID) -> Response:
         """Delete a product."""
         with transaction() as session:
             product = products.lock_product(session, id=product_id)
-            require_match(product)
+            require_exact(product)
             products.delete_product(session, product)
         return Response(status=204)
 
