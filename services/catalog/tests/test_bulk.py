@@ -285,11 +285,11 @@ class TestRaces:
         tries = []
         check = bulk._check_race
 
-        def lose_once(rows):
+        def lose_once(rows, locked):
             tries.append(rows)
             if len(tries) == 1:
                 raise bulk._RaceLost
-            check(rows)
+            check(rows, locked)
 
         monkeypatch.setattr(bulk, "_check_race", lose_once)
         with app.test_request_context():
@@ -300,7 +300,7 @@ class TestRaces:
         assert session.scalar(select(func.count()).select_from(Product)) == 1
 
     def test_gives_up_at_last(self, session, app, monkeypatch):
-        def lose(_rows):
+        def lose(_rows, _locked):
             raise bulk._RaceLost
 
         monkeypatch.setattr(bulk, "_check_race", lose)

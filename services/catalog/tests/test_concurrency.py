@@ -1,7 +1,7 @@
 """What happens at the same time: real transactions of several threads."""
 
 from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier, Event
+from threading import Event
 from uuid import uuid4
 
 import pytest
@@ -11,25 +11,10 @@ from flagon_catalog.domain import bulk, products
 from flagon_catalog.models import Product
 from flagon_chassis.tables import idempotency_key, outbox
 
+from .conftest import wait_until_blocked
+
 PRODUCTS = "/api/v1/products"
 WAIT = 10
-
-
-@pytest.fixture
-def together():
-    """Call a function once for each argument, all at the same moment."""
-
-    def together(function, arguments):
-        barrier = Barrier(len(arguments))
-
-        def start(argument):
-            barrier.wait(WAIT)
-            return function(argument)
-
-        with ThreadPoolExecutor(len(arguments)) as pool:
-            return list(pool.map(start, arguments))
-
-    return together
 
 
 @pytest.fixture
@@ -354,18 +339,3 @@ class TestDeleteCategory:
             gone, made = together(lambda call: call(), calls)
 
             assert (gone.status_code, made.status_code) in {(204, 422), (409, 201)}
-
-
-def wait_until_blocked(session):
-    """Return once another connection waits for a lock that this session holds."""
-    # Not `pg_stat_activity`: it shows one transaction the same backends for ever.
-    blocked = (
-        "select count(*) from pg_locks where not granted"
-        " and pg_backend_pid() = any(pg_blocking_pids(pid))"
-    )
-    connection = session.connection()
-    for _ in range(2000):
-        if connection.exec_driver_sql(blocked).scalar():
-            return
-        connection.exec_driver_sql("select pg_sleep(0.005)")
-    pytest.fail("nobody waits")

@@ -128,6 +128,19 @@ def crowded(migrated):
                 " from generate_series(1, 5000) n"
             )
         )
+        connection.execute(
+            text(
+                "insert into tag (id, slug, name)"
+                " select gen_random_uuid(), 't' || n, 'T' from generate_series(1, 30) n"
+            )
+        )
+        connection.execute(
+            text(
+                "insert into product_tag (product_id, tag_id)"
+                " select product.id, tag.id from product, tag"
+                " where (hashtext(sku || tag.slug) & 7) = 0"
+            )
+        )
     with engine.connect() as connection:
         connection.execution_options(isolation_level="AUTOCOMMIT").execute(
             text("analyze")
@@ -137,10 +150,10 @@ def crowded(migrated):
 
 class TestPlans:
     @pytest.fixture
-    def index_of(self, crowded):
-        """Explain a list and return the indexes it uses and whether it sorts."""
+    def plan_of(self, crowded):
+        """Explain a list and return its plan."""
 
-        def index_of(sort="-created_at", after=None, **filters):
+        def plan_of(sort="-created_at", after=None, analyze=False, **filters):
             caught = []
             with Session(crowded) as session:
                 connection = session.connection()
@@ -158,11 +171,16 @@ class TestPlans:
                 )
                 statement, parameters = caught[0]
                 (plan,) = connection.exec_driver_sql(
-                    f"explain (format json) {statement}", parameters
+                    f"explain (format json, analyze {analyze}) {statement}", parameters
                 ).scalar_one()
-            return list(nodes(plan["Plan"]))
+            return plan["Plan"]
 
-        return index_of
+        return plan_of
+
+    @pytest.fixture
+    def index_of(self, plan_of):
+        """Explain a list and return the nodes of its plan."""
+        return lambda *args, **filters: list(nodes(plan_of(*args, **filters)))
 
     @pytest.mark.parametrize(
         ("sort", "filters", "index"),
@@ -201,8 +219,45 @@ class TestPlans:
 
         assert "Sort" not in [node["Node Type"] for node in found]
 
+    def test_walk_an_order_and_look_whether_the_tag_is_there(self, index_of):
+        found = index_of("-created_at", tag=["t1"])
+
+        indexes = [node.get("Index Name") for node in found]
+        assert "ix_product_status_created_at_id" in indexes
+        assert "pk_product_tag" in indexes
+        assert "Sort" not in [node["Node Type"] for node in found]
+
+    def test_begin_at_a_tag_when_an_order_is_no_help(self, index_of):
+        found = index_of("-created_at", tag=["t1", "t2", "t3"])
+
+        assert "product_tag" in [node.get("Relation Name") for node in found]
+        assert ("Seq Scan", "product") not in [
+            (node["Node Type"], node.get("Relation Name")) for node in found
+        ]
+
+    @pytest.mark.parametrize(
+        ("sort", "filters"),
+        [("-created_at", {}), ("name", {}), ("relevance", {"q": "name"})],
+    )
+    def test_fetch_the_tags_of_what_is_shown_alone(self, plan_of, sort, filters):
+        plan = plan_of(sort, analyze=True, **filters)
+
+        (tags,) = (
+            node for node in every(plan) if "SubPlan" in node.get("Subplan Name", "")
+        )
+        assert tags["Actual Loops"] == 21
+
 
 def nodes(plan):
+    """Yield the nodes of a plan without those that work out one column of one row."""
+    if plan.get("Parent Relationship") == "SubPlan" and "Sort" in str(plan):
+        return
     yield plan
     for child in plan.get("Plans", ()):
         yield from nodes(child)
+
+
+def every(plan):
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from every(child)

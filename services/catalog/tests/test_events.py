@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import flagon_catalog
-from flagon_catalog.models import CATEGORY_VIEW, PRODUCT_VIEW
-from flagon_catalog.schemas import CategoryView, ProductView
+from flagon_catalog.models import CATEGORY_VIEW, PRODUCT_VIEW, TAG_VIEW
+from flagon_catalog.schemas import CategoryView, ProductView, TagView
 
 EVENTS = Path(flagon_catalog.__file__).parent / "events"
 
@@ -17,6 +17,7 @@ EVENTS = Path(flagon_catalog.__file__).parent / "events"
     [
         ("product", PRODUCT_VIEW, ProductView),
         ("category", CATEGORY_VIEW, CategoryView),
+        ("tag", TAG_VIEW, TagView),
     ],
 )
 class TestSchemas:

@@ -41,6 +41,7 @@ class TestCreateProduct:
             "status",
             "stock",
             "category",
+            "tags",
             "attributes",
             "version",
             "created_at",

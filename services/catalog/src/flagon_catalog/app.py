@@ -10,7 +10,7 @@ from apiflask import APIFlask
 from flagon_chassis import auth, db, events, limits, web
 
 from . import cli
-from .routes import categories, document, products
+from .routes import categories, document, products, tags
 from .settings import Settings
 
 SOURCE = "/services/catalog"
@@ -33,7 +33,7 @@ def create_app(
         settings,
         name="catalog",
         title="Flagon catalog",
-        description="Products and categories.",
+        description="Products, categories and tags.",
     )
     app.config["MAX_CONTENT_LENGTH"] = settings.body_bytes_max
     db.init_app(app, settings)
@@ -47,6 +47,7 @@ def create_app(
     events.init_app(app, SOURCE, Path(str(files(__package__) / "events")))
     app.register_blueprint(products.bp)
     app.register_blueprint(categories.bp)
+    app.register_blueprint(tags.bp)
     document.init_app(app)
     app.cli.add_command(cli.seed)
     return app

@@ -8,16 +8,19 @@ from sqlalchemy import (
     CHAR,
     BigInteger,
     CheckConstraint,
+    Column,
     Computed,
     DateTime,
     ForeignKey,
     Index,
     MetaData,
+    Table,
     Text,
     func,
+    select,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB, TSVECTOR
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSVECTOR
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from uuid_utils.compat import uuid7
 
@@ -94,6 +97,46 @@ CATEGORY_VIEW = (
 """The columns of a category in the order of the API."""
 
 
+class Tag(Base):
+    """A word that products are marked with, any number of them."""
+
+    __tablename__ = "tag"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    slug: Mapped[str] = mapped_column(unique=True)
+    """Its name in addresses; never changes, because products are shown with it."""
+    name: Mapped[str]
+    version: Mapped[int] = mapped_column(server_default=text("1"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(
+        server_default=func.now(), onupdate=func.clock_timestamp()
+    )
+
+    __mapper_args__ = {"version_id_col": version, "eager_defaults": True}  # noqa: RUF012 (SQLAlchemy's own form)
+    __table_args__ = (Index("ix_tag_name_id", text("lower(name)"), "id"),)
+
+    def view(self) -> dict[str, Any]:
+        """Return the tag as the API shows it."""
+        return {column.key: getattr(self, column.key) for column in TAG_VIEW}
+
+
+TAG_VIEW = (Tag.id, Tag.slug, Tag.name, Tag.version, Tag.created_at, Tag.updated_at)
+"""The columns of a tag in the order of the API."""
+
+product_tag = Table(
+    "product_tag",
+    Base.metadata,
+    Column(
+        "product_id",
+        ForeignKey("product.id", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("tag_id", ForeignKey(Tag.id), primary_key=True),
+    # The primary key finds the tags of a product, this one the products of a tag.
+    Index("ix_product_tag_tag_id_product_id", "tag_id", "product_id"),
+)
+
+
 class Product(Base):
     """Something that can be bought."""
 
@@ -134,6 +177,18 @@ class Product(Base):
     )
 
 
+# One index range for each product that is shown, and none for those that a list skips.
+# In the order of bytes, as Python sorts: other collations skip hyphens.
+_TAGS = func.array(
+    select(Tag.slug)
+    .join(product_tag, product_tag.c.tag_id == Tag.id)
+    .where(product_tag.c.product_id == Product.id)
+    .correlate(Product)
+    .order_by(Tag.slug.collate("C"))
+    .scalar_subquery(),
+    type_=ARRAY(Text),
+)
+
 PRODUCT_VIEW = (
     Product.id,
     Product.sku,
@@ -145,6 +200,7 @@ PRODUCT_VIEW = (
     Product.status,
     Product.stock,
     Category.slug.label("category"),
+    _TAGS.label("tags"),
     Product.attributes,
     Product.version,
     Product.created_at,

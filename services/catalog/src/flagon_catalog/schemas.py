@@ -39,6 +39,8 @@ NUMBER_MAX = 2**53 - 1
 DEPTH_MAX = 5
 VALUES_MAX = 500
 TEXT_MAX = 5000
+TAGS_MAX = 20
+"""Most tags of one product, and most that a list asks for."""
 ERRORS_MAX = 20
 """Most errors that are told of one item of a bulk upsert."""
 
@@ -65,6 +67,15 @@ def _one_line(value: str) -> str:
     if _LINE_ENDS.search(_usable(value)):
         raise PydanticCustomError("text", "Text must be one line.")
     return value
+
+
+def _sorted(value: list[str]) -> list[str]:
+    return sorted(set(value))
+
+
+def _listed(value: object) -> object:
+    # A query names a thing once or several times.
+    return [value] if isinstance(value, str) else value
 
 
 def _words(value: str) -> str | None:
@@ -314,6 +325,17 @@ CategorySlug = Annotated[
         examples=["kitchen"],
     ),
 ]
+TagSlug = Annotated[
+    str,
+    Field(
+        pattern=SLUG, max_length=120, description="The slug of a tag", examples=["sale"]
+    ),
+]
+Tags = Annotated[
+    list[TagSlug],
+    Field(max_length=TAGS_MAX, description="Each counts once; shown sorted."),
+    AfterValidator(_sorted),
+]
 
 
 class _Body(BaseModel, extra="forbid", strict=True, frozen=True):
@@ -334,6 +356,7 @@ class NewProduct(_Body):
     status: Status = "active"
     stock: Stock = 0
     category: CategorySlug | None = None
+    tags: Tags = Field(default_factory=list)
     attributes: Attributes = Field(default_factory=dict)
 
 
@@ -349,6 +372,7 @@ class ProductChange(_Body):
     status: Status | None = None
     stock: Stock | None = None
     category: CategorySlug | None = None
+    tags: Tags | None = None
     attributes: Attributes | None = None
 
 
@@ -365,6 +389,7 @@ class ProductView(BaseModel):
     status: Status
     stock: Stock
     category: CategorySlug | None
+    tags: list[TagSlug]
     attributes: dict[str, Any]
     version: int
     created_at: datetime
@@ -395,6 +420,9 @@ class ProductQuery(_Query):
         description='Words to search for; `"a phrase"`, `or` and `-without` work.',
     )
     category: CategorySlug | None = None
+    tag: Annotated[Tags, BeforeValidator(_listed)] = Field(
+        default_factory=list, description="May be repeated: a product has all of them."
+    )
     status: Literal["draft", "active", "archived", "any"] = Field(
         default="active", description="All but `active` need the scope catalog:write."
     )
@@ -462,6 +490,44 @@ class CategoryQuery(_Query):
     """Which categories to list."""
 
 
+class NewTag(_Body):
+    """A whole tag, as a client may set it."""
+
+    slug: Slug | None = Field(
+        default=None, description="Made of the name when absent; never changes."
+    )
+    name: Name
+
+
+class TagChange(_Body):
+    """A JSON merge patch (RFC 7396) for a tag."""
+
+    slug: Slug = Field(default_factory=str)
+    name: Name = Field(default_factory=str)
+
+
+class TagView(BaseModel):
+    """A tag."""
+
+    id: UUID
+    slug: Slug
+    name: Name
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+
+class TagPage(BaseModel):
+    """Some tags and how to get the next ones."""
+
+    items: list[TagView]
+    next_cursor: str | None
+
+
+class TagQuery(_Query):
+    """Which tags to list."""
+
+
 class BulkItem(TypedDict, total=False):
     """A product to create or, when its SKU exists, to change."""
 
@@ -475,6 +541,7 @@ class BulkItem(TypedDict, total=False):
     status: Status
     stock: Stock
     category: CategorySlug | None
+    tags: Tags
     attributes: Attributes
 
 
@@ -495,7 +562,7 @@ def sift(items: list[Any]) -> tuple[dict[int, BulkItem], dict[int, list[ErrorDet
 
 
 class BulkUpsert(_Body):
-    """Products to create or change by SKU; a category that does not exist is made."""
+    """Products to create or change by SKU; categories and tags are made if need be."""
 
     items: Annotated[
         list[Any],

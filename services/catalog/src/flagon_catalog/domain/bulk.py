@@ -7,7 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from pydantic_core import to_json
-from sqlalchemy import Row, text
+from sqlalchemy import Row, Uuid, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
@@ -18,6 +18,7 @@ from flagon_chassis.errors import Unavailable
 from . import slugs
 from .categories import ensure_categories
 from .products import View, broken_rule, emit_changed
+from .tags import ensure_tags
 
 Item = Mapping[str, Any]
 """The fields that one item gives; what it leaves out keeps its value."""
@@ -43,27 +44,36 @@ class Outcome:
     """What a refused item would have needed to make a new product."""
 
 
+# Locks the rows that exist, in the order of their SKU, so that two batches with the same
+# products cannot wait for each other in a circle. A statement of its own: one that waits
+# for a row sees that row as it then is, but its tags as they were when the wait began.
+_LOCK = text(
+    "SELECT id FROM product WHERE sku = ANY(:skus) ORDER BY sku FOR UPDATE"
+).columns(id=Uuid)
+
 # Reads, decides and writes in one go:
-# - `old` locks the rows that exist, in the order of their SKU, so that two batches with
-#   the same products cannot wait for each other in a circle, and so that a field that an
-#   item leaves out keeps the value that is current, not one that was read earlier;
+# - `old` has what is locked, so that a field that an item leaves out keeps the value that
+#   is current, not one that was read earlier;
 # - only what differs is written: an unchanged row costs no new version and no event;
 # - a row whose id is not the one that we gave it, without being in `old`, was made by
-#   somebody else after our snapshot: the caller tries again.
+#   somebody else after our snapshot, and one in `old` that is not locked just before it:
+#   the caller tries again.
 _UPSERT = text(
     """
     WITH item AS MATERIALIZED (
         SELECT * FROM jsonb_to_recordset(cast(:items AS jsonb)) AS item (
             position int, id uuid, sku text, slug text, slug_else text, name text,
             description text, price_minor bigint, currency text, status text, stock int,
-            category_given bool, category_id uuid, attributes jsonb
+            category_given bool, category_id uuid, tags text[], attributes jsonb
         )
     ), old AS MATERIALIZED (
         SELECT product.id, sku, product.name, product.description, product.price_minor,
             product.currency, product.status, product.stock, product.category_id,
-            product.attributes
+            ARRAY(
+                SELECT tag.slug FROM product_tag JOIN tag ON tag.id = tag_id
+                WHERE product_id = product.id ORDER BY tag.slug COLLATE "C"
+            ) AS tags, product.attributes
         FROM product JOIN item USING (sku)
-        ORDER BY sku FOR UPDATE OF product
     ), wanted AS (
         SELECT item.id, sku, old.id AS old_id, position,
             CASE WHEN exists (SELECT FROM product WHERE product.slug = item.slug)
@@ -76,6 +86,7 @@ _UPSERT = text(
             coalesce(item.stock, old.stock, 0) AS stock,
             CASE WHEN item.category_given THEN item.category_id
                 ELSE old.category_id END AS category_id,
+            coalesce(item.tags, old.tags, '{}') AS tags,
             coalesce(item.attributes, old.attributes, '{}') AS attributes
         FROM item LEFT JOIN old USING (sku)
         WHERE old.id IS NOT NULL
@@ -89,9 +100,9 @@ _UPSERT = text(
         WHERE old_id IS NULL OR NOT exists (
             SELECT FROM old WHERE old.id = wanted.old_id
             AND (old.name, old.description, old.price_minor, old.currency, old.status,
-                 old.stock, old.attributes)
+                 old.stock, old.tags, old.attributes)
               = (wanted.name, wanted.description, wanted.price_minor, wanted.currency,
-                 wanted.status, wanted.stock, wanted.attributes)
+                 wanted.status, wanted.stock, wanted.tags, wanted.attributes)
             AND old.category_id IS NOT DISTINCT FROM wanted.category_id
         )
         ORDER BY sku
@@ -103,6 +114,15 @@ _UPSERT = text(
             version = product.version + 1, updated_at = clock_timestamp()
         RETURNING id, sku, slug, name, description, price_minor, currency, status, stock,
             category_id, attributes, version, created_at, updated_at
+    ), untagged AS (
+        DELETE FROM product_tag USING written, wanted, tag
+        WHERE product_id = written.id AND wanted.sku = written.sku
+            AND tag.id = tag_id AND tag.slug <> ALL (wanted.tags)
+    ), tagged AS (
+        INSERT INTO product_tag (product_id, tag_id)
+        SELECT written.id, tag.id
+        FROM written JOIN wanted USING (sku) JOIN tag ON tag.slug = ANY (wanted.tags)
+        ON CONFLICT DO NOTHING
     )
     SELECT item.position, item.id AS given_id, old.id AS old_id,
         array_remove(ARRAY[
@@ -114,14 +134,16 @@ _UPSERT = text(
             CASE WHEN written.stock <> old.stock THEN 'stock' END,
             CASE WHEN written.category_id IS DISTINCT FROM old.category_id
                 THEN 'category' END,
+            CASE WHEN wanted.tags <> old.tags THEN 'tags' END,
             CASE WHEN written.attributes <> old.attributes THEN 'attributes' END
         ], NULL) AS changed,
         written.id, written.sku, written.slug, written.name, written.description,
         written.price_minor, written.currency, written.status, written.stock,
-        category.slug AS category, written.attributes, written.version,
+        category.slug AS category, wanted.tags, written.attributes, written.version,
         written.created_at, written.updated_at
     FROM item
     LEFT JOIN old USING (sku)
+    LEFT JOIN wanted USING (sku)
     LEFT JOIN written USING (sku)
     LEFT JOIN category ON category.id = written.category_id
     ORDER BY item.position
@@ -133,7 +155,7 @@ def upsert_products(session: Session, items: Sequence[Item]) -> list[Outcome]:
     """Create or change many products by SKU and return what became of each.
 
     Safe to repeat: what is already so stays as it is. An item without a name or a price
-    can only change a product. Categories that do not exist are made.
+    can only change a product. Categories and tags that do not exist are made.
 
     :param items: valid ones; a SKU may occur again, and then the later item finds what
         the earlier one left.
@@ -142,6 +164,7 @@ def upsert_products(session: Session, items: Sequence[Item]) -> list[Outcome]:
     categories = ensure_categories(
         session, (item["category"] for item in items if item.get("category"))
     )
+    ensure_tags(session, (slug for item in items for slug in item.get("tags", ())))
     outcomes: dict[int, Outcome] = {}
     for turn in _turns(items):
         for row in _upsert(session, turn, categories):
@@ -168,10 +191,12 @@ def _upsert(
     for attempt in range(_ATTEMPTS):
         try:
             with session.begin_nested():
+                skus = [item["sku"] for _, item in turn]
+                locked = set(session.scalars(_LOCK, {"skus": skus}))
                 rows = session.execute(
                     _UPSERT, {"items": _parameter(turn, categories, attempt)}
                 ).all()
-                _check_race(rows)
+                _check_race(rows, locked)
         except _RaceLost:
             continue
         except IntegrityError as error:
@@ -184,9 +209,11 @@ def _upsert(
     raise BulkDisturbed("Send it again.", retry_after_seconds=1)
 
 
-def _check_race(rows: Sequence[Row[Any]]) -> None:
-    if any(row.id not in {None, row.old_id or row.given_id} for row in rows):
-        raise _RaceLost
+def _check_race(rows: Sequence[Row[Any]], locked: set[UUID]) -> None:
+    for row in rows:
+        made_meanwhile = row.id not in {None, row.old_id or row.given_id}
+        if made_meanwhile or not {row.old_id} <= locked | {None}:
+            raise _RaceLost
 
 
 def _parameter(

@@ -26,12 +26,13 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
-from flagon_catalog.models import PRODUCT_VIEW, Category, Product
+from flagon_catalog.models import PRODUCT_VIEW, Category, Product, Tag, product_tag
 from flagon_chassis import events
 from flagon_chassis.errors import Conflict, Invalid, NotFound
 
 from . import slugs
 from .categories import lock_category_ids
+from .tags import find_tag_ids, set_tags
 
 if TYPE_CHECKING:
     import psycopg
@@ -76,6 +77,8 @@ class Filter:
     """Words to search for; `"a phrase"`, `or` and `-without` work as on the web."""
     category: str | None = None
     """The category's slug."""
+    tag: Sequence[str] = ()
+    """Slugs of tags; a product must have all of them."""
     sku: str | None = None
     slug: str | None = None
     currency: str | None = None
@@ -187,6 +190,7 @@ def _filtered(
             .where(Category.slug == wanted.category)
             .scalar_subquery()
         )
+    conditions.extend(_tagged(slug) for slug in wanted.tag)
     for column, value in (
         (Product.sku, wanted.sku),
         (Product.slug, wanted.slug),
@@ -203,6 +207,16 @@ def _filtered(
     return statement.where(*conditions)
 
 
+def _tagged(slug: str) -> ColumnElement[bool]:
+    """Return whether a product has a tag; the planner may begin at either of the two."""
+    tag = select(Tag.id).where(Tag.slug == slug).scalar_subquery()
+    return (
+        select(product_tag.c.product_id)
+        .where(product_tag.c.product_id == Product.id, product_tag.c.tag_id == tag)
+        .exists()
+    )
+
+
 def create_product(session: Session, fields: Mapping[str, Any]) -> View:
     """Add one product and return it as the API shows it.
 
@@ -210,12 +224,15 @@ def create_product(session: Session, fields: Mapping[str, Any]) -> View:
     :raises SkuTaken: a product with this SKU exists.
     :raises SlugTaken: a product with this very slug exists.
     :raises CategoryUnknown: there is no category with this slug.
+    :raises TagUnknown: there is no tag with one of these slugs.
     """
     id_ = uuid7()
     given = fields["slug"]
+    tags = find_tag_ids(session, fields["tags"])
     choices = (given,) if given else slugs.choices(fields["name"], fields["sku"], id_)
     columns = _columns(session, fields)
     values, created = _insert(session, {**columns, "id": id_}, choices)
+    set_tags(session, id_, tags)
     view = _in_order({**fields, **values, **created})
     emit_changed(session, [(view, list(view))])
     return view
@@ -242,12 +259,14 @@ def lock_product(session: Session, *, id: UUID) -> View:
 
     :raises ProductNotFound: there is none.
     """
-    row = session.execute(
-        _VIEW.where(Product.id == id).with_for_update(of=Product)
-    ).one_or_none()
-    if row is None:
+    locked = session.scalar(
+        select(Product.id).where(Product.id == id).with_for_update()
+    )
+    if locked is None:
         raise ProductNotFound(f"There is no product {id}.")
-    return row._asdict()
+    # Only now: a statement that waits for a row sees that row as it then is, but what
+    # belongs to it (category and tags) as it was when the wait began.
+    return session.execute(_VIEW.where(Product.id == id)).one()._asdict()
 
 
 def change_product(session: Session, product: View, fields: Mapping[str, Any]) -> View:
@@ -258,10 +277,14 @@ def change_product(session: Session, product: View, fields: Mapping[str, Any]) -
     :raises SkuTaken: another product has the new SKU.
     :raises SlugTaken: another product has the new slug.
     :raises CategoryUnknown: there is no category with this slug.
+    :raises TagUnknown: there is no tag with one of these slugs.
     """
     changed = {name: value for name, value in fields.items() if product[name] != value}
     if not changed:
         return product
+    if "tags" in changed:
+        tags = find_tag_ids(session, changed["tags"])
+        set_tags(session, product["id"], tags)
     values = _columns(session, changed)
     written = _write(
         session,
@@ -308,8 +331,8 @@ def emit_changed(
 
 
 def _columns(session: Session, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return fields as columns: the category becomes its id."""
-    columns = dict(fields)
+    """Return fields as columns: the category becomes its id, tags are none."""
+    columns = {name: value for name, value in fields.items() if name != "tags"}
     if "category" in columns:
         slug = columns.pop("category")
         columns["category_id"] = None if slug is None else _category(session, slug)

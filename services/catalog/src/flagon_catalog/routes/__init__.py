@@ -10,6 +10,8 @@ from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 from flagon_chassis import auth, conditional
 
 WRITE = "catalog:write"
+REPEATABLE = frozenset({"tag"})
+"""Names that may be in a query several times."""
 PATCH_TYPES = ("application/merge-patch+json", "application/json")
 
 V = TypeVar("V", bound=Callable[..., Any])
@@ -23,7 +25,11 @@ def merge_patch(view: V) -> V:
 
 def refuse_unclear() -> None:
     """Refuse a query that says two things, and a patch that is no JSON merge patch."""
-    twice = [name for name, values in request.args.lists() if len(values) > 1]
+    twice = [
+        name
+        for name, values in request.args.lists()
+        if len(values) > 1 and name not in REPEATABLE
+    ]
     if twice:
         raise BadRequest(f"Give {', '.join(sorted(twice))} only once.")
     if request.method == "PATCH" and request.mimetype not in PATCH_TYPES:

@@ -56,6 +56,7 @@ class Products(MethodView):
 
         A page at a time, in an order that stays the same while products change.
         """
+        asked = _whole(asked)
         hidden = sees_hidden()
         if asked.status != "active" and not hidden:
             raise HiddenProducts(f"The status {asked.status} needs {WRITE}.")
@@ -186,8 +187,8 @@ def upsert_products(wanted: BulkUpsert) -> Response:
     """Create or change up to 1,000 products by SKU.
 
     Each item is judged on its own; a field that an item leaves out keeps its value, and a
-    category that does not exist is made. What is already so stays as it is, so sending
-    the same again changes nothing. A SKU that occurs twice is handled in order.
+    category or tag that does not exist is made. What is already so stays as it is, so
+    sending the same again changes nothing. A SKU that occurs twice is handled in order.
     """
 
     def respond() -> Response:
@@ -224,6 +225,14 @@ def _fields(new: NewProduct) -> dict[str, Any]:
     if new.slug is None:
         del fields["slug"]
     return fields
+
+
+def _whole(asked: ProductQuery) -> ProductQuery:
+    """Return the query with every tag; APIFlask gives the first value of each name."""
+    tags = request.args.getlist("tag")
+    if len(tags) < 2:  # noqa: PLR2004 (one is there already)
+        return asked
+    return ProductQuery.model_validate({**request.args.to_dict(), "tag": tags})
 
 
 def _filter(asked: ProductQuery) -> products.Filter:
