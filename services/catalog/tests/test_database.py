@@ -112,9 +112,17 @@ def crowded(migrated):
     with engine.begin() as connection:
         connection.execute(
             text(
-                "insert into category (id, slug, name, description)"
-                " select gen_random_uuid(), 'c' || n, 'C', ''"
+                "insert into category (id, slug, name, description, path)"
+                " select gen_random_uuid(), 'c' || n, 'C', '', array['c' || n]"
                 " from generate_series(1, 20) n"
+            )
+        )
+        # The first four are one tree.
+        connection.execute(
+            text(
+                "update category set path = array['c1', slug],"
+                " parent_id = (select id from category where slug = 'c1')"
+                " where slug in ('c2', 'c3', 'c4')"
             )
         )
         connection.execute(
@@ -219,12 +227,30 @@ class TestPlans:
 
         assert "Sort" not in [node["Node Type"] for node in found]
 
+    @pytest.mark.parametrize(
+        ("sort", "index"),
+        [
+            ("-created_at", "ix_product_category_id_status_created_at_id"),
+            ("name", "ix_product_category_id_status_name_id"),
+            ("-price_minor", "ix_product_category_id_status_price_minor_id"),
+        ],
+    )
+    def test_merge_a_page_of_each_category(self, plan_of, sort, index):
+        plan = plan_of(sort, analyze=True, category="c1")
+
+        (scan,) = (node for node in every(plan) if node.get("Index Name") == index)
+        # Four categories, 250 products in each, and no more than a page of any is read.
+        assert scan["Actual Loops"] == 4
+        assert scan["Actual Rows"] <= 21
+        assert "Index Cond" in scan
+        assert "Filter" not in scan
+
     def test_walk_an_order_and_look_whether_the_tag_is_there(self, index_of):
         found = index_of("-created_at", tag=["t1"])
 
         indexes = [node.get("Index Name") for node in found]
         assert "ix_product_status_created_at_id" in indexes
-        assert "pk_product_tag" in indexes
+        assert {"pk_product_tag", "ix_product_tag_tag_id_product_id"} & set(indexes)
         assert "Sort" not in [node["Node Type"] for node in found]
 
     def test_begin_at_a_tag_when_an_order_is_no_help(self, index_of):

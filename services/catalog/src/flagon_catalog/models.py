@@ -29,6 +29,9 @@ from flagon_chassis.tables import NAMING
 STATUSES = ("draft", "active", "archived")
 """A draft is not for sale yet, an archived product no longer."""
 
+LEVELS_MAX = 6
+"""Most categories on the way from a root to a leaf, both counted."""
+
 # Accents are folded away, so that `zafon` finds Zafón. NFD and not NFKD: the latter would
 # turn characters of the attributes into quotation marks and so break their JSON.
 _FOLDED = "regexp_replace(normalize({0}, NFD), '[\u0300-\u036f]', '', 'g')"
@@ -57,6 +60,7 @@ class Base(DeclarativeBase):
         str: Text(),
         datetime: DateTime(timezone=True),
         dict[str, Any]: JSONB(),
+        list[str]: ARRAY(Text),
     }
 
 
@@ -70,6 +74,9 @@ class Category(Base):
     """Its name in addresses; never changes, because products are shown with it."""
     name: Mapped[str]
     description: Mapped[str]
+    parent_id: Mapped[UUID | None] = mapped_column(ForeignKey("category.id"))
+    path: Mapped[list[str]]
+    """Slugs from the root to this one (docs/adr/0027-category-paths.md)."""
     version: Mapped[int] = mapped_column(server_default=text("1"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     updated_at: Mapped[datetime] = mapped_column(
@@ -78,7 +85,22 @@ class Category(Base):
 
     # The unit of work counts versions: 1 at first, one more at each changed row.
     __mapper_args__ = {"version_id_col": version, "eager_defaults": True}  # noqa: RUF012 (SQLAlchemy's own form)
-    __table_args__ = (Index("ix_category_name_id", text("lower(name)"), "id"),)
+    __table_args__ = (
+        # No way up is endless and none leads back, whatever the code does.
+        CheckConstraint(f"cardinality(path) <= {LEVELS_MAX}", name="levels"),
+        CheckConstraint("path[cardinality(path)] = slug", name="path_ends_here"),
+        CheckConstraint(
+            "(parent_id IS NULL) = (cardinality(path) = 1)", name="path_begins_at_root"
+        ),
+        Index("ix_category_name_id", text("lower(name)"), "id"),
+        Index("ix_category_parent_id_name_id", "parent_id", text("lower(name)"), "id"),
+        Index("ix_category_path", "path", postgresql_using="gin"),
+    )
+
+    @property
+    def parent(self) -> str | None:
+        """Return the slug of the category that this one is in."""
+        return self.path[-2] if len(self.path) > 1 else None
 
     def view(self) -> dict[str, Any]:
         """Return the category as the API shows it."""
@@ -90,6 +112,9 @@ CATEGORY_VIEW = (
     Category.slug,
     Category.name,
     Category.description,
+    # Nothing is before the first, so a root has none.
+    Category.path[func.cardinality(Category.path) - 1].label("parent"),
+    Category.path,
     Category.version,
     Category.created_at,
     Category.updated_at,
@@ -162,7 +187,8 @@ class Product(Base):
         CheckConstraint("price_minor >= 0", name="price"),
         CheckConstraint("stock >= 0", name="stock"),
         CheckConstraint(f"status in ({', '.join(map(repr, STATUSES))})", name="status"),
-        # One for each order of the list; nearly every list asks for one status.
+        # Two for each order of the list, because a list of categories merges one range
+        # of each; nearly every list asks for one status.
         Index("ix_product_status_created_at_id", "status", "created_at", "id"),
         Index("ix_product_status_name_id", "status", text("lower(name)"), "id"),
         Index("ix_product_status_price_minor_id", "status", "price_minor", "id"),
@@ -171,6 +197,20 @@ class Product(Base):
             "category_id",
             "status",
             "created_at",
+            "id",
+        ),
+        Index(
+            "ix_product_category_id_status_name_id",
+            "category_id",
+            "status",
+            text("lower(name)"),
+            "id",
+        ),
+        Index(
+            "ix_product_category_id_status_price_minor_id",
+            "category_id",
+            "status",
+            "price_minor",
             "id",
         ),
         Index("ix_product_search", "search", postgresql_using="gin"),

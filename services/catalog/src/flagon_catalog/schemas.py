@@ -419,7 +419,9 @@ class ProductQuery(_Query):
         default=None,
         description='Words to search for; `"a phrase"`, `or` and `-without` work.',
     )
-    category: CategorySlug | None = None
+    category: CategorySlug | None = Field(
+        default=None, description="What is in the categories in it counts too."
+    )
     tag: Annotated[Tags, BeforeValidator(_listed)] = Field(
         default_factory=list, description="May be repeated: a product has all of them."
     )
@@ -457,6 +459,9 @@ class NewCategory(_Body):
     )
     name: Name
     description: Description = ""
+    parent: CategorySlug | None = Field(
+        default=None, description="The slug of the category that it is in."
+    )
 
 
 class CategoryChange(_Body):
@@ -465,6 +470,7 @@ class CategoryChange(_Body):
     slug: Slug = Field(default_factory=str)
     name: Name = Field(default_factory=str)
     description: Description | None = None
+    parent: CategorySlug | None = None
 
 
 class CategoryView(BaseModel):
@@ -474,6 +480,8 @@ class CategoryView(BaseModel):
     slug: Slug
     name: Name
     description: Description
+    parent: CategorySlug | None
+    path: list[Slug] = Field(description="Slugs from the root to this one.")
     version: int
     created_at: datetime
     updated_at: datetime
@@ -488,6 +496,11 @@ class CategoryPage(BaseModel):
 
 class CategoryQuery(_Query):
     """Which categories to list."""
+
+    parent: CategorySlug | Literal[""] | None = Field(
+        default=None,
+        description="Those directly in this one; empty for those that are in none.",
+    )
 
 
 class NewTag(_Body):

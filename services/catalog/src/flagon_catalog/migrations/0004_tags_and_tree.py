@@ -1,7 +1,8 @@
-"""Tags of products."""
+"""Tags of products, and categories in categories."""
 
 import sqlalchemy as sa
 from alembic import op
+from sqlalchemy.dialects import postgresql
 
 revision = "0004"
 down_revision = "0001"
@@ -11,6 +12,11 @@ depends_on = None
 
 def upgrade() -> None:
     """Apply the change."""
+    _tags()
+    _tree()
+
+
+def _tags() -> None:
     op.create_table(
         "tag",
         sa.Column("id", sa.Uuid),
@@ -50,7 +56,44 @@ def upgrade() -> None:
     )
 
 
+def _tree() -> None:
+    op.add_column("category", sa.Column("parent_id", sa.Uuid))
+    op.add_column("category", sa.Column("path", postgresql.ARRAY(sa.Text)))
+    # Those that exist are in none.
+    op.execute("update category set path = array[slug]")
+    op.alter_column("category", "path", nullable=False)
+    op.create_foreign_key(
+        "fk_category_parent_id_category", "category", "category", ["parent_id"], ["id"]
+    )
+    for name, rule in (
+        ("levels", "cardinality(path) <= 6"),
+        ("path_ends_here", "path[cardinality(path)] = slug"),
+        ("path_begins_at_root", "(parent_id IS NULL) = (cardinality(path) = 1)"),
+    ):
+        op.create_check_constraint(f"ck_category_{name}", "category", rule)
+    op.create_index(
+        "ix_category_parent_id_name_id",
+        "category",
+        ["parent_id", sa.text("lower(name)"), "id"],
+    )
+    op.create_index("ix_category_path", "category", ["path"], postgresql_using="gin")
+    for name, column in (
+        ("name", sa.text("lower(name)")),
+        ("price_minor", "price_minor"),
+    ):
+        op.create_index(
+            f"ix_product_category_id_status_{name}_id",
+            "product",
+            ["category_id", "status", column, "id"],
+        )
+
+
 def downgrade() -> None:
     """Take the change back."""
+    for name in ("name", "price_minor"):
+        op.drop_index(f"ix_product_category_id_status_{name}_id", "product")
+    for column in ("parent_id", "path"):
+        # Rules and indexes of a column go with it.
+        op.drop_column("category", column)
     op.drop_table("product_tag")
     op.drop_table("tag")
