@@ -156,6 +156,19 @@ QUERIES = [
     "__proto__=1",
     "q=a&q=b",
     "q=%00",
+    "fields=",
+    "fields=colour",
+    "fields=id,,name",
+    "fields=id, name",
+    "fields=search",
+    "fields=category_id",
+    "fields=__class__",
+    "fields=id;drop table product",
+    f"fields={'id,' * 300}",
+    "fields=id&fields=name",
+    "include=",
+    "include=products",
+    "include=category,tags",
 ]
 
 

@@ -412,7 +412,24 @@ class _Query(BaseModel, extra="forbid", frozen=True):
     )
 
 
-class ProductQuery(_Query):
+class ShapeQuery(BaseModel, frozen=True):
+    """What to show of a product."""
+
+    fields: str | None = Field(
+        default=None,
+        max_length=500,
+        description="Names of fields with commas between them; others are left out.",
+        examples=["id,name,price_minor"],
+    )
+    include: str | None = Field(
+        default=None,
+        max_length=100,
+        description="`category` shows the whole category as `embedded.category`.",
+        examples=["category"],
+    )
+
+
+class ProductQuery(_Query, ShapeQuery):
     """Which products to list."""
 
     q: Annotated[str, Field(max_length=200), AfterValidator(_words)] | None = Field(

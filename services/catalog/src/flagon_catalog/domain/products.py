@@ -33,6 +33,7 @@ from flagon_chassis.errors import Conflict, Invalid, NotFound
 
 from . import slugs
 from .categories import lock_category_ids, within
+from .shapes import WHOLE, Shape
 from .tags import find_tag_ids, set_tags
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 View = dict[str, Any]
 """A product as the API shows it, by field name."""
 
-_VIEW = select(*PRODUCT_VIEW).outerjoin(Category, Product.category_id == Category.id)
+_VIEW = WHOLE.select()
 _GENERATED = (Product.id, Product.version, Product.created_at, Product.updated_at)
 _ACCENTS = re.compile("[\u0300-\u036f]")
 
@@ -95,15 +96,17 @@ def find_product(
     slug: str | None = None,
     sku: str | None = None,
     hidden: bool = False,
+    shape: Shape = WHOLE,
 ) -> View:
     """Return one product, by its id, its slug or its SKU.
 
+    :param shape: what to select; more comes with it, see `Shape.show`.
     :param hidden: whether drafts and archived products are found as well.
     :raises ProductNotFound: there is none.
     """
     keys = ((Product.id, id), (Product.slug, slug), (Product.sku, sku))
     column, value = next(pair for pair in keys if pair[1] is not None)
-    row = session.execute(_VIEW.where(column == value)).one_or_none()
+    row = session.execute(shape.select().where(column == value)).one_or_none()
     if row is None or not (hidden or row.status == "active"):
         raise ProductNotFound(f"There is no product {value}.")
     return row._asdict()
@@ -116,12 +119,14 @@ def list_products(
     sort: str,
     limit: int,
     after: Sequence[Any] | None = None,
+    shape: Shape = WHOLE,
 ) -> list[View]:
     """Return one page of products, each with its `position` in the order.
 
     :param sort: `relevance` (the best first), or `created_at`, `name` or `price_minor`,
         with a minus in front for the reverse.
     :param after: position and id of the last product of the page before.
+    :param shape: what to select; more comes with it, see `Shape.show`.
     :raises RelevanceUnknown: it is to be sorted by relevance without a search.
     """
     query = None if wanted.q is None else _query(wanted.q)
@@ -138,13 +143,15 @@ def list_products(
         )
 
     if wanted.category is None:
-        statement = page(_VIEW.add_columns(position.label("position")))
+        statement = page(shape.select().add_columns(position.label("position")))
     elif query is None:
-        statement = _merged(wanted.category, page, position, limit, backward=backward)
+        statement = _merged(
+            shape, wanted.category, page, position, limit, backward=backward
+        )
     else:
         # A search finds few products, and once is enough.
         shelves = select(Category.id).where(within(wanted.category))
-        statement = page(_VIEW.add_columns(position.label("position"))).where(
+        statement = page(shape.select().add_columns(position.label("position"))).where(
             Product.category_id.in_(shelves)
         )
     result = session.execute(statement)
@@ -160,6 +167,7 @@ def _ordered(
 
 
 def _merged(
+    shape: Shape,
     category: str,
     page: Callable[[Select[Any]], Select[Any]],
     position: ColumnElement[Any],
@@ -186,7 +194,8 @@ def _merged(
         .subquery("page")
     )
     return (
-        _VIEW.add_columns(merged.c.position)
+        shape.select()
+        .add_columns(merged.c.position)
         .join(merged, merged.c.id == Product.id)
         .order_by(*_ordered(merged.c.position, merged.c.id, backward=backward))
     )

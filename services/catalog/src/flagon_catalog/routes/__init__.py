@@ -65,10 +65,13 @@ def shown(
     return response
 
 
-def tagged(response: Response, view: Mapping[str, Any]) -> Response:
-    """Put the entity tag of a product or category on a response, or make it a 304."""
+def tagged(response: Response, view: Mapping[str, Any], *more: str) -> Response:
+    """Put the entity tag of a product or category on a response, or make it a 304.
+
+    :param more: what else the bytes depend on.
+    """
     # The id is part of the tag because a slug or SKU can come to name another one.
-    return conditional.tagged(response, view["version"], str(view["id"]))
+    return conditional.tagged(response, view["version"], str(view["id"]), *more)
 
 
 def require_match(view: Mapping[str, Any]) -> None:

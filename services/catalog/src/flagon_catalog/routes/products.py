@@ -1,6 +1,6 @@
 """The products of the API."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -9,7 +9,7 @@ from apiflask import APIBlueprint
 from flask import Response, current_app, request, url_for
 from flask.views import MethodView
 
-from flagon_catalog.domain import bulk, patches, products
+from flagon_catalog.domain import bulk, patches, products, shapes
 from flagon_catalog.models import STATUSES
 from flagon_catalog.schemas import (
     BulkReport,
@@ -19,6 +19,7 @@ from flagon_catalog.schemas import (
     ProductPage,
     ProductQuery,
     ProductView,
+    ShapeQuery,
     bulk_report,
     sift,
 )
@@ -38,6 +39,10 @@ from . import (
 
 bp = APIBlueprint("products", __name__, url_prefix="/api/v1/products", tag="Products")
 bp.before_request(refuse_unclear)
+
+
+_PAGE = {"limit", "cursor", "fields", "include"}
+"""What does not change which products are listed, nor their order."""
 
 
 class HiddenProducts(Forbidden):
@@ -61,7 +66,8 @@ class Products(MethodView):
         if asked.status != "active" and not hidden:
             raise HiddenProducts(f"The status {asked.status} needs {WRITE}.")
         sort = asked.sort or ("relevance" if asked.q else "-created_at")
-        purpose = f"products {asked.model_dump_json(exclude={'limit', 'cursor'})}"
+        shape = shapes.shape(asked.fields, asked.include)
+        purpose = f"products {asked.model_dump_json(exclude=_PAGE)}"
         with reading() as session:
             rows = products.list_products(
                 session,
@@ -70,13 +76,15 @@ class Products(MethodView):
                 # One more than asked for tells whether there is a next page.
                 limit=asked.limit + 1,
                 after=_after(purpose, asked.cursor, sort),
+                shape=shape,
             )
         items = rows[: asked.limit]
         positions = [item.pop("position") for item in items]
         cursor = None
         if len(rows) > asked.limit:
             cursor = _cursor(purpose, positions[-1], items[-1]["id"])
-        return shown({"items": items, "next_cursor": cursor}, hidden=hidden)
+        page = {"items": [shape.show(item) for item in items], "next_cursor": cursor}
+        return shown(page, hidden=hidden)
 
     @auth.requires(WRITE)
     @bp.doc(
@@ -105,10 +113,11 @@ class Product(MethodView):
 
     @auth.open_route
     @bp.doc(operation_id="find_product", responses=[304, 404])
+    @bp.input(ShapeQuery, location="query", arg_name="asked")
     @bp.output(ProductView)
-    def get(self, product_id: UUID) -> Response:
+    def get(self, product_id: UUID, asked: ShapeQuery) -> Response:
         """Show a product."""
-        return _found(id=product_id)
+        return _found(asked, id=product_id)
 
     @auth.requires(WRITE)
     @bp.doc(operation_id="replace_product", responses=[404, 409, 412, 428])
@@ -163,19 +172,21 @@ bp.add_url_rule("/<uuid:product_id>", view_func=Product.as_view("product"))
 @bp.get("/by-slug/<slug>")
 @auth.open_route
 @bp.doc(operation_id="find_product_by_slug", responses=[304, 404])
+@bp.input(ShapeQuery, location="query", arg_name="asked")
 @bp.output(ProductView)
-def find_product_by_slug(slug: str) -> Response:
+def find_product_by_slug(slug: str, asked: ShapeQuery) -> Response:
     """Show the product with this slug."""
-    return _found(slug=slug)
+    return _found(asked, slug=slug)
 
 
 @bp.get("/by-sku/<sku>")
 @auth.open_route
 @bp.doc(operation_id="find_product_by_sku", responses=[304, 404])
+@bp.input(ShapeQuery, location="query", arg_name="asked")
 @bp.output(ProductView)
-def find_product_by_sku(sku: str) -> Response:
+def find_product_by_sku(sku: str, asked: ShapeQuery) -> Response:
     """Show the product with this SKU."""
-    return _found(sku=sku)
+    return _found(asked, sku=sku)
 
 
 @bp.post("/bulk")
@@ -210,14 +221,33 @@ def allow_large_bulk() -> None:
 
 
 def _found(
-    *, id: UUID | None = None, slug: str | None = None, sku: str | None = None
+    asked: ShapeQuery,
+    *,
+    id: UUID | None = None,
+    slug: str | None = None,
+    sku: str | None = None,
 ) -> Response:
     hidden = sees_hidden()
+    shape = shapes.shape(asked.fields, asked.include)
     with reading() as session:
         product = products.find_product(
-            session, id=id, slug=slug, sku=sku, hidden=hidden
+            session, id=id, slug=slug, sku=sku, hidden=hidden, shape=shape
         )
-    return tagged(shown(product, hidden=hidden), product)
+    return tagged(
+        shown(shape.show(product), hidden=hidden), product, *_more(shape, product)
+    )
+
+
+def _more(shape: shapes.Shape, product: Mapping[str, Any]) -> list[str]:
+    """Return what else an entity tag depends on than the product.
+
+    Some fields of a version are as old as all of it, and have an address of their own: the
+    tag may be the same, and `If-Match` takes it.
+    """
+    if not shape.include:
+        return []
+    category = shapes.embedded(product)
+    return ["in", f"v{category['version']}-{category['id']}" if category else "none"]
 
 
 def _fields(new: NewProduct) -> dict[str, Any]:
@@ -238,7 +268,7 @@ def _whole(asked: ProductQuery) -> ProductQuery:
 def _filter(asked: ProductQuery) -> products.Filter:
     return products.Filter(
         statuses=STATUSES if asked.status == "any" else (asked.status,),
-        **asked.model_dump(exclude={"status", "sort", "limit", "cursor"}),
+        **asked.model_dump(exclude={"status", "sort", *_PAGE}),
     )
 
 

@@ -1,0 +1,95 @@
+"""What of a product is shown: some of its fields, and what belongs to it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Select, select
+
+from flagon_catalog.models import CATEGORY_VIEW, PRODUCT_VIEW, Category, Product
+from flagon_chassis.errors import Invalid
+
+FIELDS = tuple(column.key for column in PRODUCT_VIEW)
+INCLUDES = ("category",)
+
+# What entity tags, cursors and the rules of who sees what are made of.
+_NEEDED = frozenset({"id", "version", "status"})
+_IN_CATEGORY = "category__"
+
+
+class FieldUnknown(Invalid):
+    """Products have no such field."""
+
+
+class IncludeUnknown(Invalid):
+    """Nothing of this name can be shown with a product."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What to show of a product."""
+
+    fields: frozenset[str] = frozenset(FIELDS)
+    include: frozenset[str] = frozenset()
+
+    def select(self) -> Select[Any]:
+        """Return a selection of what is shown and what is needed beside it."""
+        wanted = self.fields | _NEEDED
+        statement = (
+            select(*(column for column in PRODUCT_VIEW if column.key in wanted))
+            .select_from(Product)
+            .outerjoin(Category, Product.category_id == Category.id)
+        )
+        if "category" in self.include:
+            statement = statement.add_columns(
+                *(column.label(_IN_CATEGORY + column.key) for column in CATEGORY_VIEW)
+            )
+        return statement
+
+    def show(self, found: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a selected product as the API shows it."""
+        if self == WHOLE:
+            return dict(found)
+        shown = {name: found[name] for name in FIELDS if name in self.fields}
+        if self.include:
+            shown["embedded"] = {"category": embedded(found)}
+        return shown
+
+
+WHOLE = Shape()
+"""Every field, and nothing else."""
+
+
+def embedded(found: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the category that was selected with a product, if it has one."""
+    if found[f"{_IN_CATEGORY}id"] is None:
+        return None
+    return {column.key: found[_IN_CATEGORY + column.key] for column in CATEGORY_VIEW}
+
+
+def shape(fields: str | None, include: str | None) -> Shape:
+    """Return the shape that a query asks for.
+
+    :param fields: names with commas between them; all fields when None.
+    :param include: likewise; nothing when None.
+    :raises FieldUnknown: products have no such field.
+    :raises IncludeUnknown: nothing of this name can be included.
+    """
+    return Shape(
+        WHOLE.fields if fields is None else _known(fields, "fields", FIELDS),
+        _known(include, "include", INCLUDES) if include is not None else frozenset(),
+    )
+
+
+def _known(asked: str, parameter: str, known: tuple[str, ...]) -> frozenset[str]:
+    names = frozenset(asked.split(","))
+    unknown = sorted(names.difference(known))
+    if unknown:
+        failure = FieldUnknown if parameter == "fields" else IncludeUnknown
+        detail = f"There is no {unknown[0]!r}; known are {', '.join(known)}."
+        raise failure(
+            detail,
+            errors=[{"pointer": f"#/{parameter}", "detail": detail}],
+            known=list(known),
+        )
+    return names
