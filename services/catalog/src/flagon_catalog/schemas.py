@@ -396,11 +396,40 @@ class ProductView(BaseModel):
     updated_at: datetime
 
 
+class FacetValue(BaseModel):
+    """How many products of a list have a value."""
+
+    value: str
+    count: int
+
+
+class PriceRange(BaseModel):
+    """How many products of a list have a price from here to there, both included."""
+
+    price_minor_min: int
+    price_minor_max: int | None
+    count: int
+
+
+class Facets(BaseModel):
+    """What was asked to be counted under the filters of a list, the most first."""
+
+    complete: bool = Field(description="False when only 100,000 products were counted.")
+    category: list[FacetValue] = Field(
+        default=[], description="A product counts for each category above it too."
+    )
+    tag: list[FacetValue] = []
+    status: list[FacetValue] = []
+    currency: list[FacetValue] = []
+    price: list[PriceRange] = []
+
+
 class ProductPage(BaseModel):
     """Some products and how to get the next ones."""
 
     items: list[ProductView]
     next_cursor: str | None
+    facets: Facets = Field(default=None, description="When they were asked for.")  # type: ignore[assignment]
 
 
 class _Query(BaseModel, extra="forbid", frozen=True):
@@ -465,6 +494,13 @@ class ProductQuery(_Query, ShapeQuery):
     ) = Field(
         default=None,
         description="`relevance` by default when `q` is given, else `-created_at`.",
+    )
+    facets: str | None = Field(
+        default=None,
+        max_length=100,
+        description="What to count under these filters, with commas between:"
+        " `category`, `tag`, `status`, `currency`, `price`.",
+        examples=["category,tag"],
     )
 
 

@@ -150,14 +150,26 @@ def list_products(
         )
     else:
         # A search finds few products, and once is enough.
-        shelves = select(Category.id).where(within(wanted.category))
-        statement = page(shape.select().add_columns(position.label("position"))).where(
-            Product.category_id.in_(shelves)
+        statement = _inside(
+            page(shape.select().add_columns(position.label("position"))),
+            wanted.category,
         )
     result = session.execute(statement)
     # Half the time of `Row._asdict`, and this is the busiest line of the shop.
     names = tuple(result.keys())
     return [dict(zip(names, row, strict=True)) for row in result]
+
+
+def matching(statement: Select[Any], wanted: Filter) -> Select[Any]:
+    """Return a selection of the products that a list is about, in no order."""
+    query = None if wanted.q is None else _query(wanted.q)
+    statement = _filtered(statement, wanted, query)
+    return statement if wanted.category is None else _inside(statement, wanted.category)
+
+
+def _inside(statement: Select[Any], category: str) -> Select[Any]:
+    shelves = select(Category.id).where(within(category))
+    return statement.where(Product.category_id.in_(shelves))
 
 
 def _ordered(

@@ -1,6 +1,6 @@
 """What of a product is shown: some of its fields, and what belongs to it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,20 +76,30 @@ def shape(fields: str | None, include: str | None) -> Shape:
     :raises IncludeUnknown: nothing of this name can be included.
     """
     return Shape(
-        WHOLE.fields if fields is None else _known(fields, "fields", FIELDS),
-        _known(include, "include", INCLUDES) if include is not None else frozenset(),
+        WHOLE.fields
+        if fields is None
+        else frozenset(known(fields, "fields", FIELDS, FieldUnknown)),
+        WHOLE.include
+        if include is None
+        else frozenset(known(include, "include", INCLUDES, IncludeUnknown)),
     )
 
 
-def _known(asked: str, parameter: str, known: tuple[str, ...]) -> frozenset[str]:
-    names = frozenset(asked.split(","))
-    unknown = sorted(names.difference(known))
+def known(
+    asked: str, parameter: str, names: Sequence[str], failure: type[Invalid]
+) -> list[str]:
+    """Return the names that a query parameter lists, in the order of `names`.
+
+    :param asked: names with commas between them.
+    :raises Invalid: as `failure`: one of them is none of `names`.
+    """
+    wanted = frozenset(asked.split(","))
+    unknown = sorted(wanted.difference(names))
     if unknown:
-        failure = FieldUnknown if parameter == "fields" else IncludeUnknown
-        detail = f"There is no {unknown[0]!r}; known are {', '.join(known)}."
+        detail = f"There is no {unknown[0]!r}; known are {', '.join(names)}."
         raise failure(
             detail,
             errors=[{"pointer": f"#/{parameter}", "detail": detail}],
-            known=list(known),
+            known=list(names),
         )
-    return names
+    return [name for name in names if name in wanted]

@@ -9,7 +9,7 @@ from apiflask import APIBlueprint
 from flask import Response, current_app, request, url_for
 from flask.views import MethodView
 
-from flagon_catalog.domain import bulk, patches, products, shapes
+from flagon_catalog.domain import bulk, facets, patches, products, shapes
 from flagon_catalog.models import STATUSES
 from flagon_catalog.schemas import (
     BulkReport,
@@ -41,7 +41,7 @@ bp = APIBlueprint("products", __name__, url_prefix="/api/v1/products", tag="Prod
 bp.before_request(refuse_unclear)
 
 
-_PAGE = {"limit", "cursor", "fields", "include"}
+_PAGE = {"limit", "cursor", "fields", "include", "facets"}
 """What does not change which products are listed, nor their order."""
 
 
@@ -67,23 +67,31 @@ class Products(MethodView):
             raise HiddenProducts(f"The status {asked.status} needs {WRITE}.")
         sort = asked.sort or ("relevance" if asked.q else "-created_at")
         shape = shapes.shape(asked.fields, asked.include)
+        wanted = _filter(asked)
+        counted = _facets(asked)
         purpose = f"products {asked.model_dump_json(exclude=_PAGE)}"
         with reading() as session:
             rows = products.list_products(
                 session,
-                _filter(asked),
+                wanted,
                 sort=sort,
                 # One more than asked for tells whether there is a next page.
                 limit=asked.limit + 1,
                 after=_after(purpose, asked.cursor, sort),
                 shape=shape,
             )
+            counts = facets.count_facets(session, wanted, counted) if counted else None
         items = rows[: asked.limit]
         positions = [item.pop("position") for item in items]
         cursor = None
         if len(rows) > asked.limit:
             cursor = _cursor(purpose, positions[-1], items[-1]["id"])
-        page = {"items": [shape.show(item) for item in items], "next_cursor": cursor}
+        page: dict[str, Any] = {
+            "items": [shape.show(item) for item in items],
+            "next_cursor": cursor,
+        }
+        if counts is not None:
+            page["facets"] = counts
         return shown(page, hidden=hidden)
 
     @auth.requires(WRITE)
@@ -263,6 +271,12 @@ def _whole(asked: ProductQuery) -> ProductQuery:
     if len(tags) < 2:  # noqa: PLR2004 (one is there already)
         return asked
     return ProductQuery.model_validate({**request.args.to_dict(), "tag": tags})
+
+
+def _facets(asked: ProductQuery) -> list[str]:
+    if asked.facets is None:
+        return []
+    return shapes.known(asked.facets, "facets", facets.NAMES, facets.FacetUnknown)
 
 
 def _filter(asked: ProductQuery) -> products.Filter:
