@@ -10,6 +10,7 @@ PUBLIC = {
         "/api/v1/products/<uuid:product_id>",
         "/api/v1/products/by-slug/<slug>",
         "/api/v1/products/by-sku/<sku>",
+        "/api/v1/products/<uuid:product_id>/prices",
         "/api/v1/categories",
         "/api/v1/categories/by-slug/<slug>",
         "/api/v1/categories/<uuid:category_id>",

@@ -10,7 +10,7 @@ from apiflask import APIFlask
 from flagon_chassis import auth, db, events, limits, web
 
 from . import cli
-from .routes import categories, document, products, tags
+from .routes import categories, document, prices, products, tags
 from .settings import Settings
 
 SOURCE = "/services/catalog"
@@ -46,6 +46,7 @@ def create_app(
     limits.init_app(app, settings)
     events.init_app(app, SOURCE, Path(str(files(__package__) / "events")))
     app.register_blueprint(products.bp)
+    app.register_blueprint(prices.bp)
     app.register_blueprint(categories.bp)
     app.register_blueprint(tags.bp)
     document.init_app(app)

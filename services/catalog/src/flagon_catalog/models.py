@@ -217,6 +217,21 @@ class Product(Base):
     )
 
 
+class Price(Base):
+    """What a product cost, from some moment on."""
+
+    __tablename__ = "price"
+
+    product_id: Mapped[UUID] = mapped_column(
+        ForeignKey(Product.id, ondelete="CASCADE"), primary_key=True
+    )
+    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    """The version of the product that brought it; later ones are greater."""
+    price_minor: Mapped[int] = mapped_column(BigInteger)
+    currency: Mapped[str] = mapped_column(CHAR(3))
+    from_: Mapped[datetime] = mapped_column("from")
+
+
 # One index range for each product that is shown, and none for those that a list skips.
 # In the order of bytes, as Python sorts: other collations skip hyphens.
 _TAGS = func.array(

@@ -504,6 +504,26 @@ class ProductQuery(_Query, ShapeQuery):
     )
 
 
+class PriceView(BaseModel):
+    """A price that a product has had."""
+
+    version: int = Field(description="The product's version that brought it")
+    price_minor: PriceMinor
+    currency: Currency
+    from_: datetime = Field(alias="from", description="It held until the next one.")
+
+
+class PricePage(BaseModel):
+    """Some prices and how to get the next ones."""
+
+    items: list[PriceView]
+    next_cursor: str | None
+
+
+class PriceQuery(_Query):
+    """Which prices to list."""
+
+
 class NewCategory(_Body):
     """A whole category, as a client may set it."""
 

@@ -123,6 +123,13 @@ _UPSERT = text(
         SELECT written.id, tag.id
         FROM written JOIN wanted USING (sku) JOIN tag ON tag.slug = ANY (wanted.tags)
         ON CONFLICT DO NOTHING
+    ), priced AS (
+        INSERT INTO price (product_id, version, price_minor, currency, "from")
+        SELECT written.id, written.version, written.price_minor, written.currency,
+            written.updated_at
+        FROM written LEFT JOIN old USING (sku)
+        WHERE (written.price_minor, written.currency)
+            IS DISTINCT FROM (old.price_minor, old.currency)
     )
     SELECT item.position, item.id AS given_id, old.id AS old_id,
         array_remove(ARRAY[

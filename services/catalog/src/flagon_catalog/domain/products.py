@@ -27,7 +27,14 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
-from flagon_catalog.models import PRODUCT_VIEW, Category, Product, Tag, product_tag
+from flagon_catalog.models import (
+    PRODUCT_VIEW,
+    Category,
+    Price,
+    Product,
+    Tag,
+    product_tag,
+)
 from flagon_chassis import events
 from flagon_chassis.errors import Conflict, Invalid, NotFound
 
@@ -43,7 +50,16 @@ View = dict[str, Any]
 """A product as the API shows it, by field name."""
 
 _VIEW = WHOLE.select()
-_GENERATED = (Product.id, Product.version, Product.created_at, Product.updated_at)
+_WRITTEN = (
+    Product.id,
+    Product.version,
+    Product.created_at,
+    Product.updated_at,
+    Product.price_minor,
+    Product.currency,
+)
+_GENERATED = ("id", "version", "created_at", "updated_at")
+_PRICE = frozenset({"price_minor", "currency"})
 _ACCENTS = re.compile("[\u0300-\u036f]")
 
 
@@ -309,7 +325,8 @@ def _insert(
     """
     values = {**columns, "slug": choices[0]}
     try:
-        return values, _write(session, insert(Product).values(values), values)
+        statement = _writing(insert(Product).values(values), priced=True)
+        return values, _write(session, statement, values)
     except SlugTaken:
         if len(choices) == 1:
             raise
@@ -348,13 +365,16 @@ def change_product(session: Session, product: View, fields: Mapping[str, Any]) -
         tags = find_tag_ids(session, changed["tags"])
         set_tags(session, product["id"], tags)
     values = _columns(session, changed)
-    written = _write(
-        session,
+    statement = (
         update(Product)
         .where(Product.id == product["id"])
         .values(
             **values, version=Product.version + 1, updated_at=func.clock_timestamp()
-        ),
+        )
+    )
+    written = _write(
+        session,
+        _writing(statement, priced=not _PRICE.isdisjoint(changed)),
         {**product, **values},
     )
     view = _in_order({**product, **changed, **written})
@@ -411,16 +431,33 @@ def _category(session: Session, slug: str) -> UUID:
     return found[slug]
 
 
+def _writing(statement: Insert | Update, *, priced: bool) -> Select[Any]:
+    """Return a statement that writes a product and tells what the database sets itself.
+
+    :param priced: whether it writes the price into the history too; in one round trip.
+    """
+    written = statement.returning(*_WRITTEN).cte("written")
+    told = select(*(written.c[name] for name in _GENERATED))
+    if not priced:
+        return told
+    columns = ("id", "version", "price_minor", "currency", "updated_at")
+    price = insert(Price).from_select(
+        ["product_id", "version", "price_minor", "currency", "from"],
+        select(*(written.c[name] for name in columns)),
+    )
+    return told.add_cte(price.cte("priced"))
+
+
 def _write(
     session: Session,
-    statement: Insert | Update,
+    statement: Select[Any],
     values: Mapping[str, Any],
 ) -> View:
     """Write one product and return what the database sets itself."""
     try:
         # A savepoint, because a refused slug is no reason to lose the transaction.
         with session.begin_nested():
-            return session.execute(statement.returning(*_GENERATED)).one()._asdict()
+            return session.execute(statement).one()._asdict()
     except IntegrityError as error:
         failure, name = _TAKEN[broken_rule(error)]
         detail = f"{values[name]} is in use."

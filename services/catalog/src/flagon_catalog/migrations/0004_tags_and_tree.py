@@ -1,4 +1,4 @@
-"""Tags of products, and categories in categories."""
+"""Tags of products, categories in categories, and the prices that products had."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -14,6 +14,7 @@ def upgrade() -> None:
     """Apply the change."""
     _tags()
     _tree()
+    _prices()
 
 
 def _tags() -> None:
@@ -88,8 +89,32 @@ def _tree() -> None:
         )
 
 
+def _prices() -> None:
+    op.create_table(
+        "price",
+        sa.Column("product_id", sa.Uuid),
+        sa.Column("version", sa.Integer, autoincrement=False),
+        sa.Column("price_minor", sa.BigInteger, nullable=False),
+        sa.Column("currency", sa.CHAR(3), nullable=False),
+        sa.Column("from", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("product_id", "version", name="pk_price"),
+        sa.ForeignKeyConstraint(
+            ["product_id"],
+            ["product.id"],
+            name="fk_price_product_id_product",
+            ondelete="CASCADE",
+        ),
+    )
+    # Nobody knows since when the prices hold that there are, but since then at least.
+    op.execute(
+        'insert into price (product_id, version, price_minor, currency, "from")'
+        " select id, version, price_minor, currency, updated_at from product"
+    )
+
+
 def downgrade() -> None:
     """Take the change back."""
+    op.drop_table("price")
     for name in ("name", "price_minor"):
         op.drop_index(f"ix_product_category_id_status_{name}_id", "product")
     for column in ("parent_id", "path"):

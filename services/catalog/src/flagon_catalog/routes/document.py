@@ -30,7 +30,7 @@ def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
     for parameter in parameters:
         if parameter["in"] == "path" and parameter["name"].endswith("_id"):
             parameter["schema"]["format"] = "uuid"
-    single = "{" in path
+    single = path.endswith("}")
     if method == "post":
         parameters.append(_header("Idempotency-Key", required=False))
         responses.setdefault("409", {"description": "The same request is under way"})
