@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import func, select
 
-from flagon_catalog.domain import bulk, products
+from flagon_catalog.domain import bulk, categories, products
 from flagon_catalog.models import Product
 from flagon_chassis.tables import idempotency_key, outbox
 
@@ -188,6 +188,34 @@ class TestCreateProduct:
 
         assert [answer.status_code for answer in answers] == [201] * 5
         assert len({answer.json["slug"] for answer in answers}) == 5
+
+
+class TestChangeProduct:
+    def test_shows_the_category_that_is_current(
+        self, real_app, real_client, real_sessions, merchandiser, product
+    ):
+        """A row that was waited for is not joined with what it belonged to before."""
+        slug = f"shelf-{uuid4().hex[:8]}"
+        with (
+            ThreadPoolExecutor() as pool,
+            real_app.test_request_context(),
+            real_sessions.begin() as session,
+        ):
+            categories.ensure_categories(session, [slug])
+            locked = products.lock_product(session, id=product["id"])
+            products.change_product(session, locked, {"category": slug})
+            waiting = pool.submit(
+                lambda: real_client().patch(
+                    f"{PRODUCTS}/{product['id']}",
+                    json={"stock": 6},
+                    headers={**merchandiser, "If-Match": "*"},
+                )
+            )
+            wait_until_blocked(session)
+            session.commit()
+            answer = waiting.result(WAIT)
+
+        assert (answer.json["stock"], answer.json["category"]) == (6, slug)
 
 
 class TestUpsertProducts:

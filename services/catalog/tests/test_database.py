@@ -70,6 +70,45 @@ class TestMigrations:
             )
             assert set(tables) == {"alembic_version"}
 
+    def test_of_tags_and_trees_keep_what_is_there(self, make_database):
+        url = make_database()
+        config = db.config(url, MIGRATIONS)
+        engine = create_engine(url, poolclass=NullPool)
+        command.upgrade(config, "0001")
+        with engine.begin() as connection:
+            connection.execute(
+                text(
+                    "insert into category (id, slug, name, description)"
+                    " values (gen_random_uuid(), 'old', 'Old', '')"
+                )
+            )
+            connection.execute(
+                text(
+                    "insert into product (id, sku, slug, name, description,"
+                    " price_minor, currency, status, stock, category_id, attributes,"
+                    " version) select gen_random_uuid(), 'a', 'a', 'A', '', 7, 'CHF',"
+                    " 'active', 0, id, '{}', 3 from category"
+                )
+            )
+
+        command.upgrade(config, "head")
+
+        with engine.connect() as connection:
+            paths = connection.scalars(text("select path from category")).all()
+            prices = connection.execute(
+                text("select version, price_minor, currency from price")
+            ).all()
+        assert paths == [["old"]]
+        assert [tuple(price) for price in prices] == [(3, 7, "CHF")]
+        command.downgrade(config, "0001")
+        with engine.connect() as connection:
+            kept = connection.scalar(
+                text(
+                    "select sku from product join category on category_id = category.id"
+                )
+            )
+        assert kept == "a"
+
     def test_run_as_a_command(self, make_database):
         url = make_database()
         environment = {
