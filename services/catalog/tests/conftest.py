@@ -1,5 +1,7 @@
 """The catalog against a real Postgres and a real Redis."""
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from uuid import uuid4
 
 import pytest
@@ -15,6 +17,7 @@ from flagon_chassis.testing import ISSUER
 
 PRODUCTS = "/api/v1/products"
 CATEGORIES = "/api/v1/categories"
+TAGS = "/api/v1/tags"
 
 # A busy machine is no reason to call a property wrong.
 settings.register_profile(
@@ -123,6 +126,23 @@ def real_sessions(real_app):
     return real_app.extensions["flagon.sessions"]
 
 
+@pytest.fixture
+def together():
+    """Call a function once for each argument, all at the same moment."""
+
+    def together(function, arguments):
+        barrier = Barrier(len(arguments))
+
+        def start(argument):
+            barrier.wait(10)
+            return function(argument)
+
+        with ThreadPoolExecutor(len(arguments)) as pool:
+            return list(pool.map(start, arguments))
+
+    return together
+
+
 @pytest.fixture(scope="session")
 def new_product():
     """The body of a product that nobody has made yet."""
@@ -165,6 +185,19 @@ def make_category(client, merchandiser):
 
 
 @pytest.fixture
+def make_tag(client, merchandiser):
+    """Create a tag through the API and return it with its ETag."""
+
+    def make(**fields):
+        body = {"name": f"Tag {uuid4().hex[:12]}", **fields}
+        answer = client.post(TAGS, json=body, headers=merchandiser)
+        assert answer.status_code == 201, answer.text
+        return {**answer.json, "etag": answer.headers["ETag"]}
+
+    return make
+
+
+@pytest.fixture
 def sent(session):
     """A function that returns the events in the outbox, the oldest first."""
 
@@ -191,3 +224,18 @@ def assert_problem():
         return answer.json
 
     return check
+
+
+def wait_until_blocked(session):
+    """Return once another connection waits for a lock that this session holds."""
+    # Not `pg_stat_activity`: it shows one transaction the same backends for ever.
+    blocked = (
+        "select count(*) from pg_locks where not granted"
+        " and pg_backend_pid() = any(pg_blocking_pids(pid))"
+    )
+    connection = session.connection()
+    for _ in range(2000):
+        if connection.exec_driver_sql(blocked).scalar():
+            return
+        connection.exec_driver_sql("select pg_sleep(0.005)")
+    pytest.fail("nobody waits")

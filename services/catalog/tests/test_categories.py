@@ -24,6 +24,8 @@ class TestCreateCategory:
             "slug",
             "name",
             "description",
+            "parent",
+            "path",
             "version",
             "created_at",
             "updated_at",

@@ -1,35 +1,20 @@
 """What happens at the same time: real transactions of several threads."""
 
 from concurrent.futures import ThreadPoolExecutor
-from threading import Barrier, Event
+from threading import Event
 from uuid import uuid4
 
 import pytest
 from sqlalchemy import func, select
 
-from flagon_catalog.domain import bulk, products
+from flagon_catalog.domain import bulk, categories, products
 from flagon_catalog.models import Product
 from flagon_chassis.tables import idempotency_key, outbox
 
+from .conftest import wait_until_blocked
+
 PRODUCTS = "/api/v1/products"
 WAIT = 10
-
-
-@pytest.fixture
-def together():
-    """Call a function once for each argument, all at the same moment."""
-
-    def together(function, arguments):
-        barrier = Barrier(len(arguments))
-
-        def start(argument):
-            barrier.wait(WAIT)
-            return function(argument)
-
-        with ThreadPoolExecutor(len(arguments)) as pool:
-            return list(pool.map(start, arguments))
-
-    return together
 
 
 @pytest.fixture
@@ -205,6 +190,34 @@ class TestCreateProduct:
         assert len({answer.json["slug"] for answer in answers}) == 5
 
 
+class TestChangeProduct:
+    def test_shows_the_category_that_is_current(
+        self, real_app, real_client, real_sessions, merchandiser, product
+    ):
+        """A row that was waited for is not joined with what it belonged to before."""
+        slug = f"shelf-{uuid4().hex[:8]}"
+        with (
+            ThreadPoolExecutor() as pool,
+            real_app.test_request_context(),
+            real_sessions.begin() as session,
+        ):
+            categories.ensure_categories(session, [slug])
+            locked = products.lock_product(session, id=product["id"])
+            products.change_product(session, locked, {"category": slug})
+            waiting = pool.submit(
+                lambda: real_client().patch(
+                    f"{PRODUCTS}/{product['id']}",
+                    json={"stock": 6},
+                    headers={**merchandiser, "If-Match": "*"},
+                )
+            )
+            wait_until_blocked(session)
+            session.commit()
+            answer = waiting.result(WAIT)
+
+        assert (answer.json["stock"], answer.json["category"]) == (6, slug)
+
+
 class TestUpsertProducts:
     def items(self, mark, price):
         return [
@@ -354,18 +367,3 @@ class TestDeleteCategory:
             gone, made = together(lambda call: call(), calls)
 
             assert (gone.status_code, made.status_code) in {(204, 422), (409, 201)}
-
-
-def wait_until_blocked(session):
-    """Return once another connection waits for a lock that this session holds."""
-    # Not `pg_stat_activity`: it shows one transaction the same backends for ever.
-    blocked = (
-        "select count(*) from pg_locks where not granted"
-        " and pg_backend_pid() = any(pg_blocking_pids(pid))"
-    )
-    connection = session.connection()
-    for _ in range(2000):
-        if connection.exec_driver_sql(blocked).scalar():
-            return
-        connection.exec_driver_sql("select pg_sleep(0.005)")
-    pytest.fail("nobody waits")

@@ -70,6 +70,45 @@ class TestMigrations:
             )
             assert set(tables) == {"alembic_version"}
 
+    def test_of_tags_and_trees_keep_what_is_there(self, make_database):
+        url = make_database()
+        config = db.config(url, MIGRATIONS)
+        engine = create_engine(url, poolclass=NullPool)
+        command.upgrade(config, "0003")
+        with engine.begin() as connection:
+            connection.execute(
+                text(
+                    "insert into category (id, slug, name, description)"
+                    " values (gen_random_uuid(), 'old', 'Old', '')"
+                )
+            )
+            connection.execute(
+                text(
+                    "insert into product (id, sku, slug, name, description,"
+                    " price_minor, currency, status, stock, category_id, attributes,"
+                    " version) select gen_random_uuid(), 'a', 'a', 'A', '', 7, 'CHF',"
+                    " 'active', 0, id, '{}', 3 from category"
+                )
+            )
+
+        command.upgrade(config, "head")
+
+        with engine.connect() as connection:
+            paths = connection.scalars(text("select path from category")).all()
+            prices = connection.execute(
+                text("select version, price_minor, currency from price")
+            ).all()
+        assert paths == [["old"]]
+        assert [tuple(price) for price in prices] == [(3, 7, "CHF")]
+        command.downgrade(config, "0003")
+        with engine.connect() as connection:
+            kept = connection.scalar(
+                text(
+                    "select sku from product join category on category_id = category.id"
+                )
+            )
+        assert kept == "a"
+
     def test_run_as_a_command(self, make_database):
         url = make_database()
         environment = {
@@ -112,9 +151,17 @@ def crowded(migrated):
     with engine.begin() as connection:
         connection.execute(
             text(
-                "insert into category (id, slug, name, description)"
-                " select gen_random_uuid(), 'c' || n, 'C', ''"
+                "insert into category (id, slug, name, description, path)"
+                " select gen_random_uuid(), 'c' || n, 'C', '', array['c' || n]"
                 " from generate_series(1, 20) n"
+            )
+        )
+        # The first four are one tree.
+        connection.execute(
+            text(
+                "update category set path = array['c1', slug],"
+                " parent_id = (select id from category where slug = 'c1')"
+                " where slug in ('c2', 'c3', 'c4')"
             )
         )
         connection.execute(
@@ -139,6 +186,19 @@ def crowded(migrated):
                 " from product, generate_series(1, 10) n"
             )
         )
+        connection.execute(
+            text(
+                "insert into tag (id, slug, name)"
+                " select gen_random_uuid(), 't' || n, 'T' from generate_series(1, 30) n"
+            )
+        )
+        connection.execute(
+            text(
+                "insert into product_tag (product_id, tag_id)"
+                " select product.id, tag.id from product, tag"
+                " where (hashtext(sku || tag.slug) & 7) = 0"
+            )
+        )
     with engine.connect() as connection:
         connection.execution_options(isolation_level="AUTOCOMMIT").execute(
             text("analyze")
@@ -148,10 +208,10 @@ def crowded(migrated):
 
 class TestPlans:
     @pytest.fixture
-    def index_of(self, crowded):
-        """Explain a list and return the indexes it uses and whether it sorts."""
+    def plan_of(self, crowded):
+        """Explain a list and return its plan."""
 
-        def index_of(sort="-created_at", after=None, **filters):
+        def plan_of(sort="-created_at", after=None, analyze=False, **filters):
             caught = []
             with Session(crowded) as session:
                 connection = session.connection()
@@ -169,11 +229,16 @@ class TestPlans:
                 )
                 statement, parameters = caught[0]
                 (plan,) = connection.exec_driver_sql(
-                    f"explain (format json) {statement}", parameters
+                    f"explain (format json, analyze {analyze}) {statement}", parameters
                 ).scalar_one()
-            return list(nodes(plan["Plan"]))
+            return plan["Plan"]
 
-        return index_of
+        return plan_of
+
+    @pytest.fixture
+    def index_of(self, plan_of):
+        """Explain a list and return the nodes of its plan."""
+        return lambda *args, **filters: list(nodes(plan_of(*args, **filters)))
 
     @pytest.mark.parametrize(
         ("sort", "filters", "index"),
@@ -226,8 +291,64 @@ class TestPlans:
 
         assert "Sort" not in [node["Node Type"] for node in found]
 
+    @pytest.mark.parametrize(
+        ("sort", "index"),
+        [
+            ("-created_at", "ix_product_category_id_status_created_at_id"),
+            ("name", "ix_product_category_id_status_name_id"),
+            ("-price_minor", "ix_product_category_id_status_price_minor_id"),
+        ],
+    )
+    def test_merge_a_page_of_each_category(self, plan_of, sort, index):
+        plan = plan_of(sort, analyze=True, category="c1")
+
+        (scan,) = (node for node in every(plan) if node.get("Index Name") == index)
+        # Four categories, 250 products in each, and no more than a page of any is read.
+        assert scan["Actual Loops"] == 4
+        assert scan["Actual Rows"] <= 21
+        assert "Index Cond" in scan
+        assert "Filter" not in scan
+
+    def test_walk_an_order_and_look_whether_the_tag_is_there(self, index_of):
+        found = index_of("-created_at", tag=["t1"])
+
+        indexes = [node.get("Index Name") for node in found]
+        assert "ix_product_status_created_at_id" in indexes
+        assert {"pk_product_tag", "ix_product_tag_tag_id_product_id"} & set(indexes)
+        assert "Sort" not in [node["Node Type"] for node in found]
+
+    def test_begin_at_a_tag_when_an_order_is_no_help(self, index_of):
+        found = index_of("-created_at", tag=["t1", "t2", "t3"])
+
+        assert "product_tag" in [node.get("Relation Name") for node in found]
+        assert ("Seq Scan", "product") not in [
+            (node["Node Type"], node.get("Relation Name")) for node in found
+        ]
+
+    @pytest.mark.parametrize(
+        ("sort", "filters"),
+        [("-created_at", {}), ("name", {}), ("relevance", {"q": "name"})],
+    )
+    def test_fetch_tags_and_holds_of_what_is_shown_alone(self, plan_of, sort, filters):
+        plan = plan_of(sort, analyze=True, **filters)
+
+        beside = [
+            node for node in every(plan) if "SubPlan" in node.get("Subplan Name", "")
+        ]
+        # What is held of a product is fetched so, too.
+        assert [node["Actual Loops"] for node in beside] == [21, 21]
+
 
 def nodes(plan):
+    """Yield the nodes of a plan without those that work out one column of one row."""
+    if plan.get("Parent Relationship") == "SubPlan" and "Sort" in str(plan):
+        return
     yield plan
     for child in plan.get("Plans", ()):
         yield from nodes(child)
+
+
+def every(plan):
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from every(child)

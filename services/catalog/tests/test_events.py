@@ -11,9 +11,15 @@ from flagon_catalog.models import (
     PRODUCT_VIEW,
     RESERVATION_VIEW,
     REVIEW_VIEW,
+    TAG_VIEW,
 )
 from flagon_catalog.review_schemas import ReviewView
-from flagon_catalog.schemas import CategoryView, ProductView, ReservationView
+from flagon_catalog.schemas import (
+    CategoryView,
+    ProductView,
+    ReservationView,
+    TagView,
+)
 
 EVENTS = Path(flagon_catalog.__file__).parent / "events"
 
@@ -25,6 +31,7 @@ EVENTS = Path(flagon_catalog.__file__).parent / "events"
         ("category", CATEGORY_VIEW, CategoryView),
         ("review", REVIEW_VIEW, ReviewView),
         ("reservation", RESERVATION_VIEW, ReservationView),
+        ("tag", TAG_VIEW, TagView),
     ],
 )
 class TestSchemas:

@@ -87,6 +87,21 @@ FIELDS = {
     "status": ["gone", "", "ACTIVE", None, 0, ["active"]],
     "stock": [-1, 1.5, 2**31, 10**18, "5", None, False],
     "category": ["A b", "", "x" * 121, "'", 7, [], {"slug": "x"}],
+    "tags": [
+        "sale",
+        {},
+        None,
+        7,
+        [None],
+        [1],
+        [["sale"]],
+        ["A b"],
+        [""],
+        ["x" * 121],
+        ["'; drop table tag; --"],
+        ["<b>"],
+        [f"t{number}" for number in range(21)],
+    ],
     "attributes": [
         [],
         "x",
@@ -128,6 +143,11 @@ QUERIES = [
     "in_stock=maybe",
     "category=%27%20or%201=1",
     "sku=%25",
+    "tag=A%20b",
+    "tag=",
+    "tag=%27%20or%201=1",
+    "tag=a&tag=B",
+    "&".join(f"tag=t{number}" for number in range(21)),
     "slug=%5Fa",
     "currency=euro",
     f"q={'x' * 201}",
@@ -136,6 +156,23 @@ QUERIES = [
     "__proto__=1",
     "q=a&q=b",
     "q=%00",
+    "fields=",
+    "fields=colour",
+    "fields=id,,name",
+    "fields=id, name",
+    "fields=search",
+    "fields=category_id",
+    "fields=__class__",
+    "fields=id;drop table product",
+    f"fields={'id,' * 300}",
+    "fields=id&fields=name",
+    "facets=",
+    "facets=colour",
+    "facets=tag,,price",
+    "facets=tag&facets=price",
+    "include=",
+    "include=products",
+    "include=category,tags",
 ]
 
 
@@ -149,7 +186,9 @@ def post(client, merchandiser):
 
 class TestBodies:
     @pytest.mark.parametrize("name", BODIES)
-    @pytest.mark.parametrize("url", [PRODUCTS, "/api/v1/categories", BULK])
+    @pytest.mark.parametrize(
+        "url", [PRODUCTS, "/api/v1/categories", "/api/v1/tags", BULK]
+    )
     def test_that_are_no_object_of_ours(self, post, assert_problem, url, name):
         body, status = BODIES[name]
 

@@ -42,6 +42,7 @@ class TestCreateProduct:
             "stock",
             "available",
             "category",
+            "tags",
             "attributes",
             "rating",
             "version",

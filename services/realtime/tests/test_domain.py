@@ -4,7 +4,13 @@ from hypothesis import strategies as st
 
 from flagon_realtime import domain
 
-OPEN = ["products", "products/0197-abc", "categories", "categories/garden.tools"]
+OPEN = [
+    "products",
+    "products/0197-abc",
+    "categories",
+    "categories/garden.tools",
+    "tags",
+]
 OWN = ["jobs", "jobs/7", "me"]
 
 

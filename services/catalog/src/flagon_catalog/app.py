@@ -10,7 +10,15 @@ from apiflask import APIFlask
 from flagon_chassis import auth, db, events, limits, web
 
 from . import cli
-from .routes import categories, document, products, reservations, reviews
+from .routes import (
+    categories,
+    document,
+    prices,
+    products,
+    reservations,
+    reviews,
+    tags,
+)
 from .settings import Settings
 
 SOURCE = "/services/catalog"
@@ -33,7 +41,7 @@ def create_app(
         settings,
         name="catalog",
         title="Flagon catalog",
-        description="Products, categories, reviews and reservations of stock.",
+        description="Products, categories, tags, reviews and reservations of stock.",
     )
     app.config["MAX_CONTENT_LENGTH"] = settings.body_bytes_max
     db.init_app(app, settings)
@@ -46,9 +54,11 @@ def create_app(
     limits.init_app(app, settings)
     events.init_app(app, SOURCE, Path(str(files(__package__) / "events")))
     app.register_blueprint(products.bp)
+    app.register_blueprint(prices.bp)
     app.register_blueprint(categories.bp)
     app.register_blueprint(reservations.bp)
     app.register_blueprint(reviews.bp)
+    app.register_blueprint(tags.bp)
     document.init_app(app)
     app.cli.add_command(cli.seed)
     app.cli.add_command(cli.sweep)

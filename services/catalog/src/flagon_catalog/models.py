@@ -8,6 +8,7 @@ from sqlalchemy import (
     CHAR,
     BigInteger,
     CheckConstraint,
+    Column,
     ColumnElement,
     Computed,
     DateTime,
@@ -15,6 +16,7 @@ from sqlalchemy import (
     Index,
     MetaData,
     SmallInteger,
+    Table,
     Text,
     UniqueConstraint,
     case,
@@ -23,7 +25,7 @@ from sqlalchemy import (
     select,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB, TSVECTOR
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSVECTOR
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from uuid_utils.compat import uuid7
 
@@ -35,6 +37,9 @@ REVIEW_STATES = ("pending", "published", "rejected")
 """A pending review waits for a moderator; only published ones are shown and counted."""
 STATES = ("held", "committed", "released", "expired")
 """What a reservation can be: held at first, and then one of the others for good."""
+
+LEVELS_MAX = 6
+"""Most categories on the way from a root to a leaf, both counted."""
 
 # Accents are folded away, so that `zafon` finds Zafón. NFD and not NFKD: the latter would
 # turn characters of the attributes into quotation marks and so break their JSON.
@@ -70,6 +75,7 @@ class Base(DeclarativeBase):
         str: Text(),
         datetime: DateTime(timezone=True),
         dict[str, Any]: JSONB(),
+        list[str]: ARRAY(Text),
     }
 
 
@@ -83,6 +89,9 @@ class Category(Base):
     """Its name in addresses; never changes, because products are shown with it."""
     name: Mapped[str]
     description: Mapped[str]
+    parent_id: Mapped[UUID | None] = mapped_column(ForeignKey("category.id"))
+    path: Mapped[list[str]]
+    """Slugs from the root to this one (docs/adr/0027-category-paths.md)."""
     version: Mapped[int] = mapped_column(server_default=text("1"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     updated_at: Mapped[datetime] = mapped_column(
@@ -91,7 +100,22 @@ class Category(Base):
 
     # The unit of work counts versions: 1 at first, one more at each changed row.
     __mapper_args__ = {"version_id_col": version, "eager_defaults": True}  # noqa: RUF012 (SQLAlchemy's own form)
-    __table_args__ = (Index("ix_category_name_id", text("lower(name)"), "id"),)
+    __table_args__ = (
+        # No way up is endless and none leads back, whatever the code does.
+        CheckConstraint(f"cardinality(path) <= {LEVELS_MAX}", name="levels"),
+        CheckConstraint("path[cardinality(path)] = slug", name="path_ends_here"),
+        CheckConstraint(
+            "(parent_id IS NULL) = (cardinality(path) = 1)", name="path_begins_at_root"
+        ),
+        Index("ix_category_name_id", text("lower(name)"), "id"),
+        Index("ix_category_parent_id_name_id", "parent_id", text("lower(name)"), "id"),
+        Index("ix_category_path", "path", postgresql_using="gin"),
+    )
+
+    @property
+    def parent(self) -> str | None:
+        """Return the slug of the category that this one is in."""
+        return self.path[-2] if len(self.path) > 1 else None
 
     def view(self) -> dict[str, Any]:
         """Return the category as the API shows it."""
@@ -103,11 +127,54 @@ CATEGORY_VIEW = (
     Category.slug,
     Category.name,
     Category.description,
+    # Nothing is before the first, so a root has none.
+    Category.path[func.cardinality(Category.path) - 1].label("parent"),
+    Category.path,
     Category.version,
     Category.created_at,
     Category.updated_at,
 )
 """The columns of a category in the order of the API."""
+
+
+class Tag(Base):
+    """A word that products are marked with, any number of them."""
+
+    __tablename__ = "tag"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    slug: Mapped[str] = mapped_column(unique=True)
+    """Its name in addresses; never changes, because products are shown with it."""
+    name: Mapped[str]
+    version: Mapped[int] = mapped_column(server_default=text("1"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(
+        server_default=func.now(), onupdate=func.clock_timestamp()
+    )
+
+    __mapper_args__ = {"version_id_col": version, "eager_defaults": True}  # noqa: RUF012 (SQLAlchemy's own form)
+    __table_args__ = (Index("ix_tag_name_id", text("lower(name)"), "id"),)
+
+    def view(self) -> dict[str, Any]:
+        """Return the tag as the API shows it."""
+        return {column.key: getattr(self, column.key) for column in TAG_VIEW}
+
+
+TAG_VIEW = (Tag.id, Tag.slug, Tag.name, Tag.version, Tag.created_at, Tag.updated_at)
+"""The columns of a tag in the order of the API."""
+
+product_tag = Table(
+    "product_tag",
+    Base.metadata,
+    Column(
+        "product_id",
+        ForeignKey("product.id", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("tag_id", ForeignKey(Tag.id), primary_key=True),
+    # The primary key finds the tags of a product, this one the products of a tag.
+    Index("ix_product_tag_tag_id_product_id", "tag_id", "product_id"),
+)
 
 
 class Product(Base):
@@ -145,7 +212,8 @@ class Product(Base):
         CheckConstraint(
             "rating_sum between rating_count and 5 * rating_count", name="rating"
         ),
-        # One for each order of the list; nearly every list asks for one status.
+        # Two for each order of the list, because a list of categories merges one range
+        # of each; nearly every list asks for one status.
         Index("ix_product_status_created_at_id", "status", "created_at", "id"),
         Index("ix_product_status_name_id", "status", text("lower(name)"), "id"),
         Index("ix_product_status_price_minor_id", "status", "price_minor", "id"),
@@ -156,8 +224,37 @@ class Product(Base):
             "created_at",
             "id",
         ),
+        Index(
+            "ix_product_category_id_status_name_id",
+            "category_id",
+            "status",
+            text("lower(name)"),
+            "id",
+        ),
+        Index(
+            "ix_product_category_id_status_price_minor_id",
+            "category_id",
+            "status",
+            "price_minor",
+            "id",
+        ),
         Index("ix_product_search", "search", postgresql_using="gin"),
     )
+
+
+class Price(Base):
+    """What a product cost, from some moment on."""
+
+    __tablename__ = "price"
+
+    product_id: Mapped[UUID] = mapped_column(
+        ForeignKey(Product.id, ondelete="CASCADE"), primary_key=True
+    )
+    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    """The version of the product that brought it; later ones are greater."""
+    price_minor: Mapped[int] = mapped_column(BigInteger)
+    currency: Mapped[str] = mapped_column(CHAR(3))
+    from_: Mapped[datetime] = mapped_column("from")
 
 
 class Reservation(Base):
@@ -242,6 +339,18 @@ RESERVATION_VIEW = (
 
 PRODUCT_RATING = literal_column(RATING.format("product"), JSONB()).label("rating")
 
+# One index range for each product that is shown, and none for those that a list skips.
+# In the order of bytes, as Python sorts: other collations skip hyphens.
+_TAGS = func.array(
+    select(Tag.slug)
+    .join(product_tag, product_tag.c.tag_id == Tag.id)
+    .where(product_tag.c.product_id == Product.id)
+    .correlate(Product)
+    .order_by(Tag.slug.collate("C"))
+    .scalar_subquery(),
+    type_=ARRAY(Text),
+)
+
 PRODUCT_VIEW = (
     Product.id,
     Product.sku,
@@ -254,6 +363,7 @@ PRODUCT_VIEW = (
     Product.stock,
     (Product.stock - HELD).label("available"),
     Category.slug.label("category"),
+    _TAGS.label("tags"),
     Product.attributes,
     PRODUCT_RATING,
     Product.version,

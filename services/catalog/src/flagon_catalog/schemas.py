@@ -42,6 +42,8 @@ NUMBER_MAX = 2**53 - 1
 DEPTH_MAX = 5
 VALUES_MAX = 500
 TEXT_MAX = 5000
+TAGS_MAX = 20
+"""Most tags of one product, and most that a list asks for."""
 ERRORS_MAX = 20
 """Most errors that are told of one item of a bulk upsert."""
 
@@ -68,6 +70,15 @@ def _one_line(value: str) -> str:
     if _LINE_ENDS.search(_usable(value)):
         raise PydanticCustomError("text", "Text must be one line.")
     return value
+
+
+def _sorted(value: list[str]) -> list[str]:
+    return sorted(set(value))
+
+
+def _listed(value: object) -> object:
+    # A query names a thing once or several times.
+    return [value] if isinstance(value, str) else value
 
 
 def _words(value: str) -> str | None:
@@ -324,6 +335,17 @@ Reference = Annotated[
     Field(description="Whatever the holder knows it by", examples=["order 4711"]),
     AfterValidator(_one_line),
 ]
+TagSlug = Annotated[
+    str,
+    Field(
+        pattern=SLUG, max_length=120, description="The slug of a tag", examples=["sale"]
+    ),
+]
+Tags = Annotated[
+    list[TagSlug],
+    Field(max_length=TAGS_MAX, description="Each counts once; shown sorted."),
+    AfterValidator(_sorted),
+]
 
 
 class _Body(BaseModel, extra="forbid", strict=True, frozen=True):
@@ -344,6 +366,7 @@ class NewProduct(_Body):
     status: Status = "active"
     stock: Stock = 0
     category: CategorySlug | None = None
+    tags: Tags = Field(default_factory=list)
     attributes: Attributes = Field(default_factory=dict)
 
 
@@ -359,6 +382,7 @@ class ProductChange(_Body):
     status: Status | None = None
     stock: Stock | None = None
     category: CategorySlug | None = None
+    tags: Tags | None = None
     attributes: Attributes | None = None
 
 
@@ -386,6 +410,7 @@ class ProductView(BaseModel):
     stock: Stock
     available: Stock = Field(description="The stock without what reservations hold")
     category: CategorySlug | None
+    tags: list[TagSlug]
     attributes: dict[str, Any]
     rating: RatingView
     version: int
@@ -393,11 +418,40 @@ class ProductView(BaseModel):
     updated_at: datetime
 
 
+class FacetValue(BaseModel):
+    """How many products of a list have a value."""
+
+    value: str
+    count: int
+
+
+class PriceRange(BaseModel):
+    """How many products of a list have a price from here to there, both included."""
+
+    price_minor_min: int
+    price_minor_max: int | None
+    count: int
+
+
+class Facets(BaseModel):
+    """What was asked to be counted under the filters of a list, the most first."""
+
+    complete: bool = Field(description="False when only 100,000 products were counted.")
+    category: list[FacetValue] = Field(
+        default=[], description="A product counts for each category above it too."
+    )
+    tag: list[FacetValue] = []
+    status: list[FacetValue] = []
+    currency: list[FacetValue] = []
+    price: list[PriceRange] = []
+
+
 class ProductPage(BaseModel):
     """Some products and how to get the next ones."""
 
     items: list[ProductView]
     next_cursor: str | None
+    facets: Facets = Field(default=None, description="When they were asked for.")  # type: ignore[assignment]
 
 
 _FORMAT = Field(default=None, description="Instead of `Accept`, as in a link.")
@@ -413,6 +467,23 @@ class PageQuery(BaseModel, extra="forbid", frozen=True):
     format: Literal["json", "ndjson", "csv", "xml"] | None = _FORMAT
 
 
+class ShapeQuery(BaseModel, frozen=True):
+    """What to show of a product."""
+
+    fields: str | None = Field(
+        default=None,
+        max_length=500,
+        description="Names of fields with commas between them; others are left out.",
+        examples=["id,name,price_minor"],
+    )
+    include: str | None = Field(
+        default=None,
+        max_length=100,
+        description="`category` shows the whole category as `embedded.category`.",
+        examples=["category"],
+    )
+
+
 class _ProductFilter(BaseModel, extra="forbid", frozen=True):
     """Which products."""
 
@@ -420,7 +491,12 @@ class _ProductFilter(BaseModel, extra="forbid", frozen=True):
         default=None,
         description='Words to search for; `"a phrase"`, `or` and `-without` work.',
     )
-    category: CategorySlug | None = None
+    category: CategorySlug | None = Field(
+        default=None, description="What is in the categories in it counts too."
+    )
+    tag: Annotated[Tags, BeforeValidator(_listed)] = Field(
+        default_factory=list, description="May be repeated: a product has all of them."
+    )
     status: Literal["draft", "active", "archived", "any"] = Field(
         default="active", description="All but `active` need the scope catalog:write."
     )
@@ -440,7 +516,7 @@ class ExportQuery(_ProductFilter):
     format: Literal["ndjson", "csv"] | None = _FORMAT
 
 
-class ProductQuery(PageQuery, _ProductFilter):
+class ProductQuery(PageQuery, ShapeQuery, _ProductFilter):
     """Which products to list."""
 
     sort: (
@@ -458,6 +534,33 @@ class ProductQuery(PageQuery, _ProductFilter):
         default=None,
         description="`relevance` by default when `q` is given, else `-created_at`.",
     )
+    facets: str | None = Field(
+        default=None,
+        max_length=100,
+        description="What to count under these filters, with commas between:"
+        " `category`, `tag`, `status`, `currency`, `price`.",
+        examples=["category,tag"],
+    )
+
+
+class PriceView(BaseModel):
+    """A price that a product has had."""
+
+    version: int = Field(description="The product's version that brought it")
+    price_minor: PriceMinor
+    currency: Currency
+    from_: datetime = Field(alias="from", description="It held until the next one.")
+
+
+class PricePage(BaseModel):
+    """Some prices and how to get the next ones."""
+
+    items: list[PriceView]
+    next_cursor: str | None
+
+
+class PriceQuery(PageQuery):
+    """Which prices to list."""
 
 
 class NewCategory(_Body):
@@ -468,6 +571,9 @@ class NewCategory(_Body):
     )
     name: Name
     description: Description = ""
+    parent: CategorySlug | None = Field(
+        default=None, description="The slug of the category that it is in."
+    )
 
 
 class CategoryChange(_Body):
@@ -476,6 +582,7 @@ class CategoryChange(_Body):
     slug: Slug = Field(default_factory=str)
     name: Name = Field(default_factory=str)
     description: Description | None = None
+    parent: CategorySlug | None = None
 
 
 class CategoryView(BaseModel):
@@ -485,6 +592,8 @@ class CategoryView(BaseModel):
     slug: Slug
     name: Name
     description: Description
+    parent: CategorySlug | None
+    path: list[Slug] = Field(description="Slugs from the root to this one.")
     version: int
     created_at: datetime
     updated_at: datetime
@@ -499,6 +608,49 @@ class CategoryPage(BaseModel):
 
 class CategoryQuery(PageQuery):
     """Which categories to list."""
+
+    parent: CategorySlug | Literal[""] | None = Field(
+        default=None,
+        description="Those directly in this one; empty for those that are in none.",
+    )
+
+
+class NewTag(_Body):
+    """A whole tag, as a client may set it."""
+
+    slug: Slug | None = Field(
+        default=None, description="Made of the name when absent; never changes."
+    )
+    name: Name
+
+
+class TagChange(_Body):
+    """A JSON merge patch (RFC 7396) for a tag."""
+
+    slug: Slug = Field(default_factory=str)
+    name: Name = Field(default_factory=str)
+
+
+class TagView(BaseModel):
+    """A tag."""
+
+    id: UUID
+    slug: Slug
+    name: Name
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+
+class TagPage(BaseModel):
+    """Some tags and how to get the next ones."""
+
+    items: list[TagView]
+    next_cursor: str | None
+
+
+class TagQuery(PageQuery):
+    """Which tags to list."""
 
 
 class NewReservation(_Body):
@@ -560,6 +712,7 @@ class BulkItem(TypedDict, total=False):
     status: Status
     stock: Stock
     category: CategorySlug | None
+    tags: Tags
     attributes: Attributes
 
 
@@ -580,7 +733,7 @@ def sift(items: list[Any]) -> tuple[dict[int, BulkItem], dict[int, list[ErrorDet
 
 
 class BulkUpsert(_Body):
-    """Products to create or change by SKU; a category that does not exist is made."""
+    """Products to create or change by SKU; categories and tags are made if need be."""
 
     items: Annotated[
         list[Any],

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from flagon_chassis.errors import Invalid
 
-OPEN = frozenset({"products", "categories"})
+OPEN = frozenset({"products", "categories", "tags"})
 """Families that anyone may follow, as a whole or one entity's."""
 OWN = frozenset({"jobs"})
 """Families of which an account sees its own part, and an operator everything."""

@@ -7,17 +7,18 @@ from typing import Any
 from uuid import UUID
 
 from pydantic_core import to_json
-from sqlalchemy import Row, select, text
+from sqlalchemy import Row, Uuid, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
-from flagon_catalog.models import PRODUCT_VIEW, RATING, Product
+from flagon_catalog.models import PRODUCT_VIEW, RATING
 from flagon_chassis.errors import Unavailable
 
 from . import holds, slugs
 from .categories import ensure_categories
 from .products import View, broken_rule, emit_changed
+from .tags import ensure_tags
 
 Item = Mapping[str, Any]
 """The fields that one item gives; what it leaves out keeps its value."""
@@ -45,32 +46,40 @@ class Outcome:
     """How much is held, where an item is refused because its stock would be less."""
 
 
+# Locks the rows that exist, in the order of their SKU, so that two batches with the same
+# products cannot wait for each other in a circle. A statement of its own: one that waits
+# for a row sees that row as it then is, but its tags as they were when the wait began.
+_LOCK = text(
+    "SELECT id FROM product WHERE sku = ANY(:skus) ORDER BY sku FOR UPDATE"
+).columns(id=Uuid)
+
 # Reads, decides and writes in one go:
-# - `old` locks the rows that exist, in the order of their SKU, so that two batches with
-#   the same products cannot wait for each other in a circle, and so that a field that an
-#   item leaves out keeps the value that is current, not one that was read earlier;
-# - `held` is true because those rows were locked by a statement before this one, so that
-#   nothing can be reserved any more; a row in `old` that was not there then: try again;
+# - `old` has what is locked, so that a field that an item leaves out keeps the value that
+#   is current, not one that was read earlier;
+# - `held` is true because nothing can be reserved of what is locked;
 # - only what differs is written: an unchanged row costs no new version and no event;
 # - a row whose id is not the one that we gave it, without being in `old`, was made by
-#   somebody else after our snapshot: the caller tries again.
+#   somebody else after our snapshot, and one in `old` that is not locked just before it:
+#   the caller tries again.
 _UPSERT = text(
     """
     WITH item AS MATERIALIZED (
         SELECT * FROM jsonb_to_recordset(cast(:items AS jsonb)) AS item (
             position int, id uuid, sku text, slug text, slug_else text, name text,
             description text, price_minor bigint, currency text, status text, stock int,
-            category_given bool, category_id uuid, attributes jsonb
+            category_given bool, category_id uuid, tags text[], attributes jsonb
         )
     ), old AS MATERIALIZED (
         SELECT product.id, sku, product.name, product.description, product.price_minor,
             product.currency, product.status, product.stock, product.category_id,
-            product.attributes, (
+            ARRAY(
+                SELECT tag.slug FROM product_tag JOIN tag ON tag.id = tag_id
+                WHERE product_id = product.id ORDER BY tag.slug COLLATE "C"
+            ) AS tags, product.attributes, (
                 SELECT coalesce(sum(quantity), 0) FROM reservation
                 WHERE product_id = product.id AND state = 'held'
             ) AS held
         FROM product JOIN item USING (sku)
-        ORDER BY sku FOR UPDATE OF product
     ), wanted AS (
         SELECT item.id, sku, old.id AS old_id, position,
             CASE WHEN exists (SELECT FROM product WHERE product.slug = item.slug)
@@ -83,6 +92,7 @@ _UPSERT = text(
             coalesce(item.stock, old.stock, 0) AS stock,
             CASE WHEN item.category_given THEN item.category_id
                 ELSE old.category_id END AS category_id,
+            coalesce(item.tags, old.tags, '{}') AS tags,
             coalesce(item.attributes, old.attributes, '{}') AS attributes
         FROM item LEFT JOIN old USING (sku)
         WHERE coalesce(item.stock >= old.held, old.id IS NOT NULL)
@@ -97,9 +107,9 @@ _UPSERT = text(
         WHERE old_id IS NULL OR NOT exists (
             SELECT FROM old WHERE old.id = wanted.old_id
             AND (old.name, old.description, old.price_minor, old.currency, old.status,
-                 old.stock, old.attributes)
+                 old.stock, old.tags, old.attributes)
               = (wanted.name, wanted.description, wanted.price_minor, wanted.currency,
-                 wanted.status, wanted.stock, wanted.attributes)
+                 wanted.status, wanted.stock, wanted.tags, wanted.attributes)
             AND old.category_id IS NOT DISTINCT FROM wanted.category_id
         )
         ORDER BY sku
@@ -113,6 +123,22 @@ _UPSERT = text(
         RETURNING id, sku, slug, name, description, price_minor, currency, status, stock,
             category_id, attributes, rating_count, rating_sum, version, created_at,
             updated_at
+    ), untagged AS (
+        DELETE FROM product_tag USING written, wanted, tag
+        WHERE product_id = written.id AND wanted.sku = written.sku
+            AND tag.id = tag_id AND tag.slug <> ALL (wanted.tags)
+    ), tagged AS (
+        INSERT INTO product_tag (product_id, tag_id)
+        SELECT written.id, tag.id
+        FROM written JOIN wanted USING (sku) JOIN tag ON tag.slug = ANY (wanted.tags)
+        ON CONFLICT DO NOTHING
+    ), priced AS (
+        INSERT INTO price (product_id, version, price_minor, currency, "from")
+        SELECT written.id, written.version, written.price_minor, written.currency,
+            written.updated_at
+        FROM written LEFT JOIN old USING (sku)
+        WHERE (written.price_minor, written.currency)
+            IS DISTINCT FROM (old.price_minor, old.currency)
     )
     SELECT item.position, item.id AS given_id, old.id AS old_id,
         CASE WHEN item.stock < old.held THEN old.held END AS held,
@@ -126,15 +152,17 @@ _UPSERT = text(
             CASE WHEN written.stock <> old.stock THEN 'available' END,
             CASE WHEN written.category_id IS DISTINCT FROM old.category_id
                 THEN 'category' END,
+            CASE WHEN wanted.tags <> old.tags THEN 'tags' END,
             CASE WHEN written.attributes <> old.attributes THEN 'attributes' END
         ], NULL) AS changed,
         written.id, written.sku, written.slug, written.name, written.description,
         written.price_minor, written.currency, written.status, written.stock,
         written.stock - coalesce(old.held, 0) AS available, category.slug AS category,
-        written.attributes, {rating} AS rating, written.version, written.created_at,
-        written.updated_at
+        wanted.tags, written.attributes, {rating} AS rating, written.version,
+        written.created_at, written.updated_at
     FROM item
     LEFT JOIN old USING (sku)
+    LEFT JOIN wanted USING (sku)
     LEFT JOIN written USING (sku)
     LEFT JOIN category ON category.id = written.category_id
     ORDER BY item.position
@@ -146,7 +174,7 @@ def upsert_products(session: Session, items: Sequence[Item]) -> list[Outcome]:
     """Create or change many products by SKU and return what became of each.
 
     Safe to repeat: what is already so stays as it is. An item without a name or a price
-    can only change a product. Categories that do not exist are made.
+    can only change a product. Categories and tags that do not exist are made.
 
     :param items: valid ones; a SKU may occur again, and then the later item finds what
         the earlier one left.
@@ -155,6 +183,7 @@ def upsert_products(session: Session, items: Sequence[Item]) -> list[Outcome]:
     categories = ensure_categories(
         session, (item["category"] for item in items if item.get("category"))
     )
+    ensure_tags(session, (slug for item in items for slug in item.get("tags", ())))
     outcomes: dict[int, Outcome] = {}
     for turn in _turns(items):
         for row in _upsert(session, turn, categories):
@@ -200,12 +229,7 @@ def _upsert(
 
 def _lock(session: Session, skus: Sequence[str]) -> set[UUID]:
     """Let nobody reserve or change these products; return the ids of those there are."""
-    found = session.scalars(
-        select(Product.id)
-        .where(Product.sku.in_(skus))
-        .order_by(Product.sku)
-        .with_for_update()
-    ).all()
+    found = session.scalars(_LOCK, {"skus": skus}).all()
     # What is held is what has not ended: time alone counts for nothing from here on.
     holds.expire_overdue(session, found)
     return set(found)
@@ -213,9 +237,8 @@ def _lock(session: Session, skus: Sequence[str]) -> set[UUID]:
 
 def _check_race(rows: Sequence[Row[Any]], locked: set[UUID]) -> None:
     for row in rows:
-        if row.id not in {None, row.old_id or row.given_id} or (
-            row.old_id is not None and row.old_id not in locked
-        ):
+        made_meanwhile = row.id not in {None, row.old_id or row.given_id}
+        if made_meanwhile or not {row.old_id} <= locked | {None}:
             raise _RaceLost
 
 

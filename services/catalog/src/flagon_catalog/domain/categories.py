@@ -5,14 +5,14 @@ from typing import Any
 from uuid import UUID
 
 from pydantic_core import to_jsonable_python
-from sqlalchemy import func, select, tuple_
+from sqlalchemy import ColumnElement, func, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 from uuid_utils.compat import uuid7
 
-from flagon_catalog.models import CATEGORY_VIEW, Category, Product
+from flagon_catalog.models import CATEGORY_VIEW, LEVELS_MAX, Category, Product
 from flagon_chassis import events
-from flagon_chassis.errors import Conflict, NotFound
+from flagon_chassis.errors import Conflict, Invalid, NotFound
 
 from .slugs import slug_of
 
@@ -33,17 +33,62 @@ class CategoryInUse(Conflict):
     """Products are still in this category."""
 
 
+class CategoryHasChildren(Conflict):
+    """Other categories are still in this category."""
+
+
+class CategoryInItself(Conflict):
+    """A category cannot be inside itself."""
+
+
+class CategoryTooDeep(Conflict):
+    """Categories are nested only so deep."""
+
+
+class ParentUnknown(Invalid):
+    """The category that this one is to be in does not exist."""
+
+
+# Whoever gives a category a place waits here for whoever is at it: a place is right only
+# as long as everything above it stays where it is.
+_TAKE_TURN = select(func.pg_advisory_xact_lock(728_114_050))
+
+
+_OWN = ("name", "description", "parent", "path")
+
+
 def create_category(
-    session: Session, *, name: str, slug: str | None, description: str
+    session: Session,
+    *,
+    name: str,
+    slug: str | None,
+    description: str,
+    parent: str | None = None,
 ) -> dict[str, Any]:
     """Add one category and return it as the API shows it.
 
     :param slug: made of the name when None.
+    :param parent: slug of the category that it is in, or None.
     :raises CategorySlugTaken: a category with this slug exists.
+    :raises ParentUnknown: there is no category with the parent's slug.
+    :raises CategoryTooDeep: the parent is on the lowest level.
     """
     slug = slug or slug_of(name) or f"category-{uuid7().hex[-12:]}"
+    parent_id, path = None, [slug]
+    if parent is not None:
+        session.execute(_TAKE_TURN)
+        parent_id, path = _place(session, slug, parent)
     created = _insert(
-        session, [{"name": name, "slug": slug, "description": description}]
+        session,
+        [
+            {
+                "name": name,
+                "slug": slug,
+                "description": description,
+                "parent_id": parent_id,
+                "path": path,
+            }
+        ],
     )
     if not created:
         detail = f"{slug} is in use."
@@ -76,6 +121,8 @@ def ensure_categories(
                 "name": (names or {}).get(slug) or slug.replace("-", " ").title(),
                 "slug": slug,
                 "description": "",
+                "parent_id": None,
+                "path": [slug],
             }
             for slug in missing
         ],
@@ -83,7 +130,39 @@ def ensure_categories(
     return lock_category_ids(session, slugs)
 
 
-def _insert(session: Session, rows: list[dict[str, str]]) -> list[dict[str, Any]]:
+def _place(
+    session: Session, slug: str, parent: str | None, *, levels: int = 1
+) -> tuple[UUID | None, list[str]]:
+    """Return the id of a category's parent and the category's path.
+
+    :param levels: how many the category has with what is in it.
+    :raises ParentUnknown: there is no category with the parent's slug.
+    :raises CategoryInItself: the parent is the category, or is in it.
+    :raises CategoryTooDeep: there would be more than `LEVELS_MAX` levels.
+    """
+    if parent is None:
+        return None, [slug]
+    row = session.execute(
+        select(Category.id, Category.path)
+        .where(Category.slug == parent)
+        .with_for_update(read=True, key_share=True)
+    ).one_or_none()
+    if row is None:
+        detail = f"There is no category {parent}."
+        raise ParentUnknown(detail, errors=[{"pointer": "#/parent", "detail": detail}])
+    if slug in row.path:
+        raise CategoryInItself(f"{parent} is in {slug} or the same.")
+    if len(row.path) + levels > LEVELS_MAX:
+        raise CategoryTooDeep(f"There may be {LEVELS_MAX} levels.", most=LEVELS_MAX)
+    return row.id, [*row.path, slug]
+
+
+def within(slug: str) -> ColumnElement[bool]:
+    """Return whether a category is this one or somewhere in it."""
+    return Category.path.contains([slug])
+
+
+def _insert(session: Session, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Add those categories whose slug is free and return them."""
     created = session.execute(
         insert(Category)
@@ -130,16 +209,30 @@ def find_category(
 
 
 def list_categories(
-    session: Session, *, limit: int, after: tuple[str, UUID] | None = None
+    session: Session,
+    *,
+    parent: str | None = None,
+    limit: int,
+    after: tuple[str, UUID] | None = None,
 ) -> list[dict[str, Any]]:
     """Return categories in the order of their names, ignoring case.
 
+    :param parent: slug of the one that they are directly in; empty for those that are in
+        none, and None for all.
     :param after: folded name and id of the last category of the page before.
     """
     order = (func.lower(Category.name), Category.id)
     statement = (
         select(*CATEGORY_VIEW, order[0].label("position")).order_by(*order).limit(limit)
     )
+    if parent == "":
+        statement = statement.where(Category.parent_id.is_(None))
+    elif parent is not None:
+        above = aliased(Category)
+        statement = statement.where(
+            Category.parent_id
+            == select(above.id).where(above.slug == parent).scalar_subquery()
+        )
     if after is not None:
         statement = statement.where(tuple_(*order) > after)
     return [row._asdict() for row in session.execute(statement)]
@@ -148,8 +241,12 @@ def list_categories(
 def lock_category(session: Session, *, id: UUID) -> Category:
     """Return a category that nobody else can change before the transaction ends.
 
+    Nor can they move another one: what is above and in it stays there.
+
     :raises CategoryNotFound: there is none.
     """
+    # Before the row: who moves a category also changes the rows that are in it.
+    session.execute(_TAKE_TURN)
     category = session.get(Category, id, with_for_update=True)
     if category is None:
         raise CategoryNotFound(f"There is no category {id}.")
@@ -163,30 +260,65 @@ def change_category(
     name: str,
     slug: str | None,
     description: str,
+    parent: str | None,
 ) -> dict[str, Any]:
     """Set the fields of a locked category and return it as the API shows it.
 
-    When nothing differs there is no new version and no event.
+    When nothing differs there is no new version and no event. What is in a category moves
+    with it and gets a new version as well, because it is shown with its path.
 
     :param slug: the one that it has, or None.
     :raises CategorySlugFixed: it is another one.
+    :raises ParentUnknown: there is no category with the parent's slug.
+    :raises CategoryInItself: the parent is the category, or is in it.
+    :raises CategoryTooDeep: there would be more than `LEVELS_MAX` levels.
     """
     if slug not in {None, category.slug}:
         raise CategorySlugFixed("Make a new category and move the products to it.")
     before = category.view()
     category.name, category.description = name, description
+    moved = [] if parent == category.parent else _move(session, category, parent)
     session.flush()
     after = category.view()
-    changed = [key for key in ("name", "description") if before[key] != after[key]]
+    changed = [key for key in _OWN if before[key] != after[key]]
     if changed:
         _emit_changed(session, after, changed=changed)
+    _emit_changed(session, *moved, changed=["path"])
     return after
+
+
+def _move(
+    session: Session, category: Category, parent: str | None
+) -> list[dict[str, Any]]:
+    """Put a locked category into another one and return what was in it, with new paths."""
+    above = len(category.path) - 1
+    inside = within(category.slug)
+    deepest = session.scalar(
+        select(func.max(func.cardinality(Category.path))).where(inside)
+    )
+    category.parent_id, category.path = _place(
+        session, category.slug, parent, levels=deepest - above
+    )
+    moved = session.execute(
+        update(Category)
+        .where(inside, Category.id != category.id)
+        .values(
+            path=func.array_cat(
+                category.path[:-1], Category.path[above + 1 : LEVELS_MAX]
+            ),
+            version=Category.version + 1,
+        )
+        .returning(*CATEGORY_VIEW)
+        .execution_options(synchronize_session=False)
+    )
+    return sorted((row._asdict() for row in moved), key=lambda view: view["path"])
 
 
 def delete_category(session: Session, category: Category) -> None:
     """Delete a locked, empty category.
 
     :raises CategoryInUse: products are in it.
+    :raises CategoryHasChildren: other categories are in it.
     """
     # The lock on the category keeps new products out, so the answer stays true.
     used = session.scalar(
@@ -194,6 +326,11 @@ def delete_category(session: Session, category: Category) -> None:
     )
     if used is not None:
         raise CategoryInUse("Move its products to another category first.")
+    inside = session.scalar(
+        select(Category.id).where(Category.parent_id == category.id).limit(1)
+    )
+    if inside is not None:
+        raise CategoryHasChildren("Move or delete the categories in it first.")
     session.delete(category)
     session.flush()
     events.emit(

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from sqlalchemy import (
+    ARRAY,
     CHAR,
     JSON,
     ColumnElement,
@@ -20,7 +21,8 @@ from sqlalchemy.orm import Session
 
 from flagon_catalog.models import Product
 
-from .products import Filter, select_products
+from .products import Filter, matching
+from .shapes import WHOLE
 
 if TYPE_CHECKING:
     import psycopg
@@ -41,11 +43,6 @@ class Batch:
     """The id that the next batch comes after; None: there is none."""
 
 
-def columns(wanted: Filter) -> list[str]:
-    """Return the names of a product's fields, in order."""
-    return [str(column.key) for column in select_products(wanted).selected_columns]
-
-
 def read_batch(
     session: Session, wanted: Filter, *, kind: str, after: UUID | None = None
 ) -> Batch:
@@ -56,7 +53,7 @@ def read_batch(
 
     :param kind: `csv`, without a header, or `ndjson`.
     """
-    some = select_products(wanted)
+    some = matching(WHOLE.select(), wanted)
     if after is not None:
         some = some.where(Product.id > after)
     ids = some.with_only_columns(Product.id, maintain_column_froms=True)
@@ -90,6 +87,8 @@ def _cell(column: ColumnElement[Any]) -> ColumnElement[Any]:
     if isinstance(column.type, DateTime):
         utc = func.timezone("UTC", column)
         return func.to_char(utc, 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+    if isinstance(column.type, ARRAY):
+        return func.to_jsonb(column).cast(Text)
     if isinstance(column.type, JSON):
         return column.cast(Text)
     if isinstance(column.type, Text) and not isinstance(column.type, CHAR):

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
@@ -19,6 +19,7 @@ from sqlalchemy import (
     insert,
     literal_column,
     select,
+    true,
     tuple_,
     update,
 )
@@ -26,12 +27,23 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
-from flagon_catalog.models import HELD, PRODUCT_RATING, PRODUCT_VIEW, Category, Product
+from flagon_catalog.models import (
+    HELD,
+    PRODUCT_RATING,
+    PRODUCT_VIEW,
+    Category,
+    Price,
+    Product,
+    Tag,
+    product_tag,
+)
 from flagon_chassis import events
 from flagon_chassis.errors import Conflict, Invalid, NotFound
 
 from . import holds, slugs
-from .categories import lock_category_ids
+from .categories import lock_category_ids, within
+from .shapes import WHOLE, Shape
+from .tags import find_tag_ids, set_tags
 
 if TYPE_CHECKING:
     import psycopg
@@ -39,14 +51,18 @@ if TYPE_CHECKING:
 View = dict[str, Any]
 """A product as the API shows it, by field name."""
 
-_VIEW = select(*PRODUCT_VIEW).outerjoin(Category, Product.category_id == Category.id)
-_GENERATED = (
+_VIEW = WHOLE.select()
+_WRITTEN = (
     Product.id,
     PRODUCT_RATING,
     Product.version,
     Product.created_at,
     Product.updated_at,
+    Product.price_minor,
+    Product.currency,
 )
+_GENERATED = ("id", "rating", "version", "created_at", "updated_at")
+_PRICE = frozenset({"price_minor", "currency"})
 _ACCENTS = re.compile("[\u0300-\u036f]")
 
 
@@ -89,7 +105,9 @@ class Filter:
     q: str | None = None
     """Words to search for; `"a phrase"`, `or` and `-without` work as on the web."""
     category: str | None = None
-    """The category's slug."""
+    """A category's slug; what is in the categories in it counts too."""
+    tag: Sequence[str] = ()
+    """Slugs of tags; a product must have all of them."""
     sku: str | None = None
     slug: str | None = None
     currency: str | None = None
@@ -106,15 +124,17 @@ def find_product(
     slug: str | None = None,
     sku: str | None = None,
     hidden: bool = False,
+    shape: Shape = WHOLE,
 ) -> View:
     """Return one product, by its id, its slug or its SKU.
 
+    :param shape: what to select; more comes with it, see `Shape.show`.
     :param hidden: whether drafts and archived products are found as well.
     :raises ProductNotFound: there is none.
     """
     keys = ((Product.id, id), (Product.slug, slug), (Product.sku, sku))
     column, value = next(pair for pair in keys if pair[1] is not None)
-    row = session.execute(_VIEW.where(column == value)).one_or_none()
+    row = session.execute(shape.select().where(column == value)).one_or_none()
     if row is None or not (hidden or row.status == "active"):
         raise ProductNotFound(f"There is no product {value}.")
     return row._asdict()
@@ -127,38 +147,98 @@ def list_products(
     sort: str,
     limit: int,
     after: Sequence[Any] | None = None,
+    shape: Shape = WHOLE,
 ) -> list[View]:
     """Return one page of products, each with its `position` in the order.
 
     :param sort: `relevance` (the best first), or `created_at`, `name` or `price_minor`,
         with a minus in front for the reverse.
     :param after: position and id of the last product of the page before.
+    :param shape: what to select; more comes with it, see `Shape.show`.
     :raises RelevanceUnknown: it is to be sorted by relevance without a search.
     """
     query = None if wanted.q is None else _query(wanted.q)
     position = _position(sort.lstrip("-"), query)
-    statement = _filtered(
-        _VIEW.add_columns(position.label("position")), wanted, query
-    ).limit(limit)
-    order = tuple_(position, Product.id)
-    if sort == "relevance" or sort.startswith("-"):
-        statement = statement.order_by(position.desc(), Product.id.desc())
+    backward = sort == "relevance" or sort.startswith("-")
+
+    def page(statement: Select[Any]) -> Select[Any]:
+        statement = _filtered(statement, wanted, query).limit(limit)
         if after is not None:
-            statement = statement.where(order < tuple(after))
+            order, last = tuple_(position, Product.id), tuple(after)
+            statement = statement.where(order < last if backward else order > last)
+        return statement.order_by(
+            *_ordered(position, Product.id.expression, backward=backward)
+        )
+
+    if wanted.category is None:
+        statement = page(shape.select().add_columns(position.label("position")))
+    elif query is None:
+        statement = _merged(
+            shape, wanted.category, page, position, limit, backward=backward
+        )
     else:
-        statement = statement.order_by(position, Product.id)
-        if after is not None:
-            statement = statement.where(order > tuple(after))
+        # A search finds few products, and once is enough.
+        statement = _inside(
+            page(shape.select().add_columns(position.label("position"))),
+            wanted.category,
+        )
     result = session.execute(statement)
     # Half the time of `Row._asdict`, and this is the busiest line of the shop.
     names = tuple(result.keys())
     return [dict(zip(names, row, strict=True)) for row in result]
 
 
-def select_products(wanted: Filter) -> Select[Any]:
-    """Return the query for all of certain products as the API shows them, unordered."""
+def matching(statement: Select[Any], wanted: Filter) -> Select[Any]:
+    """Return a selection of the products that a list is about, in no order."""
     query = None if wanted.q is None else _query(wanted.q)
-    return _filtered(_VIEW, wanted, query)
+    statement = _filtered(statement, wanted, query)
+    return statement if wanted.category is None else _inside(statement, wanted.category)
+
+
+def _inside(statement: Select[Any], category: str) -> Select[Any]:
+    shelves = select(Category.id).where(within(category))
+    return statement.where(Product.category_id.in_(shelves))
+
+
+def _ordered(
+    position: ColumnElement[Any], id_: ColumnElement[UUID], *, backward: bool
+) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
+    return (position.desc(), id_.desc()) if backward else (position, id_)
+
+
+def _merged(
+    shape: Shape,
+    category: str,
+    page: Callable[[Select[Any]], Select[Any]],
+    position: ColumnElement[Any],
+    limit: int,
+    *,
+    backward: bool,
+) -> Select[Any]:
+    """Return the list of a category and all in it: one page of each, merged.
+
+    Each page is read from the index that gives its order, so the work depends on the
+    number of categories and not on the number of products.
+    """
+    shelf = select(Category.id).where(within(category)).subquery("shelf")
+    nearest = page(
+        select(Product.id, position.label("position")).where(
+            Product.category_id == shelf.c.id
+        )
+    ).lateral("nearest")
+    merged = (
+        select(nearest.c.id, nearest.c.position)
+        .select_from(shelf.join(nearest, true()))
+        .order_by(*_ordered(nearest.c.position, nearest.c.id, backward=backward))
+        .limit(limit)
+        .subquery("page")
+    )
+    return (
+        shape.select()
+        .add_columns(merged.c.position)
+        .join(merged, merged.c.id == Product.id)
+        .order_by(*_ordered(merged.c.position, merged.c.id, backward=backward))
+    )
 
 
 def _query(q: str) -> ColumnElement[Any]:
@@ -191,6 +271,7 @@ def _position(sort: str, query: ColumnElement[Any] | None) -> ColumnElement[Any]
 def _filtered(
     statement: Select[Any], wanted: Filter, query: ColumnElement[Any] | None
 ) -> Select[Any]:
+    """Add all filters but the category, which is the caller's."""
     conditions: list[ColumnElement[bool]] = []
     if len(wanted.statuses) == 1:
         # Equality with one status lets the index give the order.
@@ -199,15 +280,7 @@ def _filtered(
         conditions.append(Product.status.in_(wanted.statuses))
     if query is not None:
         conditions.append(Product.search.op("@@")(query))
-    if wanted.category is not None:
-        # A subquery and not the joined table: it is looked up once, and the index on
-        # category and status is usable.
-        conditions.append(
-            Product.category_id
-            == select(Category.id)
-            .where(Category.slug == wanted.category)
-            .scalar_subquery()
-        )
+    conditions.extend(_tagged(slug) for slug in wanted.tag)
     for column, value in (
         (Product.sku, wanted.sku),
         (Product.slug, wanted.slug),
@@ -227,6 +300,16 @@ def _filtered(
     return statement.where(*conditions)
 
 
+def _tagged(slug: str) -> ColumnElement[bool]:
+    """Return whether a product has a tag; the planner may begin at either of the two."""
+    tag = select(Tag.id).where(Tag.slug == slug).scalar_subquery()
+    return (
+        select(product_tag.c.product_id)
+        .where(product_tag.c.product_id == Product.id, product_tag.c.tag_id == tag)
+        .exists()
+    )
+
+
 def create_product(session: Session, fields: Mapping[str, Any]) -> View:
     """Add one product and return it as the API shows it.
 
@@ -234,12 +317,15 @@ def create_product(session: Session, fields: Mapping[str, Any]) -> View:
     :raises SkuTaken: a product with this SKU exists.
     :raises SlugTaken: a product with this very slug exists.
     :raises CategoryUnknown: there is no category with this slug.
+    :raises TagUnknown: there is no tag with one of these slugs.
     """
     id_ = uuid7()
     given = fields["slug"]
+    tags = find_tag_ids(session, fields["tags"])
     choices = (given,) if given else slugs.choices(fields["name"], fields["sku"], id_)
     columns = _columns(session, fields)
     values, created = _insert(session, {**columns, "id": id_}, choices)
+    set_tags(session, id_, tags)
     # Nobody can have reserved what nobody has seen.
     available = fields["stock"]
     view = _in_order({**fields, "available": available, **values, **created})
@@ -256,7 +342,8 @@ def _insert(
     """
     values = {**columns, "slug": choices[0]}
     try:
-        return values, _write(session, insert(Product).values(values), values)
+        statement = _writing(insert(Product).values(values), priced=True)
+        return values, _write(session, statement, values)
     except SlugTaken:
         if len(choices) == 1:
             raise
@@ -273,7 +360,8 @@ def lock_product(session: Session, *, id: UUID) -> View:
     )
     if locked is None:
         raise ProductNotFound(f"There is no product {id}.")
-    # A statement of its own, because it sees what was reserved while the other waited.
+    # Only now: a statement that waits for a row sees that row as it then is, but what
+    # belongs to it (category, tags, reservations) as it was when the wait began.
     return session.execute(_VIEW.where(Product.id == id)).one()._asdict()
 
 
@@ -294,14 +382,17 @@ def change_product(session: Session, product: View, fields: Mapping[str, Any]) -
     :raises SlugTaken: another product has the new slug.
     :raises CategoryUnknown: there is no category with this slug.
     :raises StockHeld: the stock would be less than what is held.
+    :raises TagUnknown: there is no tag with one of these slugs.
     """
     changed = {name: value for name, value in fields.items() if product[name] != value}
     if not changed:
         return product
     held = _held(session, product, changed["stock"]) if "stock" in changed else 0
+    if "tags" in changed:
+        tags = find_tag_ids(session, changed["tags"])
+        set_tags(session, product["id"], tags)
     values = _columns(session, changed)
-    written = _write(
-        session,
+    statement = (
         update(Product)
         .where(Product.id == product["id"])
         .values(
@@ -309,7 +400,11 @@ def change_product(session: Session, product: View, fields: Mapping[str, Any]) -
             version=Product.version + 1,
             versions_sold=0,
             updated_at=func.clock_timestamp(),
-        ),
+        )
+    )
+    written = _write(
+        session,
+        _writing(statement, priced=not _PRICE.isdisjoint(changed)),
         {**product, **values},
     )
     if "stock" in changed:
@@ -369,8 +464,8 @@ def emit_changed(
 
 
 def _columns(session: Session, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return fields as columns: the category becomes its id."""
-    columns = dict(fields)
+    """Return fields as columns: the category becomes its id, tags are none."""
+    columns = {name: value for name, value in fields.items() if name != "tags"}
     if "category" in columns:
         slug = columns.pop("category")
         columns["category_id"] = None if slug is None else _category(session, slug)
@@ -387,16 +482,33 @@ def _category(session: Session, slug: str) -> UUID:
     return found[slug]
 
 
+def _writing(statement: Insert | Update, *, priced: bool) -> Select[Any]:
+    """Return a statement that writes a product and tells what the database sets itself.
+
+    :param priced: whether it writes the price into the history too; in one round trip.
+    """
+    written = statement.returning(*_WRITTEN).cte("written")
+    told = select(*(written.c[name] for name in _GENERATED))
+    if not priced:
+        return told
+    columns = ("id", "version", "price_minor", "currency", "updated_at")
+    price = insert(Price).from_select(
+        ["product_id", "version", "price_minor", "currency", "from"],
+        select(*(written.c[name] for name in columns)),
+    )
+    return told.add_cte(price.cte("priced"))
+
+
 def _write(
     session: Session,
-    statement: Insert | Update,
+    statement: Select[Any],
     values: Mapping[str, Any],
 ) -> View:
     """Write one product and return what the database sets itself."""
     try:
         # A savepoint, because a refused slug is no reason to lose the transaction.
         with session.begin_nested():
-            return session.execute(statement.returning(*_GENERATED)).one()._asdict()
+            return session.execute(statement).one()._asdict()
     except IntegrityError as error:
         failure, name = _TAKEN[broken_rule(error)]
         detail = f"{values[name]} is in use."

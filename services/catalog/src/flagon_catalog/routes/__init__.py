@@ -1,6 +1,6 @@
 """The catalog's HTTP surface; one module for each noun."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
@@ -15,6 +15,8 @@ from . import formats
 WRITE = "catalog:write"
 PAGING = {"limit", "cursor", "format"}
 """What a list takes that is no filter and no order."""
+REPEATABLE = frozenset({"tag"})
+"""Names that may be in a query several times."""
 PATCH_TYPES = ("application/merge-patch+json", "application/json")
 
 V = TypeVar("V", bound=Callable[..., Any])
@@ -28,7 +30,11 @@ def merge_patch(view: V) -> V:
 
 def refuse_unclear() -> None:
     """Refuse a query that says two things, and a patch that is no JSON merge patch."""
-    twice = [name for name, values in request.args.lists() if len(values) > 1]
+    twice = [
+        name
+        for name, values in request.args.lists()
+        if len(values) > 1 and name not in REPEATABLE
+    ]
     if twice:
         raise BadRequest(f"Give {', '.join(sorted(twice))} only once.")
     if request.method == "PATCH" and request.mimetype not in PATCH_TYPES:
@@ -47,29 +53,32 @@ def sees_hidden() -> bool:
 def listed(
     items: Sequence[Mapping[str, Any]],
     cursor: str | None,
-    view: Iterable[Any],
+    fields: Sequence[str],
     nouns: str,
     *,
     hidden: bool = True,
+    more: Mapping[str, Any] | None = None,
 ) -> Response:
     """Return a page of a list in the format that the client asked for.
 
     `Link` says where the next page is (RFC 8288), in each of them.
 
     :param cursor: of the next page; None: this is the last one.
-    :param view: the columns of an item in the order of the API.
+    :param fields: the names of what each item has, in order.
     :param nouns: what they are, such as `products`.
+    :param more: what JSON says beside them.
     """
     kind = formats.chosen(*formats.TYPES)
     if kind == "json":
-        body = to_json({"items": items, "next_cursor": cursor})
+        body = to_json({"items": items, "next_cursor": cursor, **(more or {})})
     else:
-        body = formats.written(kind, items, [column.key for column in view], nouns)
+        body = formats.written(kind, items, fields, nouns)
     response = _response(body, hidden=hidden)
     response.content_type = formats.content_type(kind)
     response.headers["Vary"] = "Accept, Authorization"
     if cursor is not None:
-        onward = urlencode({**request.args.to_dict(), "cursor": cursor})
+        asked = {**request.args.to_dict(flat=False), "cursor": [cursor]}
+        onward = urlencode(asked, doseq=True)
         response.headers["Link"] = f'<{request.path}?{onward}>; rel="next"'
     return response
 

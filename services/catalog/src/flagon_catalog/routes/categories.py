@@ -33,7 +33,7 @@ bp = APIBlueprint(
 )
 bp.before_request(refuse_unclear)
 
-_PURPOSE = "categories"
+FIELDS = [column.key for column in CATEGORY_VIEW]
 
 
 class Categories(MethodView):
@@ -46,19 +46,20 @@ class Categories(MethodView):
     def get(self, asked: CategoryQuery) -> Response:
         """List categories in the order of their names."""
         after = None
+        purpose = f"categories {asked.model_dump_json(include={'parent'})}"
         if asked.cursor is not None:
-            name, id_ = paging.decode(_PURPOSE, asked.cursor)
+            name, id_ = paging.decode(purpose, asked.cursor)
             after = name, UUID(id_)
         with reading() as session:
             rows = categories.list_categories(
-                session, limit=asked.limit + 1, after=after
+                session, parent=asked.parent, limit=asked.limit + 1, after=after
             )
         items = rows[: asked.limit]
         positions = [item.pop("position") for item in items]
         cursor = None
         if len(rows) > asked.limit:
-            cursor = paging.encode(_PURPOSE, [positions[-1], str(items[-1]["id"])])
-        return listed(items, cursor, CATEGORY_VIEW, "categories", hidden=False)
+            cursor = paging.encode(purpose, [positions[-1], str(items[-1]["id"])])
+        return listed(items, cursor, FIELDS, "categories", hidden=False)
 
     @auth.requires(WRITE)
     @bp.doc(operation_id="create_category", responses={409: "The slug is in use"})
@@ -94,7 +95,10 @@ class Category(MethodView):
     @bp.input(NewCategory, arg_name="new")
     @bp.output(CategoryView)
     def put(self, category_id: UUID, new: NewCategory) -> Response:
-        """Replace a category; its slug can be left out, but not changed."""
+        """Replace a category; its slug can be left out, but not changed.
+
+        What is in it moves with it.
+        """
         with transaction() as session:
             category = categories.lock_category(session, id=category_id)
             require_match(category.view())
@@ -124,7 +128,7 @@ class Category(MethodView):
         responses={
             204: "It is gone",
             404: "",
-            409: "Products are in it",
+            409: "Products or categories are in it",
             412: "",
             428: "",
         },

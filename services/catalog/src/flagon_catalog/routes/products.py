@@ -1,18 +1,18 @@
 """The products of the API."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from apiflask import APIBlueprint
 from flask import Response, current_app, request, stream_with_context, url_for
 from flask.views import MethodView
 
-from flagon_catalog.domain import bulk, exports, patches, products
-from flagon_catalog.models import PRODUCT_VIEW, STATUSES
+from flagon_catalog.domain import bulk, exports, facets, patches, products, shapes
+from flagon_catalog.models import STATUSES
 from flagon_catalog.schemas import (
     BulkReport,
     BulkUpsert,
@@ -22,6 +22,7 @@ from flagon_catalog.schemas import (
     ProductPage,
     ProductQuery,
     ProductView,
+    ShapeQuery,
     bulk_report,
     sift,
 )
@@ -45,6 +46,13 @@ bp = APIBlueprint("products", __name__, url_prefix="/api/v1/products", tag="Prod
 bp.before_request(refuse_unclear)
 
 
+_PAGE = PAGING | {"fields", "include", "facets"}
+"""What does not change which products are listed, nor their order."""
+
+
+Q = TypeVar("Q", ProductQuery, ExportQuery)
+
+
 class HiddenProducts(Forbidden):
     """Only some may list what is not for sale."""
 
@@ -61,26 +69,39 @@ class Products(MethodView):
 
         A page at a time, in an order that stays the same while products change.
         """
+        asked = _whole(asked)
         hidden = sees_hidden()
         if asked.status != "active" and not hidden:
             raise HiddenProducts(f"The status {asked.status} needs {WRITE}.")
         sort = asked.sort or ("relevance" if asked.q else "-created_at")
-        purpose = f"products {asked.model_dump_json(exclude=PAGING)}"
+        shape = shapes.shape(asked.fields, asked.include)
+        wanted = _filter(asked)
+        counted = _facets(asked)
+        purpose = f"products {asked.model_dump_json(exclude=_PAGE)}"
         with reading() as session:
             rows = products.list_products(
                 session,
-                _filter(asked),
+                wanted,
                 sort=sort,
                 # One more than asked for tells whether there is a next page.
                 limit=asked.limit + 1,
                 after=_after(purpose, asked.cursor, sort),
+                shape=shape,
             )
+            counts = facets.count_facets(session, wanted, counted) if counted else None
         items = rows[: asked.limit]
         positions = [item.pop("position") for item in items]
         cursor = None
         if len(rows) > asked.limit:
             cursor = _cursor(purpose, positions[-1], items[-1]["id"])
-        return listed(items, cursor, PRODUCT_VIEW, "products", hidden=hidden)
+        return listed(
+            [shape.show(item) for item in items],
+            cursor,
+            shape.names(),
+            "products",
+            hidden=hidden,
+            more={} if counts is None else {"facets": counts},
+        )
 
     @auth.requires(WRITE)
     @bp.doc(
@@ -109,10 +130,11 @@ class Product(MethodView):
 
     @auth.open_route
     @bp.doc(operation_id="find_product", responses=[304, 404])
+    @bp.input(ShapeQuery, location="query", arg_name="asked")
     @bp.output(ProductView)
-    def get(self, product_id: UUID) -> Response:
+    def get(self, product_id: UUID, asked: ShapeQuery) -> Response:
         """Show a product."""
-        return _found(id=product_id)
+        return _found(asked, id=product_id)
 
     @auth.requires(WRITE)
     @bp.doc(operation_id="replace_product", responses=[404, 409, 412, 428])
@@ -178,19 +200,21 @@ bp.add_url_rule("/<uuid:product_id>", view_func=Product.as_view("product"))
 @bp.get("/by-slug/<slug>")
 @auth.open_route
 @bp.doc(operation_id="find_product_by_slug", responses=[304, 404])
+@bp.input(ShapeQuery, location="query", arg_name="asked")
 @bp.output(ProductView)
-def find_product_by_slug(slug: str) -> Response:
+def find_product_by_slug(slug: str, asked: ShapeQuery) -> Response:
     """Show the product with this slug."""
-    return _found(slug=slug)
+    return _found(asked, slug=slug)
 
 
 @bp.get("/by-sku/<sku>")
 @auth.open_route
 @bp.doc(operation_id="find_product_by_sku", responses=[304, 404])
+@bp.input(ShapeQuery, location="query", arg_name="asked")
 @bp.output(ProductView)
-def find_product_by_sku(sku: str) -> Response:
+def find_product_by_sku(sku: str, asked: ShapeQuery) -> Response:
     """Show the product with this SKU."""
-    return _found(sku=sku)
+    return _found(asked, sku=sku)
 
 
 @bp.get("/export")
@@ -205,7 +229,7 @@ def export_products(asked: ExportQuery) -> Response:
     is exact. An answer that breaks off is no whole export: its last chunk is missing.
     """
     kind = formats.chosen("ndjson", "csv")
-    wanted = _filter(asked)
+    wanted = _filter(_whole(asked))
 
     def read(after: UUID | None = None) -> exports.Batch:
         with transaction() as session:
@@ -216,7 +240,7 @@ def export_products(asked: ExportQuery) -> Response:
 
     def lines() -> Iterator[bytes]:
         if kind == "csv":
-            yield ",".join(exports.columns(wanted)).encode() + b"\n"
+            yield ",".join(shapes.FIELDS).encode() + b"\n"
         while batches:
             # What was sent is forgotten before more is read.
             text, last = astuple(batches.pop())
@@ -242,8 +266,8 @@ def upsert_products(wanted: BulkUpsert) -> Response:
     """Create or change up to 1,000 products by SKU.
 
     Each item is judged on its own; a field that an item leaves out keeps its value, and a
-    category that does not exist is made. What is already so stays as it is, so sending
-    the same again changes nothing. A SKU that occurs twice is handled in order.
+    category or tag that does not exist is made. What is already so stays as it is, so
+    sending the same again changes nothing. A SKU that occurs twice is handled in order.
     """
 
     def respond() -> Response:
@@ -265,14 +289,33 @@ def allow_large_bulk() -> None:
 
 
 def _found(
-    *, id: UUID | None = None, slug: str | None = None, sku: str | None = None
+    asked: ShapeQuery,
+    *,
+    id: UUID | None = None,
+    slug: str | None = None,
+    sku: str | None = None,
 ) -> Response:
     hidden = sees_hidden()
+    shape = shapes.shape(asked.fields, asked.include)
     with reading() as session:
         product = products.find_product(
-            session, id=id, slug=slug, sku=sku, hidden=hidden
+            session, id=id, slug=slug, sku=sku, hidden=hidden, shape=shape
         )
-    return tagged(shown(product, hidden=hidden), product)
+    return tagged(
+        shown(shape.show(product), hidden=hidden), product, *_more(shape, product)
+    )
+
+
+def _more(shape: shapes.Shape, product: Mapping[str, Any]) -> list[str]:
+    """Return what else an entity tag depends on than the product.
+
+    Some fields of a version are as old as all of it, and have an address of their own: the
+    tag may be the same, and `If-Match` takes it.
+    """
+    if not shape.include:
+        return []
+    category = shapes.embedded(product)
+    return ["in", f"v{category['version']}-{category['id']}" if category else "none"]
 
 
 def _fields(new: NewProduct) -> dict[str, Any]:
@@ -282,10 +325,24 @@ def _fields(new: NewProduct) -> dict[str, Any]:
     return fields
 
 
+def _whole(asked: Q) -> Q:
+    """Return the query with every tag; APIFlask gives the first value of each name."""
+    tags = request.args.getlist("tag")
+    if len(tags) < 2:  # noqa: PLR2004 (one is there already)
+        return asked
+    return type(asked).model_validate({**request.args.to_dict(), "tag": tags})
+
+
+def _facets(asked: ProductQuery) -> list[str]:
+    if asked.facets is None:
+        return []
+    return shapes.known(asked.facets, "facets", facets.NAMES, facets.FacetUnknown)
+
+
 def _filter(asked: ProductQuery | ExportQuery) -> products.Filter:
     return products.Filter(
         statuses=STATUSES if asked.status == "any" else (asked.status,),
-        **asked.model_dump(exclude={"status", "sort", *PAGING}),
+        **asked.model_dump(exclude={"status", "sort", *_PAGE}),
     )
 
 

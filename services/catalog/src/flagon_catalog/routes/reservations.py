@@ -22,6 +22,8 @@ from . import PAGING, WRITE, listed, refuse_unclear, shown
 bp = APIBlueprint("reservations", __name__, url_prefix="/api/v1", tag="Reservations")
 bp.before_request(refuse_unclear)
 
+FIELDS = [column.key for column in RESERVATION_VIEW]
+
 SEE_ALL = frozenset({"merchandiser", "operator", "admin"})
 """Roles of the people who answer for the stock, and so must find out who holds it.
 
@@ -87,7 +89,7 @@ def list_reservations(asked: ReservationQuery) -> Response:
     cursor = None
     if len(rows) > asked.limit:
         cursor = paging.encode(purpose, [str(items[-1]["id"])])
-    return listed(items, cursor, RESERVATION_VIEW, "reservations")
+    return listed(items, cursor, FIELDS, "reservations")
 
 
 @bp.get("/reservations/<uuid:reservation_id>")

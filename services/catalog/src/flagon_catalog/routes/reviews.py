@@ -41,6 +41,8 @@ OWN = "reviews:write"
 bp = APIBlueprint("reviews", __name__, url_prefix="/api/v1", tag="Reviews")
 bp.before_request(refuse_unclear)
 
+FIELDS = [column.key for column in REVIEW_VIEW]
+
 
 class PersonRequired(Forbidden):
     """Only people review products."""
@@ -284,7 +286,7 @@ def _listed(
         if isinstance(position, datetime):
             position = position.isoformat()
         cursor = paging.encode(purpose, [position, str(items[-1]["id"])])
-    return listed(items, cursor, REVIEW_VIEW, "reviews", hidden=hidden)
+    return listed(items, cursor, FIELDS, "reviews", hidden=hidden)
 
 
 def _after(purpose: str, cursor: str | None) -> Sequence[Any] | None:

@@ -21,9 +21,12 @@ EXTRAS = ("available", "rating")
 _TAG = re.compile(r"\Av([1-9][0-9]{0,9})-([0-9a-f-]{36})-[0-9a-f]{16}\Z")
 
 
-def tagged(response: Response, view: Mapping[str, Any]) -> Response:
-    """Put the entity tag of a product on a response, or make it a 304."""
-    return conditional.tagged(response, view["version"], *_parts(view))
+def tagged(response: Response, view: Mapping[str, Any], *more: str) -> Response:
+    """Put the entity tag of a product on a response, or make it a 304.
+
+    :param more: what else the bytes depend on.
+    """
+    return conditional.tagged(response, view["version"], *_parts(view), *more)
 
 
 def require_exact(product: Mapping[str, Any]) -> None:

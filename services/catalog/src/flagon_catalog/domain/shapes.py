@@ -1,0 +1,110 @@
+"""What of a product is shown: some of its fields, and what belongs to it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Select, select
+
+from flagon_catalog.models import CATEGORY_VIEW, PRODUCT_VIEW, Category, Product
+from flagon_chassis.errors import Invalid
+
+FIELDS = tuple(column.key for column in PRODUCT_VIEW)
+INCLUDES = ("category",)
+
+# What entity tags, cursors and the rules of who sees what are made of.
+_NEEDED = frozenset({"id", "version", "status", "available", "rating"})
+_IN_CATEGORY = "category__"
+
+
+class FieldUnknown(Invalid):
+    """Products have no such field."""
+
+
+class IncludeUnknown(Invalid):
+    """Nothing of this name can be shown with a product."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What to show of a product."""
+
+    fields: frozenset[str] = frozenset(FIELDS)
+    include: frozenset[str] = frozenset()
+
+    def select(self) -> Select[Any]:
+        """Return a selection of what is shown and what is needed beside it."""
+        wanted = self.fields | _NEEDED
+        statement = (
+            select(*(column for column in PRODUCT_VIEW if column.key in wanted))
+            .select_from(Product)
+            .outerjoin(Category, Product.category_id == Category.id)
+        )
+        if "category" in self.include:
+            statement = statement.add_columns(
+                *(column.label(_IN_CATEGORY + column.key) for column in CATEGORY_VIEW)
+            )
+        return statement
+
+    def names(self) -> list[str]:
+        """Return the names of what is shown, in order."""
+        shown = [name for name in FIELDS if name in self.fields]
+        return [*shown, "embedded"] if self.include else shown
+
+    def show(self, found: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a selected product as the API shows it."""
+        if self == WHOLE:
+            return dict(found)
+        shown = {name: found[name] for name in FIELDS if name in self.fields}
+        if self.include:
+            shown["embedded"] = {"category": embedded(found)}
+        return shown
+
+
+WHOLE = Shape()
+"""Every field, and nothing else."""
+
+
+def embedded(found: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the category that was selected with a product, if it has one."""
+    if found[f"{_IN_CATEGORY}id"] is None:
+        return None
+    return {column.key: found[_IN_CATEGORY + column.key] for column in CATEGORY_VIEW}
+
+
+def shape(fields: str | None, include: str | None) -> Shape:
+    """Return the shape that a query asks for.
+
+    :param fields: names with commas between them; all fields when None.
+    :param include: likewise; nothing when None.
+    :raises FieldUnknown: products have no such field.
+    :raises IncludeUnknown: nothing of this name can be included.
+    """
+    return Shape(
+        WHOLE.fields
+        if fields is None
+        else frozenset(known(fields, "fields", FIELDS, FieldUnknown)),
+        WHOLE.include
+        if include is None
+        else frozenset(known(include, "include", INCLUDES, IncludeUnknown)),
+    )
+
+
+def known(
+    asked: str, parameter: str, names: Sequence[str], failure: type[Invalid]
+) -> list[str]:
+    """Return the names that a query parameter lists, in the order of `names`.
+
+    :param asked: names with commas between them.
+    :raises Invalid: as `failure`: one of them is none of `names`.
+    """
+    wanted = frozenset(asked.split(","))
+    unknown = sorted(wanted.difference(names))
+    if unknown:
+        detail = f"There is no {unknown[0]!r}; known are {', '.join(names)}."
+        raise failure(
+            detail,
+            errors=[{"pointer": f"#/{parameter}", "detail": detail}],
+            known=list(names),
+        )
+    return [name for name in names if name in wanted]

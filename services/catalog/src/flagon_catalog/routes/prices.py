@@ -1,0 +1,50 @@
+"""The prices of the API that products have had."""
+
+from uuid import UUID
+
+from apiflask import APIBlueprint
+from flask import Response
+
+from flagon_catalog.domain import prices
+from flagon_catalog.schemas import PricePage, PriceQuery
+from flagon_chassis import auth, paging
+from flagon_chassis.db import reading
+
+from . import listed, refuse_unclear, sees_hidden
+
+bp = APIBlueprint(
+    "prices",
+    __name__,
+    url_prefix="/api/v1/products/<uuid:product_id>/prices",
+    tag="Prices",
+)
+bp.before_request(refuse_unclear)
+
+FIELDS = ["version", "price_minor", "currency", "from"]
+
+
+@bp.get("")
+@auth.open_route
+@bp.doc(operation_id="list_prices", responses=[404])
+@bp.input(PriceQuery, location="query", arg_name="asked")
+@bp.output(PricePage)
+def list_prices(product_id: UUID, asked: PriceQuery) -> Response:
+    """List the prices that a product has had, the newest first."""
+    hidden = sees_hidden()
+    purpose = f"prices {product_id}"
+    after = None
+    if asked.cursor is not None:
+        (after,) = paging.decode(purpose, asked.cursor)
+    with reading() as session:
+        rows = prices.list_prices(
+            session,
+            product_id=product_id,
+            limit=asked.limit + 1,
+            after=after,
+            hidden=hidden,
+        )
+    items = rows[: asked.limit]
+    cursor = None
+    if len(rows) > asked.limit:
+        cursor = paging.encode(purpose, [items[-1]["version"]])
+    return listed(items, cursor, FIELDS, "prices", hidden=hidden)
