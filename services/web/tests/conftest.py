@@ -52,6 +52,7 @@ def make_product(name: str = "The Hobbit", **members: Any) -> dict[str, Any]:
         "currency": "EUR",
         "status": "active",
         "stock": 5,
+        "available": members.get("stock", 5),
         "category": "books",
         "attributes": {"authors": "J.R.R. Tolkien"},
         "version": 1,

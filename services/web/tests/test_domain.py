@@ -133,6 +133,7 @@ class TestProduct:
     )
     def test_says_how_much_is_left(self, stock, level):
         assert product(stock=stock).availability == level
+        assert product(stock=9, available=stock).availability == level
 
     def test_shows_facts_worth_reading(self):
         facts = product(

@@ -44,6 +44,8 @@ class Product(Shown):
     currency: str
     status: str = "active"
     stock: int = 0
+    available: int | None = None
+    """The stock without what is reserved; None from a catalog that has no reservations."""
     category: str | None = None
     attributes: dict[str, Any] = Field(default_factory=dict)
     version: int = 1
@@ -95,11 +97,16 @@ class Product(Shown):
         return money.plain(self.price_minor, self.currency)
 
     @property
+    def left(self) -> int:
+        """How many can be bought."""
+        return self.stock if self.available is None else self.available
+
+    @property
     def availability(self) -> str:
         """One of `none`, `few` or `many`."""
-        if self.stock <= 0:
+        if self.left <= 0:
             return "none"
-        return "few" if self.stock <= _SMALL else "many"
+        return "few" if self.left <= _SMALL else "many"
 
     @property
     def facts(self) -> list[tuple[str, str]]:

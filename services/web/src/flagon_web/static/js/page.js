@@ -8,10 +8,10 @@ export function money(minor, currency) {
   return (known ? format : plain).format(minor / 10 ** digits);
 }
 
-export function stockWords(stock) {
-  if (stock <= 0) return ["none", "Sold out"];
-  if (stock <= 3) return ["few", `Only ${stock} left`];
-  return ["many", `${stock.toLocaleString("en")} in stock`];
+export function stockWords({ stock, available = stock }) {
+  if (available <= 0) return ["none", "Sold out"];
+  if (available <= 3) return ["few", `Only ${available} left`];
+  return ["many", `${available.toLocaleString("en")} in stock`];
 }
 
 // Give an element a moment's highlight.

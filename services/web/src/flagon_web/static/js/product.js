@@ -20,7 +20,7 @@ function update(product) {
     mark(price);
   }
   const stock = article.querySelector("[data-stock]");
-  const [level, text] = stockWords(product.stock);
+  const [level, text] = stockWords(product);
   if (stock.textContent !== text) {
     stock.textContent = text;
     stock.className = `badge badge--${level}`;

@@ -23,7 +23,7 @@ function update(product) {
     const words = money(product.price_minor, product.currency);
     if (price.textContent !== words) { price.textContent = words; mark(price); }
     const stock = book.querySelector("[data-stock]");
-    const [level, text] = stockWords(product.stock);
+    const [level, text] = stockWords(product);
     stock.textContent = text;
     stock.hidden = level === "many";
     stock.classList.toggle("book__stock--none", level === "none");
@@ -55,7 +55,7 @@ function draw() {
     // Not by the version: a product can be reviewed before anybody edits it.
     if (changed.includes("id")) what.textContent = `new, ${price}`;
     else if (changed.includes("price_minor")) what.textContent = `now ${price}`;
-    else if (changed.includes("stock")) what.textContent = stockWords(product.stock)[1].toLowerCase();
+    else if (changed.includes("stock")) what.textContent = stockWords(product)[1].toLowerCase();
     else if (changed.includes("rating")) what.textContent = "reviewed";
     else what.textContent = "updated";
     line.append(link, what);
