@@ -1,5 +1,6 @@
 """Products by the thousand, as text that the database itself writes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
@@ -17,6 +18,7 @@ from sqlalchemy import (
     literal_column,
     select,
 )
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Session
 
 from flagon_catalog.models import Product
@@ -63,7 +65,11 @@ def read_batch(
     return Batch(_copied(session, some, kind), last)
 
 
-def _copied(session: Session, some: Select[Any], kind: str) -> bytes:
+def copy_command(some: Select[Any], kind: str) -> tuple[str, Mapping[str, Any]]:
+    """Return the command that makes Postgres write selected products, by id.
+
+    :returns: the command, and the values of its parameters.
+    """
     products = some.subquery("product_view")
     if kind == "csv":
         wanted = select(*map(_cell, products.c)).order_by(products.c.id)
@@ -72,13 +78,18 @@ def _copied(session: Session, some: Select[Any], kind: str) -> bytes:
         whole = func.row_to_json(literal_column(products.name)).label("line")
         wanted = select(whole).select_from(products).order_by(products.c.id)
         how = _RAW
-    connection = session.connection()
     query = wanted.compile(
-        connection.engine, compile_kwargs={"render_postcompile": True}
+        dialect=postgresql.psycopg.dialect(),  # type: ignore[no-untyped-call]
+        compile_kwargs={"render_postcompile": True},
     )
-    driver = cast("psycopg.Connection[Any]", connection.connection.driver_connection)
-    command = f"copy ({query}) to stdout with ({how})".encode()
-    with driver.cursor() as cursor, cursor.copy(command, query.params) as lines:
+    return f"copy ({query}) to stdout with ({how})", query.params
+
+
+def _copied(session: Session, some: Select[Any], kind: str) -> bytes:
+    connection = session.connection().connection
+    driver = cast("psycopg.Connection[Any]", connection.driver_connection)
+    command, values = copy_command(some, kind)
+    with driver.cursor() as cursor, cursor.copy(command.encode(), values) as lines:
         return b"".join(map(bytes, lines))
 
 
