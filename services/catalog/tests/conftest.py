@@ -41,6 +41,9 @@ def make_settings(redis_server):
                 "redis_cache_url": redis_server.url,
                 "public_url": ISSUER,
                 "rate_limit": "1000000 per minute",
+                "review_limit": "1000000 per minute",
+                "facet_limit": "1000000 per minute",
+                "export_limit": "1000000 per minute",
                 "log_level": "ERROR",
                 **values,
             }

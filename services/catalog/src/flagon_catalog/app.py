@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from apiflask import APIFlask
+from flask import request
+from flask_limiter import Limiter
 
 from flagon_chassis import auth, db, events, limits, web
 
@@ -51,7 +53,7 @@ def create_app(
         jwks=jwks or settings.jwks_url,
         redis_url=settings.redis_store_url.get_secret_value(),
     )
-    limits.init_app(app, settings)
+    limiter = limits.init_app(app, settings)
     events.init_app(app, SOURCE, Path(str(files(__package__) / "events")))
     app.register_blueprint(products.bp)
     app.register_blueprint(prices.bp)
@@ -59,8 +61,31 @@ def create_app(
     app.register_blueprint(reservations.bp)
     app.register_blueprint(reviews.bp)
     app.register_blueprint(tags.bp)
+    _limit_work(app, limiter, settings)
     document.init_app(app)
     app.cli.add_command(cli.seed)
     app.cli.add_command(cli.sweep)
     app.cli.add_command(cli.reviews)
     return app
+
+
+def _limit_work(app: APIFlask, limiter: Limiter, settings: Settings) -> None:
+    """Limit what costs much more than other requests, beside the limit of all of them."""
+    limiter.shared_limit(
+        settings.review_limit,
+        "reviews",
+        methods=["POST", "PATCH"],
+        override_defaults=False,
+    )(reviews.bp)
+    narrower: dict[str, Any] = {
+        "products.products": limiter.limit(
+            settings.facet_limit,
+            override_defaults=False,
+            exempt_when=lambda: "facets" not in request.args,
+        ),
+        "products.export_products": limiter.limit(
+            settings.export_limit, override_defaults=False
+        ),
+    }
+    for endpoint, limit in narrower.items():
+        app.view_functions[endpoint] = limit(app.view_functions[endpoint])

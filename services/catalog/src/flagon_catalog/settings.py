@@ -16,6 +16,12 @@ class Settings(DatabaseSettings, frozen=True, env_prefix="CATALOG_"):
     """How long a shared cache may show a public answer without asking again."""
     stale_seconds: int = Field(default=600, ge=0)
     """How long a shared cache may show it while the catalog does not answer."""
+    review_limit: str = "30 per minute"
+    """Reviews that one account writes or edits: each is rendered, which is work."""
+    facet_limit: str = "120 per minute"
+    """Lists with facets that one account or address asks for: each counts all it finds."""
+    export_limit: str = "20 per minute"
+    """Exports that one account begins."""
     reviews_moderated: bool = True
     """Whether a review that was written or edited waits until a moderator publishes it."""
     sweep_seconds: PositiveFloat = 10

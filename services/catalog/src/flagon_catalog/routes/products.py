@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from apiflask import APIBlueprint
-from flask import Response, current_app, request, stream_with_context, url_for
+from flask import Response, current_app, request, url_for
 from flask.views import MethodView
 
 from flagon_catalog.domain import bulk, exports, facets, patches, products, shapes
@@ -230,9 +230,11 @@ def export_products(asked: ExportQuery) -> Response:
     """
     kind = formats.chosen("ndjson", "csv")
     wanted = _filter(_whole(asked))
+    # The lines are read after the request is over, when the server asks for them.
+    app = current_app._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001
 
     def read(after: UUID | None = None) -> exports.Batch:
-        with transaction() as session:
+        with app.app_context(), transaction() as session:
             return exports.read_batch(session, wanted, kind=kind, after=after)
 
     # The first before the answer begins: until then a failure is a problem to be told.
@@ -249,7 +251,7 @@ def export_products(asked: ExportQuery) -> Response:
             if last is not None:
                 batches.append(read(last))
 
-    response = Response(stream_with_context(lines()))
+    response = Response(lines())
     response.content_type = formats.content_type(kind)
     response.headers["Cache-Control"] = "private, no-store"
     response.headers["Vary"] = "Accept, Authorization"
