@@ -308,3 +308,16 @@ class TestRaces:
         monkeypatch.setattr(bulk, "_check_race", lose)
         with app.test_request_context(), pytest.raises(bulk.BulkDisturbed):
             bulk.upsert_products(session, [item("x")])
+
+
+class TestTooMuchText:
+    def test_is_refused_and_writes_nothing(
+        self, client, merchandiser, find, assert_problem
+    ):
+        words = [" ".join(f"w{at}x{n}" for n in range(500)) for at in range(450)]
+        items = [item("fine"), item("full", attributes={"words": words})]
+
+        answer = client.post(BULK, json={"items": items}, headers=merchandiser)
+
+        assert_problem(answer, 422, "too-much-text")
+        assert find("fine")["status"] == 404

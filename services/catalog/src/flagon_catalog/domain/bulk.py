@@ -3,31 +3,40 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from pydantic_core import to_json
 from sqlalchemy import Row, Uuid, text
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
 from flagon_catalog.models import PRODUCT_VIEW, RATING
-from flagon_chassis.errors import Unavailable
+from flagon_chassis.errors import Invalid, Unavailable
 
 from . import holds, slugs
 from .categories import ensure_categories
 from .products import View, broken_rule, emit_changed
 from .tags import ensure_tags
 
+if TYPE_CHECKING:
+    import psycopg
+
 Item = Mapping[str, Any]
 """The fields that one item gives; what it leaves out keeps its value."""
 
 _ATTEMPTS = 5
+_PROGRAM_LIMIT = "54000"
+"""What Postgres says of a text that is too long for its search (SQLSTATE)."""
 
 
 class BulkDisturbed(Unavailable):
     """Other changes keep getting in the way of this one."""
+
+
+class TooMuchText(Invalid):
+    """A product has more words than the search can hold."""
 
 
 class _RaceLost(Exception):
@@ -179,6 +188,7 @@ def upsert_products(session: Session, items: Sequence[Item]) -> list[Outcome]:
     :param items: valid ones; a SKU may occur again, and then the later item finds what
         the earlier one left.
     :raises BulkDisturbed: others wrote the same new products at the same time.
+    :raises TooMuchText: of one of them; nothing is written.
     """
     categories = ensure_categories(
         session, (item["category"] for item in items if item.get("category"))
@@ -222,6 +232,10 @@ def _upsert(
             if broken_rule(error) != "uq_product_slug":
                 raise
             continue
+        except OperationalError as error:
+            if cast("psycopg.Error", error.orig).sqlstate != _PROGRAM_LIMIT:
+                raise
+            raise TooMuchText("Give shorter attributes.") from error
         emit_changed(session, (_change(row) for row in rows if row.id is not None))
         return rows
     raise BulkDisturbed("Send it again.", retry_after_seconds=1)

@@ -12,6 +12,8 @@ from flask import request
 from pydantic_core import to_json, to_jsonable_python
 from werkzeug.exceptions import NotAcceptable
 
+from flagon_catalog.domain.cells import harmless
+
 Item = Mapping[str, Any]
 
 TYPES = {
@@ -21,9 +23,6 @@ TYPES = {
     "xml": "application/xml",
 }
 """The media types of each format, by the name that `format=` takes."""
-
-FORMULA = "=+-@\t\r"
-"""What makes a spreadsheet take a cell for a formula when it comes first."""
 
 # All that a text may hold (schemas.py) and XML 1.0 may not.
 _NO_XML = str.maketrans({"\ufffe": "\ufffd", "\uffff": "\ufffd"})
@@ -93,15 +92,6 @@ def moment(value: datetime) -> str:
     return (
         value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
     )
-
-
-def harmless(text: str) -> str:
-    """Return a text that no spreadsheet takes for a formula.
-
-    An apostrophe in front makes it text. One that is there already gets another, so that
-    taking one away always gives what it was.
-    """
-    return f"'{text}" if text.lstrip("'").startswith(tuple(FORMULA)) else text
 
 
 def _xml(items: Sequence[Item], nouns: str) -> bytes:
