@@ -15,8 +15,9 @@ summary=$folder/summary again=$folder/again
 : > "$again"
 mkfifo "$folder/pipe"
 # The last lines of pytest name each failed test and its reason: in 80 columns, the
-# names alone would fit. The order of tests is a random one; SEED=… repeats that of a run.
-seed=${SEED:-$(date +%s)}
+# names alone would fit. The order of tests is a random one, another for each content of
+# the repository: what fails on one machine can be repeated on the next. SEED=… is any other.
+seed=${SEED:-$((0x0$(git rev-parse --short=7 'HEAD^{tree}' 2> /dev/null | cut -c 1-7)))}
 PYTEST_ADDOPTS="--tb=short -rfE --randomly-seed=$seed ${PYTEST_ADDOPTS-}"
 export COLUMNS="${COLUMNS:-200}" PYTEST_ADDOPTS
 # Where these are set, pytest shows differences of any length.

@@ -307,13 +307,15 @@ class TestRunWorker:
         process.stop()
 
     def test_a_process_that_cannot_start_takes_no_task(self, worker, redis_url, broker):
-        process = worker(redis_url, BROKEN_START="1")
         publish(broker, "things.note", key="a")
+        process = worker(redis_url, wait=False, BROKEN_START="1")
 
-        eventually(lambda: "worker_process_broken" in process.output())
+        # By itself, so that whoever supervises it starts it again; killed any earlier,
+        # it would take its children along before they have said why.
+        assert process.process.wait(30) != 0
+        assert "worker_process_broken" in process.output()
         with redis.Redis.from_url(redis_url) as store:
             assert store.llen("things:noted:a") == 0
-        process.process.kill()
 
 
 class TestRunBeat:

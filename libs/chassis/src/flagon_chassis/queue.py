@@ -370,8 +370,8 @@ def run_beat(settings: ServiceSettings, app: str) -> None:
 def on_process_start(app: "Flask", step: Callable[[], object]) -> None:
     """Have `step` called at the start of each worker process.
 
-    If it raises, the process ends and the pool starts another: a process that only
-    half works would fail every task it takes.
+    If it raises, the process ends and the pool starts another, or ends the worker when
+    none can start: a process that only half works would fail every task it takes.
     """
     app.extensions.setdefault("flagon.process_steps", []).append(step)
 
