@@ -26,6 +26,7 @@ class TestCreateCategory:
             "description",
             "parent",
             "path",
+            "attribute_schema",
             "version",
             "created_at",
             "updated_at",

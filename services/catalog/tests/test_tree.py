@@ -471,6 +471,7 @@ class TestAtTheSameTime:
                 name="N",
                 slug=None,
                 description="",
+                attribute_schema=None,
                 parent=second["slug"],
             )
             waiting = pool.submit(move, second, first)

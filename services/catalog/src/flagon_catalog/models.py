@@ -92,6 +92,10 @@ class Category(Base):
     parent_id: Mapped[UUID | None] = mapped_column(ForeignKey("category.id"))
     path: Mapped[list[str]]
     """Slugs from the root to this one (docs/adr/0027-category-paths.md)."""
+    attribute_schema: Mapped[dict[str, Any] | None] = mapped_column(
+        JSONB(none_as_null=True)
+    )
+    """What it asks of the attributes of products in it (JSON Schema 2020-12)."""
     version: Mapped[int] = mapped_column(server_default=text("1"))
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     updated_at: Mapped[datetime] = mapped_column(
@@ -106,6 +110,9 @@ class Category(Base):
         CheckConstraint("path[cardinality(path)] = slug", name="path_ends_here"),
         CheckConstraint(
             "(parent_id IS NULL) = (cardinality(path) = 1)", name="path_begins_at_root"
+        ),
+        CheckConstraint(
+            "jsonb_typeof(attribute_schema) = 'object'", name="attribute_schema"
         ),
         Index("ix_category_name_id", text("lower(name)"), "id"),
         Index("ix_category_parent_id_name_id", "parent_id", text("lower(name)"), "id"),
@@ -130,6 +137,7 @@ CATEGORY_VIEW = (
     # Nothing is before the first, so a root has none.
     Category.path[func.cardinality(Category.path) - 1].label("parent"),
     Category.path,
+    Category.attribute_schema,
     Category.version,
     Category.created_at,
     Category.updated_at,

@@ -41,6 +41,8 @@ NUMBER_MAX = 2**53 - 1
 """Beyond this, JSON numbers do not mean the same to every reader (RFC 8259 section 6)."""
 DEPTH_MAX = 5
 VALUES_MAX = 500
+SCHEMA_DEPTH_MAX = 40
+SCHEMA_VALUES_MAX = 4000
 TEXT_MAX = 5000
 TAGS_MAX = 20
 """Most tags of one product, and most that a list asks for."""
@@ -93,14 +95,24 @@ def _currency(value: str) -> str:
 
 
 def _attributes(value: dict[str, Any]) -> dict[str, Any]:
+    return _bounded(value, "attributes", DEPTH_MAX, VALUES_MAX)
+
+
+def _attribute_schema(value: dict[str, Any]) -> dict[str, Any]:
+    return _bounded(value, "schemas", SCHEMA_DEPTH_MAX, SCHEMA_VALUES_MAX)
+
+
+def _bounded(
+    value: dict[str, Any], nouns: str, depth_max: int, values_max: int
+) -> dict[str, Any]:
     for number, (depth, found) in enumerate(_walk(value)):
-        if depth > DEPTH_MAX:
+        if depth > depth_max:
             raise PydanticCustomError(
-                "attributes", f"Nest attributes at most {DEPTH_MAX} deep."
+                "attributes", f"Nest {nouns} at most {depth_max} deep."
             )
-        if number > VALUES_MAX:
+        if number > values_max:
             raise PydanticCustomError(
-                "attributes", f"Give at most {VALUES_MAX} values and names."
+                "attributes", f"Give at most {values_max} values and names."
             )
         if isinstance(found, str):
             if len(found) > TEXT_MAX:
@@ -318,6 +330,21 @@ Attributes = Annotated[
         examples=[{"colour": "blue"}],
     ),
     AfterValidator(_attributes),
+]
+AttributeSchema = Annotated[
+    dict[str, Any],
+    Field(
+        description="What the attributes of products in it, and in the categories in it,"
+        " have to be like: a JSON Schema (2020-12) of an object; null asks for nothing.",
+        examples=[
+            {
+                "type": "object",
+                "required": ["colour"],
+                "properties": {"colour": {"enum": ["blue", "red"]}},
+            }
+        ],
+    ),
+    AfterValidator(_attribute_schema),
 ]
 CategorySlug = Annotated[
     str,
@@ -574,6 +601,7 @@ class NewCategory(_Body):
     parent: CategorySlug | None = Field(
         default=None, description="The slug of the category that it is in."
     )
+    attribute_schema: AttributeSchema | None = None
 
 
 class CategoryChange(_Body):
@@ -583,6 +611,7 @@ class CategoryChange(_Body):
     name: Name = Field(default_factory=str)
     description: Description | None = None
     parent: CategorySlug | None = None
+    attribute_schema: AttributeSchema | None = None
 
 
 class CategoryView(BaseModel):
@@ -594,6 +623,7 @@ class CategoryView(BaseModel):
     description: Description
     parent: CategorySlug | None
     path: list[Slug] = Field(description="Slugs from the root to this one.")
+    attribute_schema: AttributeSchema | None
     version: int
     created_at: datetime
     updated_at: datetime
@@ -754,6 +784,10 @@ class FieldError(BaseModel):
 
     pointer: str = Field(description="RFC 6901, from the item on", examples=["#/name"])
     detail: str
+    category: str = Field(
+        default_factory=str,
+        description="The slug of the category that asks for it, where one does.",
+    )
 
 
 class BulkResult(BaseModel):
@@ -810,6 +844,8 @@ def bulk_report(
 
 
 def _refusals(outcome: Outcome) -> list[dict[str, str]]:
+    if outcome.misfits:
+        return outcome.misfits
     if outcome.held is not None:
         detail = f"{outcome.held} are held for reservations."
         return [{"pointer": "#/stock", "detail": detail}]

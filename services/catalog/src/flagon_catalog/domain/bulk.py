@@ -2,12 +2,13 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from pydantic_core import to_json
-from sqlalchemy import Row, Uuid, text
+from sqlalchemy import Row, Text, Uuid, text
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
@@ -16,6 +17,7 @@ from flagon_catalog.models import PRODUCT_VIEW, RATING
 from flagon_chassis.errors import Invalid, Unavailable
 
 from . import holds, slugs
+from .attribute_schemas import Budget, Error, Rule, misfits, same
 from .categories import ensure_categories
 from .products import View, broken_rule, emit_changed
 from .tags import ensure_tags
@@ -53,6 +55,8 @@ class Outcome:
     """What a refused item would have needed to make a new product."""
     held: int | None = None
     """How much is held, where an item is refused because its stock would be less."""
+    misfits: list[Error] = field(default_factory=list)
+    """What is wrong with a refused item's attributes."""
 
 
 # Locks the rows that exist, in the order of their SKU, so that two batches with the same
@@ -61,6 +65,36 @@ class Outcome:
 _LOCK = text(
     "SELECT id FROM product WHERE sku = ANY(:skus) ORDER BY sku FOR UPDATE"
 ).columns(id=Uuid)
+
+# What is needed to check attributes, as of one moment and in one statement, whatever the
+# number of items: the products that there are, and the categories that they are or will
+# be in, each with the rules on its way up. Schemas come once and not for each product.
+_ASKED = text(
+    """
+    WITH kept AS MATERIALIZED (
+        SELECT sku, attributes, category_id FROM product WHERE sku = ANY(:skus)
+    ), shelf AS MATERIALIZED (
+        SELECT id, path FROM category
+        WHERE id = ANY(:ids) OR id IN (SELECT category_id FROM kept)
+    )
+    SELECT 'product' AS kind, sku AS key, category_id AS id, attributes,
+        cast(NULL AS text[]) AS path, NULL AS name, NULL AS schema
+    FROM kept
+    UNION ALL SELECT 'shelf', NULL, id, NULL, path, NULL, NULL FROM shelf
+    UNION ALL SELECT 'rule', slug, id, NULL, NULL, name, cast(attribute_schema AS text)
+    FROM category
+    WHERE attribute_schema IS NOT NULL
+        AND slug IN (SELECT unnest(shelf.path) FROM shelf)
+    """
+).columns(
+    kind=Text,
+    key=Text,
+    id=Uuid,
+    attributes=JSONB,
+    path=ARRAY(Text),
+    name=Text,
+    schema=Text,
+)
 
 # Reads, decides and writes in one go:
 # - `old` has what is locked, so that a field that an item leaves out keeps the value that
@@ -194,9 +228,12 @@ def upsert_products(session: Session, items: Sequence[Item]) -> list[Outcome]:
         session, (item["category"] for item in items if item.get("category"))
     )
     ensure_tags(session, (slug for item in items for slug in item.get("tags", ())))
+    budget = Budget()
     outcomes: dict[int, Outcome] = {}
     for turn in _turns(items):
-        for row in _upsert(session, turn, categories):
+        rows, refused = _upsert(session, turn, categories, budget)
+        outcomes |= refused
+        for row in rows:
             outcomes[row.position] = _outcome(row, items[row.position])
     return [outcomes[position] for position in range(len(items))]
 
@@ -215,14 +252,23 @@ def _turns(items: Sequence[Item]) -> list[list[tuple[int, Item]]]:
 
 
 def _upsert(
-    session: Session, turn: list[tuple[int, Item]], categories: Mapping[str, UUID]
-) -> Sequence[Row[Any]]:
+    session: Session,
+    turn: list[tuple[int, Item]],
+    categories: Mapping[str, UUID],
+    budget: Budget,
+) -> tuple[Sequence[Row[Any]], dict[int, Outcome]]:
+    """Write the items of a turn whose attributes fit.
+
+    Returns what became of them, and the outcomes of the others by position.
+    """
     for attempt in range(_ATTEMPTS):
         try:
             with session.begin_nested():
                 locked = _lock(session, [item["sku"] for _, item in turn])
+                refused = _unfit(session, turn, categories, budget)
+                fit = [pair for pair in turn if pair[0] not in refused]
                 rows = session.execute(
-                    _UPSERT, {"items": _parameter(turn, categories, attempt)}
+                    _UPSERT, {"items": _parameter(fit, categories, attempt)}
                 ).all()
                 _check_race(rows, locked)
         except _RaceLost:
@@ -237,8 +283,57 @@ def _upsert(
                 raise
             raise TooMuchText("Give shorter attributes.") from error
         emit_changed(session, (_change(row) for row in rows if row.id is not None))
-        return rows
+        return rows, refused
     raise BulkDisturbed("Send it again.", retry_after_seconds=1)
+
+
+def _unfit(
+    session: Session,
+    turn: list[tuple[int, Item]],
+    categories: Mapping[str, UUID],
+    budget: Budget,
+) -> dict[int, Outcome]:
+    """Return the refusals of locked products whose attributes would not fit.
+
+    Those whose attributes and category stay what they are need not fit.
+    """
+    about = [
+        pair for pair in turn if "attributes" in pair[1] or pair[1].get("category")
+    ]
+    if not about:
+        return {}
+    found = session.execute(
+        _ASKED,
+        {
+            "skus": [item["sku"] for _, item in about],
+            "ids": list(categories.values()),
+        },
+    ).all()
+    kept = {row.key: row for row in found if row.kind == "product"}
+    paths = {row.id: row.path for row in found if row.kind == "shelf"}
+    rules = {
+        row.key: Rule(row.key, row.name, row.schema)
+        for row in found
+        if row.kind == "rule"
+    }
+    refused = {}
+    for position, item in about:
+        old = kept.get(item["sku"])
+        if old is None and not {"name", "price_minor"} <= item.keys():
+            # It will be refused for what it lacks.
+            continue
+        before = (old.attributes, old.id) if old else ({}, None)
+        attributes = item.get("attributes", before[0])
+        shelf = (
+            categories.get(item["category"] or "") if "category" in item else before[1]
+        )
+        asked = [rules[slug] for slug in paths.get(shelf, ()) if slug in rules]
+        if old and shelf == before[1] and same(attributes, before[0]):
+            continue
+        wrong = misfits(attributes, asked, budget)
+        if wrong:
+            refused[position] = Outcome("refused", misfits=wrong)
+    return refused
 
 
 def _lock(session: Session, skus: Sequence[str]) -> set[UUID]:

@@ -1,19 +1,22 @@
 """Categories: the shelves of the shop."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from pydantic_core import to_jsonable_python
-from sqlalchemy import ColumnElement, func, select, tuple_, update
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import ColumnElement, Text, cast, func, select, tuple_, update
+from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm.attributes import flag_modified
 from uuid_utils.compat import uuid7
 
 from flagon_catalog.models import CATEGORY_VIEW, LEVELS_MAX, Category, Product
 from flagon_chassis import events
 from flagon_chassis.errors import Conflict, Invalid, NotFound
 
+from .attribute_schemas import Rule, check_schema, same
 from .slugs import slug_of
 
 
@@ -49,12 +52,21 @@ class ParentUnknown(Invalid):
     """The category that this one is to be in does not exist."""
 
 
+@dataclass(frozen=True)
+class Shelf:
+    """A category as its products need it."""
+
+    id: UUID
+    rules: tuple[Rule, ...]
+    """What it and those above it ask of attributes, in no order."""
+
+
 # Whoever gives a category a place waits here for whoever is at it: a place is right only
 # as long as everything above it stays where it is.
 _TAKE_TURN = select(func.pg_advisory_xact_lock(728_114_050))
 
 
-_OWN = ("name", "description", "parent", "path")
+_OWN = ("name", "description", "parent", "path", "attribute_schema")
 
 
 def create_category(
@@ -64,15 +76,20 @@ def create_category(
     slug: str | None,
     description: str,
     parent: str | None = None,
+    attribute_schema: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Add one category and return it as the API shows it.
 
     :param slug: made of the name when None.
     :param parent: slug of the category that it is in, or None.
+    :param attribute_schema: what it asks of the attributes of products in it.
+    :raises AttributeSchemaInvalid: that cannot be used.
     :raises CategorySlugTaken: a category with this slug exists.
     :raises ParentUnknown: there is no category with the parent's slug.
     :raises CategoryTooDeep: the parent is on the lowest level.
     """
+    if attribute_schema is not None:
+        check_schema(attribute_schema)
     slug = slug or slug_of(name) or f"category-{uuid7().hex[-12:]}"
     parent_id, path = None, [slug]
     if parent is not None:
@@ -87,6 +104,7 @@ def create_category(
                 "description": description,
                 "parent_id": parent_id,
                 "path": path,
+                "attribute_schema": attribute_schema,
             }
         ],
     )
@@ -123,6 +141,7 @@ def ensure_categories(
                 "description": "",
                 "parent_id": None,
                 "path": [slug],
+                "attribute_schema": None,
             }
             for slug in missing
         ],
@@ -188,6 +207,51 @@ def lock_category_ids(session: Session, slugs: list[str]) -> dict[str, UUID]:
         .with_for_update(read=True, key_share=True)
     )
     return {row.slug: row.id for row in rows}
+
+
+def lock_shelf(session: Session, slug: str) -> Shelf | None:
+    """Return a category and what it and those above it ask for, as of one moment.
+
+    Nobody can delete it before the transaction ends, nor change what it asks for itself.
+    What is asked for above it can change; a product goes by what was asked before or
+    after, and never by some of each.
+    """
+    above = aliased(Category)
+    now = aliased(Category)
+    rules = (
+        select(
+            func.jsonb_agg(
+                func.jsonb_build_array(
+                    above.slug, above.name, cast(above.attribute_schema, Text)
+                ),
+                type_=JSONB,
+            )
+        )
+        .where(
+            above.slug == func.any(Category.path), above.attribute_schema.is_not(None)
+        )
+        .correlate(Category)
+        .scalar_subquery()
+    )
+    seen = (
+        select(now.version)
+        .where(now.id == Category.id)
+        .correlate(Category)
+        .scalar_subquery()
+    )
+    statement = (
+        select(Category.id, Category.version, seen.label("seen"), rules.label("rules"))
+        .where(Category.slug == slug)
+        .with_for_update(read=True, key_share=True, of=Category)
+    )
+    row = session.execute(statement).one_or_none()
+    if row is not None and row.version != row.seen:
+        # Who waits for a row sees it as it then is, but what it is read with as it was
+        # when the wait began: read again, now that it is ours.
+        row = session.execute(statement).one()
+    if row is None:
+        return None
+    return Shelf(row.id, tuple(Rule(*rule) for rule in row.rules or ()))
 
 
 def find_category(
@@ -261,13 +325,17 @@ def change_category(
     slug: str | None,
     description: str,
     parent: str | None,
+    attribute_schema: dict[str, Any] | None,
 ) -> dict[str, Any]:
     """Set the fields of a locked category and return it as the API shows it.
 
     When nothing differs there is no new version and no event. What is in a category moves
-    with it and gets a new version as well, because it is shown with its path.
+    with it and gets a new version as well, because it is shown with its path. Products
+    stay as they are, whatever is asked of them from now on.
 
     :param slug: the one that it has, or None.
+    :param attribute_schema: what it asks of the attributes of products in it.
+    :raises AttributeSchemaInvalid: that is another one and cannot be used.
     :raises CategorySlugFixed: it is another one.
     :raises ParentUnknown: there is no category with the parent's slug.
     :raises CategoryInItself: the parent is the category, or is in it.
@@ -277,10 +345,16 @@ def change_category(
         raise CategorySlugFixed("Make a new category and move the products to it.")
     before = category.view()
     category.name, category.description = name, description
+    if not same(category.attribute_schema, attribute_schema):
+        if attribute_schema is not None:
+            check_schema(attribute_schema)
+        category.attribute_schema = attribute_schema
+        # Python would not tell 1 from true.
+        flag_modified(category, "attribute_schema")
     moved = [] if parent == category.parent else _move(session, category, parent)
     session.flush()
     after = category.view()
-    changed = [key for key in _OWN if before[key] != after[key]]
+    changed = [key for key in _OWN if not same(before[key], after[key])]
     if changed:
         _emit_changed(session, after, changed=changed)
     _emit_changed(session, *moved, changed=["path"])

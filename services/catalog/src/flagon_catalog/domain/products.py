@@ -41,7 +41,8 @@ from flagon_chassis import events
 from flagon_chassis.errors import Conflict, Invalid, NotFound
 
 from . import holds, slugs
-from .categories import lock_category_ids, within
+from .attribute_schemas import check_attributes, same
+from .categories import Shelf, lock_shelf, within
 from .shapes import WHOLE, Shape
 from .tags import find_tag_ids, set_tags
 
@@ -63,6 +64,7 @@ _WRITTEN = (
 )
 _GENERATED = ("id", "rating", "version", "created_at", "updated_at")
 _PRICE = frozenset({"price_minor", "currency"})
+_FITTING = frozenset({"attributes", "category"})
 _ACCENTS = re.compile("[\u0300-\u036f]")
 
 
@@ -317,13 +319,17 @@ def create_product(session: Session, fields: Mapping[str, Any]) -> View:
     :raises SkuTaken: a product with this SKU exists.
     :raises SlugTaken: a product with this very slug exists.
     :raises CategoryUnknown: there is no category with this slug.
+    :raises AttributesUnfit: its category asks for others.
     :raises TagUnknown: there is no tag with one of these slugs.
     """
     id_ = uuid7()
     given = fields["slug"]
     tags = find_tag_ids(session, fields["tags"])
     choices = (given,) if given else slugs.choices(fields["name"], fields["sku"], id_)
-    columns = _columns(session, fields)
+    shelf = _shelf(session, fields["category"])
+    if shelf:
+        check_attributes(fields["attributes"], shelf.rules)
+    columns = _columns(fields, shelf)
     values, created = _insert(session, {**columns, "id": id_}, choices)
     set_tags(session, id_, tags)
     # Nobody can have reserved what nobody has seen.
@@ -376,22 +382,33 @@ def last_edit(session: Session, product: View) -> int:
 def change_product(session: Session, product: View, fields: Mapping[str, Any]) -> View:
     """Set fields of a locked product and return it as the API shows it.
 
-    When nothing differs there is no new version and no event.
+    When nothing differs there is no new version and no event. Attributes are checked when
+    they or the category differ: what a category asks for later is no obstacle to others.
 
     :raises SkuTaken: another product has the new SKU.
     :raises SlugTaken: another product has the new slug.
     :raises CategoryUnknown: there is no category with this slug.
+    :raises AttributesUnfit: its category asks for others.
     :raises StockHeld: the stock would be less than what is held.
     :raises TagUnknown: there is no tag with one of these slugs.
     """
-    changed = {name: value for name, value in fields.items() if product[name] != value}
+    # Not `!=`, for which true is 1: attributes have both.
+    changed = {
+        name: value for name, value in fields.items() if not same(product[name], value)
+    }
     if not changed:
         return product
+    shelf = None
+    if not changed.keys().isdisjoint(_FITTING):
+        now = {**product, **changed}
+        shelf = _shelf(session, now["category"])
+        if shelf:
+            check_attributes(now["attributes"], shelf.rules)
     held = _held(session, product, changed["stock"]) if "stock" in changed else 0
     if "tags" in changed:
         tags = find_tag_ids(session, changed["tags"])
         set_tags(session, product["id"], tags)
-    values = _columns(session, changed)
+    values = _columns(changed, shelf)
     statement = (
         update(Product)
         .where(Product.id == product["id"])
@@ -463,23 +480,25 @@ def emit_changed(
     )
 
 
-def _columns(session: Session, fields: Mapping[str, Any]) -> dict[str, Any]:
+def _columns(fields: Mapping[str, Any], shelf: Shelf | None) -> dict[str, Any]:
     """Return fields as columns: the category becomes its id, tags are none."""
     columns = {name: value for name, value in fields.items() if name != "tags"}
     if "category" in columns:
-        slug = columns.pop("category")
-        columns["category_id"] = None if slug is None else _category(session, slug)
+        del columns["category"]
+        columns["category_id"] = shelf.id if shelf else None
     return columns
 
 
-def _category(session: Session, slug: str) -> UUID:
-    found = lock_category_ids(session, [slug])
-    if slug not in found:
+def _shelf(session: Session, slug: str | None) -> Shelf | None:
+    if slug is None:
+        return None
+    shelf = lock_shelf(session, slug)
+    if shelf is None:
         detail = f"There is no category {slug}."
         raise CategoryUnknown(
             detail, errors=[{"pointer": "#/category", "detail": detail}]
         )
-    return found[slug]
+    return shelf
 
 
 def _writing(statement: Insert | Update, *, priced: bool) -> Select[Any]:
