@@ -341,6 +341,42 @@ class TestMicroCache:
         # Also the second of two at the same time: no stale answer while updating.
         assert gateway.client.get(path).json() == {"new": True}
 
+    def test_is_stale_while_it_asks_again_where_the_service_says_so(self, gateway):
+        path = unique("/api/v1/categories")
+        said = {"cache_control": "public, s-maxage=1, stale-while-revalidate=60"}
+        gateway.upstream.answer = lambda h: h.reply(200, b'{"new":false}', **said)
+        gateway.client.get(path)
+        time.sleep(2.1)
+        asked, go_on = threading.Event(), threading.Event()
+
+        def slow(handler):
+            asked.set()
+            assert go_on.wait(20)
+            return handler.reply(200, b'{"new":true}', **said)
+
+        gateway.upstream.answer = slow
+        try:
+            # Nobody waits for the service, neither who makes it ask nor who comes next;
+            # on another connection: nginx keeps the first until the service has answered.
+            assert gateway.client.get(path).json() == {"new": False}
+            assert asked.wait(20)
+            another = httpx2.get(gateway.client.base_url.join(path))
+            assert another.json() == {"new": False}
+            assert gateway.upstream.count(path) == 2
+        finally:
+            go_on.set()
+        wait_for(lambda: gateway.client.get(path).json() == {"new": True})
+
+    def test_is_as_fresh_as_the_service_says(self, gateway):
+        path = unique("/api/v1/products")
+        gateway.upstream.answer = lambda h: h.reply(
+            200, b"{}", cache_control="public, max-age=0, s-maxage=3600"
+        )
+        gateway.client.get(path)
+        time.sleep(2.1)
+
+        assert gateway.client.get(path).headers["x-cache"] == "HIT"
+
     @pytest.mark.parametrize(
         "headers",
         [

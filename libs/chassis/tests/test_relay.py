@@ -71,6 +71,24 @@ def published(store, count):
 
 
 class TestStep:
+    def test_says_so_when_events_are_in_the_stream_and_not_marked_yet(
+        self, settings, rows, store
+    ):
+        told = []
+        relay = Relay(
+            settings,
+            "things",
+            lambda: told.append((store.xlen(streams.EVENTS), waiting(rows))),
+        )
+        put_event(rows)
+        put_task(rows)
+
+        relay.step(rows)
+        put_task(rows)
+        relay.step(rows)
+
+        assert told == [(1, 2)]
+
     def test_hands_events_to_the_stream_in_order(self, relay, rows, store):
         ids = [put_event(rows, subject=str(n)) for n in range(5)]
 

@@ -4,6 +4,7 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+import redis
 from sqlalchemy import func, select
 
 from flagon_catalog import __main__ as main
@@ -72,13 +73,20 @@ class TestMain:
 
         assert calls == [(app, main.Settings().sweep_seconds)]
 
-    def test_relays(self, monkeypatch):
+    def test_relays(self, monkeypatch, redis_url):
         calls = []
-        monkeypatch.setattr(relay, "run", lambda *args: calls.append(args))
+        monkeypatch.setattr(
+            relay, "run", lambda *args, told: calls.append((*args, told))
+        )
 
-        main.relay(main.Settings())
+        main.relay(main.Settings(redis_cache_url=redis_url))
 
         assert calls[0][1] == "catalog"
+        # Whoever committed the events may not have lived to say that they happened.
+        with redis.Redis.from_url(redis_url) as cache:
+            before = cache.get("catalog:answers:content")
+            calls[0][2]()
+            assert cache.get("catalog:answers:content") not in {None, before}
 
     @pytest.mark.parametrize("arguments", [[], ["nonsense"], ["serve", "more"]])
     def test_refuses_what_it_does_not_know(self, monkeypatch, arguments):

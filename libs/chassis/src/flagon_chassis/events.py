@@ -17,6 +17,8 @@ from . import tracing
 from .tables import outbox
 
 PREFIX = "market.flagon."
+EMITTED = "flagon.emitted"
+"""In the `info` of a session that has told an event in its transaction."""
 
 
 class EventInvalid(ValueError):
@@ -97,6 +99,7 @@ def emit_many(
             }
         )
     session.execute(insert(outbox), rows)
+    session.info[EMITTED] = True
     wake_relay(session)
 
 

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -97,11 +97,13 @@ class Message:
 class Relay:
     """The relay of one service's outbox; `run` makes and runs one.
 
+    :param told: is called whenever events are in the stream, before they are marked.
     :param stop: ends `work` within about a second, between two batches.
     """
 
     settings: DatabaseSettings
     service: str
+    told: Callable[[], object] | None = None
     stop: threading.Event = field(default_factory=threading.Event)
     kept_entries: int = KEPT_ENTRIES
     kept_bytes: int = KEPT_BYTES
@@ -220,6 +222,8 @@ class Relay:
         events = [message for message in batch if message.channel == "event"]
         if events:
             self._publish_events(events)
+            if self.told is not None:
+                self.told()
             connection.execute(_MARK, [[message.sequence for message in events]])
             for message in events:
                 self._published.labels(message.name).inc()
@@ -372,15 +376,22 @@ def queue_errors() -> tuple[type[Exception], ...]:
     return (redis.RedisError, *([kombu.OperationalError] if kombu else []))
 
 
-def run(settings: DatabaseSettings, service: str) -> None:
+def run(
+    settings: DatabaseSettings,
+    service: str,
+    *,
+    told: Callable[[], object] | None = None,
+) -> None:
     """Run the relay of a service's outbox until SIGTERM.
 
     Serves `/livez`, `/readyz` and `/metrics` at `settings.bind`.
+
+    :param told: is called whenever events are in the stream.
     """
     logs.configure(service, settings.log_level)
     sentry.init(settings, f"{service}-relay")
     tracing.init(settings, service)
-    relay = Relay(settings, service)
+    relay = Relay(settings, service, told)
     stop_at_signals(relay.stop)
     sidecar = server.sidecar(
         settings.bind,

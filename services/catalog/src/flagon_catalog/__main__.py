@@ -32,8 +32,11 @@ def relay(settings: Settings) -> None:
     """Send what the outbox holds."""
     server.share_metrics(settings.metrics_dir)
     from flagon_chassis import relay as chassis_relay  # noqa: PLC0415 (metrics first)
+    from flagon_chassis.content import Content  # noqa: PLC0415
 
-    chassis_relay.run(settings, "catalog")
+    # Who committed an event renames the content, unless it was killed in between.
+    content = Content(settings.redis_cache_url.get_secret_value(), "catalog")
+    chassis_relay.run(settings, "catalog", told=content.changed)
 
 
 def migrate(settings: Settings) -> None:

@@ -9,7 +9,7 @@ from apiflask import APIFlask
 from flask import request
 from flask_limiter import Limiter
 
-from flagon_chassis import auth, db, events, limits, web
+from flagon_chassis import auth, cache, db, events, limits, web
 
 from . import cli
 from .routes import (
@@ -55,6 +55,8 @@ def create_app(
     )
     limiter = limits.init_app(app, settings)
     events.init_app(app, SOURCE, Path(str(files(__package__) / "events")))
+    if settings.answer_seconds:
+        cache.init_app(app, settings, seconds=settings.answer_seconds)
     app.register_blueprint(products.bp)
     app.register_blueprint(prices.bp)
     app.register_blueprint(categories.bp)

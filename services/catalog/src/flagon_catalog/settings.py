@@ -14,8 +14,12 @@ class Settings(DatabaseSettings, frozen=True, env_prefix="CATALOG_"):
     """Largest body of a bulk upsert."""
     fresh_seconds: int = Field(default=1, ge=0)
     """How long a shared cache may show a public answer without asking again."""
+    revalidate_seconds: int = Field(default=5, ge=0)
+    """How long after that it may show what changes rarely while it asks again."""
     stale_seconds: int = Field(default=600, ge=0)
     """How long a shared cache may show it while the catalog does not answer."""
+    answer_seconds: int = Field(default=30, ge=0)
+    """How long the answer to a public list is kept at most; 0: none is."""
     review_limit: str = "30 per minute"
     """Reviews that one account writes or edits: each is rendered, which is work."""
     facet_limit: str = "120 per minute"

@@ -1,7 +1,9 @@
 """The catalog's HTTP surface; one module for each noun."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from functools import partial, wraps
+from http import HTTPStatus
+from typing import Any, TypeVar, cast
 from urllib.parse import urlencode
 
 from flask import Response, current_app, request
@@ -50,6 +52,33 @@ def sees_hidden() -> bool:
     return caller is not None and WRITE in caller.scopes
 
 
+def kept(view: V) -> V:
+    """Keep what a view of a list answers to those who see only what is for sale.
+
+    Put it right above the view, below `bp.output`: what is kept depends on the path, the
+    query and the format alone.
+    """
+
+    @wraps(view)
+    def answer(*args: Any, **kwargs: Any) -> Response:  # noqa: ANN401
+        make = partial(view, *args, **kwargs)
+        cache = current_app.extensions.get("flagon.answers")
+        if cache is None or sees_hidden():
+            return cast("Response", make())
+        query = sorted(request.args.items(multi=True))
+        question = [request.path, query, formats.chosen(*formats.TYPES)]
+        return cast("Response", cache.answer(to_json(question).decode(), make))
+
+    return cast("V", answer)
+
+
+def answer_if_changed(response: Response) -> Response:
+    """Make what was read a 304 where the caller has it already."""
+    if response.status_code == HTTPStatus.OK and "ETag" in response.headers:
+        response.make_conditional(request)
+    return response
+
+
 def listed(
     items: Sequence[Mapping[str, Any]],
     cursor: str | None,
@@ -57,6 +86,7 @@ def listed(
     nouns: str,
     *,
     hidden: bool = True,
+    settled: bool = False,
     more: Mapping[str, Any] | None = None,
 ) -> Response:
     """Return a page of a list in the format that the client asked for.
@@ -66,6 +96,7 @@ def listed(
     :param cursor: of the next page; None: this is the last one.
     :param fields: the names of what each item has, in order.
     :param nouns: what they are, such as `products`.
+    :param settled: whether they change so rarely that nobody need wait for the newest.
     :param more: what JSON says beside them.
     """
     kind = formats.chosen(*formats.TYPES)
@@ -73,9 +104,11 @@ def listed(
         body = to_json({"items": items, "next_cursor": cursor, **(more or {})})
     else:
         body = formats.written(kind, items, fields, nouns)
-    response = _response(body, hidden=hidden)
+    response = _response(body, hidden=hidden, settled=settled)
     response.content_type = formats.content_type(kind)
     response.headers["Vary"] = "Accept, Authorization"
+    # A strong one: the digest of these very bytes.
+    response.add_etag()
     if cursor is not None:
         asked = {**request.args.to_dict(flat=False), "cursor": [cursor]}
         onward = urlencode(asked, doseq=True)
@@ -98,11 +131,14 @@ def shown(
     return response
 
 
-def _response(body: bytes, status: int = 200, *, hidden: bool) -> Response:
+def _response(
+    body: bytes, status: int = 200, *, hidden: bool, settled: bool = False
+) -> Response:
     """Return a response that says who may keep it.
 
     :param hidden: whether only this caller may see it; else shared caches may keep it
         for a moment, and longer while the catalog does not answer.
+    :param settled: whether they may also show it while they ask for the next one.
     """
     response = Response(body, status, mimetype="application/json")
     if hidden:
@@ -113,6 +149,10 @@ def _response(body: bytes, status: int = 200, *, hidden: bool) -> Response:
             f"public, max-age=0, s-maxage={settings.fresh_seconds},"
             f" stale-if-error={settings.stale_seconds}"
         )
+        if settled:
+            response.headers["Cache-Control"] += (
+                f", stale-while-revalidate={settings.revalidate_seconds}"
+            )
     response.headers["Vary"] = "Authorization"
     return response
 

@@ -20,6 +20,8 @@ from flagon_chassis.db import reading, transaction
 
 from . import (
     WRITE,
+    answer_if_changed,
+    kept,
     listed,
     merge_patch,
     refuse_unclear,
@@ -32,6 +34,7 @@ bp = APIBlueprint(
     "categories", __name__, url_prefix="/api/v1/categories", tag="Categories"
 )
 bp.before_request(refuse_unclear)
+bp.after_request(answer_if_changed)
 
 FIELDS = [column.key for column in CATEGORY_VIEW]
 
@@ -43,6 +46,7 @@ class Categories(MethodView):
     @bp.doc(operation_id="list_categories")
     @bp.input(CategoryQuery, location="query", arg_name="asked")
     @bp.output(CategoryPage)
+    @kept
     def get(self, asked: CategoryQuery) -> Response:
         """List categories in the order of their names."""
         after = None
@@ -59,7 +63,7 @@ class Categories(MethodView):
         cursor = None
         if len(rows) > asked.limit:
             cursor = paging.encode(purpose, [positions[-1], str(items[-1]["id"])])
-        return listed(items, cursor, FIELDS, "categories", hidden=False)
+        return listed(items, cursor, FIELDS, "categories", hidden=False, settled=True)
 
     @auth.requires(WRITE)
     @bp.doc(operation_id="create_category", responses={409: "The slug is in use"})

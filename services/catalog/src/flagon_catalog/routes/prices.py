@@ -10,7 +10,7 @@ from flagon_catalog.schemas import PricePage, PriceQuery
 from flagon_chassis import auth, paging
 from flagon_chassis.db import reading
 
-from . import listed, refuse_unclear, sees_hidden
+from . import answer_if_changed, listed, refuse_unclear, sees_hidden
 
 bp = APIBlueprint(
     "prices",
@@ -19,6 +19,7 @@ bp = APIBlueprint(
     tag="Prices",
 )
 bp.before_request(refuse_unclear)
+bp.after_request(answer_if_changed)
 
 FIELDS = ["version", "price_minor", "currency", "from"]
 

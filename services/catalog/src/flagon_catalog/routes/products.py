@@ -33,7 +33,9 @@ from flagon_chassis.errors import Forbidden
 from . import (
     PAGING,
     WRITE,
+    answer_if_changed,
     formats,
+    kept,
     listed,
     merge_patch,
     refuse_unclear,
@@ -44,6 +46,7 @@ from .validators import require_edit, require_exact, tagged
 
 bp = APIBlueprint("products", __name__, url_prefix="/api/v1/products", tag="Products")
 bp.before_request(refuse_unclear)
+bp.after_request(answer_if_changed)
 
 
 _PAGE = PAGING | {"fields", "include", "facets"}
@@ -64,6 +67,7 @@ class Products(MethodView):
     @bp.doc(operation_id="list_products")
     @bp.input(ProductQuery, location="query", arg_name="asked")
     @bp.output(ProductPage)
+    @kept
     def get(self, asked: ProductQuery) -> Response:
         """List or search products.
 

@@ -17,10 +17,11 @@ from flagon_catalog.schemas import (
 from flagon_chassis import auth, conditional, idempotency, paging
 from flagon_chassis.db import reading, transaction
 
-from . import PAGING, WRITE, listed, refuse_unclear, shown
+from . import PAGING, WRITE, answer_if_changed, listed, refuse_unclear, shown
 
 bp = APIBlueprint("reservations", __name__, url_prefix="/api/v1", tag="Reservations")
 bp.before_request(refuse_unclear)
+bp.after_request(answer_if_changed)
 
 FIELDS = [column.key for column in RESERVATION_VIEW]
 

@@ -29,6 +29,7 @@ from flagon_chassis.errors import Forbidden
 from . import (
     PAGING,
     WRITE,
+    answer_if_changed,
     listed,
     merge_patch,
     refuse_unclear,
@@ -40,6 +41,7 @@ OWN = "reviews:write"
 
 bp = APIBlueprint("reviews", __name__, url_prefix="/api/v1", tag="Reviews")
 bp.before_request(refuse_unclear)
+bp.after_request(answer_if_changed)
 
 FIELDS = [column.key for column in REVIEW_VIEW]
 

@@ -20,6 +20,8 @@ from flagon_chassis.db import reading, transaction
 
 from . import (
     WRITE,
+    answer_if_changed,
+    kept,
     listed,
     merge_patch,
     refuse_unclear,
@@ -30,6 +32,7 @@ from . import (
 
 bp = APIBlueprint("tags", __name__, url_prefix="/api/v1/tags", tag="Tags")
 bp.before_request(refuse_unclear)
+bp.after_request(answer_if_changed)
 
 FIELDS = [column.key for column in TAG_VIEW]
 
@@ -43,6 +46,7 @@ class Tags(MethodView):
     @bp.doc(operation_id="list_tags")
     @bp.input(TagQuery, location="query", arg_name="asked")
     @bp.output(TagPage)
+    @kept
     def get(self, asked: TagQuery) -> Response:
         """List tags in the order of their names."""
         after = None
@@ -56,7 +60,7 @@ class Tags(MethodView):
         cursor = None
         if len(rows) > asked.limit:
             cursor = paging.encode(_PURPOSE, [positions[-1], str(items[-1]["id"])])
-        return listed(items, cursor, FIELDS, "tags", hidden=False)
+        return listed(items, cursor, FIELDS, "tags", hidden=False, settled=True)
 
     @auth.requires(WRITE)
     @bp.doc(operation_id="create_tag", responses={409: "The slug is in use"})
