@@ -3,8 +3,8 @@
     python tests/bench/bench_answers.py [--products 200000] [--rounds 30]
 
 Both come from the same service over HTTP, in turns; a change before each that is made
-anew ends what was kept. Then many ask at once, right after a change; the service's own counter
-tells how many of them made the database work.
+anew ends what was kept. Then many ask at once, right after a change; the service's own
+counter tells how many of them made the database work.
 
 Exits with 1 when a goal is missed.
 """

@@ -158,25 +158,29 @@ class TestChanged:
 class TestSingleFlight:
     def test_one_does_the_work_of_many(self, make_cache, redis_url, store, made):
         processes = [make_cache(redis_url, wait_seconds=20) for _ in range(3)]
-        go_on = threading.Event()
         waited = asked("waited")
 
-        def slow():
-            assert go_on.wait(20)
-            return made()
+        # Three crowds one after the other: none is woken by the end of the one before.
+        for number in (1, 2, 3):
+            go_on = threading.Event()
 
-        with ThreadPoolExecutor(12) as pool:
-            found = [
-                pool.submit(processes[number % 3].answer, "a", slow)
-                for number in range(12)
-            ]
-            eventually(lambda: store.info("clients")["blocked_clients"] == 11)
-            go_on.set()
-            answers = {each.result(20).get_data(as_text=True) for each in found}
+            def slow(go_on=go_on):
+                assert go_on.wait(20)
+                return made()
 
-        assert answers == {"answer 1"}
-        assert made.number == 1
-        assert asked("waited") - waited == 11
+            with ThreadPoolExecutor(12) as pool:
+                found = [
+                    pool.submit(processes[each % 3].answer, "a", slow)
+                    for each in range(12)
+                ]
+                eventually(lambda: store.info("clients")["blocked_clients"] == 11)
+                go_on.set()
+                answers = {each.result(20).get_data(as_text=True) for each in found}
+            assert answers == {f"answer {number}"}
+            processes[0].changed()
+
+        assert made.number == 3
+        assert asked("waited") - waited == 33
 
     def test_who_waits_takes_over_from_one_who_failed(self, cache, store, made):
         go_on = threading.Event()
@@ -218,13 +222,25 @@ class TestSingleFlight:
     ):
         made = Made(404)
         cache.answer("a", made)
-        (turn,) = (key[: -len(":done")] + b":turn" for key in store.scan_iter("*:done"))
+        (baton,) = store.scan_iter("*:done:*")
+        turn = baton.partition(b":done:")[0] + b":turn"
         store.set(turn, 1, ex=60)
-        monkeypatch.setattr(cache, "_wait", lambda _key: True)
+        monkeypatch.setattr(cache, "_wait", lambda *_: True)
 
         assert cache.answer("a", made).status_code == 404
         # It was not its turn, so it is not its to end.
         assert store.exists(turn)
+
+    def test_who_took_too_long_does_not_end_the_next_ones_turn(self, cache, store):
+        def overrun():
+            (turn,) = store.scan_iter("*:turn")
+            store.set(turn, "the next one")
+            return Response("late")
+
+        cache.answer("a", overrun)
+
+        (turn,) = store.scan_iter("*:turn")
+        assert store.get(turn) == b"the next one"
 
     def test_a_turn_ends_by_itself(self, cache, store, made):
         def look():

@@ -9,12 +9,13 @@ Redis may forget, freeze or be away: then every answer is made anew.
 """
 
 import json
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from http import HTTPStatus
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import redis
 import structlog
@@ -38,7 +39,7 @@ KEPT_HEADERS = ("Content-Type", "Cache-Control", "Vary", "Link", "ETag")
 
 _PAUSE_SECONDS = 1.0
 _TURN_SECONDS = 6
-_ROUNDS = 2
+_ROUNDS = 3
 
 
 _HEAD = TypeAdapter(dict[str, str])
@@ -61,8 +62,8 @@ class _Turn:
     key: str
     content: bytes
     """What is made from now on is made from this, or from something newer."""
-    alone: bool
-    """Whether the others wait for it."""
+    ours: str | None
+    """What others know the turn by who wait for its end; None: nobody does."""
 
 
 class AnswerCache:
@@ -151,39 +152,46 @@ class AnswerCache:
                 return response
             # Not `add`, which sets the end of the lock in a second step: between the two
             # a killed process would leave it locked for ever.
-            if self._redis.set(
-                f"{self._prefix}{key}:turn", 1, nx=True, ex=_TURN_SECONDS
-            ):
+            ours = secrets.token_hex(8)
+            turn = f"{self._prefix}{key}:turn"
+            holder = self._redis.set(turn, ours, nx=True, get=True, ex=_TURN_SECONDS)
+            if holder is None:
                 self._requests.labels("miss").inc()
-                return _Turn(key, content, alone=True)
+                return _Turn(key, content, ours)
             waited = True
-            if not self._wait(key):
+            if not self._wait(key, cast("bytes", holder).decode()):
                 break
         # Whoever has the turn is slow, dead, or had no answer that can be kept.
         self._requests.labels("miss").inc()
-        return _Turn(key, content, alone=False)
+        return _Turn(key, content, None)
 
-    def _wait(self, key: str) -> bool:
-        """Wait until whoever has the turn has ended; say whether that came in time."""
-        baton = f"{self._prefix}{key}:done"
+    def _wait(self, key: str, holder: str) -> bool:
+        """Wait until the holder of the turn has ended; say whether that came in time."""
+        # Each turn has a baton of its own: that of the last one would wake who waits for
+        # this one.
+        baton = f"{self._prefix}{key}:done:{holder}"
         if not self._waiting.blpop([baton], timeout=self._wait_seconds):
             return False
-        # One baton wakes one: hand it on.
+        # It wakes one, who hands it on.
         self._pass_on(baton)
         return True
 
     def _pass_on(self, baton: str) -> None:
         with self._redis.pipeline(transaction=True) as pipeline:
             pipeline.rpush(baton, 1)
-            pipeline.pexpire(baton, 1000)
+            pipeline.expire(baton, _TURN_SECONDS)
             pipeline.execute()
 
     def _finish(self, turn: _Turn, response: Response | None) -> None:
         if response is not None and response.status_code == HTTPStatus.OK:
             self._store.set(turn.key, _written(response, turn.content))
-        if turn.alone:
-            self._redis.delete(f"{self._prefix}{turn.key}:turn")
-            self._pass_on(f"{self._prefix}{turn.key}:done")
+        if turn.ours is None:
+            return
+        name = f"{self._prefix}{turn.key}:turn"
+        # Who took too long has lost it to another.
+        if self._redis.get(name) == turn.ours.encode():
+            self._redis.delete(name)
+        self._pass_on(f"{self._prefix}{turn.key}:done:{turn.ours}")
 
 
 def init_app(app: Flask, settings: ServiceSettings, *, seconds: int) -> AnswerCache:
