@@ -16,6 +16,7 @@ from graphql import (
 )
 from graphql.type import get_nullable_type
 from sqlalchemy import event, update
+from structlog.contextvars import get_contextvars
 
 from flagon_catalog.domain import products
 from flagon_catalog.models import Review
@@ -773,9 +774,14 @@ class TestAnswer:
         assert_problem(asked[2], 429)
         assert client.get(PRODUCTS).status_code == 200
 
-    def test_is_logged_and_counted_without_made_up_names(self, client, app, caplog):
-        client.post(PATH, json={"query": "query MadeUp { __typename }"})
+    def test_is_logged_and_counted_without_made_up_names(self, client):
+        body = {"query": "query MadeUp { __typename }", "operationName": "MadeUp"}
+        client.post(PATH, json=body)
 
+        # Every line that is logged of a request has these.
+        logged = get_contextvars()
+        assert logged["graphql_operation"] == "MadeUp"
+        assert logged["graphql_cost"] == 0
         assert "MadeUp" not in client.get("/metrics").text
         assert 'flagon_catalog_graphql_total{operation="other",outcome="answered"}' in (
             client.get("/metrics").text

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import strawberry
 from apiflask import APIBlueprint, APIFlask
 from flask import Response, current_app, request
+from flask.views import MethodView
 from graphql import ExecutionResult, GraphQLError, GraphQLSchema, execute_sync
 from pydantic import BaseModel, Field, StringConstraints, ValidationError
 from pydantic_core import to_json
@@ -132,36 +133,39 @@ def prepare() -> None:
     refuse_twice()
 
 
-@bp.post("")
-@auth.open_route
-@bp.doc(operation_id="query_graphql")
-@bp.input(GraphQLRequest, arg_name="asked")
-@bp.output(GraphQLAnswer)
-def query_graphql(asked: GraphQLRequest) -> Response:
-    """Read with GraphQL.
+class Queries(MethodView):
+    """Whatever is asked for."""
 
-    What cannot be carried out is told in `errors`, with status 200 for who accepts
-    `application/json` and with its own for `application/graphql-response+json`.
-    """
-    return _respond(asked)
-
-
-@bp.get("")
-@auth.open_route
-@bp.doc(operation_id="query_graphql_by_hash")
-@bp.input(GraphQLQuery, location="query", arg_name="asked")
-@bp.output(GraphQLAnswer)
-def query_graphql_by_hash(asked: GraphQLQuery) -> Response:
-    """Read with a GraphQL document that is known by its hash; caches may keep this."""
-    given = {"variables": asked.variables, "extensions": asked.extensions}
-    return _respond(
-        GraphQLRequest.model_validate(
-            {
-                "operationName": asked.operationName,
-                **{name: _parsed(name, text) for name, text in given.items()},
-            }
+    @auth.open_route
+    @bp.doc(operation_id="query_graphql_by_hash")
+    @bp.input(GraphQLQuery, location="query", arg_name="asked")
+    @bp.output(GraphQLAnswer)
+    def get(self, asked: GraphQLQuery) -> Response:
+        """Read with a GraphQL document that is known by its hash; caches may keep this."""
+        given = {"variables": asked.variables, "extensions": asked.extensions}
+        return _respond(
+            GraphQLRequest.model_validate(
+                {
+                    "operationName": asked.operationName,
+                    **{name: _parsed(name, text) for name, text in given.items()},
+                }
+            )
         )
-    )
+
+    @auth.open_route
+    @bp.doc(operation_id="query_graphql")
+    @bp.input(GraphQLRequest, arg_name="asked")
+    @bp.output(GraphQLAnswer)
+    def post(self, asked: GraphQLRequest) -> Response:
+        """Read with GraphQL.
+
+        What cannot be carried out is told in `errors`, with status 200 for who accepts
+        `application/json` and with its own for `application/graphql-response+json`.
+        """
+        return _respond(asked)
+
+
+bp.add_url_rule("", view_func=Queries.as_view("queries"))
 
 
 def _respond(asked: GraphQLRequest) -> Response:
