@@ -43,6 +43,7 @@ def make_settings(redis_server):
                 "rate_limit": "1000000 per minute",
                 "review_limit": "1000000 per minute",
                 "facet_limit": "1000000 per minute",
+                "graphql_limit": "1000000 per minute",
                 "export_limit": "1000000 per minute",
                 "log_level": "ERROR",
                 **values,

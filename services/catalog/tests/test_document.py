@@ -47,7 +47,7 @@ class TestDocument:
             if path.startswith("/api/")
         ]
 
-        assert len(ids) == len(set(ids)) == 38
+        assert len(ids) == len(set(ids)) == 40
         assert {"list_products", "upsert_products", "change_category"} <= set(ids)
 
     def test_describes_problems_as_problems(self, document):
@@ -62,7 +62,7 @@ class TestDocument:
 
     def test_says_what_a_change_needs(self, document):
         for path, method, operation in operations(document):
-            if not path.startswith("/api/"):
+            if not path.startswith("/api/") or path == "/api/v1/graphql":
                 continue
             headers = {
                 parameter["name"]: parameter["required"]
@@ -99,6 +99,19 @@ class TestDocument:
         }
         lines = {"application/x-ndjson", "text/csv"}
         assert list(types.values()) == [whole, whole, lines]
+
+    def test_describes_graphql(self, document):
+        item = document["paths"]["/api/v1/graphql"]
+
+        assert set(item) == {"get", "post"}
+        for operation in item.values():
+            assert set(operation["responses"]["200"]["content"]) == {
+                "application/json",
+                "application/graphql-response+json",
+            }
+            assert {"406", "422"} <= set(operation["responses"])
+            assert "security" not in operation
+        assert not [one for one in item["post"]["parameters"] if one["in"] == "header"]
 
     def test_offers_merge_patches(self, document):
         body = document["paths"][f"{PRODUCTS}/{{product_id}}"]["patch"]["requestBody"]

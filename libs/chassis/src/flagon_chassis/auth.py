@@ -438,11 +438,15 @@ def caller() -> Caller:
     return cast("Caller", g.flagon_caller)
 
 
-def caller_if_any() -> Caller | None:
+def caller_if_any(
+    *, when_redis_down: Literal["allow", "refuse"] | None = None
+) -> Caller | None:
     """Return who is asking on a route that also serves strangers, None for a stranger.
 
     A token that is sent must be valid: a bad one is a 401, never a stranger.
+
+    :param when_redis_down: as for `requires`.
     """
     if "Authorization" not in request.headers:
         return None
-    return _verify(None)
+    return _verify(when_redis_down)

@@ -15,6 +15,7 @@ from . import cli
 from .routes import (
     categories,
     document,
+    graphql,
     prices,
     products,
     reservations,
@@ -63,6 +64,8 @@ def create_app(
     app.register_blueprint(reservations.bp)
     app.register_blueprint(reviews.bp)
     app.register_blueprint(tags.bp)
+    app.register_blueprint(graphql.bp)
+    graphql.init_app(app, settings)
     _limit_work(app, limiter, settings)
     document.init_app(app)
     app.cli.add_command(cli.seed)
@@ -79,6 +82,9 @@ def _limit_work(app: APIFlask, limiter: Limiter, settings: Settings) -> None:
         methods=["POST", "PATCH"],
         override_defaults=False,
     )(reviews.bp)
+    limiter.shared_limit(settings.graphql_limit, "graphql", override_defaults=False)(
+        graphql.bp
+    )
     narrower: dict[str, Any] = {
         "products.products": limiter.limit(
             settings.facet_limit,

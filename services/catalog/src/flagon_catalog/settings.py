@@ -26,6 +26,24 @@ class Settings(DatabaseSettings, frozen=True, env_prefix="CATALOG_"):
     """Lists with facets that one account or address asks for: each counts all it finds."""
     export_limit: str = "20 per minute"
     """Exports that one account begins."""
+    graphql_limit: str = "600 per minute"
+    """GraphQL requests that one account or address sends."""
+    graphql_cost_max: PositiveInt = 5000
+    """Most that one GraphQL query may cost (docs/patterns/graphql.md)."""
+    graphql_depth_max: PositiveInt = 15
+    """Most levels of braces in a query."""
+    graphql_fields_max: PositiveInt = 500
+    """Most fields of a document, each counted wherever a fragment brings it."""
+    graphql_aliases_max: PositiveInt = 20
+    """Most aliases of a document, counted in the same way."""
+    graphql_tokens_max: PositiveInt = 1500
+    """Most tokens (names, numbers, signs) of a document."""
+    graphql_document_bytes_max: PositiveInt = 16 * 1024
+    """Longest document."""
+    graphql_only_persisted: bool = False
+    """Whether only the documents in `queries/` are carried out."""
+    graphql_persisted_seconds: PositiveInt = 24 * 3600
+    """How long a document that a client has registered is kept after its last use."""
     reviews_moderated: bool = True
     """Whether a review that was written or edited waits until a moderator publishes it."""
     sweep_seconds: PositiveFloat = 10

@@ -1,14 +1,14 @@
 """Categories: the shelves of the shop."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from pydantic_core import to_jsonable_python
-from sqlalchemy import ColumnElement, Text, cast, func, select, tuple_, update
-from sqlalchemy.dialects.postgresql import JSONB, insert
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import ColumnElement, Text, cast, func, select, true, tuple_, update
+from sqlalchemy.dialects.postgresql import JSONB, array, insert
+from sqlalchemy.orm import QueryableAttribute, Session, aliased
 from sqlalchemy.orm.attributes import flag_modified
 from uuid_utils.compat import uuid7
 
@@ -176,9 +176,9 @@ def _place(
     return row.id, [*row.path, slug]
 
 
-def within(slug: str) -> ColumnElement[bool]:
+def within(slug: str | QueryableAttribute[str]) -> ColumnElement[bool]:
     """Return whether a category is this one or somewhere in it."""
-    return Category.path.contains([slug])
+    return Category.path.contains([slug] if isinstance(slug, str) else array([slug]))
 
 
 def _insert(session: Session, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -277,7 +277,7 @@ def list_categories(
     *,
     parent: str | None = None,
     limit: int,
-    after: tuple[str, UUID] | None = None,
+    after: Sequence[Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Return categories in the order of their names, ignoring case.
 
@@ -298,8 +298,54 @@ def list_categories(
             == select(above.id).where(above.slug == parent).scalar_subquery()
         )
     if after is not None:
-        statement = statement.where(tuple_(*order) > after)
+        statement = statement.where(tuple_(*order) > tuple(after))
     return [row._asdict() for row in session.execute(statement)]
+
+
+def find_categories(
+    session: Session, slugs: Iterable[str]
+) -> dict[str, dict[str, Any]]:
+    """Return those of these categories that exist, by slug, as the API shows them."""
+    rows = session.execute(select(*CATEGORY_VIEW).where(Category.slug.in_(set(slugs))))
+    return {row.slug: row._asdict() for row in rows}
+
+
+def list_categories_in(
+    session: Session,
+    parents: Sequence[str],
+    *,
+    limit: int,
+    after: Sequence[Any] | None = None,
+) -> dict[str, list[dict[str, Any]]]:
+    """Return one page of what is directly in each of these categories, in one statement.
+
+    Each page is the one that `list_categories` gives for that parent.
+
+    :param parents: slugs.
+    """
+    above = aliased(Category)
+    order = (func.lower(Category.name), Category.id)
+    inside = (
+        select(*CATEGORY_VIEW, order[0].label("position"))
+        .where(Category.parent_id == above.id)
+        .order_by(*order)
+        .limit(limit)
+        .correlate(above)
+    )
+    if after is not None:
+        inside = inside.where(tuple_(*order) > tuple(after))
+    page = inside.lateral("page")
+    rows = session.execute(
+        select(above.slug.label("above"), *page.c)
+        .join(page, true())
+        .where(above.slug.in_(parents))
+        .order_by(page.c.position, page.c.id)
+    )
+    pages: dict[str, list[dict[str, Any]]] = {slug: [] for slug in parents}
+    for row in rows:
+        view = row._asdict()
+        pages[view.pop("above")].append(view)
+    return pages
 
 
 def lock_category(session: Session, *, id: UUID) -> Category:

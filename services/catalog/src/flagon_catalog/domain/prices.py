@@ -1,5 +1,6 @@
 """What products cost, and since when."""
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -8,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from flagon_catalog.models import Price, Product
 
-from .products import ProductNotFound
+from .products import ProductNotFound, visible
 
 _PRICE = (Price.version, Price.price_minor, Price.currency, Price.from_.label("from"))
 
@@ -27,6 +28,26 @@ def list_prices(
     :param hidden: whether those of drafts and archived products are found as well.
     :raises ProductNotFound: there is no such product.
     """
+    found = list_prices_of(
+        session, [product_id], limit=limit, after=after, hidden=hidden
+    )
+    if product_id not in found:
+        raise ProductNotFound(f"There is no product {product_id}.")
+    return found[product_id]
+
+
+def list_prices_of(
+    session: Session,
+    product_ids: Sequence[UUID],
+    *,
+    limit: int,
+    after: int | None = None,
+    hidden: bool = False,
+) -> dict[UUID, list[dict[str, Any]]]:
+    """Return one page of prices of each of these products, in one statement.
+
+    As `list_prices` does for one; a product that is not found is not in the answer.
+    """
     newest = (
         select(*_PRICE)
         .where(Price.product_id == Product.id)
@@ -39,16 +60,18 @@ def list_prices(
     page = newest.lateral("page")
     # One statement, so a product without more prices is not taken for one that is gone.
     rows = session.execute(
-        select(Product.status, *page.c)
+        select(Product.id, Product.status, *page.c)
         .select_from(Product)
         .outerjoin(page, true())
-        .where(Product.id == product_id)
+        .where(Product.id.in_(product_ids))
         .order_by(page.c.version.desc())
-    ).all()
-    if not rows or not (hidden or rows[0].status == "active"):
-        raise ProductNotFound(f"There is no product {product_id}.")
-    return [
-        {name: value for name, value in row._asdict().items() if name != "status"}
-        for row in rows
-        if row.version is not None
-    ]
+    )
+    pages: dict[UUID, list[dict[str, Any]]] = {}
+    for row in rows:
+        if visible(row.status, hidden=hidden):
+            prices = pages.setdefault(row.id, [])
+            if row.version is not None:
+                view = row._asdict()
+                del view["id"], view["status"]
+                prices.append(view)
+    return pages

@@ -24,7 +24,7 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import Session, aliased
 from uuid_utils.compat import uuid7
 
 from flagon_catalog.models import (
@@ -137,9 +137,28 @@ def find_product(
     keys = ((Product.id, id), (Product.slug, slug), (Product.sku, sku))
     column, value = next(pair for pair in keys if pair[1] is not None)
     row = session.execute(shape.select().where(column == value)).one_or_none()
-    if row is None or not (hidden or row.status == "active"):
+    if row is None or not visible(row.status, hidden=hidden):
         raise ProductNotFound(f"There is no product {value}.")
     return row._asdict()
+
+
+def visible(status: str, *, hidden: bool) -> bool:
+    """Return whether a product of this status is shown.
+
+    :param hidden: whether the caller sees drafts and archived products as well.
+    """
+    return hidden or status == "active"
+
+
+def find_products(
+    session: Session, ids: Iterable[UUID], *, hidden: bool = False
+) -> dict[UUID, View]:
+    """Return those of these products that are there, by id.
+
+    :param hidden: whether drafts and archived products are found as well.
+    """
+    rows = session.execute(_VIEW.where(Product.id.in_(set(ids))))
+    return {row.id: row._asdict() for row in rows if visible(row.status, hidden=hidden)}
 
 
 def list_products(
@@ -159,19 +178,8 @@ def list_products(
     :param shape: what to select; more comes with it, see `Shape.show`.
     :raises RelevanceUnknown: it is to be sorted by relevance without a search.
     """
-    query = None if wanted.q is None else _query(wanted.q)
-    position = _position(sort.lstrip("-"), query)
-    backward = sort == "relevance" or sort.startswith("-")
-
-    def page(statement: Select[Any]) -> Select[Any]:
-        statement = _filtered(statement, wanted, query).limit(limit)
-        if after is not None:
-            order, last = tuple_(position, Product.id), tuple(after)
-            statement = statement.where(order < last if backward else order > last)
-        return statement.order_by(
-            *_ordered(position, Product.id.expression, backward=backward)
-        )
-
+    query, position, page = _paged(wanted, sort, limit, after)
+    backward = _backward(sort)
     if wanted.category is None:
         statement = page(shape.select().add_columns(position.label("position")))
     elif query is None:
@@ -188,6 +196,91 @@ def list_products(
     # Half the time of `Row._asdict`, and this is the busiest line of the shop.
     names = tuple(result.keys())
     return [dict(zip(names, row, strict=True)) for row in result]
+
+
+def list_products_in(
+    session: Session,
+    categories: Sequence[str],
+    wanted: Filter,
+    *,
+    sort: str,
+    limit: int,
+    after: Sequence[Any] | None = None,
+) -> dict[str, list[View]]:
+    """Return one page of products of each of these categories, in one statement.
+
+    Each page is the one that `list_products` gives for that category; there is an empty
+    one for a category that does not exist.
+
+    :param categories: slugs; the one in `wanted` does not count.
+    """
+    _, position, page = _paged(wanted, sort, limit, after)
+    backward = _backward(sort)
+    top = aliased(Category)
+    shelf = (
+        select(top.slug.label("top"), Category.id)
+        .join(Category, within(top.slug))
+        .where(top.slug.in_(categories))
+        .subquery("shelf")
+    )
+    nearest = page(
+        select(Product.id, position.label("position")).where(
+            Product.category_id == shelf.c.id
+        )
+    ).lateral("nearest")
+    order = _ordered(nearest.c.position, nearest.c.id, backward=backward)
+    ranked = (
+        select(
+            shelf.c.top,
+            nearest.c.id,
+            nearest.c.position,
+            func.row_number()
+            .over(partition_by=shelf.c.top, order_by=order)
+            .label("place"),
+        )
+        .select_from(shelf.join(nearest, true()))
+        .subquery("ranked")
+    )
+    rows = session.execute(
+        WHOLE.select()
+        .add_columns(ranked.c.position, ranked.c.top)
+        .join(ranked, ranked.c.id == Product.id)
+        .where(ranked.c.place <= limit)
+        .order_by(ranked.c.top, ranked.c.place)
+    )
+    pages: dict[str, list[View]] = {slug: [] for slug in categories}
+    for row in rows:
+        view = row._asdict()
+        pages[view.pop("top")].append(view)
+    return pages
+
+
+def _backward(sort: str) -> bool:
+    return sort == "relevance" or sort.startswith("-")
+
+
+def _paged(
+    wanted: Filter, sort: str, limit: int, after: Sequence[Any] | None
+) -> tuple[
+    ColumnElement[Any] | None,
+    ColumnElement[Any],
+    Callable[[Select[Any]], Select[Any]],
+]:
+    """Return the search, the position in the order, and what makes a page of a selection."""
+    query = None if wanted.q is None else _query(wanted.q)
+    position = _position(sort.lstrip("-"), query)
+    backward = _backward(sort)
+
+    def page(statement: Select[Any]) -> Select[Any]:
+        statement = _filtered(statement, wanted, query).limit(limit)
+        if after is not None:
+            order, last = tuple_(position, Product.id), tuple(after)
+            statement = statement.where(order < last if backward else order > last)
+        return statement.order_by(
+            *_ordered(position, Product.id.expression, backward=backward)
+        )
+
+    return query, position, page
 
 
 def matching(statement: Select[Any], wanted: Filter) -> Select[Any]:

@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from pydantic_core import to_jsonable_python
-from sqlalchemy import ColumnElement, delete, select, tuple_, update
+from sqlalchemy import ColumnElement, Select, delete, select, true, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
@@ -16,7 +16,7 @@ from flagon_chassis import events
 from flagon_chassis.errors import Conflict, Forbidden, NotFound
 
 from .markup import html_of
-from .products import ProductNotFound, View, emit_changed, lock_product
+from .products import ProductNotFound, View, emit_changed, lock_product, visible
 
 _PRIVATE = ("subject", "note")
 _STAMPS = ("version", "updated_at")
@@ -125,25 +125,73 @@ def list_product_reviews(
     :param after: position and id of the last review of the page before.
     :raises ProductNotFound: the caller sees no such product.
     """
-    # Not of one moment with the list; but who is shown a product a moment after it was
-    # hidden has seen nothing new.
-    status = session.scalar(select(Product.status).where(Product.id == product_id))
-    if status is None or not (hidden or status == "active"):
+    found = list_reviews_of(
+        session,
+        [product_id],
+        hidden=hidden,
+        sort=sort,
+        limit=limit,
+        rating=rating,
+        language=language,
+        after=after,
+    )
+    if product_id not in found:
         raise ProductNotFound(f"There is no product {product_id}.")
-    conditions = [Review.product_id == product_id, Review.state == "published"]
+    return found[product_id]
+
+
+def list_reviews_of(
+    session: Session,
+    product_ids: Sequence[UUID],
+    *,
+    hidden: bool,
+    sort: str,
+    limit: int,
+    rating: int | None = None,
+    language: str | None = None,
+    after: Sequence[Any] | None = None,
+) -> dict[UUID, list[View]]:
+    """Return one page of reviews of each of these products, in one statement.
+
+    As `list_product_reviews` does for one; a product that the caller does not see is not
+    in the answer.
+    """
+    conditions = [Review.product_id == Product.id, Review.state == "published"]
     if rating is not None:
         conditions.append(Review.rating == rating)
     if language is not None:
         conditions.append(Review.language == language)
-    views = _page(
-        session,
-        conditions,
-        position=Review.created_at if sort == "newest" else Review.rating,
-        falling=sort != "lowest",
-        limit=limit,
-        after=after,
+    falling = sort != "lowest"
+    page = (
+        _page(
+            conditions,
+            position=Review.created_at if sort == "newest" else Review.rating,
+            falling=falling,
+            limit=limit,
+            after=after,
+        )
+        .correlate(Product)
+        .lateral("page")
     )
-    return [_public(view) for view in views]
+    # A product without reviews has one row without any.
+    rows = session.execute(
+        select(Product.id.label("of"), Product.status, *page.c)
+        .select_from(Product)
+        .outerjoin(page, true())
+        .where(Product.id.in_(product_ids))
+    )
+    pages: dict[UUID, list[View]] = {}
+    for row in rows:
+        view = row._asdict()
+        of, status = view.pop("of"), view.pop("status")
+        if visible(status, hidden=hidden):
+            views = pages.setdefault(of, [])
+            if view["id"] is not None:
+                views.append(_public(view))
+    for views in pages.values():
+        # Each page comes in order from its index, but nothing promises that it stays so.
+        views.sort(key=lambda view: (view["position"], view["id"]), reverse=falling)
+    return pages
 
 
 def list_reviews(
@@ -166,25 +214,24 @@ def list_reviews(
         conditions.append(Review.subject == subject)
     if state is not None:
         conditions.append(Review.state == state)
-    return _page(
-        session,
+    statement = _page(
         conditions,
         position=Review.created_at,
         falling=sort == "newest",
         limit=limit,
         after=after,
     )
+    return [row._asdict() for row in session.execute(statement)]
 
 
 def _page(
-    session: Session,
     conditions: Iterable[ColumnElement[bool]],
     *,
     position: Any,  # noqa: ANN401 (a mapped column of one of two types)
     falling: bool,
     limit: int,
     after: Sequence[Any] | None,
-) -> list[View]:
+) -> Select[*tuple[Any, ...]]:
     statement = (
         select(*REVIEW_VIEW, position.label("position")).where(*conditions).limit(limit)
     )
@@ -197,7 +244,7 @@ def _page(
         statement = statement.order_by(position, Review.id)
         if after is not None:
             statement = statement.where(order > tuple(after))
-    return [row._asdict() for row in session.execute(statement)]
+    return statement
 
 
 def find_review(session: Session, *, id: UUID, reader: Reader) -> View:

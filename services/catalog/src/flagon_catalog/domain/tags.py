@@ -152,6 +152,12 @@ def find_tag(
     return row._asdict()
 
 
+def find_tags(session: Session, slugs: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Return those of these tags that exist, by slug, as the API shows them."""
+    rows = session.execute(select(*TAG_VIEW).where(Tag.slug.in_(set(slugs))))
+    return {row.slug: row._asdict() for row in rows}
+
+
 def list_tags(
     session: Session, *, limit: int, after: tuple[str, UUID] | None = None
 ) -> list[dict[str, Any]]:

@@ -30,8 +30,8 @@ def merge_patch(view: V) -> V:
     return view
 
 
-def refuse_unclear() -> None:
-    """Refuse a query that says two things, and a patch that is no JSON merge patch."""
+def refuse_twice() -> None:
+    """Refuse a query that says two things."""
     twice = [
         name
         for name, values in request.args.lists()
@@ -39,6 +39,11 @@ def refuse_unclear() -> None:
     ]
     if twice:
         raise BadRequest(f"Give {', '.join(sorted(twice))} only once.")
+
+
+def refuse_unclear() -> None:
+    """Refuse a query that says two things, and a patch that is no JSON merge patch."""
+    refuse_twice()
     if request.method == "PATCH" and request.mimetype not in PATCH_TYPES:
         raise UnsupportedMediaType(f"Send the patch as {PATCH_TYPES[0]}.")
     if request.method not in {"GET", "HEAD", "OPTIONS"}:
@@ -104,7 +109,7 @@ def listed(
         body = to_json({"items": items, "next_cursor": cursor, **(more or {})})
     else:
         body = formats.written(kind, items, fields, nouns)
-    response = _response(body, hidden=hidden, settled=settled)
+    response = answered(body, hidden=hidden, settled=settled)
     response.content_type = formats.content_type(kind)
     response.headers["Vary"] = "Accept, Authorization"
     # A strong one: the digest of these very bytes.
@@ -125,13 +130,13 @@ def shown(
     """
     if request.method in {"GET", "HEAD"}:
         formats.chosen("json")
-    response = _response(to_json(body), status, hidden=hidden)
+    response = answered(to_json(body), status, hidden=hidden)
     if location is not None:
         response.headers["Location"] = location
     return response
 
 
-def _response(
+def answered(
     body: bytes, status: int = 200, *, hidden: bool, settled: bool = False
 ) -> Response:
     """Return a response that says who may keep it.

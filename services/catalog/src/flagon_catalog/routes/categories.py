@@ -15,7 +15,7 @@ from flagon_catalog.schemas import (
     CategoryView,
     NewCategory,
 )
-from flagon_chassis import auth, idempotency, paging
+from flagon_chassis import auth, idempotency
 from flagon_chassis.db import reading, transaction
 
 from . import (
@@ -24,6 +24,7 @@ from . import (
     kept,
     listed,
     merge_patch,
+    positions,
     refuse_unclear,
     require_match,
     shown,
@@ -49,20 +50,17 @@ class Categories(MethodView):
     @kept
     def get(self, asked: CategoryQuery) -> Response:
         """List categories in the order of their names."""
-        after = None
-        purpose = f"categories {asked.model_dump_json(include={'parent'})}"
-        if asked.cursor is not None:
-            name, id_ = paging.decode(purpose, asked.cursor)
-            after = name, UUID(id_)
+        purpose = purpose_of(asked)
+        after = positions.after(purpose, asked.cursor, times=False)
         with reading() as session:
             rows = categories.list_categories(
                 session, parent=asked.parent, limit=asked.limit + 1, after=after
             )
         items = rows[: asked.limit]
-        positions = [item.pop("position") for item in items]
+        places = [item.pop("position") for item in items]
         cursor = None
         if len(rows) > asked.limit:
-            cursor = paging.encode(purpose, [positions[-1], str(items[-1]["id"])])
+            cursor = positions.cursor(purpose, places[-1], items[-1]["id"])
         return listed(items, cursor, FIELDS, "categories", hidden=False, settled=True)
 
     @auth.requires(WRITE)
@@ -157,6 +155,11 @@ bp.add_url_rule("/<uuid:category_id>", view_func=Category.as_view("category"))
 def find_category_by_slug(slug: str) -> Response:
     """Show the category with this slug."""
     return _found(slug=slug)
+
+
+def purpose_of(asked: CategoryQuery) -> str:
+    """Return what a cursor of this list is good for."""
+    return f"categories {asked.model_dump_json(include={'parent'})}"
 
 
 def _found(*, id: UUID | None = None, slug: str | None = None) -> Response:

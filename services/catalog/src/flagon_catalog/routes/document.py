@@ -4,6 +4,7 @@ from typing import Any
 
 from apiflask import APIFlask
 
+from . import graphql
 from .formats import TYPES
 
 _HEADERS = {
@@ -29,6 +30,12 @@ def init_app(app: APIFlask) -> None:
 
 def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
     parameters, responses = operation["parameters"], operation["responses"]
+    if path == graphql.PATH:
+        # It makes nothing, so there is nothing to repeat; both types have one form.
+        content = responses["200"]["content"]
+        content[graphql.GRAPHQL] = content[graphql.JSON]
+        responses["406"] = {"description": "None of the accepted types is offered"}
+        return
     for parameter in parameters:
         if parameter["in"] == "path" and parameter["name"].endswith("_id"):
             parameter["schema"]["format"] = "uuid"

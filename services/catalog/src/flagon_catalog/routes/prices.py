@@ -32,7 +32,7 @@ FIELDS = ["version", "price_minor", "currency", "from"]
 def list_prices(product_id: UUID, asked: PriceQuery) -> Response:
     """List the prices that a product has had, the newest first."""
     hidden = sees_hidden()
-    purpose = f"prices {product_id}"
+    purpose = purpose_of(product_id)
     after = None
     if asked.cursor is not None:
         (after,) = paging.decode(purpose, asked.cursor)
@@ -49,3 +49,8 @@ def list_prices(product_id: UUID, asked: PriceQuery) -> Response:
     if len(rows) > asked.limit:
         cursor = paging.encode(purpose, [items[-1]["version"]])
     return listed(items, cursor, FIELDS, "prices", hidden=hidden)
+
+
+def purpose_of(product_id: UUID) -> str:
+    """Return what a cursor of the prices of a product is good for."""
+    return f"prices {product_id}"

@@ -1,8 +1,7 @@
 """The products of the API."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import astuple
-from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
@@ -26,7 +25,7 @@ from flagon_catalog.schemas import (
     bulk_report,
     sift,
 )
-from flagon_chassis import auth, idempotency, paging
+from flagon_chassis import auth, idempotency
 from flagon_chassis.db import reading, transaction
 from flagon_chassis.errors import Forbidden
 
@@ -38,6 +37,7 @@ from . import (
     kept,
     listed,
     merge_patch,
+    positions,
     refuse_unclear,
     sees_hidden,
     shown,
@@ -75,13 +75,11 @@ class Products(MethodView):
         """
         asked = _whole(asked)
         hidden = sees_hidden()
-        if asked.status != "active" and not hidden:
-            raise HiddenProducts(f"The status {asked.status} needs {WRITE}.")
-        sort = asked.sort or ("relevance" if asked.q else "-created_at")
+        wanted = wanted_products(asked, hidden=hidden)
+        sort = sort_of(asked)
         shape = shapes.shape(asked.fields, asked.include)
-        wanted = _filter(asked)
         counted = _facets(asked)
-        purpose = f"products {asked.model_dump_json(exclude=_PAGE)}"
+        purpose = purpose_of(asked)
         with reading() as session:
             rows = products.list_products(
                 session,
@@ -89,15 +87,17 @@ class Products(MethodView):
                 sort=sort,
                 # One more than asked for tells whether there is a next page.
                 limit=asked.limit + 1,
-                after=_after(purpose, asked.cursor, sort),
+                after=positions.after(
+                    purpose, asked.cursor, times=sort.endswith("created_at")
+                ),
                 shape=shape,
             )
             counts = facets.count_facets(session, wanted, counted) if counted else None
         items = rows[: asked.limit]
-        positions = [item.pop("position") for item in items]
+        places = [item.pop("position") for item in items]
         cursor = None
         if len(rows) > asked.limit:
-            cursor = _cursor(purpose, positions[-1], items[-1]["id"])
+            cursor = positions.cursor(purpose, places[-1], items[-1]["id"])
         return listed(
             [shape.show(item) for item in items],
             cursor,
@@ -233,7 +233,7 @@ def export_products(asked: ExportQuery) -> Response:
     is exact. An answer that breaks off is no whole export: its last chunk is missing.
     """
     kind = formats.chosen("ndjson", "csv")
-    wanted = _filter(_whole(asked))
+    wanted = wanted_products(_whole(asked), hidden=True)
     # The lines are read after the request is over, when the server asks for them.
     app = current_app._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001
 
@@ -339,29 +339,33 @@ def _whole(asked: Q) -> Q:
     return type(asked).model_validate({**request.args.to_dict(), "tag": tags})
 
 
+def sort_of(asked: ProductQuery) -> str:
+    """Return the order that a list of products has, asked for or not."""
+    return asked.sort or ("relevance" if asked.q else "-created_at")
+
+
+def purpose_of(asked: ProductQuery) -> str:
+    """Return what a cursor of this list is good for."""
+    return f"products {asked.model_dump_json(exclude=_PAGE)}"
+
+
 def _facets(asked: ProductQuery) -> list[str]:
     if asked.facets is None:
         return []
     return shapes.known(asked.facets, "facets", facets.NAMES, facets.FacetUnknown)
 
 
-def _filter(asked: ProductQuery | ExportQuery) -> products.Filter:
+def wanted_products(
+    asked: ProductQuery | ExportQuery, *, hidden: bool
+) -> products.Filter:
+    """Return which products a query is about.
+
+    :param hidden: whether the caller may see what is not for sale.
+    :raises HiddenProducts: it asks for that, and the caller may not.
+    """
+    if asked.status != "active" and not hidden:
+        raise HiddenProducts(f"The status {asked.status} needs {WRITE}.")
     return products.Filter(
         statuses=STATUSES if asked.status == "any" else (asked.status,),
         **asked.model_dump(exclude={"status", "sort", *_PAGE}),
     )
-
-
-def _cursor(purpose: str, position: object, id_: UUID) -> str:
-    if isinstance(position, datetime):
-        position = position.isoformat()
-    return paging.encode(purpose, [position, str(id_)])
-
-
-def _after(purpose: str, cursor: str | None, sort: str) -> Sequence[Any] | None:
-    if cursor is None:
-        return None
-    position, id_ = paging.decode(purpose, cursor)
-    if sort.endswith("created_at"):
-        position = datetime.fromisoformat(position)
-    return position, UUID(id_)

@@ -1,7 +1,6 @@
 """The reviews of the API."""
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
@@ -21,7 +20,7 @@ from flagon_catalog.review_schemas import (
     ReviewQuery,
     ReviewView,
 )
-from flagon_chassis import auth, conditional, idempotency, paging
+from flagon_chassis import auth, conditional, idempotency
 from flagon_chassis.auth import Caller, ScopeMissing
 from flagon_chassis.db import reading, transaction
 from flagon_chassis.errors import Forbidden
@@ -32,6 +31,7 @@ from . import (
     answer_if_changed,
     listed,
     merge_patch,
+    positions,
     refuse_unclear,
     sees_hidden,
     shown,
@@ -60,15 +60,16 @@ class ProductReviews(MethodView):
     def get(self, product_id: UUID, asked: ProductReviewQuery) -> Response:
         """List the published reviews of a product."""
         hidden = sees_hidden()
-        filters = asked.model_dump_json(exclude=PAGING)
-        purpose = f"reviews of {product_id} {filters}"
+        purpose = purpose_of(product_id, asked)
         with reading() as session:
             rows = reviews.list_product_reviews(
                 session,
                 product_id=product_id,
                 hidden=hidden,
                 limit=asked.limit + 1,
-                after=_after(purpose, asked.cursor),
+                after=positions.after(
+                    purpose, asked.cursor, times=asked.sort == "newest"
+                ),
                 **asked.model_dump(exclude=PAGING),
             )
         return _listed(purpose, rows, asked.limit, hidden=hidden)
@@ -133,7 +134,7 @@ class Reviews(MethodView):
                 session,
                 subject=subject,
                 limit=asked.limit + 1,
-                after=_after(purpose, asked.cursor),
+                after=positions.after(purpose, asked.cursor, times=True),
                 **asked.model_dump(exclude={"own", *PAGING}),
             )
         return _listed(purpose, rows, asked.limit)
@@ -148,7 +149,7 @@ class Review(MethodView):
     def get(self, review_id: UUID) -> Response:
         """Show a review; who neither wrote nor moderates it sees published ones alone."""
         caller = auth.caller_if_any()
-        reader = Reader() if caller is None else _reader(caller)
+        reader = reader_of(caller)
         with reading() as session:
             view = reviews.find_review(session, id=review_id, reader=reader)
         return _tagged(shown(view, hidden=caller is not None), view)
@@ -212,7 +213,7 @@ def publish_review(review_id: UUID) -> Response:
     """Show a review to everybody, in the version that the moderator has read."""
     with transaction() as session:
         review = reviews.lock_review(
-            session, id=review_id, reader=_reader(auth.caller())
+            session, id=review_id, reader=reader_of(auth.caller())
         )
         _require_match(review.view())
         view = reviews.publish_review(session, review)
@@ -228,7 +229,7 @@ def reject_review(review_id: UUID, rejection: Rejection) -> Response:
     """Show a review to nobody but its author and moderators, and say why."""
     with transaction() as session:
         review = reviews.lock_review(
-            session, id=review_id, reader=_reader(auth.caller())
+            session, id=review_id, reader=reader_of(auth.caller())
         )
         _require_match(review.view())
         view = reviews.reject_review(session, review, note=rejection.note)
@@ -245,7 +246,15 @@ def _person(caller: Caller) -> UUID | None:
         return None
 
 
-def _reader(caller: Caller) -> Reader:
+def purpose_of(product_id: UUID, asked: ProductReviewQuery) -> str:
+    """Return what a cursor of the reviews of a product is good for."""
+    return f"reviews of {product_id} {asked.model_dump_json(exclude=PAGING)}"
+
+
+def reader_of(caller: Caller | None) -> Reader:
+    """Return who looks at reviews; None is a stranger."""
+    if caller is None:
+        return Reader()
     return Reader(
         subject=_person(caller) if OWN in caller.scopes else None,
         moderator=WRITE in caller.scopes,
@@ -257,7 +266,7 @@ def _changer() -> Reader:
     caller = auth.caller()
     if caller.scopes.isdisjoint({OWN, WRITE}):
         raise ScopeMissing((OWN,), [OWN])
-    return _reader(caller)
+    return reader_of(caller)
 
 
 def _moderated() -> bool:
@@ -281,20 +290,8 @@ def _listed(
     purpose: str, rows: list[dict[str, Any]], limit: int, *, hidden: bool = True
 ) -> Response:
     items = rows[:limit]
-    positions = [item.pop("position") for item in items]
+    places = [item.pop("position") for item in items]
     cursor = None
     if len(rows) > limit:
-        position = positions[-1]
-        if isinstance(position, datetime):
-            position = position.isoformat()
-        cursor = paging.encode(purpose, [position, str(items[-1]["id"])])
+        cursor = positions.cursor(purpose, places[-1], items[-1]["id"])
     return listed(items, cursor, FIELDS, "reviews", hidden=hidden)
-
-
-def _after(purpose: str, cursor: str | None) -> Sequence[Any] | None:
-    if cursor is None:
-        return None
-    position, id_ = paging.decode(purpose, cursor)
-    if isinstance(position, str):
-        position = datetime.fromisoformat(position)
-    return position, UUID(id_)
