@@ -57,7 +57,7 @@ RUN --mount=type=bind,from=wheels,source=/wheels,target=/wheels \
 RUN groupadd --gid 10001 flagon && \
     useradd --uid 10001 --gid flagon --no-create-home --home-dir /tmp \
         --shell /usr/sbin/nologin flagon && \
-    install -d -o flagon -g flagon /var/lib/flagon/files /var/lib/flagon/spool && \
+    install -d -o flagon -g flagon /var/lib/flagon/files /var/lib/flagon/images /var/lib/flagon/spool && \
     printf '/opt/service\n' > /tmp/service.pth && touch --date=@0 /tmp/service.pth
 
 

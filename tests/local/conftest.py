@@ -162,6 +162,7 @@ def render(folder: Path, upstream_port: int, **changes: str) -> dict[str, str]:
         "GATEWAY_TLS_KEY": str(folder / "tls" / "server.key"),
         "GATEWAY_STATIC": str(folder / "static"),
         "GATEWAY_DOCS": str(folder / "docs"),
+        "GATEWAY_IMAGES": str(folder / "images"),
         "GATEWAY_SESSION_COOKIE": "flagon_session",
         "GATEWAY_ACCESS_LOG": str(folder / "access.log"),
         "GATEWAY_CONNECTIONS": "512",

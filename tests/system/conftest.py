@@ -13,6 +13,7 @@ ENVIRONMENT = {
     "DATABASE_URL": "postgresql+psycopg://nobody@127.0.0.1:1/none",
     "KEY_ENCRYPTION_KEY": "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
     "FILES_DIR": "/tmp/flagon-system-tests",
+    "IMAGES_DIR": "/tmp/flagon-system-tests",
     "CLIENT_ID": "tests",
     "CLIENT_SECRET": "s" * 32,
 }

@@ -94,6 +94,8 @@ class Platform:
                 "CLIENTS_FILE": str(self.folder / "clients.json"),
                 "KEY_LEAD_SECONDS": "1",
             }
+        if service == "catalog":
+            return {"IMAGES_DIR": str(self.folder / "images")}
         if service == "worker":
             return {
                 "FILES_DIR": str(self.folder / "files"),

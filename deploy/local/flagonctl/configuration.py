@@ -120,6 +120,7 @@ def _gateway_limits() -> dict[str, str]:
     return {
         "GATEWAY_BODY_LIMIT": "1m",
         "GATEWAY_UPLOAD_LIMIT": "256m",
+        "GATEWAY_IMAGE_LIMIT": "9m",
         "GATEWAY_API_RATE": "20000r/s",
         "GATEWAY_API_BURST": "4000",
         "GATEWAY_SIGN_IN_RATE": "20r/s",
@@ -162,6 +163,7 @@ def local_gateway(stack: Stack) -> dict[str, str]:
                 stack.root / "services" / "web" / "src" / "flagon_web" / "static"
             ),
             "GATEWAY_DOCS": str(stack.root / "docs"),
+            "GATEWAY_IMAGES": str(stack.state / "images"),
             "GATEWAY_SESSION_COOKIE": stack.session_cookie,
         }
         | {f"GATEWAY_{name.upper()}": stack.address(name) for name in _SERVICES}
@@ -188,6 +190,7 @@ def docker_gateway(stack: Stack) -> dict[str, str]:
             "GATEWAY_TLS_KEY": "/etc/nginx/tls/server.key",
             "GATEWAY_STATIC": "/usr/share/flagon/static",
             "GATEWAY_DOCS": "/usr/share/flagon/docs",
+            "GATEWAY_IMAGES": "/usr/share/flagon/images",
             "GATEWAY_SESSION_COOKIE": stack.session_cookie,
         }
         | {f"GATEWAY_{name.upper()}": stack.address(name) for name in _SERVICES}

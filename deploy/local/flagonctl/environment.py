@@ -41,7 +41,7 @@ def plain(process: Process, stack: Stack, folder: Path) -> dict[str, str]:
             "LOGIN_ADDRESS_LIMIT": "1000",
             "REGISTER_LIMIT": "1000",
         },
-        "catalog": {"WORKERS": "2"},
+        "catalog": {"WORKERS": "2", "IMAGES_DIR": str(folder / "images")},
         "realtime": {"WORKERS": "1", "CONNECTIONS_PER_ADDRESS": "10000"},
         "worker": {
             "WORKERS": "1",

@@ -27,8 +27,9 @@ settings.load_profile("patient")
 
 
 @pytest.fixture(scope="session")
-def make_settings(redis_server):
+def make_settings(redis_server, tmp_path_factory):
     """Settings of a catalog that is being tested; arguments replace them."""
+    images_dir = tmp_path_factory.mktemp("images")
 
     def make(database_url, **values):
         return Settings(
@@ -45,6 +46,8 @@ def make_settings(redis_server):
                 "facet_limit": "1000000 per minute",
                 "graphql_limit": "1000000 per minute",
                 "export_limit": "1000000 per minute",
+                "image_limit": "1000000 per minute",
+                "images_dir": images_dir,
                 "log_level": "ERROR",
                 **values,
             }

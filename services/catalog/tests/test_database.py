@@ -115,6 +115,7 @@ class TestMigrations:
             "CATALOG_SECRET_KEY": "s" * 32,
             "CATALOG_DATABASE_URL": url,
             "CATALOG_OWNER_DATABASE_URL": url,
+            "CATALOG_IMAGES_DIR": "/nowhere",
         }
 
         for _ in range(2):

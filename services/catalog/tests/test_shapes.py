@@ -167,7 +167,7 @@ class TestInclude:
             answer = client.get(f"{path}?include=stock")
 
             problem = assert_problem(answer, 422, "include-unknown")
-            assert problem["known"] == ["category"]
+            assert problem["known"] == ["category", "images"]
 
 
 class TestMethods:
@@ -180,6 +180,7 @@ class TestMethods:
             "tag_id": tag["id"],
             "reservation_id": uuid4(),
             "review_id": uuid4(),
+            "image_id": uuid4(),
         }
         adapter = app.url_map.bind("localhost")
         for rule in app.url_map.iter_rules():

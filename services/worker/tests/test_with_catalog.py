@@ -63,6 +63,7 @@ def shop(make_database, redis_server, auth, wait_for, tmp_path_factory):
         **os.environ,
         "CATALOG_ENVIRONMENT": "testing",
         "CATALOG_SECRET_KEY": "s" * 32,
+        "CATALOG_IMAGES_DIR": "/nowhere",
         "CATALOG_DATABASE_URL": database,
         "CATALOG_OWNER_DATABASE_URL": database,
         "CATALOG_REDIS_STORE_URL": redis_server.url,

@@ -61,6 +61,7 @@ def catalog(products, **settings):
         values = {
             "ENVIRONMENT": "testing",
             "SECRET_KEY": secrets.token_hex(32),
+            "IMAGES_DIR": "/nowhere",
             "DATABASE_URL": database.replace("postgresql:", "postgresql+psycopg:"),
             "OWNER_DATABASE_URL": database.replace(
                 "postgresql:", "postgresql+psycopg:"

@@ -9,13 +9,14 @@ from apiflask import APIFlask
 from flask import request
 from flask_limiter import Limiter
 
-from flagon_chassis import auth, cache, db, events, limits, web
+from flagon_chassis import auth, cache, db, events, health, limits, web
 
-from . import cli
+from . import cli, clients
 from .routes import (
     categories,
     document,
     graphql,
+    images,
     prices,
     products,
     reservations,
@@ -66,12 +67,35 @@ def create_app(
     app.register_blueprint(tags.bp)
     app.register_blueprint(graphql.bp)
     graphql.init_app(app, settings)
+    _add_images(app, limiter, settings)
     _limit_work(app, limiter, settings)
     document.init_app(app)
+    images.complete_document(app)
     app.cli.add_command(cli.seed)
     app.cli.add_command(cli.sweep)
     app.cli.add_command(cli.reviews)
     return app
+
+
+def _add_images(app: APIFlask, limiter: Limiter, settings: Settings) -> None:
+    """Fit what stores, draws and shows images."""
+    folder = clients.Folder(settings.images_dir)
+    app.extensions["flagon.images"] = folder
+    app.extensions["flagon.studio"] = clients.Studio(
+        pixels_max=settings.image_pixels_max,
+        memory_bytes=settings.image_memory_bytes,
+        seconds=settings.image_seconds,
+    )
+    # Everything but images goes on without it.
+    health.check(app, "images", folder.probe, required=False)
+    app.register_blueprint(images.bp)
+    app.register_blueprint(images.media)
+    app.register_blueprint(images.inside)
+    # A page has many, and each costs less than the counting would.
+    limiter.exempt(images.media)
+    limiter.shared_limit(
+        settings.image_limit, "images", methods=["POST"], override_defaults=False
+    )(images.bp)
 
 
 def _limit_work(app: APIFlask, limiter: Limiter, settings: Settings) -> None:

@@ -1,20 +1,21 @@
-"""What time itself does: reservations that nobody has ended end by themselves."""
+"""What time itself does: reservations end by themselves, unused pictures go."""
 
 import random
 import threading
 
 import structlog
-from flask import Flask
+from flask import Flask, current_app
 from sqlalchemy.exc import SQLAlchemyError
 
 from flagon_chassis.db import transaction
 
-from .domain import holds
+from .domain import holds, images
 
 log = structlog.get_logger()
 
 _BATCH = 500
 """Reservations of one transaction: short enough that nobody waits for it."""
+_PICTURES = 100
 
 
 def sweep() -> int:
@@ -35,6 +36,19 @@ def sweep() -> int:
     return ended
 
 
+def tidy() -> int:
+    """Remove the files of pictures that no image shows; return how many pictures.
+
+    Any number of processes may do so at once.
+    """
+    storage = current_app.extensions["flagon.images"]
+    with transaction() as session:
+        gone = images.remove_unused(session, storage, limit=_PICTURES)
+    if gone:
+        log.info("pictures_removed", number=gone)
+    return gone
+
+
 def start(
     app: Flask, *, seconds: float, stop: threading.Event | None = None
 ) -> threading.Thread:
@@ -50,7 +64,8 @@ def start(
             try:
                 with app.app_context():
                     sweep()
-            except SQLAlchemyError as error:
+                    tidy()
+            except (SQLAlchemyError, OSError) as error:
                 log.warning("sweep_failed", error=type(error).__name__)
 
     thread = threading.Thread(target=look_after, name="keeper", daemon=True)

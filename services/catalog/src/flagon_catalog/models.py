@@ -14,6 +14,7 @@ from sqlalchemy import (
     DateTime,
     ForeignKey,
     Index,
+    Integer,
     MetaData,
     SmallInteger,
     Table,
@@ -458,3 +459,71 @@ REVIEW_VIEW = (
     Review.updated_at,
 )
 """The columns of a review in the order of the API."""
+
+
+class Picture(Base):
+    """Stored pixels; whatever shows the same shares them."""
+
+    __tablename__ = "picture"
+
+    sha256: Mapped[str] = mapped_column(CHAR(64), primary_key=True)
+    """Of the bytes of the whole picture, in hexadecimal digits: its name in storage."""
+    bytes: Mapped[int]
+    width: Mapped[int]
+    height: Mapped[int]
+    widths: Mapped[list[int]] = mapped_column(
+        ARRAY(Integer), server_default=text("'{}'")
+    )
+    """Of the thumbnails that there are, in pixels, ascending."""
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+    __table_args__ = (
+        CheckConstraint("bytes > 0 and width > 0 and height > 0", name="sizes"),
+    )
+
+
+class Image(Base):
+    """A picture that is shown with a product."""
+
+    __tablename__ = "image"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid7)
+    product_id: Mapped[UUID] = mapped_column(ForeignKey(Product.id, ondelete="CASCADE"))
+    sha256: Mapped[str] = mapped_column(ForeignKey(Picture.sha256))
+    alt: Mapped[str]
+    """What it shows, for who does not see it; may be empty."""
+    position: Mapped[int] = mapped_column(SmallInteger)
+    """Its place, from 0: the first one stands for the product in lists."""
+    version: Mapped[int] = mapped_column(server_default=text("1"))
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    updated_at: Mapped[datetime] = mapped_column(
+        server_default=func.now(), onupdate=func.clock_timestamp()
+    )
+
+    # As a category's.
+    __mapper_args__ = {"version_id_col": version, "eager_defaults": True}  # noqa: RUF012 (SQLAlchemy's own form)
+    __table_args__ = (
+        # At the end of the transaction: while images change places two have the same.
+        UniqueConstraint(
+            "product_id", "position", deferrable=True, initially="DEFERRED"
+        ),
+        UniqueConstraint("product_id", "sha256"),
+        CheckConstraint("position >= 0", name="position"),
+        Index("ix_image_sha256", "sha256"),
+    )
+
+
+IMAGE_VIEW = (
+    Image.id,
+    Image.product_id,
+    Image.alt,
+    Image.position,
+    Image.sha256,
+    Picture.width,
+    Picture.height,
+    Picture.widths,
+    Image.version,
+    Image.created_at,
+    Image.updated_at,
+)
+"""What the API makes an image of; select it joined with picture."""

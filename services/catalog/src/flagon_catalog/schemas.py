@@ -506,7 +506,8 @@ class ShapeQuery(BaseModel, frozen=True):
     include: str | None = Field(
         default=None,
         max_length=100,
-        description="`category` shows the whole category as `embedded.category`.",
+        description="`category` shows the whole category as `embedded.category`,"
+        " `images` the images as `embedded.images`; both with a comma between.",
         examples=["category"],
     )
 

@@ -1,5 +1,7 @@
 """Everything the catalog reads from its environment."""
 
+from pathlib import Path
+
 from pydantic import Field, PositiveFloat, PositiveInt
 
 from flagon_chassis.settings import DatabaseSettings
@@ -48,3 +50,15 @@ class Settings(DatabaseSettings, frozen=True, env_prefix="CATALOG_"):
     """Whether a review that was written or edited waits until a moderator publishes it."""
     sweep_seconds: PositiveFloat = 10
     """How often, about, each process writes down which reservations have expired."""
+    images_dir: Path
+    """Folder of the pictures of products; the gateway reads it as well."""
+    image_bytes_max: PositiveInt = 8 * 1024 * 1024
+    """Largest picture that is taken, in bytes; a bigger one is a 413."""
+    image_pixels_max: PositiveInt = 24_000_000
+    """Most pixels of a picture that is taken; more are a 422, before any is decoded."""
+    image_memory_bytes: PositiveInt = 512 * 1024 * 1024
+    """Most memory of the process that draws one picture anew."""
+    image_seconds: PositiveInt = 15
+    """Longest time that it may take, and that another picture waits for it."""
+    image_limit: str = "60 per minute"
+    """Pictures that one account sends: each is drawn anew, which is work."""

@@ -35,7 +35,7 @@ _PASSING = {
 
 
 class Catalog:
-    """The catalog service, as the import needs it."""
+    """The catalog service, as imports and thumbnails need it."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -78,6 +78,34 @@ class Catalog:
                 raise leases.Trouble(f"The catalog refused: {reason}") from refusal
             raise imports.BatchRefused(reason) from refusal
         return [_result(found) for found in answer.json()["results"]]
+
+    def picture(self, sha256: str) -> bytes | None:
+        """Return a picture of a product; None when it is gone.
+
+        :raises deliveries.NotYet: the catalog does not answer, or not us.
+        """
+        answer = self._ask("GET", f"/internal/pictures/{sha256}")
+        return None if answer is None else answer.content
+
+    def keep_thumbnail(self, sha256: str, width: int, content: bytes) -> bool:
+        """Hand over a thumbnail; say whether it is still wanted.
+
+        :raises deliveries.NotYet: the catalog does not answer, or not us.
+        """
+        path = f"/internal/pictures/{sha256}/{width}"
+        return self._ask("PUT", path, content=content) is not None
+
+    def _ask(self, method: str, path: str, **options: Any) -> Any:  # noqa: ANN401 (the library's answer)
+        """Return the answer; None where there is no such thing (any more)."""
+        try:
+            return self._http.request(method, path, **options)
+        except http.Unreachable as error:
+            raise deliveries.NotYet(str(error)) from error
+        except http.Refused as refusal:
+            if refusal.status == HTTPStatus.NOT_FOUND:
+                return None
+            detail = f"the catalog refused: {refusal.status}"
+            raise deliveries.NotYet(detail) from refusal
 
 
 class Auth:

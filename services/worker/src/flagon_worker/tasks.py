@@ -28,6 +28,7 @@ from .domain import (
     probes,
     rescue,
     runs,
+    thumbnails,
 )
 from .settings import Settings
 
@@ -147,6 +148,32 @@ def send_mail(self: "Task[Any, Any]", /, *, mail_id: str, **_newer: object) -> N
         again(self, deliveries.pause_seconds(self.request.retries + 1))
     telemetry.count_mail(outcome)
     log.info("mail", mail=mail_id, outcome=outcome)
+
+
+@shared_task(
+    name="worker.make_thumbnails",
+    bind=True,
+    # For three hours or so; a picture without them is shown whole.
+    max_retries=60,
+    soft_time_limit=60,
+)
+def make_thumbnails(
+    self: "Task[Any, Any]", /, *, sha256: str, widths: list[int], **_newer: object
+) -> None:
+    """Make thumbnails of one picture of the catalog, again and again until it has them.
+
+    Safe to run twice.
+
+    :param sha256: the picture's name.
+    :param widths: of the thumbnails, in pixels.
+    """
+    catalog = current_app.extensions["flagon.catalog"]
+    try:
+        outcome = thumbnails.make(catalog, sha256, widths)
+    except (deliveries.NotYet, SoftTimeLimitExceeded) as failure:
+        log.info("thumbnails_postponed", sha256=sha256, reason=str(failure))
+        again(self, deliveries.pause_seconds(self.request.retries + 1))
+    log.info("thumbnails", sha256=sha256, outcome=outcome)
 
 
 def again(task: "Task[Any, Any]", seconds: float) -> NoReturn:

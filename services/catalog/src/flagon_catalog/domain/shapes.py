@@ -4,17 +4,51 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Select, select
+from sqlalchemy import ColumnElement, Select, func, literal_column, select
+from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by
 
-from flagon_catalog.models import CATEGORY_VIEW, PRODUCT_VIEW, Category, Product
+from flagon_catalog.models import (
+    CATEGORY_VIEW,
+    IMAGE_VIEW,
+    PRODUCT_VIEW,
+    Category,
+    Image,
+    Picture,
+    Product,
+)
 from flagon_chassis.errors import Invalid
 
+from . import renditions
+
 FIELDS = tuple(column.key for column in PRODUCT_VIEW)
-INCLUDES = ("category",)
+INCLUDES = ("category", "images")
 
 # What entity tags, cursors and the rules of who sees what are made of.
 _NEEDED = frozenset({"id", "version", "status", "available", "rating"})
 _IN_CATEGORY = "category__"
+_IMAGES = "images__"
+
+_PARTS: list[ColumnElement[Any]] = []
+for _column in IMAGE_VIEW:
+    _PARTS += [literal_column(f"'{_column.key}'"), _column.expression]
+
+# In the statement that selects the products, because one for each would be many.
+_EMBEDDED = (
+    select(
+        func.coalesce(
+            func.jsonb_agg(
+                aggregate_order_by(func.jsonb_build_object(*_PARTS), Image.position)
+            ),
+            literal_column("'[]'::jsonb"),
+            type_=JSONB(),
+        )
+    )
+    .join(Picture, Picture.sha256 == Image.sha256)
+    .where(Image.product_id == Product.id)
+    .correlate(Product)
+    .scalar_subquery()
+    .label(_IMAGES)
+)
 
 
 class FieldUnknown(Invalid):
@@ -44,6 +78,8 @@ class Shape:
             statement = statement.add_columns(
                 *(column.label(_IN_CATEGORY + column.key) for column in CATEGORY_VIEW)
             )
+        if "images" in self.include:
+            statement = statement.add_columns(_EMBEDDED)
         return statement
 
     def names(self) -> list[str]:
@@ -57,7 +93,16 @@ class Shape:
             return dict(found)
         shown = {name: found[name] for name in FIELDS if name in self.fields}
         if self.include:
-            shown["embedded"] = {"category": embedded(found)}
+            shown["embedded"] = self.embedded(found)
+        return shown
+
+    def embedded(self, found: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what was selected with a product, by the names of `include`."""
+        shown: dict[str, Any] = {}
+        if "category" in self.include:
+            shown["category"] = _category(found)
+        if "images" in self.include:
+            shown["images"] = [renditions.shown(image) for image in found[_IMAGES]]
         return shown
 
 
@@ -65,8 +110,7 @@ WHOLE = Shape()
 """Every field, and nothing else."""
 
 
-def embedded(found: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the category that was selected with a product, if it has one."""
+def _category(found: Mapping[str, Any]) -> dict[str, Any] | None:
     if found[f"{_IN_CATEGORY}id"] is None:
         return None
     return {column.key: found[_IN_CATEGORY + column.key] for column in CATEGORY_VIEW}

@@ -318,10 +318,17 @@ def _more(shape: shapes.Shape, product: Mapping[str, Any]) -> list[str]:
     Some fields of a version are as old as all of it, and have an address of their own: the
     tag may be the same, and `If-Match` takes it.
     """
-    if not shape.include:
-        return []
-    category = shapes.embedded(product)
-    return ["in", f"v{category['version']}-{category['id']}" if category else "none"]
+    shown = shape.embedded(product) if shape.include else {}
+    parts = []
+    if "category" in shown:
+        category = shown["category"]
+        version = f"v{category['version']}-{category['id']}" if category else "none"
+        parts += ["in", version]
+    if "images" in shown:
+        # The version of the product tells everything but which thumbnails there are.
+        widths = [len(image["thumbnails"]) for image in shown["images"]]
+        parts.append("t" + ".".join(map(str, widths)))
+    return parts
 
 
 def _fields(new: NewProduct) -> dict[str, Any]:

@@ -1,11 +1,19 @@
 """The catalog's API as the pages use it."""
 
 import re
+from http import HTTPStatus
 from typing import Any
 from urllib.parse import quote
 
-from flagon_chassis.http import Client
-from flagon_web.domain.products import Category, CategoryPage, Product, ProductPage
+from flagon_chassis.http import Client, Refused
+from flagon_web.domain.products import (
+    Category,
+    CategoryPage,
+    Image,
+    ImagePage,
+    Product,
+    ProductPage,
+)
 
 _MOST_CATEGORIES = 100
 _ID = re.compile(r"\A[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z", re.IGNORECASE)
@@ -39,7 +47,9 @@ class Catalog:
         wanted = {"q": q, "category": category, "cursor": cursor}
         params: dict[str, Any] = {k: v for k, v in wanted.items() if v}
         answer = self._http.get(
-            "/api/v1/products", params={**params, "limit": limit}, token=token
+            "/api/v1/products",
+            params={**params, "limit": limit, "include": "images"},
+            token=token,
         )
         return ProductPage.model_validate(answer.json())
 
@@ -50,6 +60,21 @@ class Catalog:
         return Product.model_validate(
             {**answer.json(), "etag": answer.headers.get("ETag", "")}
         )
+
+    def list_images(self, product_id: str, *, token: str | None = None) -> list[Image]:
+        """Return the images of a product; none when it is gone or hidden.
+
+        Apart from the product, whose entity tag is good for changes only without them.
+        """
+        try:
+            answer = self._http.get(
+                f"/api/v1/products/{product_id}/images", token=token
+            )
+        except Refused as refused:
+            if refused.status == HTTPStatus.NOT_FOUND:
+                return []
+            raise
+        return ImagePage.model_validate(answer.json()).items
 
     def list_categories(self) -> list[Category]:
         """Return the first categories, by name."""

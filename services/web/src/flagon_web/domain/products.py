@@ -11,6 +11,7 @@ from . import covers, money
 
 _LINK = re.compile(r"\Ahttps?://", re.IGNORECASE)
 _SMALL = 3
+_SHARP = 480
 
 # Where a supplier names the people behind a product, in the order of preference.
 _MAKERS = ("authors", "author", "artist", "brand", "maker", "manufacturer")
@@ -32,6 +33,36 @@ class Category(Shown):
     description: str = ""
 
 
+class Thumbnail(Shown):
+    """A picture, made smaller."""
+
+    width: int
+    height: int
+    url: str
+
+
+class Image(Shown):
+    """A picture of a product."""
+
+    alt: str = ""
+    width: int
+    height: int
+    url: str
+    thumbnails: list[Thumbnail] = Field(default_factory=list)
+
+    @property
+    def shown(self) -> "Thumbnail | Image":
+        """The narrowest one that is sharp in a page; the whole while there is none."""
+        wide = [small for small in self.thumbnails if small.width >= _SHARP]
+        return min(wide, key=lambda small: small.width, default=self)
+
+
+class Embedded(Shown):
+    """What was asked for with a product."""
+
+    images: list[Image] = Field(default_factory=list)
+
+
 class Product(Shown):
     """One product of the catalog."""
 
@@ -50,6 +81,7 @@ class Product(Shown):
     attributes: dict[str, Any] = Field(default_factory=dict)
     version: int = 1
     updated_at: datetime | None = None
+    embedded: Embedded = Embedded()
     etag: str = ""
     """The entity tag of what was read; a change must name it."""
 
@@ -80,6 +112,11 @@ class Product(Shown):
         if len(self.makers) > _SMALL:
             return f"{self.makers[0]} and {len(self.makers) - 1} others"
         return ", ".join(self.makers)
+
+    @property
+    def image(self) -> Image | None:
+        """The first of its images, if they were asked for and there are any."""
+        return next(iter(self.embedded.images), None)
 
     @cached_property
     def cover(self) -> covers.Cover:
@@ -123,6 +160,12 @@ class ProductPage(Shown):
 
     items: list[Product]
     next_cursor: str | None = None
+
+
+class ImagePage(Shown):
+    """All images of a product, in order."""
+
+    items: list[Image]
 
 
 class CategoryPage(Shown):

@@ -1,5 +1,6 @@
 """The shop: home, categories, search and products."""
 
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -151,12 +152,14 @@ def _product_page(
     product: Product, form: Price | None, why: str = "", status: int = HTTPStatus.OK
 ) -> ResponseReturnValue:
     catalog = backends().catalog
+    token = access.token_for("catalog:write")
     found = backends().gather(
         {
             "neighbours": lambda: catalog.list_products(
                 limit=_NEIGHBOURS + 1, category=product.category or ""
             ),
             "categories": catalog.list_categories,
+            "images": partial(catalog.list_images, product.id, token=token),
         }
     )
     others = found["neighbours"].items if found["neighbours"] else []
@@ -164,6 +167,7 @@ def _product_page(
     page = render_template(
         "product.html",
         product=product,
+        image=next(iter(found["images"] or ()), None),
         form=form,
         why=why,
         category_name=names.get(product.category or "", product.category),
