@@ -162,6 +162,7 @@ def render(folder: Path, upstream_port: int, **changes: str) -> dict[str, str]:
         "GATEWAY_TLS_KEY": str(folder / "tls" / "server.key"),
         "GATEWAY_STATIC": str(folder / "static"),
         "GATEWAY_DOCS": str(folder / "docs"),
+        "GATEWAY_PAGES": str(folder / "pages"),
         "GATEWAY_SESSION_COOKIE": "flagon_session",
         "GATEWAY_ACCESS_LOG": str(folder / "access.log"),
         "GATEWAY_CONNECTIONS": "512",
@@ -176,6 +177,7 @@ def render(folder: Path, upstream_port: int, **changes: str) -> dict[str, str]:
     (folder / "static").mkdir(exist_ok=True)
     (folder / "temp").mkdir(exist_ok=True)
     configuration.gateway_files(folder / "conf", variables, ROOT)
+    configuration.page_files(folder / "pages", ROOT)
     return variables | {"base": str(base)}
 
 
