@@ -74,6 +74,10 @@ check: setup ## All that CI runs, with a summary
 	@bash deploy/check.sh lint test
 translations: ## Collect the texts of the pages and compile what was translated
 	@$(VENV)/python deploy/translations.py tidy
+api: ## Write docs/api from the code; what breaks clients needs a version [RELEASE=1]
+	@PYTHONPATH=deploy/api $(VENV)/python -m flagonapi $(if $(RELEASE),release,write)
+clients: ## Make clients/python and clients/typescript from docs/api/openapi.json
+	@sh deploy/clients.sh
 lock: ## Write requirements.lock anew from every pyproject.toml
 	@sh deploy/lock.sh
 images: ## Build the container images

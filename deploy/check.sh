@@ -81,7 +81,8 @@ style() {
 }
 types() {
   "$bin/mypy" libs/chassis/src $(printf '%s ' services/*/src) &&
-    MYPYPATH=deploy/local "$bin/mypy" deploy/local/flagonctl
+    MYPYPATH=deploy/local "$bin/mypy" deploy/local/flagonctl &&
+    "$bin/mypy" deploy/api/flagonapi
 }
 # One process for each: they install log handlers, tracers and signal handlers, of which a
 # process has one. Services may have lines that only a running stack reaches.

@@ -163,6 +163,7 @@ def render(folder: Path, upstream_port: int, **changes: str) -> dict[str, str]:
         "GATEWAY_STATIC": str(folder / "static"),
         "GATEWAY_DOCS": str(folder / "docs"),
         "GATEWAY_IMAGES": str(folder / "images"),
+        "GATEWAY_PAGES": str(folder / "pages"),
         "GATEWAY_SESSION_COOKIE": "flagon_session",
         "GATEWAY_ACCESS_LOG": str(folder / "access.log"),
         "GATEWAY_CONNECTIONS": "512",
@@ -177,6 +178,7 @@ def render(folder: Path, upstream_port: int, **changes: str) -> dict[str, str]:
     (folder / "static").mkdir(exist_ok=True)
     (folder / "temp").mkdir(exist_ok=True)
     configuration.gateway_files(folder / "conf", variables, ROOT)
+    configuration.page_files(folder / "pages", ROOT)
     return variables | {"base": str(base)}
 
 

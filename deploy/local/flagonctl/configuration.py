@@ -1,11 +1,15 @@
 """Renders every configuration file of a stack from the sources in the repository."""
 
 import json
+import re
 import resource
+from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 from . import authority, environment, vault
 from .files import write
+from .problem import Problem
 from .processes import BY_NAME, HTTPS_OFFSET, INTERNAL_OFFSET, PROCESSES
 from .programs import nginx_version
 from .stack import Stack
@@ -45,6 +49,7 @@ def prepare(stack: Stack) -> Vault:
         stack.root,
         public,
     )
+    page_files(stack.config / "pages", stack.root, public)
     if containers:
         environment.write_secret_files(stack, keeper)
         write(stack.state / "compose.env", compose_env(stack))
@@ -100,7 +105,45 @@ def gateway_files(
     _write_folder(target, files, mode)
 
 
-def _write_folder(folder: Path, files: dict[str, str], mode: int) -> None:
+def page_files(target: Path, root: Path, mode: int = 0o600) -> None:
+    """Write the pages that show the API's document, with what others wrote for them.
+
+    Swagger UI and ReDoc come from packages of the lock, with its hashes: no machine needs
+    Node, and no browser asks anybody but the gateway.
+    """
+    files: dict[str, bytes] = {}
+    for source in (root / "gateway" / "pages").iterdir():
+        folder = "" if source.suffix == ".html" else "assets/"
+        files[f"{folder}{source.name}"] = source.read_bytes()
+    for package, folder, names in _WRITTEN_BY_OTHERS:
+        found = find_spec(package)
+        if not found or not found.submodule_search_locations:
+            raise Problem(f"The package {package} is not installed.", "make setup")
+        place = Path(found.submodule_search_locations[0]) / folder
+        for name in names:
+            files[f"assets/{name}"] = (place / name).read_bytes()
+    # Its sign would come from a server of others, who would learn of every reader.
+    files["assets/redoc.standalone.js"] = re.sub(
+        rb"https://cdn\.redoc\.ly/redoc/logo-mini(-full)?\.svg",
+        b"/docs/assets/redoc.svg",
+        files["assets/redoc.standalone.js"],
+    )
+    _write_folder(target, files, mode)
+
+
+_WRITTEN_BY_OTHERS = (
+    (
+        "flask_swagger_ui",
+        "dist",
+        ("LICENSE", "oauth2-redirect.js", "swagger-ui-bundle.js", "swagger-ui.css"),
+    ),
+    # Its licence stands in the file.
+    ("flask_openapi_redoc", "templates/redoc/js", ("redoc.standalone.js",)),
+    ("flask_openapi_redoc", "templates/redoc/images", ("redoc.svg",)),
+)
+
+
+def _write_folder(folder: Path, files: Mapping[str, str | bytes], mode: int) -> None:
     """Make a folder hold just these files.
 
     The folder itself stays: made anew, it would be empty in a container that mounts it.
@@ -164,6 +207,7 @@ def local_gateway(stack: Stack) -> dict[str, str]:
             ),
             "GATEWAY_DOCS": str(stack.root / "docs"),
             "GATEWAY_IMAGES": str(stack.state / "images"),
+            "GATEWAY_PAGES": str(stack.config / "pages"),
             "GATEWAY_SESSION_COOKIE": stack.session_cookie,
         }
         | {f"GATEWAY_{name.upper()}": stack.address(name) for name in _SERVICES}
@@ -191,6 +235,7 @@ def docker_gateway(stack: Stack) -> dict[str, str]:
             "GATEWAY_STATIC": "/usr/share/flagon/static",
             "GATEWAY_DOCS": "/usr/share/flagon/docs",
             "GATEWAY_IMAGES": "/usr/share/flagon/images",
+            "GATEWAY_PAGES": "/usr/share/flagon/pages",
             "GATEWAY_SESSION_COOKIE": stack.session_cookie,
         }
         | {f"GATEWAY_{name.upper()}": stack.address(name) for name in _SERVICES}

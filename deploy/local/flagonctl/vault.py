@@ -132,6 +132,17 @@ def clients(stack: Stack, vault: Vault) -> list[dict[str, object]]:
             "scope": "openid profile email offline_access reviews:write jobs:read"
             " catalog:write jobs:write ops:read jobs:manage users:read users:write",
         },
+        {
+            # "Try it out" in Swagger UI: a page keeps no secret.
+            "client_id": "api-pages",
+            "client_secret": None,
+            "name": "Flagon API pages",
+            "redirect_uris": [f"{url}/docs/oauth2-redirect" for url in pages],
+            "post_logout_redirect_uris": [],
+            "grant_types": ["authorization_code"],
+            "scope": "openid reviews:write jobs:read catalog:write jobs:write ops:read"
+            " jobs:manage users:read users:write",
+        },
     ]
 
 

@@ -34,4 +34,5 @@ def create_app(settings: Settings | None = None) -> Flask:
     health.check(app, "events", station.check_reader)
     health.check(app, "room", station.check_room)
     app.register_blueprint(routes.bp)
+    routes.complete_document(app)
     return app

@@ -3,7 +3,7 @@
 import sys
 from typing import TYPE_CHECKING, Any
 
-from apiflask import APIBlueprint
+from apiflask import APIBlueprint, APIFlask
 from flask import current_app, request
 from flask.typing import ResponseReturnValue
 
@@ -31,6 +31,45 @@ _RESPONSES: Any = {
     429: {"description": "Too many streams of one account or address"},
     503: {"description": "The process is full, starting or stopping"},
 }
+_PARAMETERS: Any = [
+    {
+        "name": "topic",
+        "in": "query",
+        "required": True,
+        "description": "What to follow; may be repeated.",
+        "schema": {
+            "type": "array",
+            "minItems": 1,
+            "items": {"type": "string", "examples": ["products"]},
+        },
+    },
+    {
+        "name": "last_event_id",
+        "in": "query",
+        "required": False,
+        "description": "The id of the last event that is known, to go on after it.",
+        "schema": {"type": "string"},
+    },
+    {
+        "name": "Last-Event-ID",
+        "in": "header",
+        "required": False,
+        "description": "The same, as browsers send it when they connect again.",
+        "schema": {"type": "string"},
+    },
+]
+
+
+def complete_document(app: APIFlask) -> None:
+    """Add to the OpenAPI document what the view reads itself."""
+    chassis = app.spec_callback
+
+    def complete(document: Any) -> Any:  # noqa: ANN401 (OpenAPI, as APIFlask gives it)
+        events = document["paths"][f"{bp.url_prefix}/events"]["get"]
+        events["parameters"] = _PARAMETERS
+        return chassis(document) if chassis else document
+
+    app.spec_processor(complete)
 
 
 @bp.get("/events")

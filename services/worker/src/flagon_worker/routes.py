@@ -27,7 +27,15 @@ from . import telemetry
 from .domain import files, jobs
 from .domain.kinds import Kind, find_kind
 from .models import Job
-from .schemas import PARAMS, SUBMISSION, JobPage, JobQuery, JobView, param_schemas
+from .schemas import (
+    PARAMS,
+    SUBMISSION,
+    JobPage,
+    JobQuery,
+    JobView,
+    param_schemas,
+    query_parameters,
+)
 from .settings import Settings
 
 bp = APIBlueprint("jobs", __name__, url_prefix="/api/v1/jobs", tag="Jobs")
@@ -65,14 +73,28 @@ class JobRequest(web.StrictRequest):
 
 
 def complete_document(app: APIFlask) -> None:
-    """Add to the OpenAPI document what the framework cannot know of the form."""
+    """Add to the OpenAPI document what the framework cannot know."""
     chassis = app.spec_callback
 
     def complete(document: Any) -> Any:  # noqa: ANN401 (OpenAPI, as APIFlask gives it)
-        operation = document["paths"][bp.url_prefix]["post"]
-        operation["requestBody"] = SUBMISSION
-        operation["responses"]["202"]["content"] = {
-            "application/json": {"schema": {"$ref": "#/components/schemas/JobView"}}
+        paths = document["paths"]
+        submit = paths[bp.url_prefix]["post"]
+        submit["requestBody"] = SUBMISSION
+        cancel = paths[f"{bp.url_prefix}/{{job_id}}/cancel"]["post"]
+        for operation in (submit, cancel):
+            operation["responses"]["202"]["content"] = {
+                "application/json": {"schema": {"$ref": "#/components/schemas/JobView"}}
+            }
+        submit["responses"]["202"]["headers"] = {
+            "Location": {
+                "description": "Where it is from now on.",
+                "schema": {"type": "string", "format": "uri-reference"},
+            }
+        }
+        paths[bp.url_prefix]["get"]["parameters"] = query_parameters(JobQuery)
+        artefact = paths[f"{bp.url_prefix}/{{job_id}}/artefacts/{{name}}"]["get"]
+        artefact["responses"]["200"]["content"] = {
+            "text/csv": {"schema": {"type": "string"}}
         }
         document["components"]["schemas"].update(param_schemas())
         return chassis(document) if chassis else document

@@ -147,6 +147,15 @@ def param_schemas() -> dict[str, Any]:
     return {model.__name__: model.model_json_schema() for model in PARAMS.values()}
 
 
+def query_parameters(model: type[BaseModel]) -> list[dict[str, Any]]:
+    """Return the parameters of a query that a view reads itself, for OpenAPI."""
+    properties = model.model_json_schema()["properties"]
+    return [
+        {"name": name, "in": "query", "required": False, "schema": schema}
+        for name, schema in properties.items()
+    ]
+
+
 class Progress(BaseModel):
     """How far a job is."""
 

@@ -10,6 +10,7 @@ from flask import Response, current_app, request
 from flask.views import MethodView
 from graphql import ExecutionResult, GraphQLError, GraphQLSchema, execute_sync
 from pydantic import BaseModel, Field, StringConstraints, ValidationError
+from pydantic.config import JsonDict
 from pydantic_core import to_json
 from strawberry.schema.config import StrawberryConfig
 from structlog.contextvars import bind_contextvars
@@ -53,7 +54,31 @@ class Extensions(BaseModel, extra="ignore", strict=True, frozen=True):
     persistedQuery: Persisted | None = None  # noqa: N815 (the protocol's own name)
 
 
-class GraphQLRequest(BaseModel, extra="forbid", strict=True, frozen=True):
+_ASKED: JsonDict = {
+    "query": "query Newest($first: Int) {"
+    " products(first: $first) { nodes { name priceMinor } } }",
+    "variables": {"first": 2},
+}
+_TOLD: JsonDict = {
+    "data": {
+        "products": {
+            "nodes": [
+                {"name": "Mug, blue", "priceMinor": 950},
+                {"name": "Mug, red", "priceMinor": 950},
+            ]
+        }
+    },
+    "extensions": {"cost": {"requested": 5, "maximum": 5000}},
+}
+
+
+class GraphQLRequest(
+    BaseModel,
+    extra="forbid",
+    strict=True,
+    frozen=True,
+    json_schema_extra={"examples": [_ASKED]},
+):
     """A request of GraphQL over HTTP."""
 
     query: str | None = Field(
@@ -80,7 +105,7 @@ class GraphQLQuery(BaseModel, extra="forbid", frozen=True):
     )
 
 
-class GraphQLAnswer(BaseModel):
+class GraphQLAnswer(BaseModel, json_schema_extra={"examples": [_TOLD]}):
     """The answer of GraphQL over HTTP."""
 
     data: dict[str, Any] | None = None
