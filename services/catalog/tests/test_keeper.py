@@ -28,7 +28,7 @@ def rows(database):
 
 
 @pytest.fixture
-def serve(database, redis_server):
+def serve(database, redis_server, tmp_path):
     """Start a catalog of two processes that look often."""
     started = []
 
@@ -41,6 +41,7 @@ def serve(database, redis_server):
             "CATALOG_REDIS_STORE_URL": redis_server.url,
             "CATALOG_REDIS_CACHE_URL": redis_server.url,
             "CATALOG_BIND": f"127.0.0.1:{free_port()}",
+            "CATALOG_IMAGES_DIR": str(tmp_path / "images"),
             "CATALOG_SWEEP_SECONDS": "0.05",
             "CATALOG_DRAIN_SECONDS": "0",
         }
