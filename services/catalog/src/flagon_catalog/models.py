@@ -248,6 +248,13 @@ class Product(Base):
             "id",
         ),
         Index("ix_product_search", "search", postgresql_using="gin"),
+        # Half the size of the usual class; it knows nothing but `@>`.
+        Index(
+            "ix_product_attributes",
+            "attributes",
+            postgresql_using="gin",
+            postgresql_ops={"attributes": "jsonb_path_ops"},
+        ),
     )
 
 

@@ -46,6 +46,8 @@ SCHEMA_VALUES_MAX = 4000
 TEXT_MAX = 5000
 TAGS_MAX = 20
 """Most tags of one product, and most that a list asks for."""
+ATTRIBUTE_FILTERS_MAX = 10
+"""Most attributes that a list asks for."""
 ERRORS_MAX = 20
 """Most errors that are told of one item of a bulk upsert."""
 
@@ -375,6 +377,11 @@ Tags = Annotated[
 ]
 
 
+AttributeFilter = Annotated[
+    str, Field(pattern="^[^:]+:", max_length=200), AfterValidator(_usable)
+]
+
+
 class _Body(BaseModel, extra="forbid", strict=True, frozen=True):
     """What a client sends: exact types, no unknown fields."""
 
@@ -524,6 +531,16 @@ class _ProductFilter(BaseModel, extra="forbid", frozen=True):
     )
     tag: Annotated[Tags, BeforeValidator(_listed)] = Field(
         default_factory=list, description="May be repeated: a product has all of them."
+    )
+    attribute: Annotated[
+        list[AttributeFilter],
+        Field(max_length=ATTRIBUTE_FILTERS_MAX),
+        BeforeValidator(_listed),
+    ] = Field(
+        default_factory=list,
+        description="`name:value`, where a list holds the value or is it; numbers and"
+        " true, false and null match as such. May be repeated: a product fits all.",
+        examples=[["colour:blue"]],
     )
     status: Literal["draft", "active", "archived", "any"] = Field(
         default="active", description="All but `active` need the scope catalog:write."

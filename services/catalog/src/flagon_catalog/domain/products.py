@@ -3,11 +3,13 @@
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from math import isfinite
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
-from pydantic_core import to_jsonable_python
+from pydantic_core import from_json, to_jsonable_python
 from sqlalchemy import (
     ColumnElement,
     Insert,
@@ -18,6 +20,7 @@ from sqlalchemy import (
     func,
     insert,
     literal_column,
+    or_,
     select,
     true,
     tuple_,
@@ -110,6 +113,8 @@ class Filter:
     """A category's slug; what is in the categories in it counts too."""
     tag: Sequence[str] = ()
     """Slugs of tags; a product must have all of them."""
+    attribute: Sequence[str] = ()
+    """`name:value` each; a product must fit all of them."""
     sku: str | None = None
     slug: str | None = None
     currency: str | None = None
@@ -376,6 +381,7 @@ def _filtered(
     if query is not None:
         conditions.append(Product.search.op("@@")(query))
     conditions.extend(_tagged(slug) for slug in wanted.tag)
+    conditions.extend(_attributed(each) for each in wanted.attribute)
     for column, value in (
         (Product.sku, wanted.sku),
         (Product.slug, wanted.slug),
@@ -403,6 +409,20 @@ def _tagged(slug: str) -> ColumnElement[bool]:
         .where(product_tag.c.product_id == Product.id, product_tag.c.tag_id == tag)
         .exists()
     )
+
+
+def _attributed(wanted: str) -> ColumnElement[bool]:
+    """Return whether a product has an attribute; an index on `attributes` knows."""
+    name, _, value = wanted.partition(":")
+    meant: list[object] = [value]
+    with suppress(ValueError):
+        # In an address there is no telling 5 from "5", or true from "true".
+        known = from_json(value, allow_inf_nan=False)
+        # 1e400 is JSON, and no number to Python.
+        if known is None or (isinstance(known, bool | int | float) and isfinite(known)):
+            meant.append(known)
+    forms = [form for each in meant for form in (each, [each])]
+    return or_(*(Product.attributes.contains({name: form}) for form in forms))
 
 
 def create_product(session: Session, fields: Mapping[str, Any]) -> View:

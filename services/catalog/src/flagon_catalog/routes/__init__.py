@@ -17,7 +17,7 @@ from . import formats
 WRITE = "catalog:write"
 PAGING = {"limit", "cursor", "format"}
 """What a list takes that is no filter and no order."""
-REPEATABLE = frozenset({"tag"})
+REPEATABLE = frozenset({"tag", "attribute"})
 """Names that may be in a query several times."""
 PATCH_TYPES = ("application/merge-patch+json", "application/json")
 

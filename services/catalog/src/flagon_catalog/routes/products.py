@@ -31,6 +31,7 @@ from flagon_chassis.errors import Forbidden
 
 from . import (
     PAGING,
+    REPEATABLE,
     WRITE,
     answer_if_changed,
     formats,
@@ -339,11 +340,15 @@ def _fields(new: NewProduct) -> dict[str, Any]:
 
 
 def _whole(asked: Q) -> Q:
-    """Return the query with every tag; APIFlask gives the first value of each name."""
-    tags = request.args.getlist("tag")
-    if len(tags) < 2:  # noqa: PLR2004 (one is there already)
+    """Return the query with all of what is repeated; APIFlask gives the first of each."""
+    repeated = {
+        name: values
+        for name, values in request.args.lists()
+        if name in REPEATABLE and len(values) > 1
+    }
+    if not repeated:
         return asked
-    return type(asked).model_validate({**request.args.to_dict(), "tag": tags})
+    return type(asked).model_validate({**request.args.to_dict(), **repeated})
 
 
 def sort_of(asked: ProductQuery) -> str:
