@@ -480,12 +480,25 @@ class Facets(BaseModel):
     price: list[PriceRange] = []
 
 
+class Highlight(BaseModel):
+    """Why a search found a product, as HTML: escaped text with the words in `<mark>`."""
+
+    name: str = Field(examples=["Coffee <mark>mug</mark> &amp; saucer"])
+    description: str = Field(
+        description="Excerpts.", examples=["A <mark>mug</mark> that keeps warm"]
+    )
+
+
 class ProductPage(BaseModel):
     """Some products and how to get the next ones."""
 
     items: list[ProductView]
     next_cursor: str | None
     facets: Facets = Field(default=None, description="When they were asked for.")  # type: ignore[assignment]
+    highlights: dict[str, Highlight] = Field(
+        default_factory=dict,
+        description="By the ids of the items, when they were asked for.",
+    )
 
 
 _FORMAT = Field(default=None, description="Instead of `Accept`, as in a link.")
@@ -585,6 +598,9 @@ class ProductQuery(PageQuery, ShapeQuery, _ProductFilter):
         description="What to count under these filters, with commas between:"
         " `category`, `tag`, `status`, `currency`, `price`.",
         examples=["category,tag"],
+    )
+    highlight: bool = Field(
+        default=False, description="Whether to show where `q` was found, in JSON alone."
     )
 
 

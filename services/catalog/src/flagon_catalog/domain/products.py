@@ -272,7 +272,7 @@ def _paged(
     Callable[[Select[Any]], Select[Any]],
 ]:
     """Return the search, the position in the order, and what makes a page of a selection."""
-    query = None if wanted.q is None else _query(wanted.q)
+    query = None if wanted.q is None else query_of(wanted.q)
     position = _position(sort.lstrip("-"), query)
     backward = _backward(sort)
 
@@ -290,7 +290,7 @@ def _paged(
 
 def matching(statement: Select[Any], wanted: Filter) -> Select[Any]:
     """Return a selection of the products that a list is about, in no order."""
-    query = None if wanted.q is None else _query(wanted.q)
+    query = None if wanted.q is None else query_of(wanted.q)
     statement = _filtered(statement, wanted, query)
     return statement if wanted.category is None else _inside(statement, wanted.category)
 
@@ -341,7 +341,8 @@ def _merged(
     )
 
 
-def _query(q: str) -> ColumnElement[Any]:
+def query_of(q: str) -> ColumnElement[Any]:
+    """Return what Postgres is to search for."""
     # An accent is no reason not to find something; the index has none (models.SEARCH).
     folded = _ACCENTS.sub("", unicodedata.normalize("NFD", q))
     # English finds other forms of a word, simple finds names made of stop words.

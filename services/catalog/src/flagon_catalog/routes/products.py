@@ -10,7 +10,15 @@ from apiflask import APIBlueprint
 from flask import Response, current_app, request, url_for
 from flask.views import MethodView
 
-from flagon_catalog.domain import bulk, exports, facets, patches, products, shapes
+from flagon_catalog.domain import (
+    bulk,
+    exports,
+    facets,
+    highlights,
+    patches,
+    products,
+    shapes,
+)
 from flagon_catalog.models import STATUSES
 from flagon_catalog.schemas import (
     BulkReport,
@@ -50,7 +58,7 @@ bp.before_request(refuse_unclear)
 bp.after_request(answer_if_changed)
 
 
-_PAGE = PAGING | {"fields", "include", "facets"}
+_PAGE = PAGING | {"fields", "include", "facets", "highlight"}
 """What does not change which products are listed, nor their order."""
 
 
@@ -94,7 +102,11 @@ class Products(MethodView):
                 shape=shape,
             )
             counts = facets.count_facets(session, wanted, counted) if counted else None
-        items = rows[: asked.limit]
+            items = rows[: asked.limit]
+            more: dict[str, Any] = {} if counts is None else {"facets": counts}
+            if asked.highlight and asked.q is not None:
+                ids = [item["id"] for item in items]
+                more["highlights"] = highlights.highlights(session, asked.q, ids)
         places = [item.pop("position") for item in items]
         cursor = None
         if len(rows) > asked.limit:
@@ -105,7 +117,7 @@ class Products(MethodView):
             shape.names(),
             "products",
             hidden=hidden,
-            more={} if counts is None else {"facets": counts},
+            more=more,
         )
 
     @auth.requires(WRITE)
