@@ -28,7 +28,7 @@ RUN --mount=type=bind,source=deploy/locks,target=/locks \
     uv pip install --quiet --python /opt/flagon --no-deps --require-hashes \
         --requirement "/locks/${SERVICE}.lock" && \
     # What no process of ours reads: the tests of the dependencies and stubs.
-    find /opt/flagon -type d \( -name tests -o -name test \) \
+    find /opt/flagon -type d \( -name tests -o -name test -o -name testing \) \
         -path '*/site-packages/*/*' -prune -exec rm -rf {} + && \
     find /opt/flagon -name '*.pyi' -delete && \
     find /opt/flagon -exec touch --no-dereference --date=@0 {} +

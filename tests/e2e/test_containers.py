@@ -56,7 +56,9 @@ class TestContainer:
     def test_has_limits(self, inspected, name):
         host = inspected[name]["HostConfig"]
 
-        assert 0 < host["Memory"] <= 1024 * MIB
+        # Each of its two processes may have a picture of 512 MiB at work.
+        most = 1280 if name == "catalog" else 1024
+        assert 0 < host["Memory"] <= most * MIB
         assert 0 < host["NanoCpus"] <= 2_000_000_000
         assert 0 < host["PidsLimit"] <= 256
         assert host["RestartPolicy"]["Name"] == "unless-stopped"
@@ -116,7 +118,10 @@ class TestImage:
         def size(tag):
             return int(docker("image", "inspect", "--format", "{{.Size}}", tag))
 
-        assert size(f"flagon-{service}:local") - size("python:3.13-slim") < 150 * MIB
+        # Who draws pictures has a decoder for each kind of them.
+        most = 172 if service in {"catalog", "worker"} else 150
+        ours = size(f"flagon-{service}:local") - size("python:3.13-slim")
+        assert ours < most * MIB
 
     def test_holds_no_tool_that_builds(self, stack, service):
         code = """
