@@ -63,6 +63,7 @@ def create_app(
     app.register_blueprint(reservations.bp)
     app.register_blueprint(reviews.bp)
     app.register_blueprint(tags.bp)
+    db.retry_views(app)
     _limit_work(app, limiter, settings)
     document.init_app(app)
     app.cli.add_command(cli.seed)
