@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
@@ -13,6 +13,7 @@ from sqlalchemy import (
     Insert,
     Integer,
     Select,
+    Text,
     Update,
     delete,
     func,
@@ -22,7 +23,9 @@ from sqlalchemy import (
     true,
     tuple_,
     update,
+    values,
 )
+from sqlalchemy import column as column_of
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
@@ -163,8 +166,12 @@ def list_products(
     position = _position(sort.lstrip("-"), query)
     backward = sort == "relevance" or sort.startswith("-")
 
+    # Without a search each status is a range of its own in the index of the order.
+    merged = query is None and (wanted.category, len(wanted.statuses)) != (None, 1)
+    within_range = replace(wanted, statuses=()) if merged else wanted
+
     def page(statement: Select[Any]) -> Select[Any]:
-        statement = _filtered(statement, wanted, query).limit(limit)
+        statement = _filtered(statement, within_range, query).limit(limit)
         if after is not None:
             order, last = tuple_(position, Product.id), tuple(after)
             statement = statement.where(order < last if backward else order > last)
@@ -172,12 +179,10 @@ def list_products(
             *_ordered(position, Product.id.expression, backward=backward)
         )
 
-    if wanted.category is None:
+    if merged:
+        statement = _merged(shape, wanted, page, position, limit, backward=backward)
+    elif wanted.category is None:
         statement = page(shape.select().add_columns(position.label("position")))
-    elif query is None:
-        statement = _merged(
-            shape, wanted.category, page, position, limit, backward=backward
-        )
     else:
         # A search finds few products, and once is enough.
         statement = _inside(
@@ -210,23 +215,35 @@ def _ordered(
 
 def _merged(
     shape: Shape,
-    category: str,
+    wanted: Filter,
     page: Callable[[Select[Any]], Select[Any]],
     position: ColumnElement[Any],
     limit: int,
     *,
     backward: bool,
 ) -> Select[Any]:
-    """Return the list of a category and all in it: one page of each, merged.
+    """Return the list of a category and all in it, or of several statuses, or of both.
 
-    Each page is read from the index that gives its order, so the work depends on the
-    number of categories and not on the number of products.
+    One page of each is read from the index that gives its order, and they are merged: so
+    the work depends on the number of categories and not on the number of products.
     """
-    shelf = select(Category.id).where(within(category)).subquery("shelf")
-    nearest = page(
-        select(Product.id, position.label("position")).where(
-            Product.category_id == shelf.c.id
+    statuses = values(column_of("status", Text), name="state").data(
+        [(one,) for one in wanted.statuses]
+    )
+    ranges = select(statuses.c.status)
+    if wanted.category is not None:
+        ranges = (
+            ranges.add_columns(Category.id.label("category_id"))
+            .select_from(Category)
+            .join(statuses, true())
+            .where(within(wanted.category))
         )
+    shelf = ranges.subquery("shelf")
+    matches = [Product.status == shelf.c.status]
+    if wanted.category is not None:
+        matches.append(Product.category_id == shelf.c.category_id)
+    nearest = page(
+        select(Product.id, position.label("position")).where(*matches)
     ).lateral("nearest")
     merged = (
         select(nearest.c.id, nearest.c.position)
@@ -273,12 +290,15 @@ def _position(sort: str, query: ColumnElement[Any] | None) -> ColumnElement[Any]
 def _filtered(
     statement: Select[Any], wanted: Filter, query: ColumnElement[Any] | None
 ) -> Select[Any]:
-    """Add all filters but the category, which is the caller's."""
+    """Add all filters but the category, which is the caller's.
+
+    Without statuses that one is the caller's, too.
+    """
     conditions: list[ColumnElement[bool]] = []
     if len(wanted.statuses) == 1:
         # Equality with one status lets the index give the order.
         conditions.append(Product.status == wanted.statuses[0])
-    else:
+    elif wanted.statuses:
         conditions.append(Product.status.in_(wanted.statuses))
     if query is not None:
         conditions.append(Product.search.op("@@")(query))
