@@ -1,6 +1,7 @@
 """Whatever is killed in the middle: what was answered is there, and told exactly once."""
 
 import json
+import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
@@ -34,8 +35,8 @@ print(json.dumps(found))
 class Ledger:
     """Writes through the gateway and notes what was answered."""
 
-    def __init__(self, stack, person, word):
-        self.stack = stack
+    def __init__(self, client, person, word):
+        self.client = client
         self.headers = person.bearer
         self.word = word
         self.versions = {}
@@ -43,11 +44,11 @@ class Ledger:
         self.acknowledged = []
         self.unanswered = []
 
-    def send(self, client, method, path, body, **headers):
+    def send(self, method, path, body, **headers):
         """Send until there is an answer that is no outage."""
 
         def answered():
-            answer = client.request(
+            answer = self.client.request(
                 method, path, json=body, headers={**self.headers, **headers}
             )
             # 409: the one before it, of which nobody has heard, is still at work.
@@ -64,31 +65,28 @@ class Ledger:
 
     def write(self, number):
         """Create a product and change it: two writes, each acknowledged."""
-        with self.stack.client() as client:
-            sku = f"{self.word}-{number:04}"
-            body = {"sku": sku, "name": f"Thing {sku}", "price_minor": number}
-            made = self.send(
-                client,
-                "POST",
-                "/api/v1/products",
-                body,
-                **{"Idempotency-Key": uuid4().hex},
-            )
-            assert made.status_code == 201, made.text
-            id_ = made.json()["id"]
-            self.versions[id_] = 1
-            self.acknowledged.append(made)
-            changed = self.send(
-                client,
-                "PATCH",
-                f"/api/v1/products/{id_}",
-                {"stock": number + 1},
-                **{"If-Match": made.headers["etag"]},
-            )
-            # 412: it was made, and its answer got lost.
-            assert changed.status_code in {200, 412}, changed.text
-            self.versions[id_] = 2
-            self.acknowledged.append(changed)
+        sku = f"{self.word}-{number:04}"
+        body = {"sku": sku, "name": f"Thing {sku}", "price_minor": number}
+        made = self.send(
+            "POST",
+            "/api/v1/products",
+            body,
+            **{"Idempotency-Key": uuid4().hex},
+        )
+        assert made.status_code == 201, made.text
+        id_ = made.json()["id"]
+        self.versions[id_] = 1
+        self.acknowledged.append(made)
+        changed = self.send(
+            "PATCH",
+            f"/api/v1/products/{id_}",
+            {"stock": number + 1},
+            **{"If-Match": made.headers["etag"]},
+        )
+        # 412: it was made, and its answer got lost.
+        assert changed.status_code in {200, 412}, changed.text
+        self.versions[id_] = 2
+        self.acknowledged.append(changed)
 
     @property
     def writes(self):
@@ -100,8 +98,8 @@ class TestLedger:
     def test_keeps_each_of_a_thousand_writes_and_tells_it_once(
         self, stack, merchandiser, word
     ):
-        ledger = Ledger(stack, merchandiser, word)
-        with ThreadPoolExecutor(WRITERS) as pool:
+        with stack.client() as client, ThreadPoolExecutor(WRITERS) as pool:
+            ledger = Ledger(client, merchandiser, word)
             for phase, name in enumerate(VICTIMS):
                 victim = stack.pid(name)
                 numbers = range(phase * PAIRS, (phase + 1) * PAIRS)
@@ -109,12 +107,16 @@ class TestLedger:
                 pairs = [pool.submit(ledger.write, number) for number in numbers]
                 until(lambda at=before: ledger.writes > at + 20, pause=0.005)
                 stack.kill(name, pid=victim)
+                killed_at = time.monotonic()
                 at_the_kill = ledger.writes - before
                 for pair in pairs:
                     pair.result(240)
                 # Else it was too late to disturb any.
                 assert at_the_kill < 2 * PAIRS
+                written = time.monotonic() - killed_at
                 stack.back(name, victim)
+                back = time.monotonic() - killed_at
+                print(f"{name}: all written {written:.1f} s after, ready {back:.1f} s")
 
         assert ledger.writes == 2 * PAIRS * len(VICTIMS) == 1000
         assert len(ledger.versions) == 500
