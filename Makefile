@@ -54,6 +54,8 @@ mail: ## The newest mails that were written, links included [TO=address N=5 FORM
 	@$(FLAGON) mail $(VALUES)
 cli: ## A service's own commands [S=auth C="clients create …"]
 	@$(FLAGON) cli $(VALUES)
+psql: ## Look into a service's tables, as a role that only reads [S=catalog C="select …"]
+	@$(FLAGON) psql $(VALUES)
 migrate: ## Bring the tables up to date [S=catalog]
 	@$(FLAGON) migrate $(VALUES)
 seed: ## Make demonstration accounts and clients where missing

@@ -1,12 +1,13 @@
 #!/bin/sh
-# Create one database and two roles per owner; safe to run at every start.
+# Create one database and its roles per owner; safe to run at every start.
 #
-#   <name>_owner  owns the database and its tables: migrations log in as this role
-#   <name>        the service: reads and changes rows, creates and drops nothing
+#   <name>_owner   owns the database and its tables: migrations log in as this role
+#   <name>         the service: reads and changes rows, creates and drops nothing
+#   <name>_reader  people and dashboards: reads; auth has none, its rows are secrets
 #
 # psql finds the server by PGHOST, PGPORT, PGUSER and PGPASSWORD. Passwords are read from
-# files in SECRETS_DIR (<name>_postgres_password, <name>_owner_postgres_password), so they
-# are in no argument list. The Postgres image runs this file from its init folder.
+# files in SECRETS_DIR (<role>_postgres_password), so they are in no argument list. The
+# Postgres image runs this file from its init folder.
 set -eu
 secrets=${SECRETS_DIR:-/run/secrets}
 
@@ -39,5 +40,31 @@ alter default privileges for role :"owner" in schema public
 alter default privileges for role :"owner" revoke execute on functions from public;
 alter default privileges for role :"owner" in schema public
   grant execute on functions to :"name";
+-- Whoever may connect could make large objects, which are no table that anybody guards.
+revoke execute on function lo_creat(int), lo_create(oid), lo_from_bytea(oid, bytea)
+  from public;
+SQL
+done
+
+for name in catalog worker; do
+  psql --quiet --no-psqlrc --set on_error_stop=1 --dbname "$name" \
+    --set name="$name" --set owner="${name}_owner" --set reader="${name}_reader" <<SQL
+set client_min_messages to warning;
+\set password \`cat '$secrets/${name}_reader_postgres_password'\`
+select format('create role %I', :'reader')
+  where not exists (select from pg_roles where rolname = :'reader') \gexec
+-- Few connections and short statements: who looks must not be in the way of who works.
+alter role :"reader" login nosuperuser nocreatedb nocreaterole noinherit
+  connection limit 5 password :'password';
+alter role :"reader" set default_transaction_read_only = on;
+alter role :"reader" set statement_timeout = '10s';
+alter role :"reader" set lock_timeout = '1s';
+alter role :"reader" set idle_in_transaction_session_timeout = '30s';
+grant connect on database :"name" to :"reader";
+grant usage on schema public to :"reader";
+-- Those that are there, and those that later migrations make.
+grant select on all tables in schema public to :"reader";
+alter default privileges for role :"owner" in schema public
+  grant select on tables to :"reader";
 SQL
 done

@@ -78,6 +78,31 @@ class TestDatabase:
         assert all("permission denied" in text for text in refused), refused
 
 
+class TestReader:
+    def test_looks_into_the_tables_of_a_service(self, stack):
+        said = stack.make("psql", S="catalog", C="select count(*) from product")
+
+        assert "(1 row)" in said
+
+    @pytest.mark.parametrize(
+        "statement",
+        [
+            "delete from product",
+            "set default_transaction_read_only = off; delete from product",
+            "select pg_read_file('/etc/passwd')",
+            "set role catalog_owner",
+        ],
+    )
+    def test_changes_nothing(self, stack, statement):
+        with pytest.raises(AssertionError, match=r"permission denied|read-only"):
+            stack.make("psql", S="catalog", C=statement)
+
+    @pytest.mark.parametrize("service", ["auth", "web"])
+    def test_there_is_none_where_rows_are_secrets(self, stack, service):
+        with pytest.raises(AssertionError, match="Nobody may read"):
+            stack.make("psql", S=service, C="select 1")
+
+
 class TestAuditLog:
     def test_can_be_written_but_not_rewritten(self, stack):
         statements = [

@@ -1,6 +1,7 @@
 """Database roles: what each login may do, made by the script that both modes run."""
 
 import subprocess
+from contextlib import ExitStack
 
 import psycopg
 import pytest
@@ -130,6 +131,125 @@ class TestRoles:
             pytest.raises(psycopg.errors.InsufficientPrivilege),
         ):
             owner.execute("create role friend")
+
+
+# What a reader might try, each in a way that its settings do not already forbid.
+WRITES = [
+    "insert into product values (2)",
+    "update product set id = 3",
+    "delete from product",
+    "truncate product",
+    "merge into product using product as p on false when matched then delete",
+    "create table other (id int)",
+    "create table other as select * from product",
+    "create temp table other (id int)",
+    "create view other as select * from product",
+    "create function other() returns int language sql return 1",
+    "create schema mine",
+    "create role friend",
+    "create database mine",
+    "create extension dblink",
+    "alter table product add column x int",
+    "drop table product",
+    "comment on table product is 'mine'",
+    "select nextval('product_number')",
+    "select setval('product_number', 7)",
+    "select from product for update",
+    "select from product for key share",
+    "begin; lock table product in row exclusive mode",
+    "begin; lock table product in access exclusive mode",
+    "set role catalog",
+    "set role catalog_owner",
+    "set session authorization catalog",
+    "copy product to '/tmp/stolen'",
+    "copy product from '/etc/passwd'",
+    "copy (select 1) to program 'true'",
+    "select pg_read_file('/etc/passwd')",
+    "select pg_ls_dir('/')",
+    "select lo_create(0)",
+    "select lo_from_bytea(0, 'x')",
+    "select lo_creat(-1)",
+    "select lo_import('/etc/passwd')",
+    "select * from pg_authid",
+    "select pg_reload_conf()",
+    "alter system set fsync = off",
+    "alter role catalog_reader superuser",
+    "alter role catalog_reader connection limit -1",
+    "alter default privileges for role catalog_owner grant all on tables to public",
+    "do $$ begin insert into product values (2); end $$",
+]
+
+
+class TestReader:
+    @pytest.fixture
+    def product(self, server):
+        with server("catalog_owner", "catalog") as owner:
+            owner.execute("create table product (id int primary key)")
+            owner.execute("create sequence product_number")
+            owner.execute("insert into product values (1)")
+            yield
+            owner.execute("drop table product")
+            owner.execute("drop sequence product_number")
+
+    def test_reads_tables_of_later_migrations(self, server, product):
+        with server("catalog_reader", "catalog") as reader:
+            assert reader.execute("select id from product").fetchall() == [(1,)]
+
+    @pytest.mark.parametrize(
+        ("setting", "value"),
+        [
+            ("default_transaction_read_only", "on"),
+            ("statement_timeout", "10s"),
+            ("lock_timeout", "1s"),
+            ("idle_in_transaction_session_timeout", "30s"),
+        ],
+    )
+    def test_is_in_nobodys_way(self, server, setting, value):
+        with server("catalog_reader", "catalog") as reader:
+            assert reader.execute(f"show {setting}").fetchone() == (value,)
+
+    def test_cannot_write_by_accident(self, server, product):
+        with (
+            server("catalog_reader", "catalog") as reader,
+            pytest.raises(psycopg.errors.ReadOnlySqlTransaction),
+        ):
+            reader.execute("delete from product")
+
+    @pytest.mark.parametrize("statement", WRITES)
+    def test_cannot_write_on_purpose(self, server, product, statement):
+        with server("catalog_reader", "catalog") as reader:
+            # It may say so; that it has no right to is what holds.
+            reader.execute("set default_transaction_read_only = off")
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                reader.execute(statement)
+
+        with server("postgres", "catalog") as admin:
+            assert admin.execute("select id from product").fetchall() == [(1,)]
+
+    def test_has_few_connections(self, server):
+        with ExitStack() as open_ones:
+            for _ in range(5):
+                open_ones.enter_context(server("catalog_reader", "catalog"))
+            with pytest.raises(psycopg.OperationalError, match="too many connections"):
+                server("catalog_reader", "catalog")
+
+    @pytest.mark.parametrize(
+        ("reader", "database"),
+        [
+            *(("catalog_reader", name) for name in ("auth", "worker", "postgres")),
+            *(("worker_reader", name) for name in ("auth", "catalog", "template1")),
+        ],
+    )
+    def test_sees_its_own_database_only(self, server, reader, database):
+        with pytest.raises(psycopg.OperationalError, match="permission denied"):
+            server(reader, database)
+
+    def test_of_auth_there_is_none(self, server):
+        with server("postgres", "postgres") as admin:
+            found = admin.execute(
+                "select rolname from pg_roles where rolname like '%reader'"
+            ).fetchall()
+        assert sorted(found) == [("catalog_reader",), ("worker_reader",)]
 
 
 class TestVersions:

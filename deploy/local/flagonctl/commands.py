@@ -17,13 +17,14 @@ from . import (
     device,
     local,
     measure,
+    programs,
     reach,
     signin,
     status,
     trace,
 )
 from .problem import Problem
-from .processes import BY_NAME, OWNERS, SERVICES, Process
+from .processes import BY_NAME, OWNERS, READABLE, SERVICES, Process
 from .stack import Mode, Stack
 from .supervisor import Supervisor
 from .vault import ROLES, Vault, accounts
@@ -302,6 +303,38 @@ def mail(stack: Stack, values: Values, format_: str) -> int:
     return cli(stack, {"S": "worker", "C": shlex.join(options)}, format_)
 
 
+def psql(stack: Stack, values: Values, _format: str) -> int:
+    """Open a service's tables in `psql` as its reader; `C=…` is a statement to run."""
+    service = values.get("S", "")
+    if service not in READABLE:
+        raise Problem(
+            f"Nobody may read tables of {service or 'no service'}.",
+            f"choose: make psql S={READABLE[0]}",
+        )
+    reader = f"{service}_reader"
+    words = ["--no-psqlrc", f"--username={reader}", f"--dbname={service}"]
+    if "C" in values:
+        words.append(f"--command={values['C']}")
+    if stack.mode == "docker":
+        secret = f"/run/secrets/{reader}_postgres_password"
+        script = f'PGPASSWORD=$(cat {secret}) exec psql --host=127.0.0.1 "$@"'
+        command = [
+            *("docker", "compose", "--env-file", str(stack.state / "compose.env")),
+            # Without a statement somebody types.
+            *("exec", *(["--no-TTY"] if "C" in values else []), "postgres"),
+            *("sh", "-c", script, "psql", *words),
+        ]
+        return subprocess.run(command, check=False, cwd=stack.root).returncode
+    program = programs.postgres_for(stack.state / "postgres").program("psql")
+    password = Vault(stack.secrets)[f"{reader}_postgres_password"]
+    address = ["--host=127.0.0.1", f"--port={stack.port('postgres')}"]
+    return subprocess.run(
+        [program, *address, *words],
+        check=False,
+        env={**os.environ, "PGPASSWORD": password},
+    ).returncode
+
+
 def migrate(stack: Stack, values: Values, _format: str) -> None:
     """Bring the tables of one service or of all up to date."""
     chosen = [values["S"]] if "S" in values else list(OWNERS)
@@ -409,6 +442,7 @@ COMMANDS: dict[str, Callable[[Stack, Values, str], int | None]] = {
     "mail": mail,
     "migrate": migrate,
     "prepare": prepare,
+    "psql": psql,
     "reset": reset,
     "restart": restart,
     "seed": seed,

@@ -64,6 +64,8 @@ SUPERVISOR_OFFSET = 29
 SERVICES = ("auth", "catalog", "realtime", "worker", "web")
 OWNERS = ("auth", "catalog", "worker")
 """Services with a database of their own."""
+READABLE = ("catalog", "worker")
+"""Those whose rows people may read; auth's are secrets."""
 
 
 def ports(base: int) -> dict[str, int]:

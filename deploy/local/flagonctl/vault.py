@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from .files import write
 from .problem import Problem
-from .processes import OWNERS, SERVICES
+from .processes import OWNERS, READABLE, SERVICES
 from .stack import Stack
 
 REDIS_USERS = ("admin", *SERVICES)
@@ -18,6 +18,7 @@ _TEXTS = (
     "postgres_password",
     *(f"{name}_postgres_password" for name in OWNERS),
     *(f"{name}_owner_postgres_password" for name in OWNERS),
+    *(f"{name}_reader_postgres_password" for name in READABLE),
     *(f"redis_{name}_password" for name in REDIS_USERS),
     *(f"{name}_secret_key" for name in SERVICES),
     "web_client_secret",

@@ -377,6 +377,18 @@ class TestInitApp:
 
         assert ask() == "answer 1"
 
+    def test_forgets_nothing_at_the_end_of_a_savepoint(self, ask):
+        """Who asks then is answered from what is there without the change."""
+        ask()
+
+        with db.transaction() as session:
+            session.info[events.EMITTED] = True
+            with session.begin_nested():
+                pass
+            assert ask() == "answer 1"
+
+        assert ask() == "answer 2"
+
     def test_remembers_what_was_rolled_back(self, ask):
         ask()
 

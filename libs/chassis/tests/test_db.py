@@ -1,16 +1,27 @@
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 from types import SimpleNamespace
 
 import pytest
 from alembic import command
 from flask import Flask
-from sqlalchemy import Column, Integer, MetaData, Table, create_engine, inspect, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import (
+    Column,
+    Integer,
+    MetaData,
+    Table,
+    create_engine,
+    event,
+    inspect,
+    text,
+)
+from sqlalchemy.exc import DataError, OperationalError
 
-from flagon_chassis import db, health, tables
+from flagon_chassis import auth, db, health, tables, web
 
-from .conftest import SECRET
+from .conftest import SECRET, sample
 
 
 @pytest.fixture
@@ -63,6 +74,257 @@ class TestReading:
             ).fetchall()
 
         assert states == [("idle",)]
+
+
+class TestRetrying:
+    @pytest.fixture
+    def thing(self, rows):
+        rows.execute("create table thing (id int primary key, value int)")
+        rows.execute("insert into thing values (1, 0), (2, 0)")
+
+    @pytest.fixture
+    def repeated(self):
+        """How often a transaction was tried again since the test began."""
+        name = "flagon_transaction_retries_total"
+        before = {
+            reason: sample(name, reason=reason) or 0
+            for reason in ("serialization", "deadlock", "connection")
+        }
+
+        def repeated(reason):
+            return (sample(name, reason=reason) or 0) - before[reason]
+
+        return repeated
+
+    def add(self, session, id_):
+        session.execute(
+            text("update thing set value = value + 1 where id = :id"), {"id": id_}
+        )
+
+    def kill(self, session, rows):
+        pid = session.scalar(text("select pg_backend_pid()"))
+        rows.execute("select pg_terminate_backend(%s, 5000)", [pid])
+
+    def both(self, app, work):
+        """Run `work` with 0 and with 1 at the same time."""
+
+        def run(number):
+            with app.app_context():
+                return work(number)
+
+        with ThreadPoolExecutor(2) as pool:
+            return list(pool.map(run, (0, 1)))
+
+    def values(self, rows):
+        return rows.execute("select value from thing order by id").fetchall()
+
+    def test_repeats_what_a_deadlock_ended(self, app, rows, thing, repeated, logged):
+        met = Barrier(2)
+        tries = [0, 0]
+
+        def cross(number):
+            def work():
+                tries[number] += 1
+                with db.transaction() as session:
+                    self.add(session, 1 + number)
+                    if tries[number] == 1:
+                        met.wait(10)
+                    self.add(session, 2 - number)
+                return number
+
+            return db.retrying(work)
+
+        assert self.both(app, cross) == [0, 1]
+        assert sorted(tries) == [1, 2]
+        assert self.values(rows) == [(2,), (2,)]
+        assert repeated("deadlock") == 1
+        (line,) = [x for x in logged if x["event"] == "transaction_repeated"]
+        assert (line["reason"], line["attempt"]) == ("deadlock", 1)
+
+    def test_repeats_what_could_not_be_put_in_order(self, app, rows, thing, repeated):
+        met = Barrier(2)
+        tries = [0, 0]
+
+        def sum_up(number):
+            """Write what depends on what the other one writes: found at the commit."""
+
+            def work():
+                tries[number] += 1
+                with db.transaction() as session:
+                    session.connection(
+                        execution_options={"isolation_level": "SERIALIZABLE"}
+                    )
+                    total = session.scalar(text("select sum(value) from thing"))
+                    if tries[number] == 1:
+                        met.wait(10)
+                    session.execute(
+                        text("update thing set value = :sum + 1 where id = :id"),
+                        {"sum": total, "id": 1 + number},
+                    )
+                    if tries[number] == 1:
+                        met.wait(10)
+
+            return db.retrying(work)
+
+        self.both(app, sum_up)
+
+        assert sorted(self.values(rows)) == [(1,), (2,)]
+        assert repeated("serialization") == 1
+
+    def test_repeats_what_lost_its_connection_before_the_end(
+        self, app, rows, thing, repeated
+    ):
+        tries = []
+
+        def work():
+            tries.append(1)
+            with db.transaction() as session:
+                self.add(session, 1)
+                if len(tries) == 1:
+                    self.kill(session, rows)
+                self.add(session, 2)
+
+        db.retrying(work)
+
+        assert self.values(rows) == [(1,), (1,)]
+        assert repeated("connection") == 1
+
+    def test_repeats_a_reading(self, app, rows):
+        tries = []
+
+        def work():
+            tries.append(1)
+            with db.reading() as session:
+                if len(tries) == 1:
+                    self.kill(session, rows)
+                return session.scalar(text("select 7"))
+
+        assert db.retrying(work, harmless=True) == 7
+        assert len(tries) == 2
+
+    @pytest.fixture
+    def lose(self, app):
+        """Lose the connection of the first commit; say whether before or after it."""
+
+        def lose(*, after):
+            engine = app.extensions["flagon.sessions"].kw["bind"]
+            left = [1]
+
+            def commit(connection):
+                if left and left.pop():
+                    driver = connection.connection.driver_connection
+                    if after:
+                        driver.commit()
+                    driver.close()
+
+            event.listen(engine, "commit", commit)
+
+        return lose
+
+    @pytest.mark.parametrize("after", [False, True])
+    def test_tells_that_nobody_knows_when_it_was_lost_at_the_end(
+        self, app, rows, thing, lose, repeated, after
+    ):
+        lose(after=after)
+
+        def work():
+            with db.transaction() as session:
+                self.add(session, 1)
+
+        with pytest.raises(db.OutcomeUnknown):
+            db.retrying(work)
+
+        assert self.values(rows)[0] == (int(after),)
+        assert repeated("connection") == 0
+
+    @pytest.mark.parametrize("after", [False, True])
+    def test_repeats_what_has_a_key_even_then(self, app, rows, thing, lose, after):
+        lose(after=after)
+
+        def work():
+            with db.transaction() as session:
+                db.keyed(session)
+                # As the table of answers does it.
+                session.execute(
+                    text("insert into thing values (3, 1) on conflict do nothing")
+                )
+
+        db.retrying(work)
+
+        assert self.values(rows) == [(0,), (0,), (1,)]
+
+    def test_repeats_nothing_after_its_commit(self, app, rows, thing):
+        def work():
+            with db.transaction() as session:
+                self.add(session, 1)
+            with db.reading() as session:
+                self.kill(session, rows)
+                session.scalar(text("select 1"))
+
+        with pytest.raises(OperationalError):
+            db.retrying(work)
+
+        assert self.values(rows)[0] == (1,)
+
+    def test_repeats_nothing_that_would_fail_again(self, app, thing):
+        tries = []
+
+        def work():
+            tries.append(1)
+            with db.transaction() as session:
+                session.execute(text("select 1 / 0"))
+
+        with pytest.raises(DataError):
+            db.retrying(work)
+
+        assert len(tries) == 1
+
+    def test_gives_up_in_the_end(self, app, rows, thing):
+        tries = []
+
+        def work():
+            tries.append(1)
+            with db.transaction() as session:
+                self.kill(session, rows)
+                self.add(session, 1)
+
+        with pytest.raises(OperationalError):
+            db.retrying(work)
+
+        assert len(tries) == db.ATTEMPTS
+        assert self.values(rows)[0] == (0,)
+
+
+class TestRetryViews:
+    @pytest.mark.parametrize(("method", "status"), [("GET", 200), ("POST", 503)])
+    def test_knows_which_methods_only_read(
+        self, make_settings, database_url, method, status
+    ):
+        settings = make_settings(database_url=database_url)
+        app = web.create_app(__name__, settings, name="things")
+        db.init_app(app, settings)
+        tries = []
+
+        @app.route("/", methods=["GET", "POST"])
+        @auth.open_route
+        def view():
+            tries.append(1)
+            with db.transaction() as session:
+                driver = session.connection().connection.driver_connection
+                if len(tries) == 1:
+                    event.listen(
+                        session, "before_commit", lambda _session: driver.close()
+                    )
+            return "done"
+
+        db.retry_views(app)
+
+        answer = app.test_client().open(method=method)
+
+        assert answer.status_code == status
+        if status == 503:
+            assert answer.json["type"].endswith("#outcome-unknown")
+        app.extensions["flagon.sessions"].kw["bind"].dispose()
 
 
 class TestReadiness:

@@ -204,7 +204,10 @@ def init_app(app: Flask, settings: ServiceSettings, *, seconds: int) -> AnswerCa
     )
 
     def forget(session: Session) -> None:
-        if session.info.pop(events.EMITTED, False):
+        # Heard at the end of each savepoint, too, when nobody else sees anything yet.
+        if not session.in_nested_transaction() and session.info.pop(
+            events.EMITTED, False
+        ):
             cache.changed()
 
     event.listen(app.extensions["flagon.sessions"], "after_commit", forget)

@@ -1,21 +1,49 @@
 """One engine per process, one session per transaction, one lock per migration."""
 
+import random
 import sys
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import partial, wraps
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, cast
 
-from flask import Flask, current_app
+import structlog
+from flask import Flask, current_app, request
+from flask.typing import ResponseReturnValue
 from sqlalchemy import Engine, MetaData, NullPool, create_engine, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, sessionmaker
 
-from . import health
+from . import health, metrics
+from .errors import Unavailable
 from .settings import DatabaseSettings
 
 if TYPE_CHECKING:
+    import psycopg
     from alembic.config import Config
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+_View = Callable[..., ResponseReturnValue]
+
+ATTEMPTS = 4
+"""How often a transaction is tried at most."""
+_WAIT_SECONDS = 0.05
+"""Longest wait before the second attempt; it doubles with each further one."""
+_KEYED = "flagon.keyed"
+"""Name in a session's `info`: a repetition finds the answer instead of doing it again."""
+_REASONS = {"40001": "serialization", "40P01": "deadlock"}
+"""SQLSTATEs that end a transaction which would do well another time."""
+
+
+class OutcomeUnknown(Unavailable):
+    """Nobody can tell whether the change was made."""
 
 
 class BlockingDriver(RuntimeError):
@@ -77,10 +105,19 @@ def init_app(app: Flask, settings: DatabaseSettings) -> None:
     health.check(app, "postgres", ping)
 
 
-def transaction() -> AbstractContextManager[Session]:
+@contextmanager
+def transaction() -> Iterator[Session]:
     """Open a session whose block is one transaction: commit at the end, else roll back."""
     sessions: sessionmaker[Session] = current_app.extensions["flagon.sessions"]
-    return sessions.begin()
+    with sessions.begin() as session:
+        yield session
+        session.flush()
+        attempt = _ATTEMPT.get()
+        if attempt is not None:
+            attempt.ending = True
+            attempt.keyed = session.info.get(_KEYED, False)
+    if attempt is not None:
+        attempt.ended = True
 
 
 def reading() -> AbstractContextManager[Session]:
@@ -91,6 +128,103 @@ def reading() -> AbstractContextManager[Session]:
     """
     readers: sessionmaker[Session] = current_app.extensions["flagon.readers"]
     return readers()
+
+
+@dataclass
+class _Attempt:
+    """How far the transaction of one attempt got."""
+
+    ending: bool = False
+    """The next that Postgres is told is to commit."""
+    ended: bool = False
+    """It is committed."""
+    keyed: bool = False
+
+
+_ATTEMPT: ContextVar[_Attempt | None] = ContextVar("_ATTEMPT", default=None)
+
+
+def keyed(session: Session) -> None:
+    """Note that to repeat this transaction is safe even if it was committed.
+
+    Its key is found then, and with it the answer.
+    """
+    session.info[_KEYED] = True
+
+
+def retrying(work: Callable[[], T], *, harmless: bool = False) -> T:
+    """Return what `work` returns; repeat it where its transaction was no more than unlucky.
+
+    That is a serialization failure, a deadlock or a lost connection, and in each case it
+    is certain that nothing was committed, or that a repetition does no harm.
+
+    :param work: opens one transaction, or only reads; nothing else that it does lasts.
+    :param harmless: whether it only reads.
+    :raises OutcomeUnknown: the connection was lost while a transaction without a key was
+        being committed.
+    """
+    number = 0
+    while True:
+        number += 1
+        attempt = _Attempt()
+        before = _ATTEMPT.set(attempt)
+        try:
+            return work()
+        except DBAPIError as error:
+            reason = _reason(error, attempt, harmless=harmless)
+            if reason is None or number == ATTEMPTS:
+                raise
+            log.info("transaction_repeated", reason=reason, attempt=number)
+        finally:
+            _ATTEMPT.reset(before)
+        metrics.counter(
+            "flagon_transaction_retries_total",
+            "Transactions that were tried again.",
+            "reason",
+        ).labels(reason).inc()
+        # Anywhere in the time ("full jitter"): two that have met do not meet again.
+        time.sleep(random.uniform(0, _WAIT_SECONDS * 2 ** (number - 1)))  # noqa: S311
+
+
+def _reason(error: DBAPIError, attempt: _Attempt, *, harmless: bool) -> str | None:
+    """Return why it is right to try again; None: it is not.
+
+    :raises OutcomeUnknown: see `retrying`.
+    """
+    if attempt.ended and not attempt.keyed:
+        # What went wrong was another transaction than the one that did the work.
+        return None
+    sqlstate = cast("psycopg.Error", error.orig).sqlstate
+    if sqlstate in _REASONS:
+        return _REASONS[sqlstate]
+    # Only a connection that there was: a database that is down needs more patience than
+    # a client has.
+    if not error.connection_invalidated:
+        return None
+    if attempt.ending and not attempt.keyed and not harmless:
+        raise OutcomeUnknown(
+            "The connection to the database was lost while it was told to keep the"
+            " change. Read before you send it again."
+        ) from error
+    return "connection"
+
+
+def retry_views(app: Flask) -> None:
+    """Let every view so far be repeated as `retrying` says.
+
+    So each opens one transaction, or only reads, and does nothing else that lasts.
+    """
+    for endpoint, view in app.view_functions.items():
+        app.view_functions[endpoint] = _retried(cast("_View", view))
+
+
+def _retried(view: _View) -> _View:
+    @wraps(view)
+    def answer(**values: object) -> ResponseReturnValue:
+        harmless = request.method in {"GET", "HEAD", "OPTIONS"}
+        return retrying(partial(view, **values), harmless=harmless)
+
+    return answer
 
 
 def config(url: str, folder: Path, *metadata: MetaData) -> "Config":

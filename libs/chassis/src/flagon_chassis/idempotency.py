@@ -9,6 +9,7 @@ from flask import Response, request
 from sqlalchemy import insert, select, text
 from sqlalchemy.orm import Session
 
+from . import db
 from .auth import caller
 from .errors import Conflict, Invalid
 from .tables import idempotency_key
@@ -64,6 +65,7 @@ def once(
         return respond()
     if not _FORM.match(key):
         raise IdempotencyKeyMalformed("Use 1 to 200 visible ASCII characters.")
+    db.keyed(session)
     scope = f"{caller().sub} {request.method} {request.path}"
     # The lock lives as long as the transaction; a twin does not wait but is told.
     free = session.scalar(

@@ -68,6 +68,7 @@ def create_app(
     app.register_blueprint(graphql.bp)
     graphql.init_app(app, settings)
     _add_images(app, limiter, settings)
+    db.retry_views(app)
     _limit_work(app, limiter, settings)
     document.init_app(app)
     images.complete_document(app)

@@ -247,6 +247,8 @@ class Product(Base):
             "price_minor",
             "id",
         ),
+        # Of a currency that few products have; small, because it holds each value once.
+        Index("ix_product_currency", "currency"),
         Index("ix_product_search", "search", postgresql_using="gin"),
         # Half the size of the usual class; it knows nothing but `@>`.
         Index(
@@ -442,6 +444,7 @@ class Review(Base):
         ),
         Index("ix_review_subject_created_at_id", "subject", "created_at", "id"),
         Index("ix_review_state_created_at_id", "state", "created_at", "id"),
+        Index("ix_review_created_at_id", "created_at", "id"),
     )
 
     def view(self) -> dict[str, Any]:

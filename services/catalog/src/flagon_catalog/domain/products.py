@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
@@ -15,6 +15,7 @@ from sqlalchemy import (
     Insert,
     Integer,
     Select,
+    Text,
     Update,
     delete,
     func,
@@ -25,7 +26,9 @@ from sqlalchemy import (
     true,
     tuple_,
     update,
+    values,
 )
+from sqlalchemy import column as column_of
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 from uuid_utils.compat import uuid7
@@ -183,14 +186,15 @@ def list_products(
     :param shape: what to select; more comes with it, see `Shape.show`.
     :raises RelevanceUnknown: it is to be sorted by relevance without a search.
     """
-    query, position, page = _paged(wanted, sort, limit, after)
+    # Without a search each status is a range of its own in the index of the order.
+    merged = wanted.q is None and (wanted.category, len(wanted.statuses)) != (None, 1)
+    within_range = replace(wanted, statuses=()) if merged else wanted
+    position, page = _paged(within_range, sort, limit, after)
     backward = _backward(sort)
-    if wanted.category is None:
+    if merged:
+        statement = _merged(shape, wanted, page, position, limit, backward=backward)
+    elif wanted.category is None:
         statement = page(shape.select().add_columns(position.label("position")))
-    elif query is None:
-        statement = _merged(
-            shape, wanted.category, page, position, limit, backward=backward
-        )
     else:
         # A search finds few products, and once is enough.
         statement = _inside(
@@ -219,7 +223,7 @@ def list_products_in(
 
     :param categories: slugs; the one in `wanted` does not count.
     """
-    _, position, page = _paged(wanted, sort, limit, after)
+    position, page = _paged(wanted, sort, limit, after)
     backward = _backward(sort)
     top = aliased(Category)
     shelf = (
@@ -266,12 +270,8 @@ def _backward(sort: str) -> bool:
 
 def _paged(
     wanted: Filter, sort: str, limit: int, after: Sequence[Any] | None
-) -> tuple[
-    ColumnElement[Any] | None,
-    ColumnElement[Any],
-    Callable[[Select[Any]], Select[Any]],
-]:
-    """Return the search, the position in the order, and what makes a page of a selection."""
+) -> tuple[ColumnElement[Any], Callable[[Select[Any]], Select[Any]]]:
+    """Return the position in the order, and what makes a page of a selection."""
     query = None if wanted.q is None else query_of(wanted.q)
     position = _position(sort.lstrip("-"), query)
     backward = _backward(sort)
@@ -285,7 +285,7 @@ def _paged(
             *_ordered(position, Product.id.expression, backward=backward)
         )
 
-    return query, position, page
+    return position, page
 
 
 def matching(statement: Select[Any], wanted: Filter) -> Select[Any]:
@@ -308,23 +308,35 @@ def _ordered(
 
 def _merged(
     shape: Shape,
-    category: str,
+    wanted: Filter,
     page: Callable[[Select[Any]], Select[Any]],
     position: ColumnElement[Any],
     limit: int,
     *,
     backward: bool,
 ) -> Select[Any]:
-    """Return the list of a category and all in it: one page of each, merged.
+    """Return the list of a category and all in it, or of several statuses, or of both.
 
-    Each page is read from the index that gives its order, so the work depends on the
-    number of categories and not on the number of products.
+    One page of each is read from the index that gives its order, and they are merged: so
+    the work depends on the number of categories and not on the number of products.
     """
-    shelf = select(Category.id).where(within(category)).subquery("shelf")
-    nearest = page(
-        select(Product.id, position.label("position")).where(
-            Product.category_id == shelf.c.id
+    statuses = values(column_of("status", Text), name="state").data(
+        [(one,) for one in wanted.statuses]
+    )
+    ranges = select(statuses.c.status)
+    if wanted.category is not None:
+        ranges = (
+            ranges.add_columns(Category.id.label("category_id"))
+            .select_from(Category)
+            .join(statuses, true())
+            .where(within(wanted.category))
         )
+    shelf = ranges.subquery("shelf")
+    matches = [Product.status == shelf.c.status]
+    if wanted.category is not None:
+        matches.append(Product.category_id == shelf.c.category_id)
+    nearest = page(
+        select(Product.id, position.label("position")).where(*matches)
     ).lateral("nearest")
     merged = (
         select(nearest.c.id, nearest.c.position)
@@ -372,12 +384,15 @@ def _position(sort: str, query: ColumnElement[Any] | None) -> ColumnElement[Any]
 def _filtered(
     statement: Select[Any], wanted: Filter, query: ColumnElement[Any] | None
 ) -> Select[Any]:
-    """Add all filters but the category, which is the caller's."""
+    """Add all filters but the category, which is the caller's.
+
+    Without statuses that one is the caller's, too.
+    """
     conditions: list[ColumnElement[bool]] = []
     if len(wanted.statuses) == 1:
         # Equality with one status lets the index give the order.
         conditions.append(Product.status == wanted.statuses[0])
-    else:
+    elif wanted.statuses:
         conditions.append(Product.status.in_(wanted.statuses))
     if query is not None:
         conditions.append(Product.search.op("@@")(query))

@@ -34,7 +34,7 @@ from flagon_catalog.schemas import (
     sift,
 )
 from flagon_chassis import auth, idempotency
-from flagon_chassis.db import reading, transaction
+from flagon_chassis.db import reading, retrying, transaction
 from flagon_chassis.errors import Forbidden
 
 from . import (
@@ -250,9 +250,12 @@ def export_products(asked: ExportQuery) -> Response:
     # The lines are read after the request is over, when the server asks for them.
     app = current_app._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001
 
-    def read(after: UUID | None = None) -> exports.Batch:
+    def batch(after: UUID | None) -> exports.Batch:
         with app.app_context(), transaction() as session:
             return exports.read_batch(session, wanted, kind=kind, after=after)
+
+    def read(after: UUID | None = None) -> exports.Batch:
+        return retrying(partial(batch, after), harmless=True)
 
     # The first before the answer begins: until then a failure is a problem to be told.
     batches = [read()]
