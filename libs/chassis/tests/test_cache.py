@@ -242,6 +242,23 @@ class TestSingleFlight:
         (turn,) = store.scan_iter("*:turn")
         assert store.get(turn) == b"the next one"
 
+    def test_who_looked_before_and_took_the_turn_after_it_makes_nothing(
+        self, cache, make_cache, redis_url, store, monkeypatch, made
+    ):
+        late = make_cache(redis_url)
+        look = late._store.get_many
+
+        def look_and_be_late(*keys):
+            found = look(*keys)
+            cache.answer("a", made)
+            return found
+
+        monkeypatch.setattr(late._store, "get_many", look_and_be_late)
+
+        assert late.answer("a", made).get_data() == b"answer 1"
+        assert made.number == 1
+        assert list(store.scan_iter("*:turn")) == []
+
     def test_a_turn_ends_by_itself(self, cache, store, made):
         def look():
             (turn,) = store.scan_iter("*:turn")

@@ -50,6 +50,7 @@ class TestMain:
     @pytest.fixture(autouse=True)
     def _environment(self, monkeypatch):
         monkeypatch.setenv("CATALOG_SECRET_KEY", "s" * 32)
+        monkeypatch.setenv("CATALOG_IMAGES_DIR", "/nowhere")
         monkeypatch.setenv("CATALOG_DATABASE_URL", "postgresql+psycopg://x@h/d")
 
     def test_serves(self, monkeypatch):

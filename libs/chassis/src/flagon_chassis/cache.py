@@ -156,8 +156,15 @@ class AnswerCache:
             turn = f"{self._prefix}{key}:turn"
             holder = self._redis.set(turn, ours, nx=True, get=True, ex=_TURN_SECONDS)
             if holder is None:
-                self._requests.labels("miss").inc()
-                return _Turn(key, content, ours)
+                found = _Turn(key, content, ours)
+                # Somebody's turn may have ended after we looked.
+                response = _read(self._store.get(key), content)
+                if response is None:
+                    self._requests.labels("miss").inc()
+                    return found
+                self._finish(found, None)
+                self._requests.labels("hit").inc()
+                return response
             waited = True
             if not self._wait(key, cast("bytes", holder).decode()):
                 break
