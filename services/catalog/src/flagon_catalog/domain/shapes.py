@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Select, select
@@ -15,6 +16,8 @@ INCLUDES = ("category",)
 # What entity tags, cursors and the rules of who sees what are made of.
 _NEEDED = frozenset({"id", "version", "status", "available", "rating"})
 _IN_CATEGORY = "category__"
+# Selections: making one takes as long as a small query.
+_CACHED = 100
 
 
 class FieldUnknown(Invalid):
@@ -32,6 +35,7 @@ class Shape:
     fields: frozenset[str] = frozenset(FIELDS)
     include: frozenset[str] = frozenset()
 
+    @lru_cache(maxsize=_CACHED)  # noqa: B019 (a shape is a value, and few are kept)
     def select(self) -> Select[Any]:
         """Return a selection of what is shown and what is needed beside it."""
         wanted = self.fields | _NEEDED
