@@ -68,6 +68,14 @@ class TestTransaction:
         with db.transaction() as session:
             assert session.scalar(text("select 1")) == 1
 
+    def test_survives_a_connection_that_was_closed_here(self, app):
+        with db.reading() as session:
+            connection = session.connection().connection.dbapi_connection
+        connection.close()
+
+        with db.reading() as session:
+            assert session.scalar(text("select 1")) == 1
+
     def test_makes_all_connections_anew_when_one_is_gone(self, app, rows):
         with db.transaction() as session, db.transaction() as other:
             pids = [
