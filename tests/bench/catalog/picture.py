@@ -44,8 +44,8 @@ def picture(bars, shares, products):
         _bar(lines, y, name, f"{share:.2f} (goal {goal:.2f})", share, ours=True)
         at = LEFT + goal * (RIGHT - LEFT)
         lines.append(
-            f'<line class="goal" x1="{at:.0f}" x2="{at:.0f}" y1="{y + 2}"'
-            f' y2="{y + BAR + 10}"/>'
+            f'<line class="goal" x1="{at:.0f}" x2="{at:.0f}" y1="{y + 4}"'
+            f' y2="{y + BAR + 8}"/>'
         )
         y += ROW
     _text(
