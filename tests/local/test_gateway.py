@@ -341,6 +341,21 @@ class TestMicroCache:
         # Also the second of two at the same time: no stale answer while updating.
         assert gateway.client.get(path).json() == {"new": True}
 
+    def test_forgets_the_file_of_an_answer_that_was_replaced(self, gateway):
+        path = unique("/api/v1/products")
+        said = {"cache_control": "public, s-maxage=1"}
+        gateway.upstream.answer = lambda h: h.reply(200, b'{"new":false}', **said)
+        for _ in range(3):
+            gateway.client.get(path)
+        time.sleep(2.1)
+        said["cache_control"] = "public, s-maxage=3600"
+        gateway.upstream.answer = lambda h: h.reply(200, b'{"new":true}', **said)
+
+        replies = [gateway.client.get(path) for _ in range(3)]
+
+        assert [reply.json() for reply in replies] == [{"new": True}] * 3
+        assert replies[-1].headers["x-cache"] == "HIT"
+
     def test_is_stale_while_it_asks_again_where_the_service_says_so(self, gateway):
         path = unique("/api/v1/categories")
         said = {"cache_control": "public, s-maxage=1, stale-while-revalidate=60"}

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -59,10 +60,66 @@ class TestTransaction:
     def test_survives_a_connection_that_the_server_closed(self, app, rows):
         with db.transaction() as session:
             pid = session.scalar(text("select pg_backend_pid()"))
-        rows.execute("select pg_terminate_backend(%s)", [pid])
+        # It waits until the process is gone.
+        rows.execute("select pg_terminate_backend(%s, 5000)", [pid])
 
         with db.transaction() as session:
             assert session.scalar(text("select 1")) == 1
+
+    def test_asks_a_connection_that_was_idle_whether_it_is_there(
+        self, app, rows, monkeypatch
+    ):
+        with db.transaction() as session:
+            pid = session.scalar(text("select pg_backend_pid()"))
+        rows.execute("select pg_terminate_backend(%s, 5000)", [pid])
+        # As when the end of the connection has never come here.
+        monkeypatch.setattr(db, "_quiet", lambda _connection: True)
+        monkeypatch.setattr(db, "_TRUSTED_SECONDS", 0.0)
+
+        with db.transaction() as session:
+            assert session.scalar(text("select 1")) == 1
+
+    def test_survives_a_connection_that_was_closed_here(self, app):
+        with db.reading() as session:
+            connection = session.connection().connection.dbapi_connection
+        connection.close()
+
+        with db.reading() as session:
+            assert session.scalar(text("select 1")) == 1
+
+    def test_makes_all_connections_anew_when_one_is_gone(self, app, rows):
+        with db.transaction() as session, db.transaction() as other:
+            pids = [
+                one.scalar(text("select pg_backend_pid()")) for one in (session, other)
+            ]
+        for pid in pids:
+            rows.execute("select pg_terminate_backend(%s, 5000)", [pid])
+
+        with db.transaction() as session, db.transaction() as other:
+            found = [
+                one.scalar(text("select pg_backend_pid()")) for one in (session, other)
+            ]
+
+        assert not set(found) & set(pids)
+
+    def test_does_not_ask_one_that_was_in_use_a_moment_ago(self, app, monkeypatch):
+        with db.transaction() as session:
+            session.execute(text("select 1"))
+        pool = app.extensions["flagon.sessions"].kw["bind"]
+        pings = []
+        monkeypatch.setattr(pool.dialect, "do_ping", pings.append)
+
+        with db.transaction() as session:
+            session.execute(text("select 1"))
+
+        assert pings == []
+
+    def test_reads_documents_of_any_depth(self, app):
+        deep = "[" * 500 + "]" * 500
+        with db.transaction() as session:
+            found = session.scalar(text(f"select '{deep}'::jsonb"))
+
+        assert json.dumps(found) == deep
 
 
 class TestReading:

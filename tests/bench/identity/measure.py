@@ -62,7 +62,15 @@ class Wire:
 
     def ask(self, request):
         """Return the status and the body of the answer."""
+        self.send(request)
+        return self.receive()
+
+    def send(self, request):
+        """Send a request whose answer is received later."""
         self._socket.sendall(request)
+
+    def receive(self):
+        """Return the status and the body of the next answer."""
         data = self._rest
         while b"\r\n\r\n" not in data:
             data += self._more()

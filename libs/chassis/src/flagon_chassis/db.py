@@ -1,6 +1,8 @@
 """One engine per process, one session per transaction, one lock per migration."""
 
+import json
 import random
+import select
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -10,14 +12,16 @@ from dataclasses import dataclass
 from functools import partial, wraps
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import structlog
 from flask import Flask, current_app, request
 from flask.typing import ResponseReturnValue
-from sqlalchemy import Engine, MetaData, NullPool, create_engine, text
-from sqlalchemy.exc import DBAPIError
+from pydantic_core import from_json
+from sqlalchemy import Engine, MetaData, NullPool, create_engine, event, text
+from sqlalchemy.exc import DBAPIError, InvalidatePoolError
 from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from . import health, metrics
 from .errors import Unavailable
@@ -46,6 +50,10 @@ class OutcomeUnknown(Unavailable):
     """Nobody can tell whether the change was made."""
 
 
+_USED = "flagon.used"
+_TRUSTED_SECONDS = 5.0
+
+
 class BlockingDriver(RuntimeError):
     """psycopg was loaded before gevent patched it and would block every greenlet."""
 
@@ -58,15 +66,15 @@ def engine(url: str, *, pool_size: int, application_name: str) -> Engine:
     :raises BlockingDriver: gevent is active but came after psycopg.
     """
     _refuse_blocking_driver()
-    return create_engine(
+    pool = create_engine(
         url,
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=5,
-        # A restarted Postgres costs one ping per connection, not one failed request.
-        pool_pre_ping=True,
         pool_use_lifo=True,
         pool_recycle=1800,
+        # A page of products holds a hundred small documents.
+        json_deserializer=_json,
         connect_args={
             "connect_timeout": 3,
             "application_name": application_name,
@@ -74,6 +82,52 @@ def engine(url: str, *, pool_size: int, application_name: str) -> Engine:
             " -c idle_in_transaction_session_timeout=10000",
         },
     )
+    event.listen(pool, "checkout", partial(_ping_if_in_doubt, pool))
+    event.listen(pool, "checkin", _remember_use)
+    return pool
+
+
+def _json(document: bytes | str) -> Any:  # noqa: ANN401
+    try:
+        return from_json(document)
+    except ValueError:
+        # It stops at 200 levels, and Postgres does not.
+        return json.loads(document)
+
+
+def _ping_if_in_doubt(
+    pool: Engine,
+    connection: Any,  # noqa: ANN401 (psycopg's, which may not be loaded yet)
+    record: ConnectionPoolEntry,
+    _proxy: object,
+) -> None:
+    """Let a restarted Postgres cost a ping for each connection, not a failed request.
+
+    A server that goes away says so, and the kernel keeps it until somebody reads: what was
+    in use a moment ago and has nothing to be read needs no ping, which is a round trip.
+    """
+    used = record.info.get(_USED)
+    if used is None:
+        return
+    if time.monotonic() - used < _TRUSTED_SECONDS and _quiet(connection):
+        return
+    try:
+        pool.dialect.do_ping(connection)
+    except pool.dialect.loaded_dbapi.Error as error:
+        # All connections are made anew, and the request gets the first of them.
+        raise InvalidatePoolError from error
+
+
+def _quiet(connection: Any) -> bool:  # noqa: ANN401
+    if connection.closed:
+        return False
+    arrivals = select.poll()
+    arrivals.register(connection.pgconn.socket, select.POLLIN)
+    return not arrivals.poll(0)
+
+
+def _remember_use(_connection: object, record: ConnectionPoolEntry) -> None:
+    record.info[_USED] = time.monotonic()
 
 
 def _refuse_blocking_driver() -> None:

@@ -81,8 +81,11 @@ def _private_folder(user: str | None) -> Path:
     return folder
 
 
-def start_postgres(port: int | None = None) -> Iterator[Server]:
-    """Yield a private Postgres whose writes need not survive anything."""
+def start_postgres(port: int | None = None, **settings: str) -> Iterator[Server]:
+    """Yield a private Postgres whose writes need not survive anything.
+
+    :param settings: of Postgres, over those that make it fast.
+    """
     user, port = _unprivileged(), port or free_port()
     folder = _private_folder(user)
     binaries = max(
@@ -112,6 +115,7 @@ def start_postgres(port: int | None = None) -> Iterator[Server]:
         "full_page_writes": "off",
         "synchronous_commit": "off",
         "shared_buffers": "64MB",
+        **settings,
     }
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(  # noqa: S603

@@ -6,7 +6,18 @@ from typing import Any
 from uuid import UUID
 
 from pydantic_core import to_jsonable_python
-from sqlalchemy import ColumnElement, Text, cast, func, select, true, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    Text,
+    bindparam,
+    cast,
+    func,
+    select,
+    true,
+    tuple_,
+    update,
+)
 from sqlalchemy.dialects.postgresql import JSONB, array, insert
 from sqlalchemy.orm import QueryableAttribute, Session, aliased
 from sqlalchemy.orm.attributes import flag_modified
@@ -209,13 +220,7 @@ def lock_category_ids(session: Session, slugs: list[str]) -> dict[str, UUID]:
     return {row.slug: row.id for row in rows}
 
 
-def lock_shelf(session: Session, slug: str) -> Shelf | None:
-    """Return a category and what it and those above it ask for, as of one moment.
-
-    Nobody can delete it before the transaction ends, nor change what it asks for itself.
-    What is asked for above it can change; a product goes by what was asked before or
-    after, and never by some of each.
-    """
+def _shelf_of_slug() -> Select[Any]:
     above = aliased(Category)
     now = aliased(Category)
     rules = (
@@ -239,16 +244,29 @@ def lock_shelf(session: Session, slug: str) -> Shelf | None:
         .correlate(Category)
         .scalar_subquery()
     )
-    statement = (
+    return (
         select(Category.id, Category.version, seen.label("seen"), rules.label("rules"))
-        .where(Category.slug == slug)
+        .where(Category.slug == bindparam("slug"))
         .with_for_update(read=True, key_share=True, of=Category)
     )
-    row = session.execute(statement).one_or_none()
+
+
+# Every write of a product asks this, and making it takes as long as asking it.
+_SHELF = _shelf_of_slug()
+
+
+def lock_shelf(session: Session, slug: str) -> Shelf | None:
+    """Return a category and what it and those above it ask for, as of one moment.
+
+    Nobody can delete it before the transaction ends, nor change what it asks for itself.
+    What is asked for above it can change; a product goes by what was asked before or
+    after, and never by some of each.
+    """
+    row = session.execute(_SHELF, {"slug": slug}).one_or_none()
     if row is not None and row.version != row.seen:
         # Who waits for a row sees it as it then is, but what it is read with as it was
         # when the wait began: read again, now that it is ours.
-        row = session.execute(statement).one()
+        row = session.execute(_SHELF, {"slug": slug}).one()
     if row is None:
         return None
     return Shelf(row.id, tuple(Rule(*rule) for rule in row.rules or ()))

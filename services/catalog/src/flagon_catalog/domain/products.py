@@ -460,7 +460,8 @@ def create_product(session: Session, fields: Mapping[str, Any]) -> View:
         check_attributes(fields["attributes"], shelf.rules)
     columns = _columns(fields, shelf)
     values, created = _insert(session, {**columns, "id": id_}, choices)
-    set_tags(session, id_, tags)
+    if tags:
+        set_tags(session, id_, tags)
     # Nobody can have reserved what nobody has seen.
     available = fields["stock"]
     view = _in_order({**fields, "available": available, **values, **created})

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, func, literal_column, select
@@ -49,6 +50,8 @@ _EMBEDDED = (
     .scalar_subquery()
     .label(_IMAGES)
 )
+# Selections: making one takes as long as a small query.
+_CACHED = 100
 
 
 class FieldUnknown(Invalid):
@@ -66,6 +69,7 @@ class Shape:
     fields: frozenset[str] = frozenset(FIELDS)
     include: frozenset[str] = frozenset()
 
+    @lru_cache(maxsize=_CACHED)  # noqa: B019 (a shape is a value, and few are kept)
     def select(self) -> Select[Any]:
         """Return a selection of what is shown and what is needed beside it."""
         wanted = self.fields | _NEEDED

@@ -1,0 +1,85 @@
+"""The figures of the catalog's benchmark as a picture, for docs/performance.md."""
+
+from html import escape
+
+WIDTH, LEFT, RIGHT = 420, 16, 404
+BAR, ROW = 14, 44
+
+STYLE = """
+text { font: 15px system-ui, sans-serif; fill: #1f2328 }
+.title { font-weight: 600 }
+.small { font-size: 13px; fill: #59636e }
+.value { text-anchor: end; font-variant-numeric: tabular-nums }
+.page { fill: #ffffff }
+.ours { fill: #1f6feb }
+.other { fill: #8c959f }
+.goal { stroke: #bc4c00; stroke-width: 2 }
+@media (prefers-color-scheme: dark) {
+  text { fill: #f0f6fc }
+  .small { fill: #9198a1 }
+  .page { fill: #0d1117 }
+  .ours { fill: #4493f8 }
+  .other { fill: #6e7681 }
+  .goal { stroke: #f0883e }
+}
+"""
+
+
+def picture(bars, shares, products):
+    """Return an SVG; the same figures make the same text.
+
+    :param bars: name, requests a CPU second, milliseconds and whether it is the catalog,
+        for each way to make a list of 50.
+    :param shares: name, share of the limit and the goal, for each ratio to a limit.
+    """
+    lines, y = [], 30
+    y = _title(lines, y, "A list of 50 products: requests a CPU second")
+    most = max(rate for _, rate, *_ in bars)
+    for name, rate, milliseconds, ours in bars:
+        value = f"{rate:.0f} (one takes {milliseconds:.1f} ms)"
+        _bar(lines, y, name, value, rate / most, ours=ours)
+        y += ROW
+    y = _title(lines, y + 16, "Speed beside what it cannot do without")
+    for name, share, goal in shares:
+        _bar(lines, y, name, f"{share:.2f} (goal {goal:.2f})", share, ours=True)
+        at = LEFT + goal * (RIGHT - LEFT)
+        lines.append(
+            f'<line class="goal" x1="{at:.0f}" x2="{at:.0f}" y1="{y + 4}"'
+            f' y2="{y + BAR + 8}"/>'
+        )
+        y += ROW
+    _text(
+        lines, y, f"{products:,} products; CPU is the server's and Postgres'.", "small"
+    )
+    height = y + 18
+    told = "; ".join(
+        [f"{name}: {rate:.0f} requests a CPU second" for name, rate, *_ in bars]
+        + [f"{name}: {share:.2f} of its limit" for name, share, _ in shares]
+    )
+    head = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}"'
+        f' width="{WIDTH}" height="{height}" role="img" aria-labelledby="told">'
+        f'<title id="told">{escape(told)}</title><style>{STYLE}</style>'
+        f'<rect class="page" width="{WIDTH}" height="{height}" rx="8"/>'
+    )
+    return "\n".join([head, *lines, "</svg>\n"])
+
+
+def _title(lines, y, text):
+    _text(lines, y, text, "title")
+    return y + 28
+
+
+def _text(lines, y, text, kind, x=LEFT):
+    lines.append(f'<text class="{kind}" x="{x}" y="{y}">{escape(text)}</text>')
+
+
+def _bar(lines, y, name, value, share, *, ours):
+    _text(lines, y, name, "small")
+    _text(lines, y, value, "small value", RIGHT)
+    kind = "ours" if ours else "other"
+    width = max(2, share * (RIGHT - LEFT))
+    lines.append(
+        f'<rect class="{kind}" x="{LEFT}" y="{y + 6}" width="{width:.0f}"'
+        f' height="{BAR}" rx="3"/>'
+    )
