@@ -559,7 +559,11 @@ class _ProductFilter(BaseModel, extra="forbid", frozen=True):
         default="active", description="All but `active` need the scope catalog:write."
     )
     sku: Sku | None = None
-    slug: Slug | None = None
+    slug: Slug | None = Field(
+        default=None,
+        deprecated=True,
+        description="Ask for `/api/v1/products/by-slug/{slug}`; ends on 2027-06-01.",
+    )
     currency: Currency | None = None
     price_minor_min: int | None = Field(default=None, ge=0, le=PRICE_MAX)
     price_minor_max: int | None = Field(default=None, ge=0, le=PRICE_MAX)

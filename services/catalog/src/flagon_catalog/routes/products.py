@@ -48,6 +48,7 @@ from . import (
     merge_patch,
     positions,
     refuse_unclear,
+    retired,
     sees_hidden,
     shown,
 )
@@ -56,6 +57,7 @@ from .validators import require_edit, require_exact, tagged
 bp = APIBlueprint("products", __name__, url_prefix="/api/v1/products", tag="Products")
 bp.before_request(refuse_unclear)
 bp.after_request(answer_if_changed)
+bp.after_request(retired.tell)
 
 
 _PAGE = PAGING | {"fields", "include", "facets", "highlight"}
