@@ -211,6 +211,18 @@ class TestErrors:
 
         assert gateway.client.get(unique("/api/v1/jobs")).json() == {"title": "Mine"}
 
+    def test_of_large_bodies_look_the_same(self, gateway):
+        def die(handler):
+            handler.connection.shutdown(socket.SHUT_RDWR)
+            handler.close_connection = True
+
+        gateway.upstream.answer = die
+
+        reply = gateway.client.post(unique("/api/v1/jobs"), content=b"a" * 2_000_000)
+
+        assert reply.status_code == 502
+        assert reply.headers["content-type"] == "application/problem+json"
+
     def test_a_dead_service_is_a_502_that_says_when_to_retry(self, tmp_path):
         nobody = Upstream(port=1)
 

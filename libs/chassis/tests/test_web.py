@@ -1,3 +1,4 @@
+import io
 import json
 
 import pytest
@@ -181,6 +182,46 @@ class TestHostileRequests:
         )
 
         assert response.status_code == 413
+
+
+class TestUnreadBodies:
+    """What is left unread resets the connection, and the answer may be lost with it."""
+
+    def send(self, client, path, body):
+        stream = io.BytesIO(body)
+        answer = client.post(
+            path,
+            content_type="application/json",
+            environ_overrides={
+                "wsgi.input": stream,
+                "CONTENT_LENGTH": str(len(body)),
+            },
+        )
+        return answer, len(body) - stream.tell()
+
+    @pytest.mark.parametrize(
+        ("path", "status"), [("/raw", 413), ("/things", 401), ("/none", 404)]
+    )
+    def test_are_read_before_the_answer(self, client, path, status):
+        answer, left = self.send(client, path, b" " * 3_000_000)
+
+        assert (answer.status_code, left) == (status, 0)
+
+    def test_are_read_up_to_a_bound(self, client):
+        _, left = self.send(client, "/none", b" " * (17 << 20))
+
+        assert left == 1 << 20
+
+    def test_of_a_caller_who_is_gone_are_no_failure(self, client):
+        class Gone(io.BytesIO):
+            def read(self, *_):
+                raise ConnectionResetError
+
+        answer = client.post(
+            "/none", environ_overrides={"wsgi.input": Gone(), "CONTENT_LENGTH": "9"}
+        )
+
+        assert answer.status_code == 404
 
 
 class TestQuery:

@@ -4,6 +4,7 @@ import json
 import re
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from http import HTTPStatus
 from json import JSONDecodeError
@@ -24,6 +25,8 @@ T = TypeVar("T", bound=BaseModel)
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _BODY_BYTES = 1 << 20
+_REST_BYTES = 16 << 20
+"""Most that is read of a body that nobody wanted."""
 
 
 class StrictJSON(DefaultJSONProvider):
@@ -134,6 +137,7 @@ def create_app(
     health.init_app(app)
     app.before_request(_refuse_hostile)
     app.after_request(_secure)
+    app.after_request(_read_the_rest)
     app.spec_processor(_complete_document)
     # One proxy, the gateway, stands before every service and sets these itself.
     app.wsgi_app = ProxyFix(app.wsgi_app, x_for=1, x_proto=1, x_host=1)  # type: ignore[method-assign]
@@ -186,6 +190,23 @@ def _view() -> Any:  # noqa: ANN401
     if view_class is not None:
         return getattr(view_class, request.method.lower(), None)
     return view
+
+
+def _read_the_rest(response: Response) -> Response:
+    """Take in what nobody has read of the body, before the answer.
+
+    A connection that is closed with something left to read is reset, and the answer may be
+    lost on the way: the caller, or the gateway, sees a broken connection instead of a 413.
+    """
+    left = min(request.content_length or 0, _REST_BYTES)
+    # Whoever reads a body does it through `stream`.
+    if left and "stream" not in vars(request):
+        body = request.environ["wsgi.input"]
+        # A caller who is gone needs no answer.
+        with suppress(OSError):
+            while left > 0 and (part := body.read(min(left, 1 << 16))):
+                left -= len(part)
+    return response
 
 
 def _secure(response: Response) -> Response:
