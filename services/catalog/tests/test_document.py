@@ -47,7 +47,7 @@ class TestDocument:
             if path.startswith("/api/")
         ]
 
-        assert len(ids) == len(set(ids)) == 45
+        assert len(ids) == len(set(ids)) == 46
         assert {"list_products", "upsert_products", "change_category"} <= set(ids)
 
     def test_describes_problems_as_problems(self, document):

@@ -17,6 +17,7 @@ from .routes import (
     document,
     graphql,
     images,
+    lines,
     prices,
     products,
     reservations,
@@ -60,6 +61,7 @@ def create_app(
     if settings.answer_seconds:
         cache.init_app(app, settings, seconds=settings.answer_seconds)
     app.register_blueprint(products.bp)
+    app.register_blueprint(lines.bp)
     app.register_blueprint(prices.bp)
     app.register_blueprint(categories.bp)
     app.register_blueprint(reservations.bp)

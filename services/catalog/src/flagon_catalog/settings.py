@@ -14,6 +14,8 @@ class Settings(DatabaseSettings, frozen=True, env_prefix="CATALOG_"):
     """Largest body of a request; a bigger one is a 413."""
     bulk_bytes_max: PositiveInt = 8 * 1024 * 1024
     """Largest body of a bulk upsert."""
+    lines_bytes_max: PositiveInt = 256 * 1024 * 1024
+    """Largest body of a bulk upsert in lines, which is never in memory as a whole."""
     fresh_seconds: int = Field(default=1, ge=0)
     """How long a shared cache may show a public answer without asking again."""
     revalidate_seconds: int = Field(default=5, ge=0)
