@@ -131,10 +131,10 @@ class TestLines:
     def test_may_be_more_than_other_bodies(self, app, post, monkeypatch):
         settings = app.extensions["flagon.settings"]
         small = settings.model_copy(update={"lines_bytes_max": 100})
-        monkeypatch.setitem(app.extensions, "flagon.settings", small)
+        with monkeypatch.context() as here:
+            here.setitem(app.extensions, "flagon.settings", small)
+            assert post(line("a", description="x" * 200)).status_code == 413
 
-        assert post(line("a", description="x" * 200)).status_code == 413
-        monkeypatch.undo()
         text = line("a", description="x" * 1000)
         assert post("\n".join([text] * 3000)).status_code == 200
 
