@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from threading import Event
+from types import SimpleNamespace
 from uuid import uuid4
 
 import psycopg
@@ -316,12 +318,16 @@ class TestKill:
             "port": port,
         }
         headers = {**merchandiser, "Idempotency-Key": key}
-        with subprocess.Popen(
-            [sys.executable, "-c", SERVER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        ) as process:
+        with (
+            subprocess.Popen(
+                [sys.executable, "-c", SERVER],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            ) as process,
+            # Nobody waits for it if it does not die as it should.
+            closing(SimpleNamespace(close=process.kill)),
+        ):
             process.stdin.write(json.dumps(given) + "\n")
             process.stdin.flush()
             assert process.stdout.readline() == "ready\n"
