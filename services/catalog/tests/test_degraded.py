@@ -22,7 +22,18 @@ class TestPostgresDown:
         url = f"postgresql+psycopg://nobody@{closed}/none"
         return make_app(url, owner_database_url=None).test_client()
 
-    def test_reads_say_so_and_when_to_come_back(self, client, assert_problem):
+    def test_lists_that_were_kept_are_shown(self, client, real_app):
+        path = f"{PRODUCTS}?limit=7&sort=-name"
+        real_app.extensions["flagon.answers"].changed()
+        before = real_app.test_client().get(path)
+
+        answer = client.get(path)
+
+        assert (answer.status_code, answer.data) == (200, before.data)
+
+    def test_reads_say_so_and_when_to_come_back(self, client, real_app, assert_problem):
+        real_app.extensions["flagon.answers"].changed()
+
         answer = client.get(PRODUCTS)
 
         assert_problem(answer, 503, "dependency-down")

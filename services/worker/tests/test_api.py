@@ -130,6 +130,7 @@ class TestSubmitJob:
         response = client.post(
             "/api/v1/jobs",
             input_stream=Unread(b"x"),
+            environ_overrides={"CONTENT_LENGTH": str(100 * 1024**2)},
             content_type="multipart/form-data; boundary=x",
         )
 

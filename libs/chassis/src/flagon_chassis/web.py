@@ -26,7 +26,7 @@ T = TypeVar("T", bound=BaseModel)
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _BODY_BYTES = 1 << 20
 _REST_BYTES = 16 << 20
-"""Most that is read of a body that nobody wanted."""
+"""Largest body that is taken in though nobody wants it: a larger one costs too much."""
 
 
 class StrictJSON(DefaultJSONProvider):
@@ -198,9 +198,9 @@ def _read_the_rest(response: Response) -> Response:
     A connection that is closed with something left to read is reset, and the answer may be
     lost on the way: the caller, or the gateway, sees a broken connection instead of a 413.
     """
-    left = min(request.content_length or 0, _REST_BYTES)
+    left = request.content_length or 0
     # Whoever reads a body does it through `stream`.
-    if left and "stream" not in vars(request):
+    if left <= _REST_BYTES and "stream" not in vars(request):
         body = request.environ["wsgi.input"]
         # A caller who is gone needs no answer.
         with suppress(OSError):
