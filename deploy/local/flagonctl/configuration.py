@@ -173,6 +173,10 @@ def _gateway_limits() -> dict[str, str]:
         "GATEWAY_STREAMS_PER_ADDRESS": "10000",
         "GATEWAY_MICRO_CACHE": "1s",
         "GATEWAY_HSTS": "",
+        # Pictures lie in a folder: a closed port.
+        "GATEWAY_BUCKET": "127.0.0.1:1",
+        "GATEWAY_BUCKET_SCHEME": "http",
+        "GATEWAY_BUCKET_TLS": "",
         "GATEWAY_ACCESS_LOG": "/dev/stdout",
     }
 

@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
@@ -168,6 +169,38 @@ def start_redis(*options: str, port: int | None = None) -> Iterator[Server]:
         process.kill()
         process.wait(20)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+BUCKET_KEY = ("test-key", "test-secret")
+"""Name and secret of the key that `start_bucket` takes."""
+
+
+def start_bucket(
+    port: int | None = None, folder: Path | None = None
+) -> Iterator[Server]:
+    """Yield a private store with the S3 protocol (rclone) and one bucket, `pictures`.
+
+    It checks signatures; its url is the bucket's, its objects are files of `folder`.
+    """
+    port, kept = port or free_port(), folder or _private_folder(None)
+    (kept / "pictures").mkdir(exist_ok=True)
+    binary = Path(sys.executable).parent / "rclone"
+    process = subprocess.Popen(  # noqa: S603
+        [
+            binary,
+            *("serve", "s3", kept, "--addr", f"127.0.0.1:{port}"),
+            *("--auth-key", ",".join(BUCKET_KEY), "--config", ""),
+        ],
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        _wait(lambda: socket.create_connection(("127.0.0.1", port), 1).close())
+        yield Server(f"http://127.0.0.1:{port}/pictures", process)
+    finally:
+        process.kill()
+        process.wait(20)
+        if folder is None:
+            shutil.rmtree(kept, ignore_errors=True)
 
 
 def _containers() -> bool:

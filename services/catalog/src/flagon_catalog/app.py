@@ -82,15 +82,15 @@ def create_app(
 
 def _add_images(app: APIFlask, limiter: Limiter, settings: Settings) -> None:
     """Fit what stores, draws and shows images."""
-    folder = clients.Folder(settings.images_dir)
-    app.extensions["flagon.images"] = folder
+    store = clients.store_of(settings)
+    app.extensions["flagon.images"] = store
     app.extensions["flagon.studio"] = clients.Studio(
         pixels_max=settings.image_pixels_max,
         memory_bytes=settings.image_memory_bytes,
         seconds=settings.image_seconds,
     )
     # Everything but images goes on without it.
-    health.check(app, "images", folder.probe, required=False)
+    health.check(app, "images", store.probe, required=False)
     app.register_blueprint(images.bp)
     app.register_blueprint(images.media)
     app.register_blueprint(images.inside)

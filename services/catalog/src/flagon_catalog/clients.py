@@ -4,9 +4,12 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import redis
@@ -14,15 +17,47 @@ import structlog
 
 from flagon_chassis.errors import Unavailable
 
-from .domain import pictures
+from .domain import images, pictures
+from .settings import Settings
 
 log = structlog.get_logger()
 
 _INCOMING = "incoming"
+_SIGNED = timedelta(minutes=1)
+"""How long the gateway has to fetch what it was told to."""
 
 
 class StudioBusy(Unavailable):
     """Other pictures are being drawn."""
+
+
+class PicturesUnreachable(Unavailable):
+    """The store of pictures does not answer."""
+
+
+class Store(images.Storage, Protocol):
+    """Where pictures lie and how the gateway gets them from there."""
+
+    def handed_over(self, name: str) -> dict[str, str] | None:
+        """Return the headers that have the gateway send something of this name.
+
+        None: there is nothing of this name. The gateway may still find nothing.
+        """
+
+    def probe(self) -> None:
+        """Raise whatever keeps pictures from being stored."""
+
+
+def store_of(settings: Settings) -> Store:
+    """Return the store that the settings ask for."""
+    if settings.images_dir:
+        return Folder(settings.images_dir)
+    return Bucket(
+        settings.images_url,
+        region=settings.images_region,
+        key_id=settings.images_key_id,
+        key=settings.images_key.get_secret_value(),
+    )
 
 
 class Folder:
@@ -67,15 +102,118 @@ class Folder:
         for name in names:
             (self._root / name).unlink(missing_ok=True)
 
-    def sent_by_gateway(self, name: str) -> str:
-        """Return the address at which the gateway finds it (gateway/routes.conf)."""
-        return f"/_images/{name}"
+    def handed_over(self, name: str) -> dict[str, str] | None:
+        """Return the headers that have the gateway send a file, None if there is none."""
+        if not self.has(name):
+            return None
+        return {"X-Accel-Redirect": f"/_images/{name}"}
 
     def probe(self) -> None:
         """Raise OSError when nothing can be kept."""
         incoming = self._root / _INCOMING
         incoming.mkdir(parents=True, exist_ok=True)
         (incoming / ".ready").touch()
+
+
+class Bucket:
+    """Pictures in a bucket of a store that speaks the S3 protocol.
+
+    The gateway gets them from there by itself, with an address signed for a minute, so
+    neither it nor a browser has a key.
+
+    :param url: of the bucket: `https://s3.example.com/pictures`.
+    """
+
+    def __init__(self, url: str, *, region: str, key_id: str, key: str) -> None:
+        # 15 MB that nobody needs who has a folder.
+        from obstore.store import S3Store  # noqa: PLC0415
+
+        parts = urlsplit(url)
+        self._host = parts.netloc
+        self._bucket = S3Store(
+            parts.path.strip("/"),
+            endpoint=f"{parts.scheme}://{parts.netloc}",
+            region=region,
+            access_key_id=key_id,
+            secret_access_key=key,
+            virtual_hosted_style_request=False,
+            client_options={
+                "allow_http": parts.scheme == "http",
+                "connect_timeout": "1s",
+                # Rows are locked meanwhile: less than what Postgres lets us be idle.
+                "timeout": "4s",
+            },
+            retry_config={
+                "max_retries": 1,
+                "retry_timeout": timedelta(seconds=4),
+            },
+        )
+
+    def has(self, name: str) -> bool:
+        """Say whether there is something of this name."""
+        with _answering():
+            try:
+                self._bucket.head(name)
+            except FileNotFoundError:
+                return False
+            return True
+
+    def read(self, name: str) -> bytes | None:
+        """Return what has this name; None when nothing has."""
+        with _answering():
+            try:
+                return bytes(self._bucket.get(name).bytes())
+            except FileNotFoundError:
+                return None
+
+    def put(self, name: str, content: bytes) -> None:
+        """Keep something; a second time does no harm."""
+        with _answering():
+            self._bucket.put(
+                name,
+                content,
+                attributes={"Content-Type": "image/webp"},
+                # In one request: it appears whole or not at all.
+                use_multipart=False,
+            )
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Forget what has these names; what is not there is no failure."""
+        with _answering():
+            self._bucket.delete(list(names))
+
+    def handed_over(self, name: str) -> dict[str, str] | None:
+        """Return the headers that have the gateway fetch something and send it.
+
+        Made without asking: if there is nothing, the gateway finds out and answers 404.
+        """
+        # Signed in this process; nothing is asked.
+        import obstore  # noqa: PLC0415
+
+        signed = urlsplit(obstore.sign(self._bucket, "GET", name, _SIGNED))
+        return {
+            "X-Accel-Redirect": f"/_bucket{signed.path}?{signed.query}",
+            # The signature holds for this name of the store alone.
+            "X-Bucket-Host": self._host,
+        }
+
+    def probe(self) -> None:
+        """Raise PicturesUnreachable when the store does not answer, or refuses us."""
+        self.has(".ready")
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    from obstore.exceptions import BaseError  # noqa: PLC0415
+
+    try:
+        yield
+    except BaseError as error:
+        # Its message has addresses and whatever the store said.
+        log.warning("pictures_unreachable", error=type(error).__name__)
+        raise PicturesUnreachable(
+            "Pictures cannot be stored or read now.", retry_after_seconds=5
+        ) from error
 
 
 class Studio:

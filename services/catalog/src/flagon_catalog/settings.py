@@ -1,8 +1,9 @@
 """Everything the catalog reads from its environment."""
 
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, model_validator
 
 from flagon_chassis.settings import DatabaseSettings
 
@@ -52,8 +53,16 @@ class Settings(DatabaseSettings, frozen=True, env_prefix="CATALOG_"):
     """Whether a review that was written or edited waits until a moderator publishes it."""
     sweep_seconds: PositiveFloat = 10
     """How often, about, each process writes down which reservations have expired."""
-    images_dir: Path
+    images_dir: Path | None = None
     """Folder of the pictures of products; the gateway reads it as well."""
+    images_url: str = Field(default="", pattern=r"^(https?://[^/?#@]+/[^/?#]+/?)?$")
+    """Instead of a folder: a bucket of a store with the S3 protocol."""
+    images_region: str = "us-east-1"
+    """Region of the bucket."""
+    images_key_id: str = ""
+    """Name of the key that may read, write and delete what is in the bucket."""
+    images_key: SecretStr = SecretStr("")
+    """That key."""
     image_bytes_max: PositiveInt = 8 * 1024 * 1024
     """Largest picture that is taken, in bytes; a bigger one is a 413."""
     image_pixels_max: PositiveInt = 24_000_000
@@ -64,3 +73,15 @@ class Settings(DatabaseSettings, frozen=True, env_prefix="CATALOG_"):
     """Longest time that it may take, and that another picture waits for it."""
     image_limit: str = "60 per minute"
     """Pictures that one account sends: each is drawn anew, which is work."""
+
+    @model_validator(mode="after")
+    def _one_store_of_pictures(self) -> Self:
+        if bool(self.images_dir) == bool(self.images_url):
+            raise ValueError(
+                "Set CATALOG_IMAGES_DIR, or CATALOG_IMAGES_URL for a bucket."
+            )
+        if self.images_url and not (self.images_key_id and self.images_key):
+            raise ValueError(
+                "A bucket needs CATALOG_IMAGES_KEY_ID and CATALOG_IMAGES_KEY."
+            )
+        return self

@@ -13,7 +13,7 @@ from flask.views import MethodView
 from pydantic import ValidationError
 from werkzeug.exceptions import NotFound, RequestEntityTooLarge, UnsupportedMediaType
 
-from flagon_catalog.clients import Folder, Studio
+from flagon_catalog.clients import Store, Studio
 from flagon_catalog.domain import images, patches, products, renditions
 from flagon_catalog.image_schemas import ALT, UPLOAD, ImageChange, ImagePage, ImageView
 from flagon_catalog.settings import Settings
@@ -174,12 +174,11 @@ def send_picture(digest: str, name: str) -> Response:
     if not (_DIGEST.match(digest) and name in _RENDITIONS):
         raise NotFound
     kept = renditions.file_name(digest, name.removesuffix(".webp"))
-    if not _storage().has(kept):
+    headers = _storage().handed_over(kept)
+    if headers is None:
         raise NotFound
-    response = Response(mimetype="image/webp")
-    # All other headers are the gateway's: it would forget most of ours.
-    response.headers["X-Accel-Redirect"] = _storage().sent_by_gateway(kept)
-    return response
+    # All others are the gateway's: it would forget most of ours.
+    return Response(mimetype="image/webp", headers=headers)
 
 
 @inside.get("/<digest>")
@@ -288,8 +287,8 @@ def _settings() -> Settings:
     return cast("Settings", current_app.extensions["flagon.settings"])
 
 
-def _storage() -> Folder:
-    return cast("Folder", current_app.extensions["flagon.images"])
+def _storage() -> Store:
+    return cast("Store", current_app.extensions["flagon.images"])
 
 
 def _studio() -> Studio:
