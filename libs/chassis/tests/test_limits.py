@@ -1,7 +1,9 @@
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from flask import Response
+from limits import RateLimitItemPerMinute
 
 from flagon_chassis import auth, limits, web
 from flagon_chassis.errors import Unavailable
@@ -117,10 +119,10 @@ class TestCounting:
         storage = limits.init_app(app, app.extensions["flagon.settings"]).storage
 
         with app.app_context():
-            storage.incr("one", 60)
+            storage.incr("one/2/1/minute", 60)
         with app.app_context():
-            assert storage.get("one") == 1
-            assert 0 < storage.get_expiry("one") - time.time() <= 61
+            assert storage.get("one/2/1/minute") == 1
+            assert 0 < storage.get_expiry("one/2/1/minute") - time.time() <= 61
 
     def test_gives_a_counter_without_an_end_one(self, client, store):
         client.get("/")
@@ -130,3 +132,96 @@ class TestCounting:
         client.get("/")
 
         assert 0 < store.ttl(name) <= 60
+
+
+class TestPortions:
+    LIMIT = "400 per minute"
+
+    @pytest.fixture
+    def scripts(self, store):
+        """How often a counter was asked."""
+
+        def scripts():
+            found = store.info("commandstats")
+            return found.get("cmdstat_evalsha", {}).get("calls", 0)
+
+        return scripts
+
+    @pytest.fixture
+    def make_client(self, make_app, redis_url):
+        return lambda: make_app(redis_url, self.LIMIT).test_client()
+
+    def test_ask_redis_once_for_a_hundredth(self, make_client, scripts):
+        client = make_client()
+        client.get("/")
+        before = scripts()
+
+        left = [int(client.get("/").headers["X-RateLimit-Remaining"]) for _ in range(8)]
+
+        assert scripts() - before == 2
+        assert left == list(range(398, 390, -1))
+
+    def test_let_one_process_have_the_whole_limit_and_no_more(self, make_client):
+        assert statuses(make_client(), 401) == [200] * 400 + [429]
+
+    def test_of_several_processes_never_exceed_the_limit(self, make_client):
+        processes = [make_client() for _ in range(3)]
+
+        passed = sum(
+            client.get("/").status_code == 200
+            for _ in range(150)
+            for client in processes
+        )
+
+        # Nothing is lost where all of them go on.
+        assert passed == 400
+
+    def test_of_threads_never_exceed_the_limit(self, make_app, redis_url):
+        app = make_app(redis_url, self.LIMIT)
+
+        def ask(_number):
+            return app.test_client().get("/").status_code
+
+        with ThreadPoolExecutor(8) as pool:
+            passed = list(pool.map(ask, range(450))).count(200)
+
+        assert passed == 400
+
+    def test_end_with_the_window(self, make_client, scripts, monkeypatch):
+        client = make_client()
+        client.get("/")
+        before = scripts()
+        real = time.time()
+        monkeypatch.setattr(limits.time, "time", lambda: real + 61)
+
+        client.get("/")
+
+        assert scripts() - before == 1
+
+    def test_are_not_kept_for_ever_more_accounts(
+        self, make_client, bearer, scripts, monkeypatch
+    ):
+        monkeypatch.setattr(limits, "_PORTIONS_MAX", 2)
+        client, headers = make_client(), [bearer(sub=f"one-{n}") for n in range(5)]
+
+        for header in headers:
+            client.get("/", headers=header)
+        before = scripts()
+        statuses(client, 3, headers=headers[4])
+
+        assert scripts() == before
+
+    def test_are_as_large_as_the_librarys_key_says(self):
+        item = RateLimitItemPerMinute(1200)
+
+        assert limits._portion_size(item.key_for("account:a/b", "things")) == 12
+        assert limits._portion_size(RateLimitItemPerMinute(30).key_for("a")) == 1
+
+    def test_of_a_cost_above_one_are_counted_at_once(self, make_app, redis_url, store):
+        app = make_app(redis_url)
+        storage = limits.init_app(app, app.extensions["flagon.settings"]).storage
+
+        with app.app_context():
+            assert storage.incr("one/400/1/minute", 60, 3) == 3
+            assert storage.incr("one/400/1/minute", 60, 9) == 12
+            assert storage.incr("one/400/1/minute", 60, 1) == 13

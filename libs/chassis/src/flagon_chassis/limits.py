@@ -1,5 +1,6 @@
 """Requests per account, counted in the cache Redis and, without it, in the process."""
 
+import threading
 import time
 from http import HTTPStatus
 from typing import Any
@@ -12,18 +13,46 @@ from limits.storage import RedisStorage
 from . import auth
 from .settings import ServiceSettings
 
-_SCHEME = "once+"
+_SCHEME = "portions+"
+_PORTIONS_MAX = 10_000
+"""Accounts and addresses that a process takes places for."""
+_WAIT_SECONDS = 0.3
+"""A counter is not worth waiting for."""
 _PROBES = {"/livez", "/readyz", "/metrics"}
 
 
-class _AskedOnce(RedisStorage):
-    """Counters in Redis, asked once a request.
+class _Portion:
+    """Places in a limit's window that this process has taken and not yet given out."""
+
+    def __init__(self) -> None:
+        self._places = iter(range(0))
+        self._until = 0.0
+        self.refilling = threading.Lock()
+
+    def fill(self, places: range, until: float) -> None:
+        """Put in places that hold until then, in seconds since the epoch."""
+        # In this order: nobody takes places of a window that is over for the new one's.
+        self._places = iter(places)
+        self._until = until
+
+    def take(self) -> tuple[int, float] | None:
+        """Return the next place and its end, None if there is none."""
+        until = self._until
+        place = next(self._places, None) if until > time.time() else None
+        return None if place is None else (place, until)
+
+
+class _InPortions(RedisStorage):
+    """Counters in Redis, asked once for a hundredth of a limit.
 
     The library counts, and then asks for the number and for its end to write them into
-    the answer's headers: three round trips. Here the first brings all of it.
+    the answer's headers: three round trips. Here the first brings all of it, and of a
+    limit of several hundred it takes places for the next requests as well, which then
+    cost none. No limit is exceeded for that. What a process has taken and does not use
+    is lost to the account until the window ends: a hundredth for each process at most.
     """
 
-    STORAGE_SCHEME = ["once+redis", "once+rediss", "once+redis+unix"]  # noqa: RUF012 (as there)
+    STORAGE_SCHEME = ["portions+redis", "portions+rediss", "portions+redis+unix"]  # noqa: RUF012 (as there)
 
     SCRIPT_INCR_EXPIRE = b"""
     local count = redis.call("incrby", KEYS[1], ARGV[2])
@@ -37,13 +66,41 @@ class _AskedOnce(RedisStorage):
 
     def __init__(self, uri: str, **options: Any) -> None:  # noqa: ANN401 (as there)
         super().__init__(uri.removeprefix(_SCHEME), **options)
+        self._portions: dict[str, _Portion] = {}
 
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
         """Count, and remember what the headers will say."""
+        counted = self._next(key, expiry) if amount == 1 else None
+        if counted is None:
+            counted = self._count(key, expiry, amount)
+        g.setdefault("flagon_counted", {})[key] = counted
+        return counted[0]
+
+    def _next(self, key: str, expiry: int) -> tuple[int, float] | None:
+        size = _portion_size(key)
+        if size == 1:
+            return None
+        if key not in self._portions and len(self._portions) >= _PORTIONS_MAX:
+            # Most are of accounts that are gone. Who is not asks Redis once more.
+            self._portions = {}
+        portion = self._portions.setdefault(key, _Portion())
+        counted = portion.take()
+        # Threads that find it empty wait for the one that refills it.
+        if counted is None and portion.refilling.acquire(timeout=_WAIT_SECONDS):
+            try:
+                counted = portion.take()
+                if counted is None:
+                    end, until = self._count(key, expiry, size)
+                    portion.fill(range(end - size + 2, end + 1), until)
+                    counted = end - size + 1, until
+            finally:
+                portion.refilling.release()
+        return counted
+
+    def _count(self, key: str, expiry: int, amount: int) -> tuple[int, float]:
         script = self.lua_incr_expire
         count, left = script([self.prefixed_key(key)], [expiry, amount])
-        g.setdefault("flagon_counted", {})[key] = (count, time.time() + left)
-        return int(count)
+        return int(count), time.time() + left
 
     def get(self, key: str) -> int:
         """Return how much was counted, without asking if that was in this request."""
@@ -56,6 +113,14 @@ class _AskedOnce(RedisStorage):
         return float(counted[1]) if counted else super().get_expiry(key)
 
 
+def _portion_size(key: str) -> int:
+    """Return how many places to take at once: one up to a limit of 199.
+
+    :param key: as `limits.RateLimitItem.key_for` makes it: `…/<amount>/<n>/<unit>`.
+    """
+    return max(1, int(key.rsplit("/", 3)[1]) // 100)
+
+
 def init_app(app: Flask, settings: ServiceSettings) -> Limiter:
     """Limit every route by account, or by address where no token proves one.
 
@@ -66,9 +131,8 @@ def init_app(app: Flask, settings: ServiceSettings) -> Limiter:
         account_or_address,
         storage_uri=_SCHEME + settings.redis_cache_url.get_secret_value(),
         storage_options={
-            # A counter is not worth waiting for.
-            "socket_timeout": 0.3,  # type: ignore[dict-item]
-            "socket_connect_timeout": 0.3,  # type: ignore[dict-item]
+            "socket_timeout": _WAIT_SECONDS,  # type: ignore[dict-item]
+            "socket_connect_timeout": _WAIT_SECONDS,  # type: ignore[dict-item]
             # Redis' access rules give each service the keys below its own name.
             "key_prefix": f"{app.name}:limits",
         },
