@@ -15,6 +15,8 @@ from flagon_catalog.models import Product, Reservation
 from flagon_chassis.db import transaction
 from flagon_chassis.tables import outbox
 
+from .conftest import wait_until_blocked
+
 PRODUCTS = "/api/v1/products"
 RESERVATIONS = "/api/v1/reservations"
 WAIT = 20
@@ -129,19 +131,6 @@ def told(sessions):
             return [body["data"]["state"] for body in bodies]
 
     return told
-
-
-def wait_until_blocked(session):
-    """Return once another connection waits for a lock that this session holds."""
-    blocked = text(
-        "select count(*) from pg_locks where not granted"
-        " and pg_backend_pid() = any(pg_blocking_pids(pid))"
-    )
-    for _ in range(2000):
-        if session.scalar(blocked):
-            return
-        session.execute(text("select pg_sleep(0.005)"))
-    pytest.fail("nobody waits")
 
 
 def kill(session, sessions):

@@ -13,6 +13,8 @@ from flagon_catalog.domain import products, reviews
 from flagon_catalog.models import Product, Review
 from flagon_chassis.tables import outbox
 
+from .conftest import wait_until_blocked
+
 PRODUCTS = "/api/v1/products"
 REVIEWS = "/api/v1/reviews"
 WAIT = 20
@@ -399,17 +401,3 @@ class TestAtOnce:
             answer = waiting.result(WAIT)
 
         assert_problem(answer, 404, "review-not-found")
-
-
-def wait_until_blocked(session):
-    """Return once another connection waits for a lock that this session holds."""
-    blocked = (
-        "select count(*) from pg_locks where not granted"
-        " and pg_backend_pid() = any(pg_blocking_pids(pid))"
-    )
-    connection = session.connection()
-    for _ in range(2000):
-        if connection.exec_driver_sql(blocked).scalar():
-            return
-        connection.exec_driver_sql("select pg_sleep(0.005)")
-    pytest.fail("nobody waits")
