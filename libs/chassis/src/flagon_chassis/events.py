@@ -8,7 +8,7 @@ from typing import Any
 
 from flask import Flask, current_app
 from jsonschema_rs import Draft202012Validator
-from sqlalchemy import insert, select, text
+from sqlalchemy import func, insert, select
 from sqlalchemy.orm import Session
 from structlog.contextvars import get_contextvars
 from uuid_utils.compat import uuid7
@@ -19,6 +19,9 @@ from .tables import outbox
 PREFIX = "market.flagon."
 EMITTED = "flagon.emitted"
 """In the `info` of a session that has told an event in its transaction."""
+# Postgres folds equal notifications of one transaction into one.
+_WAKE = func.pg_notify("outbox", "")
+_PUT = insert(outbox).returning(_WAKE)
 
 
 class EventInvalid(ValueError):
@@ -98,9 +101,8 @@ def emit_many(
                 "headers": headers,
             }
         )
-    session.execute(insert(outbox), rows)
+    _put(session, rows)
     session.info[EMITTED] = True
-    wake_relay(session)
 
 
 def emit_task(
@@ -111,23 +113,34 @@ def emit_task(
     :param subject: what the task is about; messages of one subject keep their order.
     :param kwargs: the task's keyword arguments, JSON values.
     """
-    session.execute(
-        insert(outbox).values(
-            id=uuid7(),
-            channel="task",
-            name=name,
-            subject=subject,
-            body={"queue": queue, "kwargs": kwargs},
-            headers=_headers(),
-        )
+    _put(
+        session,
+        [
+            {
+                "id": uuid7(),
+                "channel": "task",
+                "name": name,
+                "subject": subject,
+                "body": {"queue": queue, "kwargs": kwargs},
+                "headers": _headers(),
+            }
+        ],
     )
+
+
+def _put(session: Session, rows: list[dict[str, Any]]) -> None:
+    """Add rows to the outbox and wake the relay."""
+    if len(rows) == 1:
+        session.execute(_PUT, rows)
+        return
+    # Many are faster without anything to return.
+    session.execute(insert(outbox), rows)
     wake_relay(session)
 
 
 def wake_relay(session: Session) -> None:
     """Tell the relay, when the transaction commits, that there is something to send."""
-    # Postgres folds equal notifications of one transaction into one.
-    session.execute(select(text("pg_notify('outbox', '')")))
+    session.execute(select(_WAKE))
 
 
 def _headers() -> dict[str, str]:
