@@ -1,8 +1,10 @@
 import json
 
+import psycopg
 import pytest
 from flask import Flask
-from sqlalchemy import select
+from sqlalchemy import NullPool, create_engine, select
+from sqlalchemy.orm import Session
 from structlog.contextvars import bound_contextvars
 
 from flagon_chassis import db, events, tables, tracing
@@ -104,6 +106,24 @@ class TestEmit:
     def test_refuses_a_type_without_a_schema(self, emit):
         with pytest.raises(events.EventInvalid, match="no schema"):
             emit("thing.unheard.v1")
+
+    @pytest.mark.parametrize("count", [1, 3])
+    def test_wakes_the_relay_when_it_is_committed(self, app, database_url, count):
+        event = ("thing.changed.v1", "7", {"id": "7", "changed": ["name"]}, ["things"])
+        engine = create_engine(database_url, poolclass=NullPool)
+        url = database_url.replace("+psycopg", "")
+        with psycopg.connect(url, autocommit=True) as relay:
+            relay.execute("listen outbox")
+            with Session(engine) as session:
+                events.emit_many(session, [event] * count)
+                assert not list(relay.notifies(timeout=0))
+                session.commit()
+
+            woken = next(relay.notifies(timeout=10, stop_after=1))
+            gone = relay.execute("delete from outbox where subject = '7'")
+
+        assert woken.channel == "outbox"
+        assert gone.rowcount == count
 
     def test_no_events_are_no_rows(self, app, session):
         events.emit_many(session, [])
