@@ -1,7 +1,5 @@
 """Products: find, list, create, change and delete them."""
 
-import re
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -46,7 +44,7 @@ from flagon_catalog.models import (
 from flagon_chassis import events
 from flagon_chassis.errors import Conflict, Invalid, NotFound
 
-from . import holds, slugs
+from . import holds, slugs, words
 from .attribute_schemas import check_attributes, same
 from .categories import Shelf, lock_shelf, within
 from .shapes import WHOLE, Shape
@@ -71,7 +69,6 @@ _WRITTEN = (
 _GENERATED = ("id", "rating", "version", "created_at", "updated_at")
 _PRICE = frozenset({"price_minor", "currency"})
 _FITTING = frozenset({"attributes", "category"})
-_ACCENTS = re.compile("[\u0300-\u036f]")
 
 
 class ProductNotFound(NotFound):
@@ -356,7 +353,7 @@ def _merged(
 def query_of(q: str) -> ColumnElement[Any]:
     """Return what Postgres is to search for."""
     # An accent is no reason not to find something; the index has none (models.SEARCH).
-    folded = _ACCENTS.sub("", unicodedata.normalize("NFD", q))
+    folded = words.folded(q)
     # English finds other forms of a word, simple finds names made of stop words.
     english, simple = (
         func.websearch_to_tsquery(literal_column(f"'{config}'::regconfig"), folded)
@@ -478,7 +475,7 @@ def _insert(
     """
     values = {**columns, "slug": choices[0]}
     try:
-        statement = _writing(insert(Product).values(values), priced=True)
+        statement = _writing(insert(Product).values(values), values, priced=True)
         return values, _write(session, statement, values)
     except SlugTaken:
         if len(choices) == 1:
@@ -551,7 +548,7 @@ def change_product(session: Session, product: View, fields: Mapping[str, Any]) -
     )
     written = _write(
         session,
-        _writing(statement, priced=not _PRICE.isdisjoint(changed)),
+        _writing(statement, values, priced=not _PRICE.isdisjoint(changed)),
         {**product, **values},
     )
     if "stock" in changed:
@@ -631,13 +628,20 @@ def _shelf(session: Session, slug: str | None) -> Shelf | None:
     return shelf
 
 
-def _writing(statement: Insert | Update, *, priced: bool) -> Select[Any]:
+def _writing(
+    statement: Insert | Update, values: Mapping[str, Any], *, priced: bool
+) -> Select[Any]:
     """Return a statement that writes a product and tells what the database sets itself.
 
-    :param priced: whether it writes the price into the history too; in one round trip.
+    In the same round trip it writes down which words the product has.
+
+    :param priced: whether it writes the price into the history too.
     """
     written = statement.returning(*_WRITTEN).cte("written")
     told = select(*(written.c[name] for name in _GENERATED))
+    new = words.words_of([values])
+    if new:
+        told = told.add_cte(words.learn(new).cte("learned"))
     if not priced:
         return told
     columns = ("id", "version", "price_minor", "currency", "updated_at")
