@@ -306,6 +306,26 @@ class TestLists:
             rows, _ = cost(f"{path}?{query}&cursor={cursor}")
             assert rows <= most
 
+    def test_sort_no_more_of_a_match_than_its_place(self, full, sent):
+        """With all that is shown of it a search of many would take half as long again."""
+        answer = full.test_client().get("/api/v1/products?q=product")
+        assert len(answer.json["items"]) == 20
+
+        ((statement, parameters),) = list(sent)
+        engine = full.extensions["flagon.sessions"].kw["bind"]
+        with engine.connect() as connection:
+            (plan,) = connection.exec_driver_sql(
+                f"explain (analyze, format json) {statement}", parameters
+            ).scalar_one()
+        widths = [
+            node["Plan Width"]
+            for node in nodes(plan["Plan"])
+            if node["Node Type"] == "Sort" and node["Plans"][0]["Actual Rows"] > 100
+        ]
+        # The id and the position.
+        assert widths
+        assert max(widths) <= 24
+
     @pytest.mark.parametrize("query", WHOLE)
     def test_read_each_match_once_where_all_of_them_count(self, cost, query):
         rows, _ = cost(f"/api/v1/products?{query}", whole=True)

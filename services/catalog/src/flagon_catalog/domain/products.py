@@ -13,6 +13,7 @@ from sqlalchemy import (
     Insert,
     Integer,
     Select,
+    Subquery,
     Text,
     Update,
     delete,
@@ -190,14 +191,10 @@ def list_products(
     backward = _backward(sort)
     if merged:
         statement = _merged(shape, wanted, page, position, limit, backward=backward)
-    elif wanted.category is None:
+    elif wanted.q is None:
         statement = page(shape.select().add_columns(position.label("position")))
     else:
-        # A search finds few products, and once is enough.
-        statement = _inside(
-            page(shape.select().add_columns(position.label("position"))),
-            wanted.category,
-        )
+        statement = _ranked(shape, wanted, page, position, backward=backward)
     result = session.execute(statement)
     # Half the time of `Row._asdict`, and this is the busiest line of the shop.
     names = tuple(result.keys())
@@ -342,11 +339,36 @@ def _merged(
         .limit(limit)
         .subquery("page")
     )
+    return _shown(shape, merged, backward=backward)
+
+
+def _ranked(
+    shape: Shape,
+    wanted: Filter,
+    page: Callable[[Select[Any]], Select[Any]],
+    position: ColumnElement[Any],
+    *,
+    backward: bool,
+) -> Select[Any]:
+    """Return the list of a search.
+
+    All that it finds has to be read and sorted, and only then a page of it is shown: what
+    belongs to a product, such as its reservations, is not looked up for the others.
+    """
+    found = select(Product.id, position.label("position"))
+    if wanted.category is not None:
+        # A search finds few products, and once is enough.
+        found = _inside(found, wanted.category)
+    return _shown(shape, page(found).subquery("page"), backward=backward)
+
+
+def _shown(shape: Shape, page: Subquery, *, backward: bool) -> Select[Any]:
+    """Return what is shown of the products of a page, which has `id` and `position`."""
     return (
         shape.select()
-        .add_columns(merged.c.position)
-        .join(merged, merged.c.id == Product.id)
-        .order_by(*_ordered(merged.c.position, merged.c.id, backward=backward))
+        .add_columns(page.c.position)
+        .join(page, page.c.id == Product.id)
+        .order_by(*_ordered(page.c.position, page.c.id, backward=backward))
     )
 
 
