@@ -27,11 +27,12 @@ DATA = engine.ROOT.parent / "shared" / "data" / "books.csv"
 def pytest_collection_modifyitems(items):
     """Run what stops and starts everything last: the rest needs no new stack then.
 
-    After that only the search for what all of them left behind.
+    After that only what sends made-up requests, and the search for what all left behind.
     """
     items.sort(
         key=lambda item: (
             item.path.name == "test_secrets.py",
+            item.path.name == "test_conformance.py",
             item.get_closest_marker("restarts") is not None,
         )
     )

@@ -249,7 +249,16 @@ def _add_problems(operation: Json, failures: set[type[Failure]]) -> None:
             )
         elif not said:
             response["description"] = HTTPStatus(int(status)).phrase
-        response["content"] = {"application/problem+json": {"schema": _PROBLEM}}
+        # GraphQL tells some of them in its own form.
+        own = {
+            kind: content
+            for kind, content in response.get("content", {}).items()
+            if kind.startswith("application/graphql")
+        }
+        response["content"] = {
+            "application/problem+json": {"schema": _PROBLEM},
+            **own,
+        }
         if found:
             response["x-problems"] = [
                 {"slug": failure.slug(), "title": failure.title()} for failure in found

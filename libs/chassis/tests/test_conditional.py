@@ -35,6 +35,11 @@ class TestRequireMatch:
             conditional.require_match(3, extras=["a1"])
         assert caught.value.extra == {"current": "v3-a1"}
 
+    @pytest.mark.parametrize("tag", ['""', '"v2", ""', 'W/"", ""', '"', ",", "W/"])
+    def test_survives_tags_that_say_nothing(self, tag):
+        with asked(If_Match=tag), pytest.raises(conditional.VersionStale):
+            conditional.require_match(3, extras=["a1"])
+
     def test_refuses_a_change_of_whatever_there_is(self):
         with asked(), pytest.raises(conditional.VersionRequired):
             conditional.require_match(3)

@@ -78,6 +78,9 @@ class TestDocument:
                 "delete": {"If-Match": True},
                 "get": {"If-None-Match": False} if path.endswith("}") else {},
             }[method]
+            if path == f"{PRODUCTS}/bulk/lines":
+                # Sending all of it again is harmless by itself.
+                expected = {}
             assert headers == expected, (path, method)
             own = {"/api/v1/reviews", f"{PRODUCTS}/export"}
             asks = method != "get" or path in own or "/reservations" in path

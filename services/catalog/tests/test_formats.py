@@ -255,6 +255,18 @@ class TestExport:
         )
         assert answer.headers["Cache-Control"] == "private, no-store"
 
+    def test_knows_attributes(self, client, make, merchandiser):
+        """`COPY` takes its parameters without the types that a list's go through."""
+        made = make(attributes={"colour": "blue", "size": [7]})
+        make(attributes={"colour": "red"})
+        asked = {"attribute": ["colour:blue", "size:7"]}
+
+        answer = client.get(EXPORT, query_string=asked, headers=merchandiser)
+
+        assert [json.loads(line)["id"] for line in answer.text.splitlines()] == [
+            made["id"]
+        ]
+
     def test_of_nothing(self, export):
         assert export(q="nothingness").get_data() == b""
         assert export(q="nothingness", format="csv").text == ",".join(FIELDS) + "\n"

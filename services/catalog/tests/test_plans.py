@@ -1,5 +1,7 @@
 """What every list and search costs at 200,000 products: statements, plans, rows read."""
 
+from hashlib import md5
+from urllib.parse import quote_plus
 from uuid import UUID
 
 import psycopg
@@ -32,6 +34,11 @@ insert into product (id, sku, slug, name, description, price_minor, currency, st
 insert into product_tag (product_id, tag_id)
     select product.id, tag.id from product
     join tag on tag.slug = 't' || (1 + product.price_minor % 1000);
+-- As many words as a shop of books has.
+insert into word (text)
+    select 'product' union all
+    select translate(left(md5(n::text), 9), '0123456789', 'ghijklmnop')
+    from generate_series(1, 100000) n;
 insert into price (product_id, version, price_minor, currency, "from")
     select id, n, price_minor, currency, created_at
     from product, generate_series(1, 40) n where product.price_minor % 400 = 1;
@@ -224,13 +231,13 @@ def cost(full, ids, headers, sent):
     client = full.test_client()
     engine = full.extensions["flagon.sessions"].kw["bind"]
 
-    def cost(path, *, whole=False):
+    def cost(path, *, whole=False, most=2):
         sent.clear()
         answer = client.get(path.format(**ids), headers=headers)
         assert answer.status_code == 200, answer.text
         asked = list(sent)
         # The list and its facets, or a batch and where it ends; one for all else.
-        assert 1 <= len(asked) <= 2
+        assert 1 <= len(asked) <= most
         rows = 0
         with engine.connect() as connection:
             for statement, parameters in asked:
@@ -299,11 +306,61 @@ class TestLists:
             rows, _ = cost(f"{path}?{query}&cursor={cursor}")
             assert rows <= most
 
+    def test_sort_no_more_of_a_match_than_its_place(self, full, sent):
+        """With all that is shown of it a search of many would take half as long again."""
+        answer = full.test_client().get("/api/v1/products?q=product")
+        assert len(answer.json["items"]) == 20
+
+        ((statement, parameters),) = list(sent)
+        engine = full.extensions["flagon.sessions"].kw["bind"]
+        with engine.connect() as connection:
+            (plan,) = connection.exec_driver_sql(
+                f"explain (analyze, format json) {statement}", parameters
+            ).scalar_one()
+        widths = [
+            node["Plan Width"]
+            for node in nodes(plan["Plan"])
+            if node["Node Type"] == "Sort" and node["Plans"][0]["Actual Rows"] > 100
+        ]
+        # The id and the position.
+        assert widths
+        assert max(widths) <= 24
+
     @pytest.mark.parametrize("query", WHOLE)
     def test_read_each_match_once_where_all_of_them_count(self, cost, query):
         rows, _ = cost(f"/api/v1/products?{query}", whole=True)
 
         assert rows <= WHOLE[query]
+
+
+def letters(number):
+    """Return a word that is like one of the database's, with a slip."""
+    word = md5(str(number).encode(), usedforsecurity=False).hexdigest()[:9]
+    word = word.translate(str.maketrans("0123456789", "ghijklmnop"))
+    return word[:4] + word[5] + word[4] + word[6:]
+
+
+class TestWordsThatNoProductHas:
+    @pytest.mark.parametrize(
+        ("q", "most"),
+        [
+            # All near words of one, of as many as are replaced, and of nonsense.
+            (letters(7), 1000),
+            (" ".join(map(letters, range(4))), 4000),
+            ("qqqqqqqqqzzzzzzzzz" * 2, 1000),
+            # Too many: nothing is looked at.
+            (" ".join(map(letters, range(20))), 0),
+            ("zyx" * 66, 0),
+            # It is there after all: whether it is, one row tells, and then the page.
+            ("prodcut w77", 1500),
+        ],
+    )
+    def test_cost_an_index(self, cost, q, most):
+        # The search, which words are there, which are near, which of those are there,
+        # and the search again.
+        rows, _ = cost(f"/api/v1/products?q={quote_plus(q)}", most=5)
+
+        assert rows <= most
 
 
 @pytest.mark.parametrize("path", sorted(SINGLE))

@@ -101,6 +101,8 @@ class Platform:
     )
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
     uploads: list[dict[str, Any]] = field(default_factory=list)
+    corrected: dict[str, str] = field(default_factory=dict)
+    """By words that find nothing: what is searched for instead."""
     calls: list[tuple[str, str]] = field(default_factory=list)
     down: set[str] = field(default_factory=set)
     """Services that answer 503 to everything."""
@@ -268,18 +270,20 @@ def stand_in(platform: Platform) -> Flask:  # noqa: PLR0915 (one route after ano
 
     @app.get("/api/v1/products")
     def products() -> Response:
-        found = list(platform.products.values())
+        found, told = list(platform.products.values()), {}
         if request.args.get("category"):
             found = [p for p in found if p["category"] == request.args["category"]]
         if request.args.get("q"):
             q = request.args["q"].lower()
             if not any(char.isalnum() for char in q):
                 return problem(422, "Nothing to search for.")
-            found = [p for p in found if q in dumps(p, ensure_ascii=False).lower()]
+            meant = platform.corrected.get(q, q)
+            found = [p for p in found if meant in dumps(p, ensure_ascii=False).lower()]
+            told = {} if meant == q else {"corrected": meant}
         start, limit = int(request.args.get("cursor", 0)), int(request.args["limit"])
         after = start + limit
         cursor = str(after) if after < len(found) else None
-        return jsonify(items=found[start:after], next_cursor=cursor)
+        return jsonify(items=found[start:after], next_cursor=cursor, **told)
 
     @app.get("/api/v1/categories")
     def categories() -> Response:

@@ -76,6 +76,20 @@ class TestSearch:
     def test_says_when_nothing_fits(self, browser):
         assert "Nothing found" in browser.get("/search?q=zzz").text
 
+    def test_says_what_was_searched_for_instead(self, browser, platform, product_with):
+        platform.add(product_with("Dune & more"))
+        platform.corrected["dnue <&>"] = "dune &"
+
+        text = browser.get("/search?q=dnue+%3C%26%3E").text
+
+        assert "Dune &amp; more" in text
+        assert 'value="dnue &lt;&amp;&gt;"' in text
+        shown = re.sub(r"<[^>]+>", "", text)
+        assert (
+            "Showing results for “dune &amp;” instead of “dnue &lt;&amp;&gt;”" in shown
+        )
+        assert "instead of" not in browser.get("/search?q=dune").text
+
     def test_without_words_asks_the_catalog_nothing(self, browser, platform):
         browser.get("/search?q=%20%20")
 

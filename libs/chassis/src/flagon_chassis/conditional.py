@@ -35,13 +35,19 @@ def require_match(version: int, *parts: str, extras: Sequence[str] = ()) -> None
         raise VersionRequired("Send `If-Match` with the ETag that you have read.")
     known, sent = etag(version, *parts), request.if_match
     if sent.contains(known) or (
-        extras and any(tag.startswith(f"{known}-") for tag in sent.as_set())
+        extras and any(tag.startswith(f"{known}-") for tag in named())
     ):
         return
     raise VersionStale(
         "Read the resource again, apply your change to it and send that.",
         current=etag(version, *parts, *extras),
     )
+
+
+def named() -> set[str]:
+    """Return the strong entity tags that `If-Match` names, unquoted."""
+    # Werkzeug makes None of an empty one, `""`.
+    return {tag for tag in request.if_match.as_set() if tag is not None}
 
 
 def tagged(response: Response, version: int, *parts: str) -> Response:

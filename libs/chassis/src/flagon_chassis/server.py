@@ -94,6 +94,10 @@ def _gunicorn(
         "timeout": 30,
         "graceful_timeout": round(settings.grace_seconds),
         "keepalive": 75,
+        # The gateway takes addresses and headers of 16 KiB, and what is longer it refuses
+        # in our words; gunicorn's own refusal would be a page of HTML.
+        "limit_request_line": 0,
+        "limit_request_field_size": 0,
         # The heartbeat file must not wait for a disk.
         "worker_tmp_dir": "/dev/shm" if Path("/dev/shm").is_dir() else None,  # noqa: S108
         # Its default path is one for all services of a user, below a home that a

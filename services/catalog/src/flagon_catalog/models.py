@@ -260,6 +260,23 @@ class Product(Base):
     )
 
 
+word = Table(
+    "word",
+    Base.metadata,
+    # Not unique: who writes products must not wait for others that know the same words.
+    Column("text", Text, nullable=False),
+    Index("ix_word_text", "text"),
+    Index(
+        "ix_word_trigrams",
+        "text",
+        postgresql_using="gin",
+        postgresql_ops={"text": "gin_trgm_ops"},
+    ),
+)
+"""The words of products' names and attributes, for searches with a slip of the pen. None
+is taken out: what no product has any more is never searched for (`domain.words`)."""
+
+
 class Price(Base):
     """What a product cost, from some moment on."""
 

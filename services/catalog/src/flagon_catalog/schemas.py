@@ -499,6 +499,11 @@ class ProductPage(BaseModel):
         default_factory=dict,
         description="By the ids of the items, when they were asked for.",
     )
+    corrected: str = Field(
+        default_factory=str,
+        description="What was searched for instead of `q`, which finds nothing.",
+        examples=["harry potter"],
+    )
 
 
 _FORMAT = Field(default=None, description="Instead of `Accept`, as in a link.")
@@ -605,6 +610,11 @@ class ProductQuery(PageQuery, ShapeQuery, _ProductFilter):
     )
     highlight: bool = Field(
         default=False, description="Whether to show where `q` was found, in JSON alone."
+    )
+    exact: bool = Field(
+        default=False,
+        description="Whether to search for the very words of `q`; else, where they find"
+        " nothing, words that no product has are replaced by near ones.",
     )
 
 

@@ -425,9 +425,11 @@ class SessionStore(SessionInterface):
     def list_active(self, account_id: UUID) -> list[ActiveSession]:
         """Return the browsers in which an account is signed in, the latest first."""
         sids = self.sids(account_id)
+        if not sids:
+            # Without keys there is nothing to ask for.
+            return []
         digests = cast(
-            "list[str | None]",
-            self._redis.mget([_sid_key(sid) for sid in sids] or [""]),
+            "list[str | None]", self._redis.mget([_sid_key(sid) for sid in sids])
         )
         keys = [_PREFIX + (digest or "") for digest in digests]
         found = []

@@ -21,6 +21,7 @@ from .attribute_schemas import Budget, Error, Rule, misfits, same
 from .categories import ensure_categories
 from .products import View, broken_rule, emit_changed
 from .tags import ensure_tags
+from .words import words_of
 
 if TYPE_CHECKING:
     import psycopg
@@ -101,6 +102,7 @@ _ASKED = text(
 #   is current, not one that was read earlier;
 # - `held` is true because nothing can be reserved of what is locked;
 # - only what differs is written: an unchanged row costs no new version and no event;
+# - `learned` waits for nobody (`words.learn`);
 # - a row whose id is not the one that we gave it, without being in `old`, was made by
 #   somebody else after our snapshot, and one in `old` that is not locked just before it:
 #   the caller tries again.
@@ -182,6 +184,10 @@ _UPSERT = text(
         FROM written LEFT JOIN old USING (sku)
         WHERE (written.price_minor, written.currency)
             IS DISTINCT FROM (old.price_minor, old.currency)
+    ), learned AS (
+        INSERT INTO word (text)
+        SELECT text FROM unnest(cast(:words AS text[])) AS new (text)
+        WHERE NOT exists (SELECT FROM word WHERE word.text = new.text)
     )
     SELECT item.position, item.id AS given_id, old.id AS old_id,
         CASE WHEN item.stock < old.held THEN old.held END AS held,
@@ -268,7 +274,11 @@ def _upsert(
                 refused = _unfit(session, turn, categories, budget)
                 fit = [pair for pair in turn if pair[0] not in refused]
                 rows = session.execute(
-                    _UPSERT, {"items": _parameter(fit, categories, attempt)}
+                    _UPSERT,
+                    {
+                        "items": _parameter(fit, categories, attempt),
+                        "words": words_of(item for _, item in fit),
+                    },
                 ).all()
                 _check_race(rows, locked)
         except _RaceLost:

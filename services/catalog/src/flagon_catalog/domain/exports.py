@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
+from pydantic_core import to_json
 from sqlalchemy import (
     ARRAY,
     CHAR,
@@ -82,7 +83,12 @@ def copy_command(some: Select[Any], kind: str) -> tuple[str, Mapping[str, Any]]:
         dialect=postgresql.psycopg.dialect(),  # type: ignore[no-untyped-call]
         compile_kwargs={"render_postcompile": True},
     )
-    return f"copy ({query}) to stdout with ({how})", query.params
+    # No type of SQLAlchemy's is asked on the way to `COPY`: documents go as their text.
+    values = {
+        name: to_json(value).decode() if isinstance(value, dict) else value
+        for name, value in query.params.items()
+    }
+    return f"copy ({query}) to stdout with ({how})", values
 
 
 def _copied(session: Session, some: Select[Any], kind: str) -> bytes:

@@ -1,7 +1,5 @@
 """Products: find, list, create, change and delete them."""
 
-import re
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -15,6 +13,7 @@ from sqlalchemy import (
     Insert,
     Integer,
     Select,
+    Subquery,
     Text,
     Update,
     delete,
@@ -46,7 +45,7 @@ from flagon_catalog.models import (
 from flagon_chassis import events
 from flagon_chassis.errors import Conflict, Invalid, NotFound
 
-from . import holds, slugs
+from . import holds, slugs, words
 from .attribute_schemas import check_attributes, same
 from .categories import Shelf, lock_shelf, within
 from .shapes import WHOLE, Shape
@@ -71,7 +70,6 @@ _WRITTEN = (
 _GENERATED = ("id", "rating", "version", "created_at", "updated_at")
 _PRICE = frozenset({"price_minor", "currency"})
 _FITTING = frozenset({"attributes", "category"})
-_ACCENTS = re.compile("[\u0300-\u036f]")
 
 
 class ProductNotFound(NotFound):
@@ -193,14 +191,10 @@ def list_products(
     backward = _backward(sort)
     if merged:
         statement = _merged(shape, wanted, page, position, limit, backward=backward)
-    elif wanted.category is None:
+    elif wanted.q is None:
         statement = page(shape.select().add_columns(position.label("position")))
     else:
-        # A search finds few products, and once is enough.
-        statement = _inside(
-            page(shape.select().add_columns(position.label("position"))),
-            wanted.category,
-        )
+        statement = _ranked(shape, wanted, page, position, backward=backward)
     result = session.execute(statement)
     # Half the time of `Row._asdict`, and this is the busiest line of the shop.
     names = tuple(result.keys())
@@ -345,18 +339,43 @@ def _merged(
         .limit(limit)
         .subquery("page")
     )
+    return _shown(shape, merged, backward=backward)
+
+
+def _ranked(
+    shape: Shape,
+    wanted: Filter,
+    page: Callable[[Select[Any]], Select[Any]],
+    position: ColumnElement[Any],
+    *,
+    backward: bool,
+) -> Select[Any]:
+    """Return the list of a search.
+
+    All that it finds has to be read and sorted, and only then a page of it is shown: what
+    belongs to a product, such as its reservations, is not looked up for the others.
+    """
+    found = select(Product.id, position.label("position"))
+    if wanted.category is not None:
+        # A search finds few products, and once is enough.
+        found = _inside(found, wanted.category)
+    return _shown(shape, page(found).subquery("page"), backward=backward)
+
+
+def _shown(shape: Shape, page: Subquery, *, backward: bool) -> Select[Any]:
+    """Return what is shown of the products of a page, which has `id` and `position`."""
     return (
         shape.select()
-        .add_columns(merged.c.position)
-        .join(merged, merged.c.id == Product.id)
-        .order_by(*_ordered(merged.c.position, merged.c.id, backward=backward))
+        .add_columns(page.c.position)
+        .join(page, page.c.id == Product.id)
+        .order_by(*_ordered(page.c.position, page.c.id, backward=backward))
     )
 
 
 def query_of(q: str) -> ColumnElement[Any]:
     """Return what Postgres is to search for."""
     # An accent is no reason not to find something; the index has none (models.SEARCH).
-    folded = _ACCENTS.sub("", unicodedata.normalize("NFD", q))
+    folded = words.folded(q)
     # English finds other forms of a word, simple finds names made of stop words.
     english, simple = (
         func.websearch_to_tsquery(literal_column(f"'{config}'::regconfig"), folded)
@@ -478,7 +497,7 @@ def _insert(
     """
     values = {**columns, "slug": choices[0]}
     try:
-        statement = _writing(insert(Product).values(values), priced=True)
+        statement = _writing(insert(Product).values(values), values, priced=True)
         return values, _write(session, statement, values)
     except SlugTaken:
         if len(choices) == 1:
@@ -551,7 +570,7 @@ def change_product(session: Session, product: View, fields: Mapping[str, Any]) -
     )
     written = _write(
         session,
-        _writing(statement, priced=not _PRICE.isdisjoint(changed)),
+        _writing(statement, values, priced=not _PRICE.isdisjoint(changed)),
         {**product, **values},
     )
     if "stock" in changed:
@@ -631,13 +650,20 @@ def _shelf(session: Session, slug: str | None) -> Shelf | None:
     return shelf
 
 
-def _writing(statement: Insert | Update, *, priced: bool) -> Select[Any]:
+def _writing(
+    statement: Insert | Update, values: Mapping[str, Any], *, priced: bool
+) -> Select[Any]:
     """Return a statement that writes a product and tells what the database sets itself.
 
-    :param priced: whether it writes the price into the history too; in one round trip.
+    In the same round trip it writes down which words the product has.
+
+    :param priced: whether it writes the price into the history too.
     """
     written = statement.returning(*_WRITTEN).cte("written")
     told = select(*(written.c[name] for name in _GENERATED))
+    new = words.words_of([values])
+    if new:
+        told = told.add_cte(words.learn(new).cte("learned"))
     if not priced:
         return told
     columns = ("id", "version", "price_minor", "currency", "updated_at")

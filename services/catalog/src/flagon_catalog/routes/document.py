@@ -4,7 +4,7 @@ from typing import Any
 
 from apiflask import APIFlask
 
-from . import graphql
+from . import graphql, lines
 from .formats import TYPES
 
 _HEADERS = {
@@ -12,6 +12,16 @@ _HEADERS = {
     " characters, remembered for 24 hours with the answer.",
     "If-Match": "The ETag of the version that the change was made to.",
     "If-None-Match": "The ETag that the caller has; a 304 when it is still current.",
+}
+
+
+_REFUSED = {
+    "errors": [
+        {
+            "message": "Send the SHA-256 of the very text.",
+            "extensions": {"code": "persisted-query-mismatch"},
+        }
+    ]
 }
 
 
@@ -23,7 +33,16 @@ def init_app(app: APIFlask) -> None:
         for path, operations in document["paths"].items():
             for method, operation in operations.items():
                 _complete(path, method, operation)
-        return chassis(document) if chassis else document
+        whole: Any = chassis(document) if chassis else document
+        for operation in whole["paths"][graphql.PATH].values():
+            # What is wrong with a document is told as its answer would be.
+            responses = operation["responses"]
+            own = responses["200"]["content"][graphql.GRAPHQL]
+            responses["422"]["content"] = {
+                **responses["422"]["content"],
+                graphql.GRAPHQL: {"schema": own["schema"], "example": _REFUSED},
+            }
+        return whole
 
     app.spec_processor(complete)
 
@@ -50,7 +69,7 @@ def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
     done = method == "post" and within and "428" in responses
     if done:
         parameters.append(_header("If-Match", required=True))
-    elif method == "post":
+    elif method == "post" and path != lines.PATH:
         parameters.append(_header("Idempotency-Key", required=False))
         responses.setdefault("409", {"description": "The same request is under way"})
     elif single and method == "get":

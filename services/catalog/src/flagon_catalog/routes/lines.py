@@ -21,6 +21,7 @@ from . import WRITE, formats, refuse_twice
 bp = APIBlueprint("lines", __name__, url_prefix="/api/v1/products", tag="Bulk")
 bp.before_request(refuse_twice)
 
+PATH = "/api/v1/products/bulk/lines"
 LINES_MAX = 500
 """Most lines of one transaction."""
 LINE_BYTES_MAX = 256 * 1024
@@ -36,7 +37,11 @@ Line = tuple[int, Any, str]
 @auth.requires(WRITE)
 @bp.doc(
     operation_id="upsert_product_lines",
-    responses={200: "What became of each line, and a summary as the last one"},
+    responses={
+        200: "What became of each line, and a summary as the last one",
+        413: "The body is too large",
+        415: "It is no NDJSON",
+    },
 )
 def upsert_product_lines() -> Response:
     """Create or change any number of products by SKU, a line of JSON each.

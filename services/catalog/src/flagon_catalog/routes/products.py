@@ -17,6 +17,7 @@ from flagon_catalog.domain import (
     highlights,
     patches,
     products,
+    searches,
     shapes,
 )
 from flagon_catalog.models import STATUSES
@@ -82,7 +83,8 @@ class Products(MethodView):
     def get(self, asked: ProductQuery) -> Response:
         """List or search products.
 
-        A page at a time, in an order that stays the same while products change.
+        A page at a time, in an order that stays the same while products change. Where a
+        search finds nothing, near words are searched for, and `corrected` says which.
         """
         asked = _whole(asked)
         hidden = sees_hidden()
@@ -92,23 +94,27 @@ class Products(MethodView):
         counted = _facets(asked)
         purpose = purpose_of(asked)
         with reading() as session:
-            rows = products.list_products(
+            found = searches.search_products(
                 session,
                 wanted,
                 sort=sort,
                 # One more than asked for tells whether there is a next page.
                 limit=asked.limit + 1,
+                exact=asked.exact,
                 after=positions.after(
                     purpose, asked.cursor, times=sort.endswith("created_at")
                 ),
                 shape=shape,
             )
+            rows, wanted = found.rows, found.wanted
             counts = facets.count_facets(session, wanted, counted) if counted else None
             items = rows[: asked.limit]
             more: dict[str, Any] = {} if counts is None else {"facets": counts}
-            if asked.highlight and asked.q is not None:
+            if found.corrected is not None:
+                more["corrected"] = found.corrected
+            if asked.highlight and wanted.q is not None:
                 ids = [item["id"] for item in items]
-                more["highlights"] = highlights.highlights(session, asked.q, ids)
+                more["highlights"] = highlights.highlights(session, wanted.q, ids)
         places = [item.pop("position") for item in items]
         cursor = None
         if len(rows) > asked.limit:
@@ -396,5 +402,5 @@ def wanted_products(
         raise HiddenProducts(f"The status {asked.status} needs {WRITE}.")
     return products.Filter(
         statuses=STATUSES if asked.status == "any" else (asked.status,),
-        **asked.model_dump(exclude={"status", "sort", *_PAGE}),
+        **asked.model_dump(exclude={"status", "sort", "exact", *_PAGE}),
     )

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import Any
 
-from flask import Response, request
+from flask import Response
 from pydantic_core import to_json
 
 from flagon_chassis import conditional
@@ -58,7 +58,7 @@ def require_edit(product: Mapping[str, Any], last_edit: Callable[[], int]) -> No
 
 def _named(product: Mapping[str, Any]) -> set[int]:
     """Return the versions of this product, up to the present, that `If-Match` names."""
-    found = (_TAG.match(tag) for tag in request.if_match.as_set())
+    found = (_TAG.match(tag) for tag in conditional.named())
     versions = {int(tag[1]) for tag in found if tag and tag[2] == str(product["id"])}
     return {version for version in versions if version <= product["version"]}
 

@@ -160,6 +160,8 @@ class ProductPage(Shown):
 
     items: list[Product]
     next_cursor: str | None = None
+    corrected: str | None = None
+    """What was searched for instead of words that find nothing."""
 
 
 class ImagePage(Shown):

@@ -6,6 +6,7 @@ from typing import Any, Generic, TypeVar
 import strawberry
 
 T = TypeVar("T")
+C = TypeVar("C")
 
 
 @strawberry.type(description="Where a page is in its list.")
@@ -66,17 +67,22 @@ def connection(
     limit: int,
     onward: bool,
     cursor: Callable[[Mapping[str, Any]], str],
-) -> Connection[T]:
+    made: type[C] | None = None,
+    **more: object,
+) -> C:
     """Return a page of rows, of which there is one more than asked for if more follow.
 
     :param onward: whether the page was asked for with a cursor.
     :param cursor: gives the cursor of a row.
+    :param made: the connection to make, if it is one with more than others.
+    :param more: what it has beside what all of them have.
     """
     page = rows[:limit]
-    made: Any = Connection[kind]  # type: ignore[valid-type]
-    return made(  # type: ignore[no-any-return]
+    make: Any = made or Connection[kind]  # type: ignore[valid-type]
+    return make(  # type: ignore[no-any-return]
         nodes=[show(row) for row in page],
         _cursors=[lambda row=row: cursor(row) for row in page],
         _more=len(rows) > limit,
         _onward=onward,
+        **more,
     )

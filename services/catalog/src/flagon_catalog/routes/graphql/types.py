@@ -13,7 +13,7 @@ from uuid import UUID
 import strawberry
 from pydantic import BaseModel, Field
 
-from flagon_catalog.domain import categories, prices, products, reviews
+from flagon_catalog.domain import categories, prices, products, reviews, searches
 from flagon_catalog.domain import tags as tags_domain
 from flagon_catalog.review_schemas import ProductReviewQuery
 from flagon_catalog.routes import categories as category_routes
@@ -391,7 +391,7 @@ class Category:
         after: After = None,
         filter: ProductFilter | None = None,
         sort: ProductSort = ProductSort.NEWEST,
-    ) -> "Connection[Product]":
+    ) -> "Products":
         """Return the products in it and in the categories in it."""
         level, asker = self._level, self._level.asker
         slug = self._row["slug"]
@@ -430,6 +430,7 @@ class Category:
             limit=first,
             onward=after is not None,
             cursor=lambda row: positions.cursor(purpose, row["position"], row["id"]),
+            made=Products,
         )
 
 
@@ -591,6 +592,16 @@ class Product:
         )
 
 
+@strawberry.type(name="ProductConnection", description="A page of products.")
+class Products(Connection[Product]):
+    """A page of products."""
+
+    corrected: str | None = strawberry.field(
+        default=None,
+        description="What was searched for instead of `q`, which finds nothing.",
+    )
+
+
 def _products(asker: Asker, rows: Any) -> dict[UUID, Product]:  # noqa: ANN401 (rows, in any collection)
     """Return products of one level, by id."""
     rows = list(rows)
@@ -658,7 +669,10 @@ class Query:
             ProductSort | None,
             strawberry.argument(description="RELEVANCE with `q`, else NEWEST."),
         ] = None,
-    ) -> Connection[Product]:
+        exact: Annotated[
+            bool, strawberry.argument(description="Search for the very words of `q`.")
+        ] = False,
+    ) -> Products:
         """Return a page of products."""
         asker = info.context
         asked = ProductQuery(
@@ -667,17 +681,24 @@ class Query:
             limit=first,
             cursor=after,
             sort=sort.value if sort else None,
+            exact=exact,
             **(filter or ProductFilter()).asked(),
         )
         wanted = product_routes.wanted_products(asked, hidden=asker.hidden)
         order = product_routes.sort_of(asked)
         purpose = product_routes.purpose_of(asked)
         place = positions.after(purpose, after, times=order.endswith("created_at"))
-        rows = asker.read(
-            lambda: products.list_products(
-                asker.session, wanted, sort=order, limit=first + 1, after=place
+        page = asker.read(
+            lambda: searches.search_products(
+                asker.session,
+                wanted,
+                sort=order,
+                limit=first + 1,
+                exact=exact,
+                after=place,
             )
         )
+        rows = page.rows
         found = _products(asker, rows[:first])
         return connection(
             Product,
@@ -686,6 +707,8 @@ class Query:
             limit=first,
             onward=after is not None,
             cursor=lambda row: positions.cursor(purpose, row["position"], row["id"]),
+            made=Products,
+            corrected=page.corrected,
         )
 
     @_resolver("One category, by one of its names.")
