@@ -165,7 +165,8 @@ def database_url(migrated):
     """A database with the schema and no rows."""
     with psycopg.connect(migrated.replace("+psycopg", "")) as connection:
         connection.execute(
-            "truncate job, event_archive, outbox, inbox, idempotency_key restart identity"
+            "truncate job, job_turn, kind_bucket, event_archive, outbox, inbox,"
+            " idempotency_key restart identity cascade"
         )
     return migrated
 

@@ -23,7 +23,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     # Tokens, OpenAPI and limits: memory that processes without an API need not have.
     from flagon_chassis import auth, limits, web  # noqa: PLC0415
 
-    from . import routes  # noqa: PLC0415
+    from . import routes, routes_dead, routes_history  # noqa: PLC0415
 
     settings = settings or Settings()
     app = web.create_app(
@@ -43,6 +43,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     limits.init_app(app, settings)
     _fit(app, settings)
     app.register_blueprint(routes.bp)
+    app.register_blueprint(routes_history.bp)
+    app.register_blueprint(routes_dead.bp)
     routes.complete_document(app)
     app.cli.add_command(cli.events)
     app.cli.add_command(cli.mail)

@@ -189,7 +189,12 @@ class JobView(BaseModel):
     progress: Progress
     result: dict[str, Any] | None
     error: str | None
+    dead: Literal["poison", "exhausted"] | None
+    """Why a failed job is a dead letter: it takes its workers down, or what it needs
+    stayed away too long. Null where it failed for what it is."""
     attempts: int
+    log_lines: int
+    """Lines of its log that are kept."""
     cancel_requested: bool
     artefacts: list[Artefact]
     params: dict[str, Any]

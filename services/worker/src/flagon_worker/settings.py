@@ -45,7 +45,7 @@ class Settings(DatabaseSettings, env_prefix="WORKER_"):
     """Time after which a task is asked to stop; it hands its job back."""
     hard_limit_seconds: PositiveInt = 150
     """Time after which a task's process is killed; the lease then runs out."""
-    crashes_max: PositiveInt = 5
+    crashes_max: PositiveInt = 3
     """Times that a job may take its worker down without progress before it fails."""
     patience_seconds: PositiveFloat = 86_400.0
     """How long a job tries again while the catalog does not answer."""

@@ -1,5 +1,7 @@
 """The worker's tasks: each is a name and one call."""
 
+import os
+import socket
 from datetime import timedelta
 from functools import partial
 from typing import Any, NoReturn, cast
@@ -77,6 +79,7 @@ def run_job(*, job_id: str, **_newer: object) -> None:
             slice_seconds=settings.slice_seconds,
             stopping=health.draining,
             too_long=SoftTimeLimitExceeded,
+            worker=f"{socket.gethostname()}/{os.getpid()}",
         )
         if outcome is None:
             log.info("job_not_ready")

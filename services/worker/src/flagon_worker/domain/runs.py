@@ -151,17 +151,23 @@ def run_job(
     slice_seconds: float,
     stopping: Callable[[], bool],
     too_long: type[Exception],
+    worker: str = "",
 ) -> Outcome | None:
     """Take a job up, work on it and record how that ended; None: nothing to do.
 
     Safe to call any number of times for one job, at once and after each other.
 
     :param too_long: what the queue raises when the task has taken too long.
+    :param worker: who works, for people: host and process.
     """
     token = uuid7()
     with begin() as session:
         job = leases.claim(
-            session, job_id, token=token, lease_seconds=patience.lease_seconds
+            session,
+            job_id,
+            token=token,
+            lease_seconds=patience.lease_seconds,
+            worker=worker,
         )
     if job is None:
         return None
