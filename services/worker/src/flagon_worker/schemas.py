@@ -102,6 +102,10 @@ class ProbeParams(BaseModel, extra="forbid"):
 
     seconds: float = Field(default=0, ge=0, le=60)
     """How long it does nothing."""
+    stubborn: bool = False
+    """Ignore that it is to be cancelled or handed back."""
+    crash: bool = False
+    """Take the process down in which it runs."""
 
 
 PARAMS: dict[str, type[BaseModel]] = {"import": ImportParams, "probe": ProbeParams}

@@ -45,6 +45,9 @@ class Settings(DatabaseSettings, env_prefix="WORKER_"):
     """Time after which a task is asked to stop; it hands its job back."""
     hard_limit_seconds: PositiveInt = 150
     """Time after which a task's process is killed; the lease then runs out."""
+    cancel_grace_seconds: PositiveFloat = 10.0
+    """How long a running job has to notice that it is cancelled; then its process is
+    killed."""
     crashes_max: PositiveInt = 3
     """Times that a job may take its worker down without progress before it fails."""
     patience_seconds: PositiveFloat = 86_400.0

@@ -1,10 +1,12 @@
 """The worker's tasks: each is a name and one call."""
 
 import os
+import signal
 import socket
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
-from typing import Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 from uuid import UUID
 
 import structlog
@@ -32,7 +34,11 @@ from .domain import (
     runs,
     thumbnails,
 )
+from .models import Job
 from .settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 log = structlog.get_logger()
 
@@ -51,6 +57,25 @@ def _patience(settings: Settings) -> leases.Patience:
     )
 
 
+def _begin_anywhere() -> runs.Begin:
+    """Return what opens transactions in every thread: the heartbeat's has no context."""
+    app = cast("Any", current_app)._get_current_object()  # noqa: SLF001 (as documented)
+    sessions = app.extensions["flagon.sessions"]
+
+    @contextmanager
+    def begin() -> "Iterator[Any]":
+        with app.app_context(), sessions.begin() as session:
+            yield session
+
+    return begin
+
+
+def _end_process(job: Job) -> None:
+    """End this child of the pool; Celery starts another, which finds nothing to do."""
+    telemetry.count_ended(job.kind, job.state)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 @shared_task(name=jobs.TASK)
 def run_job(*, job_id: str, **_newer: object) -> None:
     """Take up one job and work on it, for a turn or to its end.
@@ -63,8 +88,7 @@ def run_job(*, job_id: str, **_newer: object) -> None:
     found = UUID(job_id)
     with bound_contextvars(job_id=job_id):
         outcome = runs.run_job(
-            # Not `transaction`: the heartbeat's thread has no app context.
-            current_app.extensions["flagon.sessions"].begin,
+            _begin_anywhere(),
             found,
             kinds={
                 "import": partial(
@@ -80,6 +104,8 @@ def run_job(*, job_id: str, **_newer: object) -> None:
             stopping=health.draining,
             too_long=SoftTimeLimitExceeded,
             worker=f"{socket.gethostname()}/{os.getpid()}",
+            cancel_grace_seconds=settings.cancel_grace_seconds,
+            kill=_end_process,
         )
         if outcome is None:
             log.info("job_not_ready")

@@ -133,6 +133,19 @@ def renew(session: Session, job_id: UUID, *, token: UUID, lease_seconds: float) 
     return bool(cancel)
 
 
+def wanted(session: Session, job_id: UUID, *, token: UUID) -> bool:
+    """Say whether our job is to be cancelled.
+
+    :raises LeaseLost: it is not ours any more.
+    """
+    cancel = session.scalar(
+        select(Job.cancel_requested).where(Job.id == job_id, Job.lease_token == token)
+    )
+    if cancel is None:
+        raise LeaseLost(str(job_id))
+    return cancel
+
+
 def hold(session: Session, job_id: UUID, token: UUID) -> Job:
     """Return our running job, locked, so that the transaction may write to it.
 

@@ -25,6 +25,8 @@ Begin = Callable[[], AbstractContextManager[Session]]
 """Opens a transaction; unlike `db.transaction` it works in every thread."""
 
 _TELL_SECONDS = 0.3
+_LOOK_SECONDS = 0.5
+"""How often a running job looks whether it is to be cancelled."""
 
 
 @dataclass
@@ -39,6 +41,10 @@ class Run:
     slice_seconds: float
     stopping: Callable[[], bool]
     """Whether this worker is about to stop."""
+    cancel_grace_seconds: float = float("inf")
+    """How long the job has to notice that it is to be cancelled."""
+    kill: Callable[[Job], None] | None = None
+    """Ends this process at once, without its cooperation."""
     clock: Callable[[], float] = time.monotonic
     _cancel: bool = False
     _lost: bool = False
@@ -102,17 +108,31 @@ class Run:
 
     def _beat(self, done: threading.Event) -> None:
         renewed = self.clock()
-        # A third: two beats may fail before the lease runs out.
-        while not done.wait(self.lease_seconds / 3):
+        cancelled: float | None = None
+        # A third of the lease: two beats may fail before it runs out.
+        renew_seconds = self.lease_seconds / 3
+        while not done.wait(min(_LOOK_SECONDS, renew_seconds)):
+            due = self.clock() - renewed >= renew_seconds
             try:
                 with self.begin() as session:
-                    self._cancel = leases.renew(
-                        session,
-                        self.job.id,
-                        token=self.token,
-                        lease_seconds=self.lease_seconds,
+                    # Only looking costs no write.
+                    cancel = (
+                        leases.renew(
+                            session,
+                            self.job.id,
+                            token=self.token,
+                            lease_seconds=self.lease_seconds,
+                        )
+                        if due
+                        else leases.wanted(session, self.job.id, token=self.token)
                     )
-                renewed = self.clock()
+                if due:
+                    renewed = self.clock()
+                if cancel:
+                    self._cancel = True
+                    cancelled = self.clock() if cancelled is None else cancelled
+                    if self.clock() - cancelled >= self.cancel_grace_seconds:
+                        self._cut_off()
             except leases.LeaseLost:
                 self._lost = True
                 return
@@ -121,6 +141,18 @@ class Run:
                 if self.clock() - renewed > self.lease_seconds:
                     self._lost = True
                     return
+
+    def _cut_off(self) -> None:
+        """End a job that does not hear: first its row, then the process.
+
+        :raises leases.LeaseLost: the job ended while we made up our mind.
+        """
+        if self.kill is None:
+            return
+        with self.step() as (session, job):
+            leases.stop(session, job, "Cancelled; its process was ended.")
+        log.warning("job_cut_off", job_id=str(job.id))
+        self.kill(job)
 
 
 Kind = Callable[[Run], dict[str, Any]]
@@ -152,6 +184,8 @@ def run_job(
     stopping: Callable[[], bool],
     too_long: type[Exception],
     worker: str = "",
+    cancel_grace_seconds: float = float("inf"),
+    kill: Callable[[Job], None] | None = None,
 ) -> Outcome | None:
     """Take a job up, work on it and record how that ended; None: nothing to do.
 
@@ -159,6 +193,8 @@ def run_job(
 
     :param too_long: what the queue raises when the task has taken too long.
     :param worker: who works, for people: host and process.
+    :param cancel_grace_seconds: how long a job may ignore that it is to be cancelled.
+    :param kill: ends this process at once, when the job ignores it for longer.
     """
     token = uuid7()
     with begin() as session:
@@ -179,6 +215,8 @@ def run_job(
         lease_seconds=patience.lease_seconds,
         slice_seconds=slice_seconds,
         stopping=stopping,
+        cancel_grace_seconds=cancel_grace_seconds,
+        kill=kill,
     )
     try:
         name, finished_at, failure = _work(run, kinds[job.kind], patience, too_long)
