@@ -45,6 +45,10 @@ class UnknownQueue(ValueError):
     """No worker takes tasks from this queue; the code that names it is wrong."""
 
 
+class QueueUnfit(ValueError):
+    """With this configuration tasks would run twice at once, or get lost."""
+
+
 def configuration(
     settings: ServiceSettings,
     service: str,
@@ -283,6 +287,47 @@ def _message_at_hand(task: "Task[Any, Any]") -> Iterator[None]:
             )
 
 
+_NEEDED: dict[str, tuple[object, str]] = {
+    "task_acks_late": (True, "the task of a killed worker would be gone"),
+    "task_reject_on_worker_lost": (True, "the task of a killed process would be gone"),
+    "worker_prefetch_multiplier": (1, "tasks would wait in a busy process"),
+    "task_ignore_result": (True, "results would be kept where nobody reads them"),
+    "result_backend": (None, "a restart of its Redis would lose tasks"),
+}
+
+
+def check(celery: Celery, grace_seconds: float) -> None:
+    """Make sure that the configuration loses no task and runs none twice at once.
+
+    :param grace_seconds: time that tasks have to finish after SIGTERM.
+    :raises QueueUnfit: it does; the message says what to change.
+    """
+    conf = celery.conf
+    for name, (needed, otherwise) in _NEEDED.items():
+        if conf[name] != needed:
+            message = f"Set {name} to {needed}, not {conf[name]}: {otherwise}."
+            raise QueueUnfit(message)
+    limits = {"task_time_limit": conf.task_time_limit}
+    for name, task in celery.tasks.items():
+        if not task.acks_late:
+            message = (
+                f"Set acks_late of {name} to True: {_NEEDED['task_acks_late'][1]}."
+            )
+            raise QueueUnfit(message)
+        if task.time_limit is not None:
+            limits[f"time_limit of {name}"] = task.time_limit
+    visible = conf.broker_transport_options["visibility_timeout"]
+    for name, limit in limits.items():
+        longest = (limit or float("inf")) + grace_seconds
+        if visible <= longest:
+            message = (
+                f"Lower {name} ({limit} s) or the grace after SIGTERM ({grace_seconds:g}"
+                f" s): together they must be less than the {visible} s after which the "
+                "broker gives a task out again, or it runs twice at once."
+            )
+            raise QueueUnfit(message)
+
+
 def run_worker(
     settings: ServiceSettings, app: str, *, queues: Sequence[str], concurrency: int
 ) -> int:
@@ -293,11 +338,16 @@ def run_worker(
 
     :param app: where the app is made, `package.module:factory()`.
     :param concurrency: tasks at a time, each in a process of its own.
-    :return: the exit status.
+    :return: the exit status; 1 at once where the configuration could lose tasks.
     """
     from . import server  # noqa: PLC0415
 
     flask_app, celery = _load(settings, app)
+    try:
+        check(celery, settings.grace_seconds)
+    except QueueUnfit as unfit:
+        log.critical("worker_unfit", reason=str(unfit))
+        return 1
     on_process_start(flask_app, _forget_inherited(flask_app))
     worker: Any = celery.Worker(
         hostname=f"{'-'.join(queues)}@%h",
