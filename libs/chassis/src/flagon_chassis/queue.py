@@ -329,7 +329,12 @@ def check(celery: Celery, grace_seconds: float) -> None:
 
 
 def run_worker(
-    settings: ServiceSettings, app: str, *, queues: Sequence[str], concurrency: int
+    settings: ServiceSettings,
+    app: str,
+    *,
+    queues: Sequence[str],
+    concurrency: int,
+    tasks_per_process: int | None = None,
 ) -> int:
     """Run tasks of the given queues in child processes until SIGTERM.
 
@@ -338,6 +343,8 @@ def run_worker(
 
     :param app: where the app is made, `package.module:factory()`.
     :param concurrency: tasks at a time, each in a process of its own.
+    :param tasks_per_process: after so many a process makes room for a new one, and gives
+        back what libraries keep; None for no end.
     :return: the exit status; 1 at once where the configuration could lose tasks.
     """
     from . import server  # noqa: PLC0415
@@ -353,6 +360,7 @@ def run_worker(
         hostname=f"{'-'.join(queues)}@%h",
         queues=",".join(queues),
         concurrency=concurrency,
+        max_tasks_per_child=tasks_per_process,
         pool="prefork",
         loglevel=settings.log_level,
         quiet=True,
@@ -466,8 +474,12 @@ def _share_memory(**_signal: object) -> None:
 
 
 def _end_process(**_signal: object) -> None:
+    from . import server  # noqa: PLC0415
+
     # Pool processes end without atexit.
     tracing.flush()
+    # What a process counted stays; what it showed of itself goes with it.
+    server.forget_metrics(os.getpid())
 
 
 def _keep_logging(**_signal: object) -> None:
@@ -520,24 +532,40 @@ def watch(celery: Celery, queues: Sequence[str], stop: threading.Event) -> None:
 
 def measure(celery: Celery, queues: Sequence[str]) -> None:
     """Set the metrics of the waiting tasks: how many, and the age of the oldest."""
+    for queue, (depth, oldest_seconds) in look(celery, queues).items():
+        show(queue, depth, oldest_seconds)
+
+
+def show(queue: str, depth: int, oldest_seconds: float) -> None:
+    """Set the metrics of one queue."""
     from . import metrics  # noqa: PLC0415
 
-    depth = metrics.gauge(
-        "flagon_queue_depth", "Tasks that wait.", "queue", mode="livemax"
-    )
-    oldest = metrics.gauge(
+    # Of several processes the one that looked last is right, not the one that saw most.
+    metrics.gauge(
+        "flagon_queue_depth", "Tasks that wait.", "queue", mode="livemostrecent"
+    ).labels(queue).set(depth)
+    metrics.gauge(
         "flagon_queue_oldest_seconds",
         "Age of the task that is next.",
         "queue",
-        mode="livemax",
-    )
+        mode="livemostrecent",
+    ).labels(queue).set(oldest_seconds)
+
+
+def look(celery: Celery, queues: Sequence[str]) -> dict[str, tuple[int, float]]:
+    """Return how many tasks wait, and the age of the oldest in seconds, by queue.
+
+    :raises kombu.exceptions.OperationalError: the broker does not answer.
+    """
+    found = {}
     prefix = celery.conf.broker_transport_options["global_keyprefix"]
     with celery.connection_for_read() as connection:
         client = cast("Any", connection.default_channel).client
         for queue in queues:
             # Not `client.llen`: only some commands know the prefix.
-            depth.labels(queue).set(client.execute_command("LLEN", queue))
-            found = client.execute_command("LINDEX", f"{prefix}{queue}", -1)
-            headers = json.loads(found)["headers"] if found else {}
+            depth = int(client.execute_command("LLEN", queue))
+            next_ = client.execute_command("LINDEX", f"{prefix}{queue}", -1)
+            headers = json.loads(next_)["headers"] if next_ else {}
             age = time.time() - float(headers.get("enqueued_at") or time.time())
-            oldest.labels(queue).set(max(0.0, age))
+            found[queue] = (depth, max(0.0, age))
+    return found
