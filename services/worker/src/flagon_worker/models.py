@@ -65,6 +65,7 @@ class Job(Base):
             "queue",
             "owner",
             "queued_at",
+            "id",
             postgresql_where=text(
                 "state in ('queued', 'running') and lease_token is null"
             ),

@@ -116,14 +116,21 @@ def tell(
 
 
 def wake(session: Session, job: Job) -> None:
-    """Add the message that makes a worker look at the job, in the job's own trace."""
+    """Add the message that makes a worker look for a job of this one's queue.
+
+    It bears the job's own trace, but the worker takes whose turn it is.
+    """
     session.execute(
         insert(outbox).values(
             id=uuid7(),
             channel="task",
             name=TASK,
             subject=str(job.id),
-            body={"queue": job.queue, "kwargs": {"job_id": str(job.id)}},
+            body={
+                "queue": job.queue,
+                # The queue says what to look for; the job, whom it was sent for.
+                "kwargs": {"job_id": str(job.id), "queue": job.queue},
+            },
             headers=job.headers,
         )
     )

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -17,7 +17,7 @@ from uuid_utils.compat import uuid7
 
 from flagon_worker.models import Job
 
-from . import jobs, leases
+from . import fairness, jobs, leases
 
 log = structlog.get_logger()
 
@@ -45,6 +45,7 @@ class Run:
     """How long the job has to notice that it is to be cancelled."""
     kill: Callable[[Job], None] | None = None
     """Ends this process at once, without its cooperation."""
+    rules: fairness.Rules = field(default_factory=fairness.Rules)
     clock: Callable[[], float] = time.monotonic
     _cancel: bool = False
     _lost: bool = False
@@ -151,12 +152,17 @@ class Run:
             return
         with self.step() as (session, job):
             leases.stop(session, job, "Cancelled; its process was ended.")
+            fairness.release(session, job, self.rules)
         log.warning("job_cut_off", job_id=str(job.id))
         self.kill(job)
 
 
 Kind = Callable[[Run], dict[str, Any]]
 """Does the work of one kind of job and returns its result."""
+
+
+Within = Callable[[Job], AbstractContextManager[object]]
+"""Gives what surrounds the work on a job."""
 
 
 @dataclass(frozen=True)
@@ -186,24 +192,38 @@ def run_job(
     worker: str = "",
     cancel_grace_seconds: float = float("inf"),
     kill: Callable[[Job], None] | None = None,
+    queue: str | None = None,
+    rules: fairness.Rules | None = None,
+    within: Within = nullcontext,
 ) -> Outcome | None:
     """Take a job up, work on it and record how that ended; None: nothing to do.
 
     Safe to call any number of times for one job, at once and after each other.
 
+    :param job_id: for whom the message was sent; taken where it names no queue, as
+        messages of older releases.
+    :param queue: where to take the job whose turn it is.
+    :param rules: what keeps one owner or kind from taking everything.
+    :param within: is entered with the job while it is at work, for logs and traces.
     :param too_long: what the queue raises when the task has taken too long.
     :param worker: who works, for people: host and process.
     :param cancel_grace_seconds: how long a job may ignore that it is to be cancelled.
     :param kill: ends this process at once, when the job ignores it for longer.
     """
     token = uuid7()
+    rules = rules or fairness.Rules()
     with begin() as session:
-        job = leases.claim(
-            session,
-            job_id,
-            token=token,
-            lease_seconds=patience.lease_seconds,
-            worker=worker,
+        found = fairness.choose(session, queue, rules) if queue else job_id
+        job = (
+            leases.claim(
+                session,
+                found,
+                token=token,
+                lease_seconds=patience.lease_seconds,
+                worker=worker,
+            )
+            if found
+            else None
         )
     if job is None:
         return None
@@ -217,11 +237,13 @@ def run_job(
         stopping=stopping,
         cancel_grace_seconds=cancel_grace_seconds,
         kill=kill,
+        rules=rules,
     )
     try:
-        name, finished_at, failure = _work(run, kinds[job.kind], patience, too_long)
+        with within(job):
+            name, finished_at, failure = _work(run, kinds[job.kind], patience, too_long)
     except leases.LeaseLost:
-        log.warning("lease_lost", job_id=str(job_id))
+        log.warning("lease_lost", job_id=str(job.id))
         return Outcome(job.kind, "lost", queued_seconds)
     started_at = job.started_at or jobs.now()
     return Outcome(
@@ -249,6 +271,8 @@ def _work(
     # The last thing that the lease is good for.
     with run.step() as (session, job):
         name = _end(session, job, result=result, reason=reason, patience=patience)
+        if job.finished_at or name == "paused":
+            fairness.release(session, job, run.rules)
     # What was foreseen needs no report; who was too slow is known by name.
     unexpected = name == "crashed" and not isinstance(reason, too_long)
     if job.finished_at:

@@ -27,7 +27,10 @@ def upgrade() -> None:
         "ix_job_dead", "job", ["id"], postgresql_where=sa.text("dead is not null")
     )
     op.create_index(
-        "ix_job_ready", "job", ["queue", "owner", "queued_at"], postgresql_where=_READY
+        "ix_job_ready",
+        "job",
+        ["queue", "owner", "queued_at", "id"],
+        postgresql_where=_READY,
     )
     op.create_index(
         "ix_job_held",
