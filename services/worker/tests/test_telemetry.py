@@ -15,6 +15,14 @@ NOWHERE = "redis://127.0.0.1:1/0"
 ONE = ("celery", "--queues", "interactive,maintenance", "--concurrency", "1")
 
 
+@pytest.fixture
+def alone(stack):
+    """The test's processes, gone after it: the next one counts what waits."""
+    yield stack
+    for name in list(stack.processes):
+        stack.kill(name)
+
+
 def value(text, name, **labels):
     wanted = ",".join(f'{key}="{labels[key]}"' for key in labels)
     found = re.search(rf"^{name}\{{{re.escape(wanted)}\}} (\S+)$", text, re.MULTILINE)
@@ -59,9 +67,9 @@ class TestQueues:
         assert "queues_not_measured" in caplog.text
 
     def test_are_right_whichever_process_of_the_server_is_asked(
-        self, stack, settings, submit_probe, wait_for
+        self, alone, settings, submit_probe
     ):
-        stack.start(
+        alone.start(
             "serve",
             "serve",
             WORKER_PUBLIC_URL=settings.public_url,
@@ -72,7 +80,7 @@ class TestQueues:
             submit_probe()
             found += [
                 value(
-                    stack.get("serve", "/metrics"),
+                    alone.get("serve", "/metrics"),
                     "flagon_queue_depth",
                     queue="interactive",
                 )
@@ -84,15 +92,15 @@ class TestQueues:
 
 class TestRecycledProcesses:
     def test_keep_what_they_counted(
-        self, stack, settings, submit_probe, finished, client, bearer
+        self, alone, settings, submit_probe, finished, client, bearer
     ):
-        stack.start("relay", "relay")
-        stack.start("one", *ONE, WORKER_TASKS_PER_PROCESS="2")
+        alone.start("relay", "relay")
+        alone.start("one", *ONE, WORKER_TASKS_PER_PROCESS="2")
 
         ids = [submit_probe()["id"] for _ in range(9)]
 
         assert {finished(job_id)["state"] for job_id in ids} == {"succeeded"}
-        text = stack.get("one", "/metrics")
+        text = alone.get("one", "/metrics")
         counted = value(text, "flagon_jobs_total", kind="probe", outcome="succeeded")
         assert counted == 9
         processes = {
