@@ -35,6 +35,15 @@ class TestInitApp:
         assert line.endswith(" 2.0")
         assert "/things/1" not in text
 
+    def test_looks_up_what_is_to_be_shown(self, client):
+        asked = []
+        metrics.before_scrape(client.application, lambda: asked.append(1))
+
+        client.get("/metrics")
+        client.get("/metrics")
+
+        assert asked == [1, 1]
+
     def test_unknown_paths_make_no_labels(self, client):
         client.get("/wp-admin.php")
 

@@ -71,6 +71,65 @@ class TestConfiguration:
         assert broker.conf.accept_content == ["json"]
 
 
+class TestCheck:
+    def test_lets_the_platforms_own_configuration_pass(self, broker):
+        queue.check(broker, 10)
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("task_acks_late", False),
+            ("task_reject_on_worker_lost", False),
+            ("worker_prefetch_multiplier", 4),
+            ("task_ignore_result", False),
+            ("result_backend", "redis://127.0.0.1/0"),
+        ],
+    )
+    def test_refuses_what_loses_tasks(self, broker, name, value):
+        needed = broker.conf[name]
+        broker.conf[name] = value
+
+        with pytest.raises(queue.QueueUnfit, match=f"Set {name} to {needed}, not"):
+            queue.check(broker, 10)
+
+    def test_refuses_limits_that_outlast_the_brokers_patience(self, broker):
+        # 90 s by default, so the broker waits for 300 s.
+        queue.check(broker, 209)
+
+        with pytest.raises(queue.QueueUnfit, match=r"Lower task_time_limit \(90 s\)"):
+            queue.check(broker, 210)
+
+    def test_refuses_tasks_without_any_limit(self, broker):
+        broker.conf.task_time_limit = None
+
+        with pytest.raises(queue.QueueUnfit, match="Lower task_time_limit"):
+            queue.check(broker, 10)
+
+    @pytest.mark.parametrize(
+        ("option", "said"),
+        [
+            ({"acks_late": False}, "Set acks_late of things.odd to True"),
+            ({"time_limit": 500}, r"Lower time_limit of things.odd \(500 s\)"),
+        ],
+    )
+    def test_refuses_a_task_that_differs(self, broker, option, said):
+        def odd():
+            pass
+
+        broker.task(odd, name="things.odd", shared=False, **option)
+
+        with pytest.raises(queue.QueueUnfit, match=said):
+            queue.check(broker, 10)
+
+    def test_keeps_a_worker_from_starting(
+        self, app, broker, make_settings, monkeypatch
+    ):
+        monkeypatch.setattr(queue, "_load", lambda *_: (app, broker))
+        settings = make_settings(grace_seconds=1000)
+
+        assert queue.run_worker(settings, "", queues=["bulk"], concurrency=1) == 1
+
+
 class TestSend:
     def test_writes_the_task_to_the_outbox(self, app, session):
         with app.app_context():

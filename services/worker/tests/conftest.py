@@ -165,7 +165,8 @@ def database_url(migrated):
     """A database with the schema and no rows."""
     with psycopg.connect(migrated.replace("+psycopg", "")) as connection:
         connection.execute(
-            "truncate job, event_archive, outbox, inbox, idempotency_key restart identity"
+            "truncate job, job_turn, kind_bucket, event_archive, outbox, inbox,"
+            " idempotency_key restart identity cascade"
         )
     return migrated
 
@@ -412,3 +413,44 @@ def change(begin):
             )
 
     return change
+
+
+@pytest.fixture
+def submit_probe(client, bearer):
+    """Hands in a probe and returns it."""
+
+    def submit_probe(*, who="me", **params):
+        response = client.post(
+            "/api/v1/jobs",
+            data={"kind": "probe", "params": json.dumps(params)},
+            content_type="multipart/form-data",
+            headers=bearer("jobs:read", "jobs:write", "jobs:manage", sub=who),
+        )
+        assert response.status_code == 202, response.json
+        return response.json
+
+    return submit_probe
+
+
+@pytest.fixture
+def look(client, bearer):
+    """Returns anybody's job as it is now."""
+
+    def look(job_id):
+        return client.get(
+            f"/api/v1/jobs/{job_id}",
+            headers=bearer("jobs:read", "jobs:manage", sub="operator"),
+        ).json
+
+    return look
+
+
+@pytest.fixture
+def finished(look, wait_for):
+    """Waits until a job has ended and returns it."""
+
+    def finished(job_id, seconds=40):
+        wait_for(lambda: look(job_id)["finished_at"], seconds)
+        return look(job_id)
+
+    return finished

@@ -133,6 +133,22 @@ class TestWholePath:
         return found if found and found[-1]["data"]["state"] == "succeeded" else None
 
 
+class TestStart:
+    def test_is_refused_where_a_task_could_run_twice_at_once(self, stack):
+        refused = subprocess.run(
+            [sys.executable, "-m", "flagon_worker", *BULK],
+            env={**os.environ, **stack.environment, "WORKER_GRACE_SECONDS": "300"},
+            capture_output=True,
+            check=False,
+            text=True,
+            timeout=30,
+        )
+
+        assert refused.returncode == 1
+        # 150 s of the hard limit and 300 s of grace; the broker waits for 420 s.
+        assert "Lower task_time_limit (150 s) or the grace" in refused.stdout
+
+
 class TestKilled:
     def test_a_pool_child_in_the_midst_of_an_import(
         self, fleet, halfway, ended, catalog, report

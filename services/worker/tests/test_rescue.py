@@ -9,7 +9,7 @@ from sqlalchemy import delete, update
 
 from flagon_chassis import tables
 from flagon_worker import tasks
-from flagon_worker.domain import jobs, leases, rescue, schedule
+from flagon_worker.domain import fairness, jobs, leases, rescue, schedule
 
 PATIENCE = leases.Patience(
     lease_seconds=15,
@@ -35,7 +35,9 @@ def claim(begin):
 def reap(begin):
     def reap(**depths):
         with begin() as session:
-            return rescue.reap(session, depths=depths, patience=PATIENCE)
+            return rescue.reap(
+                session, depths=depths, patience=PATIENCE, rules=fairness.Rules()
+            )
 
     return reap
 
@@ -162,7 +164,7 @@ class TestReap:
 
         assert outbox("task")[0].body == {
             "queue": "bulk",
-            "kwargs": {"job_id": job_id},
+            "kwargs": {"job_id": job_id, "queue": "bulk"},
         }
 
     def test_keeps_the_trace_of_the_request(

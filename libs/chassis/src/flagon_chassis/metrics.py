@@ -1,6 +1,7 @@
 """Prometheus metrics that are right under several worker processes."""
 
 import os
+from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -74,6 +75,14 @@ def exposition(*registries: CollectorRegistry) -> bytes:
     return b"".join(generate_latest(registry) for registry in found)
 
 
+def before_scrape(app: "Flask", measure: Callable[[], object]) -> None:
+    """Have `measure` called before `/metrics` answers: what is to be shown is looked up.
+
+    It must not raise: what else there is to show should be shown.
+    """
+    app.extensions.setdefault("flagon.measures", []).append(measure)
+
+
 def init_app(app: "Flask", service: str) -> None:
     """Measure every request by route template and serve `/metrics`.
 
@@ -103,4 +112,6 @@ def init_app(app: "Flask", service: str) -> None:
     @app.get("/metrics")
     @open_route
     def metrics() -> "Response":
+        for measure in app.extensions.get("flagon.measures", ()):
+            measure()
         return Response(exposition(registry), content_type=CONTENT_TYPE)

@@ -45,6 +45,10 @@ class UnknownQueue(ValueError):
     """No worker takes tasks from this queue; the code that names it is wrong."""
 
 
+class QueueUnfit(ValueError):
+    """With this configuration tasks would run twice at once, or get lost."""
+
+
 def configuration(
     settings: ServiceSettings,
     service: str,
@@ -283,8 +287,54 @@ def _message_at_hand(task: "Task[Any, Any]") -> Iterator[None]:
             )
 
 
+_NEEDED: dict[str, tuple[object, str]] = {
+    "task_acks_late": (True, "the task of a killed worker would be gone"),
+    "task_reject_on_worker_lost": (True, "the task of a killed process would be gone"),
+    "worker_prefetch_multiplier": (1, "tasks would wait in a busy process"),
+    "task_ignore_result": (True, "results would be kept where nobody reads them"),
+    "result_backend": (None, "a restart of its Redis would lose tasks"),
+}
+
+
+def check(celery: Celery, grace_seconds: float) -> None:
+    """Make sure that the configuration loses no task and runs none twice at once.
+
+    :param grace_seconds: time that tasks have to finish after SIGTERM.
+    :raises QueueUnfit: it does; the message says what to change.
+    """
+    conf = celery.conf
+    for name, (needed, otherwise) in _NEEDED.items():
+        if conf[name] != needed:
+            message = f"Set {name} to {needed}, not {conf[name]}: {otherwise}."
+            raise QueueUnfit(message)
+    limits = {"task_time_limit": conf.task_time_limit}
+    for name, task in celery.tasks.items():
+        if not task.acks_late:
+            message = (
+                f"Set acks_late of {name} to True: {_NEEDED['task_acks_late'][1]}."
+            )
+            raise QueueUnfit(message)
+        if task.time_limit is not None:
+            limits[f"time_limit of {name}"] = task.time_limit
+    visible = conf.broker_transport_options["visibility_timeout"]
+    for name, limit in limits.items():
+        longest = (limit or float("inf")) + grace_seconds
+        if visible <= longest:
+            message = (
+                f"Lower {name} ({limit} s) or the grace after SIGTERM ({grace_seconds:g}"
+                f" s): together they must be less than the {visible} s after which the "
+                "broker gives a task out again, or it runs twice at once."
+            )
+            raise QueueUnfit(message)
+
+
 def run_worker(
-    settings: ServiceSettings, app: str, *, queues: Sequence[str], concurrency: int
+    settings: ServiceSettings,
+    app: str,
+    *,
+    queues: Sequence[str],
+    concurrency: int,
+    tasks_per_process: int | None = None,
 ) -> int:
     """Run tasks of the given queues in child processes until SIGTERM.
 
@@ -293,16 +343,24 @@ def run_worker(
 
     :param app: where the app is made, `package.module:factory()`.
     :param concurrency: tasks at a time, each in a process of its own.
-    :return: the exit status.
+    :param tasks_per_process: after so many a process makes room for a new one, and gives
+        back what libraries keep; None for no end.
+    :return: the exit status; 1 at once where the configuration could lose tasks.
     """
     from . import server  # noqa: PLC0415
 
     flask_app, celery = _load(settings, app)
+    try:
+        check(celery, settings.grace_seconds)
+    except QueueUnfit as unfit:
+        log.critical("worker_unfit", reason=str(unfit))
+        return 1
     on_process_start(flask_app, _forget_inherited(flask_app))
     worker: Any = celery.Worker(
         hostname=f"{'-'.join(queues)}@%h",
         queues=",".join(queues),
         concurrency=concurrency,
+        max_tasks_per_child=tasks_per_process,
         pool="prefork",
         loglevel=settings.log_level,
         quiet=True,
@@ -416,8 +474,12 @@ def _share_memory(**_signal: object) -> None:
 
 
 def _end_process(**_signal: object) -> None:
+    from . import server  # noqa: PLC0415
+
     # Pool processes end without atexit.
     tracing.flush()
+    # What a process counted stays; what it showed of itself goes with it.
+    server.forget_metrics(os.getpid())
 
 
 def _keep_logging(**_signal: object) -> None:
@@ -470,24 +532,40 @@ def watch(celery: Celery, queues: Sequence[str], stop: threading.Event) -> None:
 
 def measure(celery: Celery, queues: Sequence[str]) -> None:
     """Set the metrics of the waiting tasks: how many, and the age of the oldest."""
+    for queue, (depth, oldest_seconds) in look(celery, queues).items():
+        show(queue, depth, oldest_seconds)
+
+
+def show(queue: str, depth: int, oldest_seconds: float) -> None:
+    """Set the metrics of one queue."""
     from . import metrics  # noqa: PLC0415
 
-    depth = metrics.gauge(
-        "flagon_queue_depth", "Tasks that wait.", "queue", mode="livemax"
-    )
-    oldest = metrics.gauge(
+    # Of several processes the one that looked last is right, not the one that saw most.
+    metrics.gauge(
+        "flagon_queue_depth", "Tasks that wait.", "queue", mode="livemostrecent"
+    ).labels(queue).set(depth)
+    metrics.gauge(
         "flagon_queue_oldest_seconds",
         "Age of the task that is next.",
         "queue",
-        mode="livemax",
-    )
+        mode="livemostrecent",
+    ).labels(queue).set(oldest_seconds)
+
+
+def look(celery: Celery, queues: Sequence[str]) -> dict[str, tuple[int, float]]:
+    """Return how many tasks wait, and the age of the oldest in seconds, by queue.
+
+    :raises kombu.exceptions.OperationalError: the broker does not answer.
+    """
+    found = {}
     prefix = celery.conf.broker_transport_options["global_keyprefix"]
     with celery.connection_for_read() as connection:
         client = cast("Any", connection.default_channel).client
         for queue in queues:
             # Not `client.llen`: only some commands know the prefix.
-            depth.labels(queue).set(client.execute_command("LLEN", queue))
-            found = client.execute_command("LINDEX", f"{prefix}{queue}", -1)
-            headers = json.loads(found)["headers"] if found else {}
+            depth = int(client.execute_command("LLEN", queue))
+            next_ = client.execute_command("LINDEX", f"{prefix}{queue}", -1)
+            headers = json.loads(next_)["headers"] if next_ else {}
             age = time.time() - float(headers.get("enqueued_at") or time.time())
-            oldest.labels(queue).set(max(0.0, age))
+            found[queue] = (depth, max(0.0, age))
+    return found

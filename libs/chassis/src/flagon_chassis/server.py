@@ -136,10 +136,15 @@ def share_memory() -> None:
 
 
 def _forget_metrics(_arbiter: object, worker: Any) -> None:  # noqa: ANN401
+    forget_metrics(worker.pid)
+
+
+def forget_metrics(pid: int) -> None:
+    """Forget what a process that is gone showed of itself; what it counted stays."""
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:  # noqa: TID251
         from prometheus_client import multiprocess  # noqa: PLC0415
 
-        multiprocess.mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+        multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
 def sidecar(bind: str, checks: Mapping[str, Any] | None = None) -> ThreadingHTTPServer:

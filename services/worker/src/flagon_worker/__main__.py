@@ -116,6 +116,7 @@ def _celery(settings: Settings, chosen: argparse.Namespace) -> int:
         _TASKS,
         queues=chosen.queues.split(","),
         concurrency=chosen.concurrency or settings.concurrency,
+        tasks_per_process=settings.tasks_per_process,
     )
 
 

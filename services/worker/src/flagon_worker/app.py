@@ -7,7 +7,7 @@ from flask import Flask
 
 from flagon_chassis import db, events, health, logs, queue, sentry, tracing
 
-from . import cli, clients, tasks  # noqa: F401 (tasks register themselves)
+from . import cli, clients, tasks, telemetry
 from .settings import Settings
 
 NAME = "worker"
@@ -21,9 +21,9 @@ def create_app(settings: Settings | None = None) -> Flask:
     :raises pydantic.ValidationError: a setting is missing or malformed.
     """
     # Tokens, OpenAPI and limits: memory that processes without an API need not have.
-    from flagon_chassis import auth, limits, web  # noqa: PLC0415
+    from flagon_chassis import auth, limits, metrics, web  # noqa: PLC0415
 
-    from . import routes  # noqa: PLC0415
+    from . import routes, routes_dead, routes_history  # noqa: PLC0415
 
     settings = settings or Settings()
     app = web.create_app(
@@ -43,6 +43,14 @@ def create_app(settings: Settings | None = None) -> Flask:
     limits.init_app(app, settings)
     _fit(app, settings)
     app.register_blueprint(routes.bp)
+    app.register_blueprint(routes_history.bp)
+    app.register_blueprint(routes_dead.bp)
+    metrics.before_scrape(
+        app,
+        lambda: telemetry.measure_queues(
+            app.extensions["celery"], tasks.rules_of(settings)
+        ),
+    )
     routes.complete_document(app)
     app.cli.add_command(cli.events)
     app.cli.add_command(cli.mail)

@@ -8,6 +8,8 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     DateTime,
+    Double,
+    ForeignKey,
     Index,
     MetaData,
     Text,
@@ -52,6 +54,28 @@ class Job(Base):
             postgresql_where=text("state in ('queued', 'running')"),
         ),
         Index("ix_job_finished_at", "finished_at"),
+        CheckConstraint(
+            "dead is null or state = 'failed' and dead in ('poison', 'exhausted')",
+            name="dead_known",
+        ),
+        Index("ix_job_dead", "id", postgresql_where=text("dead is not null")),
+        # Whose turn is next: jobs that a worker may take, and those that one has.
+        Index(
+            "ix_job_ready",
+            "queue",
+            "owner",
+            "queued_at",
+            "id",
+            postgresql_where=text(
+                "state in ('queued', 'running') and lease_token is null"
+            ),
+        ),
+        Index(
+            "ix_job_held",
+            "queue",
+            "owner",
+            postgresql_where=text("lease_token is not null"),
+        ),
         {"postgresql_with": {"fillfactor": 70}},
     )
 
@@ -72,11 +96,16 @@ class Job(Base):
     result: Mapped[dict[str, Any] | None]
     error: Mapped[str | None]
     """Why it failed and what to do, for people."""
+    dead: Mapped[str | None]
+    """Why nobody tries a failed job again by itself: `poison` (it takes its workers
+    down) or `exhausted` (what it needs stayed away too long)."""
     artefacts: Mapped[list[str]] = mapped_column(server_default=text("'{}'"))
     """Names of the files that it made."""
 
     attempts: Mapped[int] = mapped_column(server_default=text("0"))
     """How often a worker took it up after it had been queued."""
+    log_lines: Mapped[int] = mapped_column(server_default=text("0"))
+    """Lines that were ever written to its log; the newest are kept."""
     crashes: Mapped[int] = mapped_column(server_default=text("0"))
     """Workers lost over it since its last progress."""
     troubles: Mapped[int] = mapped_column(server_default=text("0"))
@@ -99,6 +128,63 @@ class Job(Base):
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
     version: Mapped[int] = mapped_column(BigInteger, server_default=text("1"))
+
+
+class Attempt(Base):
+    """One attempt at a job: from when it was taken up until it ended or was put back."""
+
+    __tablename__ = "job_attempt"
+
+    job_id: Mapped[UUID] = mapped_column(
+        ForeignKey("job.id", ondelete="CASCADE"), primary_key=True
+    )
+    number: Mapped[int] = mapped_column(primary_key=True)
+    """1 for the first; a retry goes on counting."""
+    started_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]
+    worker: Mapped[str]
+    """Who had it last: host and process."""
+    outcome: Mapped[str | None]
+    """A final state, or `paused`, `handed_back`, `crashed`; None while it goes on."""
+    error: Mapped[str | None]
+
+
+class LogLine(Base):
+    """One line of a job's own log, for its owner."""
+
+    __tablename__ = "job_log"
+    __table_args__ = (
+        CheckConstraint("level in ('info', 'warning', 'error')", name="level_known"),
+    )
+
+    job_id: Mapped[UUID] = mapped_column(
+        ForeignKey("job.id", ondelete="CASCADE"), primary_key=True
+    )
+    number: Mapped[int] = mapped_column(primary_key=True)
+    """1 for the first that was ever written."""
+    at: Mapped[datetime]
+    level: Mapped[str]
+    text: Mapped[str]
+
+
+class Turn(Base):
+    """When an owner last got a worker of a queue: who waited longest is next."""
+
+    __tablename__ = "job_turn"
+
+    queue: Mapped[str] = mapped_column(primary_key=True)
+    owner: Mapped[str] = mapped_column(primary_key=True)
+    served_at: Mapped[datetime]
+
+
+class Bucket(Base):
+    """How many jobs of a kind may start: a token bucket."""
+
+    __tablename__ = "kind_bucket"
+
+    kind: Mapped[str] = mapped_column(primary_key=True)
+    tokens: Mapped[float] = mapped_column(Double)
+    filled_at: Mapped[datetime]
 
 
 class ArchivedEvent(Base):

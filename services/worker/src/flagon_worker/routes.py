@@ -110,12 +110,14 @@ def _settings() -> Settings:
     return cast("Settings", current_app.extensions["flagon.settings"])
 
 
-def _viewer() -> jobs.Viewer:
+def viewer() -> jobs.Viewer:
+    """Return who asks, and whether for everybody."""
     caller = auth.caller()
     return jobs.Viewer(caller.sub, manages="jobs:manage" in caller.scopes)
 
 
-def _show(job: Job, status: int = 200) -> Response:
+def show_job(job: Job, status: int = 200) -> Response:
+    """Return a job as a response."""
     response = web.reply(JobView, jobs.show(job), status)
     # For one person's eyes, and to be asked for again: that is what the ETag is for.
     response.headers["Cache-Control"] = "private, no-cache"
@@ -147,7 +149,7 @@ def submit_job() -> Response:
             headers=_message_headers(),
             resend_seconds=settings.resend_seconds,
         )
-        response = _show(job, 202)
+        response = show_job(job, 202)
         response.headers["Location"] = url_for("jobs.find_job", job_id=job.id)
         return response
 
@@ -232,13 +234,13 @@ def _message_headers() -> dict[str, str]:
 def list_jobs() -> Response:
     """Return the caller's jobs; with `jobs:manage` everybody's."""
     asked = web.query(JobQuery)
-    viewer = _viewer()
-    purpose = f"jobs {asked.state} {asked.kind} {viewer.manages or viewer.sub}"
+    who = viewer()
+    purpose = f"jobs {asked.state} {asked.kind} {who.manages or who.sub}"
     before = UUID(paging.decode(purpose, asked.cursor)[0]) if asked.cursor else None
     with transaction() as session:
         found = jobs.list_jobs(
             session,
-            viewer,
+            who,
             state=asked.state,
             kind=asked.kind,
             before=before,
@@ -265,8 +267,8 @@ def list_jobs() -> Response:
 def find_job(job_id: UUID) -> Response:
     """Return one job; with `If-None-Match` a 304 while nothing has changed."""
     with transaction() as session:
-        job = jobs.find_job(session, job_id, _viewer())
-    return conditional.tagged(_show(job), job.version)
+        job = jobs.find_job(session, job_id, viewer())
+    return conditional.tagged(show_job(job), job.version)
 
 
 @bp.post("/<uuid:job_id>/cancel")
@@ -275,9 +277,9 @@ def find_job(job_id: UUID) -> Response:
 def cancel_job(job_id: UUID) -> Response:
     """Cancel a job: one that waits at once, one that runs at its next step."""
     with transaction() as session:
-        job = jobs.find_job(session, job_id, _viewer(), lock=True)
+        job = jobs.find_job(session, job_id, viewer(), lock=True)
         jobs.cancel_job(session, job)
-        response = _show(job, 202)
+        response = show_job(job, 202)
     if job.finished_at:
         telemetry.count_ended(job.kind, job.state)
     return response
@@ -289,7 +291,7 @@ def cancel_job(job_id: UUID) -> Response:
 def delete_job(job_id: UUID) -> Response:
     """Forget a finished job and its files."""
     with transaction() as session:
-        job = jobs.find_job(session, job_id, _viewer(), lock=True)
+        job = jobs.find_job(session, job_id, viewer(), lock=True)
         conditional.require_match(job.version)
         jobs.delete_job(session, job)
     files.remove_files(_settings().files_dir, job_id)
@@ -302,7 +304,7 @@ def delete_job(job_id: UUID) -> Response:
 def find_artefact(job_id: UUID, name: str) -> Response:
     """Send a file of the job as a download."""
     with transaction() as session:
-        job = jobs.find_job(session, job_id, _viewer())
+        job = jobs.find_job(session, job_id, viewer())
     path = files.find_artefact(_settings().files_dir, job_id, name, job.artefacts)
     response = send_file(
         path,

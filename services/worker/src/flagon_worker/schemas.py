@@ -102,6 +102,10 @@ class ProbeParams(BaseModel, extra="forbid"):
 
     seconds: float = Field(default=0, ge=0, le=60)
     """How long it does nothing."""
+    stubborn: bool = False
+    """Ignore that it is to be cancelled or handed back."""
+    crash: bool = False
+    """Take the process down in which it runs."""
 
 
 PARAMS: dict[str, type[BaseModel]] = {"import": ImportParams, "probe": ProbeParams}
@@ -189,7 +193,12 @@ class JobView(BaseModel):
     progress: Progress
     result: dict[str, Any] | None
     error: str | None
+    dead: Literal["poison", "exhausted"] | None
+    """Why a failed job is a dead letter: it takes its workers down, or what it needs
+    stayed away too long. Null where it failed for what it is."""
     attempts: int
+    log_lines: int
+    """Lines of its log that are kept."""
     cancel_requested: bool
     artefacts: list[Artefact]
     params: dict[str, Any]

@@ -1,11 +1,31 @@
 """Everything the worker reads from its environment."""
 
+import re
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    model_validator,
+)
 
 from flagon_chassis.settings import DatabaseSettings
+
+_RATE = re.compile(r"([1-9]\d{0,6}) per (minute|hour|day)")
+# No seconds: the reaper lets waiting jobs go on every few seconds.
+_UNITS = {"minute": 60.0, "hour": 3600.0, "day": 86_400.0}
+
+
+def _rate(given: object) -> object:
+    found = _RATE.fullmatch(given) if isinstance(given, str) else None
+    if found is None:
+        message = "write a rate as '60 per minute', 'per hour' or 'per day'"
+        raise ValueError(message)
+    return int(found[1]), _UNITS[found[2]]
 
 
 class Settings(DatabaseSettings, env_prefix="WORKER_"):
@@ -37,6 +57,8 @@ class Settings(DatabaseSettings, env_prefix="WORKER_"):
 
     concurrency: PositiveInt = 2
     """Tasks that one Celery process runs at a time, each in a child of its own."""
+    tasks_per_process: PositiveInt = 5000
+    """Tasks after which a child is replaced, to give back memory that libraries keep."""
     lease_seconds: PositiveFloat = 15.0
     """How long a job stays with a worker that gives no sign of life."""
     slice_seconds: PositiveFloat = 20.0
@@ -45,7 +67,20 @@ class Settings(DatabaseSettings, env_prefix="WORKER_"):
     """Time after which a task is asked to stop; it hands its job back."""
     hard_limit_seconds: PositiveInt = 150
     """Time after which a task's process is killed; the lease then runs out."""
-    crashes_max: PositiveInt = 5
+    cancel_grace_seconds: PositiveFloat = 10.0
+    """How long a running job has to notice that it is cancelled; then its process is
+    killed."""
+    owner_running_max: dict[str, PositiveInt] = Field(
+        default_factory=lambda: {"bulk": 10, "interactive": 10}
+    )
+    """Jobs of one owner that may run at once, by queue, as JSON; a queue that is not
+    named has no limit."""
+    kind_rates: dict[str, Annotated[tuple[int, float], BeforeValidator(_rate)]] = Field(
+        default_factory=dict
+    )
+    """How many jobs of a kind may start, by kind, as JSON: `{"import": "60 per hour"}`,
+    per minute, hour or day. As many may start at once after a rest."""
+    crashes_max: PositiveInt = 3
     """Times that a job may take its worker down without progress before it fails."""
     patience_seconds: PositiveFloat = 86_400.0
     """How long a job tries again while the catalog does not answer."""

@@ -1,8 +1,12 @@
 """The worker's tasks: each is a name and one call."""
 
+import os
+import signal
+import socket
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
-from typing import Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 from uuid import UUID
 
 import structlog
@@ -12,13 +16,15 @@ from celery.exceptions import Reject
 from flask import current_app
 from structlog.contextvars import bound_contextvars
 
-from flagon_chassis import health
+from flagon_chassis import health, logs, tracing
 from flagon_chassis.db import transaction
+from flagon_chassis.queue import QUEUES
 
 from . import clients, telemetry
 from .domain import (
     archive,
     deliveries,
+    fairness,
     files,
     imports,
     jobs,
@@ -30,7 +36,11 @@ from .domain import (
     runs,
     thumbnails,
 )
+from .models import Job
 from .settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 log = structlog.get_logger()
 
@@ -49,25 +59,70 @@ def _patience(settings: Settings) -> leases.Patience:
     )
 
 
+def _begin_anywhere() -> runs.Begin:
+    """Return what opens transactions in every thread: the heartbeat's has no context."""
+    app = cast("Any", current_app)._get_current_object()  # noqa: SLF001 (as documented)
+    sessions = app.extensions["flagon.sessions"]
+
+    @contextmanager
+    def begin() -> "Iterator[Any]":
+        with app.app_context(), sessions.begin() as session:
+            yield session
+
+    return begin
+
+
+def _end_process(job: Job) -> None:
+    """End this child of the pool; Celery starts another, which finds nothing to do."""
+    telemetry.count_ended(job.kind, job.state)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def rules_of(settings: Settings) -> fairness.Rules:
+    """Return what keeps one owner or one kind from taking everything."""
+    return fairness.Rules(
+        owner_max=settings.owner_running_max,
+        rates={
+            kind: fairness.Rate(*rate) for kind, rate in settings.kind_rates.items()
+        },
+    )
+
+
+@contextmanager
+def _within(job: Job) -> "Iterator[None]":
+    """Work in the logs and the trace of the request that handed the job in.
+
+    The message that woke this worker was perhaps sent for another job.
+    """
+    request_id = job.headers.get("request_id") or logs.request_id()
+    with (
+        bound_contextvars(job_id=str(job.id), request_id=request_id),
+        tracing.continue_from(
+            job.headers.get("traceparent"), f"job {job.kind}", kind="consumer"
+        ),
+    ):
+        yield
+
+
 @shared_task(name=jobs.TASK)
-def run_job(*, job_id: str, **_newer: object) -> None:
-    """Take up one job and work on it, for a turn or to its end.
+def run_job(*, job_id: str, queue: str | None = None, **_newer: object) -> None:
+    """Take up the job whose turn it is and work on it, for a turn or to its end.
 
     Safe to run twice, also at once: the job's row says who has it.
 
-    :param job_id: UUID of the job, as text.
+    :param job_id: UUID of the job that the message was sent for, as text.
+    :param queue: where to look for a job; without it, as older releases sent, the task
+        is for that one job.
     """
     settings = _settings()
-    found = UUID(job_id)
-    with bound_contextvars(job_id=job_id):
+    with bound_contextvars(woken_for=job_id):
         outcome = runs.run_job(
-            # Not `transaction`: the heartbeat's thread has no app context.
-            current_app.extensions["flagon.sessions"].begin,
-            found,
+            _begin_anywhere(),
+            UUID(job_id),
             kinds={
-                "import": partial(
-                    imports.run_import,
-                    folder=files.folder_of(settings.files_dir, found),
+                "import": lambda run: imports.run_import(
+                    run,
+                    folder=files.folder_of(settings.files_dir, run.job.id),
                     catalog=current_app.extensions["flagon.catalog"],
                     batch_rows=settings.import_batch_rows,
                 ),
@@ -77,6 +132,12 @@ def run_job(*, job_id: str, **_newer: object) -> None:
             slice_seconds=settings.slice_seconds,
             stopping=health.draining,
             too_long=SoftTimeLimitExceeded,
+            worker=f"{socket.gethostname()}/{os.getpid()}",
+            cancel_grace_seconds=settings.cancel_grace_seconds,
+            kill=_end_process,
+            queue=queue,
+            rules=rules_of(settings),
+            within=_within,
         )
         if outcome is None:
             log.info("job_not_ready")
@@ -192,10 +253,16 @@ def again(task: "Task[Any, Any]", seconds: float) -> NoReturn:
 @shared_task(name="worker.reap_jobs")
 def reap_jobs(**_newer: object) -> None:
     """Rescue jobs whose worker or message was lost; sent every few seconds."""
+    settings = _settings()
     celery = cast("Celery", current_app.extensions["celery"])
-    depths = clients.queue_depths(celery, ("interactive", "bulk", "mail"))
+    depths = clients.queue_depths(celery, QUEUES)
     with transaction() as session:
-        reaped = rescue.reap(session, depths=depths, patience=_patience(_settings()))
+        reaped = rescue.reap(
+            session,
+            depths=depths,
+            patience=_patience(settings),
+            rules=rules_of(settings),
+        )
     for kind in reaped.poisoned:
         telemetry.count_ended(kind, "failed")
     if reaped.crashed or reaped.woken:
@@ -213,6 +280,7 @@ def purge(**_newer: object) -> None:
     settings = _settings()
     with transaction() as session:
         gone = jobs.purge_jobs(session, keep=timedelta(days=settings.keep_jobs_days))
+        fairness.purge_turns(session, keep=timedelta(days=settings.keep_jobs_days))
     for job_id in gone:
         files.remove_files(settings.files_dir, job_id)
     with transaction() as session:

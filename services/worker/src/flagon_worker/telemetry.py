@@ -1,8 +1,44 @@
 """What the worker counts."""
 
-from flagon_chassis import metrics
+from typing import TYPE_CHECKING
 
+import structlog
+from kombu.exceptions import OperationalError
+from redis.exceptions import RedisError
+from sqlalchemy.exc import SQLAlchemyError
+
+from flagon_chassis import metrics, queue
+from flagon_chassis.db import transaction
+
+from .domain import fairness
 from .domain.runs import Outcome
+
+if TYPE_CHECKING:
+    from celery import Celery
+
+log = structlog.get_logger()
+
+
+def measure_queues(celery: "Celery", rules: fairness.Rules) -> None:
+    """Set the metrics of every queue, for scrapes that come when no worker runs.
+
+    What waits is the messages or the jobs that could start, whichever are more: mails
+    have no jobs, and jobs whose messages were lost wait all the same.
+    """
+    try:
+        messages = queue.look(celery, queue.QUEUES)
+        with transaction() as session:
+            waiting = fairness.waiting(session, rules)
+    except (OperationalError, RedisError, SQLAlchemyError, OSError) as error:
+        log.warning("queues_not_measured", error=type(error).__name__)
+        return
+    for name, (depth, oldest_seconds) in messages.items():
+        found = waiting.get(name, fairness.Waiting(0, (), 0.0))
+        queue.show(
+            name,
+            max(depth, found.slots),
+            max(oldest_seconds, found.oldest_seconds),
+        )
 
 
 def count_ended(kind: str, outcome: str) -> None:

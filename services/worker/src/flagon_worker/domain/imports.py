@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from . import leases, reports, sheets
+from . import history, leases, reports, sheets
 from .encodings import SheetUnreadable
 from .mapping import DecimalEvidence, Decimals, Item, Mapper
 from .runs import Run
@@ -145,6 +145,8 @@ def _survey(
         row=layout.start_row,
     )
     with run.step() as (session, job):
+        sheet = f"{total} rows, {len(layout.columns)} columns, {layout.encoding}"
+        history.write_line(session, job, "info", f"Read the file: {sheet}.")
         run.advance(session, job, _step(place, f"Read {total} rows; importing."))
     run.check()
     return place
@@ -201,6 +203,12 @@ def _import_rows(
                 # Under the job's lock: a worker that lost its lease never gets here.
                 place.report_bytes = reports.write(
                     report, addition, at=place.report_bytes
+                )
+                history.write_line(
+                    session,
+                    job,
+                    "warning",
+                    f"Up to row {place.row}: refused {len(reasons)} of {len(batch)}.",
                 )
             run.advance(session, job, _step(place, _message(place, dry_run=dry_run)))
         if place.done < place.total:

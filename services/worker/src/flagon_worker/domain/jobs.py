@@ -15,6 +15,8 @@ from flagon_chassis.errors import Conflict, NotFound
 from flagon_chassis.tables import outbox
 from flagon_worker.models import FINISHED, Job
 
+from . import history
+
 TASK = "worker.run_job"
 """The task whose message wakes a worker for one job."""
 
@@ -29,6 +31,14 @@ class JobUnfinished(Conflict):
 
 class JobFinished(Conflict):
     """The job has finished already."""
+
+
+class JobSucceeded(Conflict):
+    """The job did what it was to do."""
+
+
+class JobDead(Conflict):
+    """The job takes its workers down; only an operator may start it again."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +78,9 @@ def show(job: Job) -> dict[str, Any]:
         },
         "result": job.result,
         "error": job.error,
+        "dead": job.dead,
         "attempts": job.attempts,
+        "log_lines": min(job.log_lines, history.LINES_MAX),
         "cancel_requested": job.cancel_requested,
         "artefacts": [
             {"name": name, "url": f"/api/v1/jobs/{job.id}/artefacts/{name}"}
@@ -77,18 +89,11 @@ def show(job: Job) -> dict[str, Any]:
         "params": job.params,
         "upload": job.upload,
         "owner": job.owner,
-        "created_at": _stamp(job.created_at),
-        "started_at": _stamp(job.started_at),
-        "finished_at": _stamp(job.finished_at),
+        "created_at": history.stamp(job.created_at),
+        "started_at": history.stamp(job.started_at),
+        "finished_at": history.stamp(job.finished_at),
         "version": job.version,
     }
-
-
-def _stamp(at: datetime | None) -> str | None:
-    if at is None:
-        return None
-    text = at.astimezone(UTC).isoformat(timespec="milliseconds")
-    return text.replace("+00:00", "Z")
 
 
 def topics_of(job: Job) -> list[str]:
@@ -111,14 +116,21 @@ def tell(
 
 
 def wake(session: Session, job: Job) -> None:
-    """Add the message that makes a worker look at the job, in the job's own trace."""
+    """Add the message that makes a worker look for a job of this one's queue.
+
+    It bears the job's own trace, but the worker takes whose turn it is.
+    """
     session.execute(
         insert(outbox).values(
             id=uuid7(),
             channel="task",
             name=TASK,
             subject=str(job.id),
-            body={"queue": job.queue, "kwargs": {"job_id": str(job.id)}},
+            body={
+                "queue": job.queue,
+                # The queue says what to look for; the job, whom it was sent for.
+                "kwargs": {"job_id": str(job.id), "queue": job.queue},
+            },
             headers=job.headers,
         )
     )
@@ -155,6 +167,7 @@ def submit_job(
         progress_message="",
         artefacts=[],
         attempts=0,
+        log_lines=0,
         crashes=0,
         troubles=0,
         cancel_requested=False,
@@ -226,14 +239,56 @@ def cancel_job(session: Session, job: Job) -> Job:
     if job.cancel_requested:
         return job
     if job.lease_token is None:
+        history.end_attempt(session, job, "cancelled", line="Cancelled while waiting.")
         finish(job, "cancelled")
         changed = ["state", "result", "artefacts", "finished_at"]
     else:
         job.cancel_requested = True
         job.version += 1
+        history.write_line(session, job, "info", "To be cancelled.")
         changed = ["cancel_requested"]
     session.flush()
     tell(session, job, changed)
+    return job
+
+
+def retry_job(
+    session: Session, job: Job, *, manages: bool, resend_seconds: float
+) -> Job:
+    """Queue a failed or cancelled job again, under its id.
+
+    It goes on where it was, if its kind can; attempts and log lines go on counting, what
+    was counted against it starts anew.
+
+    :param job: locked by this transaction.
+    :param manages: whether the caller may start jobs that take workers down.
+    :raises JobUnfinished: it waits or runs.
+    :raises JobSucceeded: there is nothing left to do.
+    :raises JobDead: it takes its workers down.
+    """
+    if job.state not in FINISHED:
+        raise JobUnfinished("The job is on its way.", state=job.state)
+    if job.state == "succeeded":
+        raise JobSucceeded("Submit the job again to have it done again.")
+    if job.dead == "poison" and not manages:
+        raise JobDead("Tell an operator the job's id.")
+    at = now()
+    job.state = "queued"
+    job.error = job.dead = job.result = None
+    job.artefacts = []
+    job.started_at = job.finished_at = job.troubled_since = None
+    job.crashes = job.troubles = 0
+    if job.checkpoint is None:
+        job.progress_done, job.progress_total = 0, None
+    job.progress_message = ""
+    job.queued_at = at
+    job.wake_at = at + timedelta(seconds=resend_seconds)
+    job.version += 1
+    history.write_line(session, job, "info", "Queued again.")
+    session.flush()
+    wake(session, job)
+    changed = {"state", "error", "dead", "result", "artefacts", "progress"}
+    tell(session, job, sorted(changed | {"started_at", "finished_at", "log_lines"}))
     return job
 
 

@@ -18,13 +18,27 @@ class Kind:
     scope: str
     """What a caller needs to submit one."""
     takes_file: bool
+    title: str
+    """What it does, for people."""
 
 
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("import", "bulk", "jobs:write", takes_file=True),
-        Kind("probe", "interactive", "jobs:manage", takes_file=False),
+        Kind(
+            "import",
+            "bulk",
+            "jobs:write",
+            takes_file=True,
+            title="Create and change products, row by row of a file.",
+        ),
+        Kind(
+            "probe",
+            "interactive",
+            "jobs:manage",
+            takes_file=False,
+            title="Do nothing for a while, to see that the queue is served.",
+        ),
     )
 }
 

@@ -9,7 +9,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from sqlalchemy import or_, select, update
@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 
 from flagon_worker.models import Job
 
+from . import history
 from .jobs import finish, now, tell, wake
 
 
@@ -72,11 +73,18 @@ class Step:
 
 
 def claim(
-    session: Session, job_id: UUID, *, token: UUID, lease_seconds: float
+    session: Session,
+    job_id: UUID,
+    *,
+    token: UUID,
+    lease_seconds: float,
+    worker: str = "",
 ) -> Job | None:
     """Take a job up and return it, or None where there is nothing to do.
 
     Of any number of workers that try at once exactly one gets it.
+
+    :param worker: who takes it, for people: host and process.
     """
     at = now()
     job = session.scalar(
@@ -97,8 +105,11 @@ def claim(
     job.state = "running"
     job.lease_token = token
     job.lease_until = at + timedelta(seconds=lease_seconds)
-    if not continued:
+    if continued:
+        history.continue_attempt(session, job, worker)
+    else:
         job.attempts += 1
+        history.begin_attempt(session, job, worker)
         job.started_at = job.started_at or at
         job.version += 1
         session.flush()
@@ -120,6 +131,19 @@ def renew(session: Session, job_id: UUID, *, token: UUID, lease_seconds: float) 
     if cancel is None:
         raise LeaseLost(str(job_id))
     return bool(cancel)
+
+
+def wanted(session: Session, job_id: UUID, *, token: UUID) -> bool:
+    """Say whether our job is to be cancelled.
+
+    :raises LeaseLost: it is not ours any more.
+    """
+    cancel = session.scalar(
+        select(Job.cancel_requested).where(Job.id == job_id, Job.lease_token == token)
+    )
+    if cancel is None:
+        raise LeaseLost(str(job_id))
+    return cancel
 
 
 def hold(session: Session, job_id: UUID, token: UUID) -> Job:
@@ -166,25 +190,49 @@ def advance(
 
 def succeed(session: Session, job: Job, result: dict[str, Any]) -> None:
     """End a job well."""
+    history.end_attempt(session, job, "succeeded", line="Done.")
     finish(job, "succeeded")
     job.result = result
     session.flush()
     tell(session, job, ["state", "progress", "result", "artefacts", "finished_at"])
 
 
-def fail(session: Session, job: Job, error: str) -> None:
+def fail(
+    session: Session,
+    job: Job,
+    error: str,
+    *,
+    dead: Literal["poison", "exhausted"] | None = None,
+) -> None:
     """End a job that cannot succeed; what it did until then stays done.
 
     :param error: why, and what to do, for people.
+    :param dead: why it is a dead letter, one that an operator may replay; None where the
+        job itself is wrong and would fail again.
     """
+    history.end_attempt(
+        session,
+        job,
+        "crashed" if dead == "poison" else "failed",
+        error=error,
+        level="error",
+        line=error,
+    )
     job.error = error
     finish(job, "failed")
+    job.dead = dead
     session.flush()
-    tell(session, job, ["state", "error", "result", "artefacts", "finished_at"])
+    tell(session, job, ["state", "error", "dead", "result", "artefacts", "finished_at"])
 
 
-def stop(session: Session, job: Job) -> None:
-    """End a running job that was cancelled; what it did until then stays done."""
+def stop(
+    session: Session, job: Job, line: str = "Cancelled; what was done stays done."
+) -> None:
+    """End a running job that was cancelled; what it did until then stays done.
+
+    :param line: what its log says of that.
+    """
+    history.end_attempt(session, job, "cancelled", line=line)
     finish(job, "cancelled")
     session.flush()
     tell(session, job, ["state", "result", "artefacts", "finished_at"])
@@ -202,10 +250,23 @@ def pause(session: Session, job: Job, reason: str, patience: Patience) -> float:
     job.troubles += 1
     job.troubled_since = job.troubled_since or at
     if (at - job.troubled_since).total_seconds() > patience.patience_seconds:
-        fail(session, job, f"Gave up waiting: {reason} Submit the job again later.")
+        fail(
+            session,
+            job,
+            f"Gave up waiting: {reason} Retry the job later.",
+            dead="exhausted",
+        )
         return 0.0
     longest = min(patience.backoff_seconds, 2.0 ** min(job.troubles, 30) / 2)
     wait = longest * random.uniform(0.5, 1.0)  # noqa: S311 (no secret)
+    history.end_attempt(
+        session,
+        job,
+        "paused",
+        error=reason,
+        level="warning",
+        line=f"Waiting {wait:.0f} s: {reason}",
+    )
     _requeue(job, at + timedelta(seconds=wait))
     job.progress_message = f"Waiting: {reason}"
     session.flush()
@@ -215,6 +276,13 @@ def pause(session: Session, job: Job, reason: str, patience: Patience) -> float:
 
 def hand_back(session: Session, job: Job, patience: Patience) -> None:
     """Give a job up because the worker stops; another one takes it at once."""
+    history.end_attempt(
+        session, job, "handed_back", line="The worker stops; another one goes on."
+    )
+    _put_back(session, job, patience)
+
+
+def _put_back(session: Session, job: Job, patience: Patience) -> None:
     _requeue(job, now())
     job.wake_at += timedelta(seconds=patience.resend_seconds)
     session.flush()
@@ -241,11 +309,20 @@ def crash(session: Session, job: Job, patience: Patience) -> bool:
             session,
             job,
             f"The job took its worker down {job.crashes} times at the same place. "
-            "The file may hold something that the import cannot bear; tell an "
+            "It may hold something that its kind cannot bear; tell an "
             "operator the job's id.",
+            dead="poison",
         )
         return True
-    hand_back(session, job, patience)
+    history.end_attempt(
+        session,
+        job,
+        "crashed",
+        error="The worker was lost.",
+        level="warning",
+        line="The worker was lost; another one goes on.",
+    )
+    _put_back(session, job, patience)
     return False
 
 

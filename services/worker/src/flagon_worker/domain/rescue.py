@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from flagon_chassis.tables import outbox
 from flagon_worker.models import Job
 
+from . import fairness
 from .jobs import TASK, now, wake
 from .leases import Patience, crash, stop
 
@@ -26,11 +27,17 @@ class Reaped:
     woken: int = 0
 
 
-def reap(session: Session, *, depths: Mapping[str, int], patience: Patience) -> Reaped:
+def reap(
+    session: Session,
+    *,
+    depths: Mapping[str, int],
+    patience: Patience,
+    rules: fairness.Rules,
+) -> Reaped:
     """Rescue jobs whose worker or message was lost; safe to run at any time and twice.
 
     :param depths: messages that wait in the broker, by queue. While a queue holds as
-        many as there are jobs waiting for it, none was lost and none is sent again.
+        many as there are jobs that could start, none was lost and none is sent again.
     """
     at = now()
     lost = session.scalars(
@@ -46,19 +53,34 @@ def reap(session: Session, *, depths: Mapping[str, int], patience: Patience) -> 
             stop(session, job)
         elif crash(session, job, patience):
             poisoned.append(job.kind)
-    return Reaped(len(lost), poisoned, _wake_overdue(session, at, depths, patience))
+        if job.finished_at:
+            fairness.release(session, job, rules)
+    woken = _wake_paused(session, at, patience)
+    woken += _replace_messages(session, at, depths, patience, rules)
+    return Reaped(len(lost), poisoned, woken)
 
 
-def _wake_overdue(
-    session: Session, at: datetime, depths: Mapping[str, int], patience: Patience
+def _wake_paused(session: Session, at: datetime, patience: Patience) -> int:
+    """Send for jobs whose pause is over; `pause` left that to this."""
+    over = session.scalars(
+        select(Job)
+        .where(*fairness.READY, Job.wake_at <= at, Job.wake_at == Job.queued_at)
+        .order_by(Job.wake_at)
+        .limit(_REAP_MAX)
+        .with_for_update(skip_locked=True)
+    ).all()
+    _wake(session, over, at, patience)
+    return len(over)
+
+
+def _replace_messages(
+    session: Session,
+    at: datetime,
+    depths: Mapping[str, int],
+    patience: Patience,
+    rules: fairness.Rules,
 ) -> int:
-    waiting = (Job.state.in_(("queued", "running")), Job.lease_token.is_(None))
-    # A job that pauses has no message yet; its time has come when `wake_at` has.
-    counts = session.execute(
-        select(Job.queue, func.count())
-        .where(*waiting, Job.queued_at <= at)
-        .group_by(Job.queue)
-    )
+    """Send messages where a queue has fewer than jobs that could start."""
     unsent: dict[str, int] = dict(
         session.execute(
             select(outbox.c.body["queue"].astext.label("queue"), func.count())
@@ -66,24 +88,33 @@ def _wake_overdue(
             .group_by(text("queue"))
         ).all()
     )
-    short = [
-        queue
-        for queue, count in counts
-        if depths.get(queue, 0) + unsent.get(queue, 0) < count
-    ]
-    overdue = session.scalars(
-        select(Job)
-        .where(
-            *waiting,
-            Job.wake_at <= at,
-            # A job that paused was never sent for: `pause` leaves that to this.
-            or_(Job.queue.in_(short), Job.wake_at == Job.queued_at),
-        )
-        .order_by(Job.wake_at)
-        .limit(_REAP_MAX)
-        .with_for_update(skip_locked=True)
-    ).all()
-    for job in overdue:
+    woken = 0
+    for queue, waiting in fairness.waiting(session, rules).items():
+        missing = waiting.slots - depths.get(queue, 0) - unsent.get(queue, 0)
+        if missing <= 0:
+            continue
+        overdue = session.scalars(
+            select(Job)
+            .where(
+                *fairness.READY,
+                Job.queue == queue,
+                Job.queued_at <= at,
+                # A message that is missing may be in a worker's hand just now. Those of
+                # kinds that wait for their rate are used up for sure.
+                or_(Job.wake_at <= at, Job.kind.in_(waiting.rated)),
+            )
+            .order_by(Job.wake_at)
+            .limit(min(missing, _REAP_MAX))
+            .with_for_update(skip_locked=True)
+        ).all()
+        _wake(session, overdue, at, patience)
+        woken += len(overdue)
+    return woken
+
+
+def _wake(
+    session: Session, found: Sequence[Job], at: datetime, patience: Patience
+) -> None:
+    for job in found:
         job.wake_at = at + timedelta(seconds=patience.resend_seconds)
         wake(session, job)
-    return len(overdue)

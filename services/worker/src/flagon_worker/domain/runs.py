@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -17,7 +17,7 @@ from uuid_utils.compat import uuid7
 
 from flagon_worker.models import Job
 
-from . import jobs, leases
+from . import fairness, jobs, leases
 
 log = structlog.get_logger()
 
@@ -25,6 +25,8 @@ Begin = Callable[[], AbstractContextManager[Session]]
 """Opens a transaction; unlike `db.transaction` it works in every thread."""
 
 _TELL_SECONDS = 0.3
+_LOOK_SECONDS = 0.5
+"""How often a running job looks whether it is to be cancelled."""
 
 
 @dataclass
@@ -39,6 +41,11 @@ class Run:
     slice_seconds: float
     stopping: Callable[[], bool]
     """Whether this worker is about to stop."""
+    cancel_grace_seconds: float = float("inf")
+    """How long the job has to notice that it is to be cancelled."""
+    kill: Callable[[Job], None] | None = None
+    """Ends this process at once, without its cooperation."""
+    rules: fairness.Rules = field(default_factory=fairness.Rules)
     clock: Callable[[], float] = time.monotonic
     _cancel: bool = False
     _lost: bool = False
@@ -102,17 +109,31 @@ class Run:
 
     def _beat(self, done: threading.Event) -> None:
         renewed = self.clock()
-        # A third: two beats may fail before the lease runs out.
-        while not done.wait(self.lease_seconds / 3):
+        cancelled: float | None = None
+        # A third of the lease: two beats may fail before it runs out.
+        renew_seconds = self.lease_seconds / 3
+        while not done.wait(min(_LOOK_SECONDS, renew_seconds)):
+            due = self.clock() - renewed >= renew_seconds
             try:
                 with self.begin() as session:
-                    self._cancel = leases.renew(
-                        session,
-                        self.job.id,
-                        token=self.token,
-                        lease_seconds=self.lease_seconds,
+                    # Only looking costs no write.
+                    cancel = (
+                        leases.renew(
+                            session,
+                            self.job.id,
+                            token=self.token,
+                            lease_seconds=self.lease_seconds,
+                        )
+                        if due
+                        else leases.wanted(session, self.job.id, token=self.token)
                     )
-                renewed = self.clock()
+                if due:
+                    renewed = self.clock()
+                if cancel:
+                    self._cancel = True
+                    cancelled = self.clock() if cancelled is None else cancelled
+                    if self.clock() - cancelled >= self.cancel_grace_seconds:
+                        self._cut_off()
             except leases.LeaseLost:
                 self._lost = True
                 return
@@ -122,9 +143,26 @@ class Run:
                     self._lost = True
                     return
 
+    def _cut_off(self) -> None:
+        """End a job that does not hear: first its row, then the process.
+
+        :raises leases.LeaseLost: the job ended while we made up our mind.
+        """
+        if self.kill is None:
+            return
+        with self.step() as (session, job):
+            leases.stop(session, job, "Cancelled; its process was ended.")
+            fairness.release(session, job, self.rules)
+        log.warning("job_cut_off", job_id=str(job.id))
+        self.kill(job)
+
 
 Kind = Callable[[Run], dict[str, Any]]
 """Does the work of one kind of job and returns its result."""
+
+
+Within = Callable[[Job], AbstractContextManager[object]]
+"""Gives what surrounds the work on a job."""
 
 
 @dataclass(frozen=True)
@@ -151,17 +189,41 @@ def run_job(
     slice_seconds: float,
     stopping: Callable[[], bool],
     too_long: type[Exception],
+    worker: str = "",
+    cancel_grace_seconds: float = float("inf"),
+    kill: Callable[[Job], None] | None = None,
+    queue: str | None = None,
+    rules: fairness.Rules | None = None,
+    within: Within = nullcontext,
 ) -> Outcome | None:
     """Take a job up, work on it and record how that ended; None: nothing to do.
 
     Safe to call any number of times for one job, at once and after each other.
 
+    :param job_id: for whom the message was sent; taken where it names no queue, as
+        messages of older releases.
+    :param queue: where to take the job whose turn it is.
+    :param rules: what keeps one owner or kind from taking everything.
+    :param within: is entered with the job while it is at work, for logs and traces.
     :param too_long: what the queue raises when the task has taken too long.
+    :param worker: who works, for people: host and process.
+    :param cancel_grace_seconds: how long a job may ignore that it is to be cancelled.
+    :param kill: ends this process at once, when the job ignores it for longer.
     """
     token = uuid7()
+    rules = rules or fairness.Rules()
     with begin() as session:
-        job = leases.claim(
-            session, job_id, token=token, lease_seconds=patience.lease_seconds
+        found = fairness.choose(session, queue, rules) if queue else job_id
+        job = (
+            leases.claim(
+                session,
+                found,
+                token=token,
+                lease_seconds=patience.lease_seconds,
+                worker=worker,
+            )
+            if found
+            else None
         )
     if job is None:
         return None
@@ -173,11 +235,15 @@ def run_job(
         lease_seconds=patience.lease_seconds,
         slice_seconds=slice_seconds,
         stopping=stopping,
+        cancel_grace_seconds=cancel_grace_seconds,
+        kill=kill,
+        rules=rules,
     )
     try:
-        name, finished_at, failure = _work(run, kinds[job.kind], patience, too_long)
+        with within(job):
+            name, finished_at, failure = _work(run, kinds[job.kind], patience, too_long)
     except leases.LeaseLost:
-        log.warning("lease_lost", job_id=str(job_id))
+        log.warning("lease_lost", job_id=str(job.id))
         return Outcome(job.kind, "lost", queued_seconds)
     started_at = job.started_at or jobs.now()
     return Outcome(
@@ -205,6 +271,8 @@ def _work(
     # The last thing that the lease is good for.
     with run.step() as (session, job):
         name = _end(session, job, result=result, reason=reason, patience=patience)
+        if job.finished_at or name == "paused":
+            fairness.release(session, job, run.rules)
     # What was foreseen needs no report; who was too slow is known by name.
     unexpected = name == "crashed" and not isinstance(reason, too_long)
     if job.finished_at:

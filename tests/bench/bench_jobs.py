@@ -1,0 +1,227 @@
+"""Jobs that do nothing: their rate beside bare Celery, their start beside a flood.
+
+    python tests/bench/bench_jobs.py [--jobs 2000] [--samples 20]
+
+`rate` counts from the first row until the last job has ended, through outbox, relay,
+queue, lease and events, beside bare Celery with the same broker, as many processes and the
+same settings for acknowledgement. `start` is the time from the row to the start of single
+jobs of one owner while another owner has a flood waiting in the same queue. `memory` is
+what the pool's processes hold for themselves after a tenth of the jobs and after all.
+
+Exits with 1 when a goal is missed.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import psutil
+import redis
+from sqlalchemy import delete, func, select
+from uuid_utils.compat import uuid7
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from flagon_chassis import db
+from flagon_chassis.testing import free_port, start_postgres, start_redis
+from flagon_worker import app as worker
+from flagon_worker.domain import jobs
+from flagon_worker.models import Job
+from flagon_worker.settings import Settings
+
+HERE = Path(__file__).parent
+PROCESSES = 2
+RATIO, START_SECONDS, GROWTH = 0.5, 2.0, 1.1
+
+
+def main():
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--jobs", type=int, default=2000)
+    parser.add_argument("--samples", type=int, default=20)
+    options = parser.parse_args()
+    with ExitStack() as stack:
+        broker = next(held(stack, start_redis())).url
+        bare = bare_rate(broker, options.jobs)
+        with platform(stack, broker) as (app, celery):
+            ours, growth = our_rate(app, celery, options.jobs)
+            start = start_seconds(app, options.samples)
+    found = [
+        ("bare Celery, jobs a second", bare, None, None),
+        ("jobs a second", ours, None, None),
+        ("of bare Celery's", ours / bare, RATIO, ours / bare >= RATIO),
+        ("start beside a flood, p95 (s)", start, START_SECONDS, start < START_SECONDS),
+        ("memory at the end, of a tenth's", growth, GROWTH, growth < GROWTH),
+    ]
+    print(f"{'what':<40}{'figure':>10}  goal")
+    for what, figure, goal, _ in found:
+        print(f"{what:<40}{figure:>10.2f}  {goal or ''}")
+    return int(any(kept is False for *_, kept in found))
+
+
+def held(stack, server):
+    """Have a server of the tests' ended with the stack."""
+    stack.callback(server.close)
+    return server
+
+
+def bare_rate(broker, count):
+    """Return how many tasks a second Celery alone does."""
+    environment = {**os.environ, "BARE_BROKER": broker}
+    with started(
+        [
+            *(sys.executable, "-m", "celery", "-A", "jobs.bare", "worker"),
+            *("--concurrency", str(PROCESSES), "--loglevel", "ERROR"),
+            *("--without-mingle", "--without-gossip"),
+        ],
+        environment,
+        cwd=HERE,
+    ):
+        os.environ["BARE_BROKER"] = broker
+        from jobs.bare import nothing
+
+        client = redis.Redis.from_url(broker)
+        nothing.delay()
+        until(lambda: client.get("bare-done") == b"1")
+        began = time.perf_counter()
+        for _ in range(count):
+            nothing.delay()
+        until(lambda: int(client.get("bare-done")) == count + 1)
+        return count / (time.perf_counter() - began)
+
+
+@contextmanager
+def platform(stack, broker):
+    """Give an app to hand jobs in with, and the id of the Celery process."""
+    database = next(held(stack, start_postgres())).url
+    database = database.replace("postgresql://", "postgresql+psycopg://")
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    values = {
+        "environment": "testing",
+        "secret_key": "s" * 32,
+        "database_url": database,
+        "owner_database_url": database,
+        "redis_store_url": broker,
+        "redis_cache_url": broker,
+        "files_dir": str(folder),
+        "log_level": "WARNING",
+    }
+    settings = Settings(**values)
+    db.migrate(settings, Path(worker.__file__).parent / "migrations")
+    environment = {
+        **os.environ,
+        **{f"WORKER_{name.upper()}": value for name, value in values.items()},
+    }
+    program = [sys.executable, "-m", "flagon_worker"]
+    queues = ["celery", "--queues", "interactive", "--concurrency", str(PROCESSES)]
+    with (
+        started([*program, "relay"], environment),
+        started([*program, *queues], environment) as celery,
+    ):
+        yield worker.create_tasks(settings), celery.pid
+
+
+@contextmanager
+def started(command, environment, **options):
+    """Run a process and end it; one of ours is waited for until it is ready."""
+    port = free_port()
+    environment = {**environment, "WORKER_BIND": f"127.0.0.1:{port}"}
+    process = subprocess.Popen(command, env=environment, **options)
+    try:
+        if "flagon_worker" in command:
+            until(lambda: ready(port))
+        yield process
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def ready(port):
+    """Say whether a process answers that it is ready."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2):
+            return True
+    except OSError:
+        return False
+
+
+def our_rate(app, celery, count):
+    """Return jobs a second from the first row to the last end, and memory's growth."""
+    hand_in(app, "warm", 2)
+    until(lambda: left(app) == 0)
+    began = time.perf_counter()
+    for number in range(0, count, 50):
+        hand_in(app, f"owner{number % 500}", min(50, count - number))
+    until(lambda: left(app) <= count * 0.9)
+    early = own_memory(celery)
+    until(lambda: left(app) == 0)
+    return count / (time.perf_counter() - began), own_memory(celery) / early
+
+
+def start_seconds(app, samples):
+    """Return the 95th percentile of the start of single jobs beside a flood."""
+    hand_in(app, "many", 500, seconds=0.1)
+    for _ in range(samples):
+        (job_id,) = hand_in(app, "few", 1)
+        until(lambda job_id=job_id: left(app, Job.id == job_id) == 0)
+    with app.app_context(), db.transaction() as session:
+        waits = sorted(
+            (job.started_at - job.created_at).total_seconds()
+            for job in session.scalars(select(Job).where(Job.owner == "few"))
+        )
+        assert left(app, Job.owner == "many") > 0, "the flood was too small"
+        session.execute(delete(Job))
+    return waits[int(len(waits) * 0.95) - 1]
+
+
+def hand_in(app, owner, count, seconds=0):
+    """Hand in probes of an owner in one transaction and return their ids."""
+    ids = [uuid7() for _ in range(count)]
+    with app.app_context(), db.transaction() as session:
+        for job_id in ids:
+            jobs.submit_job(
+                session,
+                job_id=job_id,
+                kind="probe",
+                queue="interactive",
+                owner=owner,
+                params={"seconds": seconds},
+                upload=None,
+                headers={},
+                resend_seconds=600,
+            )
+    return ids
+
+
+def left(app, *which):
+    """Return how many jobs have not ended."""
+    with app.app_context(), db.transaction() as session:
+        return session.scalar(
+            select(func.count())
+            .select_from(Job)
+            .where(Job.finished_at.is_(None), *which)
+        )
+
+
+def own_memory(pid):
+    """Return the megabytes that the pool's processes share with nobody."""
+    children = psutil.Process(pid).children()
+    return sum(child.memory_full_info().uss for child in children) / 2**20
+
+
+def until(true):
+    """Wait until something is true, for five minutes at most."""
+    end = time.monotonic() + 300
+    while not true():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.02)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
