@@ -218,7 +218,7 @@ class TestDeleteTag:
         assert_problem(answer, 409, "tag-in-use")
 
     def test_is_possible_once_no_product_has_it(
-        self, client, make, make_tag, merchandiser
+        self, client, make, make_tag, merchandiser, admin
     ):
         kept, gone = make_tag(), make_tag()
         changed = make(tags=[kept["slug"], gone["slug"]])
@@ -230,7 +230,10 @@ class TestDeleteTag:
             json={"tags": [kept["slug"]]},
             headers=headers,
         )
-        client.delete(f"{PRODUCTS}/{deleted['id']}", headers=headers)
+        client.delete(
+            f"{PRODUCTS}/{deleted['id']}?permanently=true",
+            headers={**admin, "If-Match": "*"},
+        )
 
         assert client.delete(url(gone), headers=headers).status_code == 204
         assert client.delete(url(kept), headers=headers).status_code == 409

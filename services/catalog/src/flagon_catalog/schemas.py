@@ -514,6 +514,15 @@ class PageQuery(BaseModel, extra="forbid", frozen=True):
     format: Literal["json", "ndjson", "csv", "xml"] | None = _FORMAT
 
 
+class DeletionQuery(BaseModel, extra="forbid", frozen=True):
+    """How much is to be deleted."""
+
+    permanently: bool = Field(
+        default=False,
+        description="Whether it is to be gone for good; that needs `catalog:purge`.",
+    )
+
+
 class ShapeQuery(BaseModel, frozen=True):
     """What to show of a product."""
 

@@ -571,8 +571,17 @@ def _held(session: Session, product: View, stock: int) -> int:
     return held
 
 
+def archive_product(session: Session, product: View) -> View:
+    """Take a locked product out of the shop and return it as the API shows it.
+
+    All that belongs to it stays, what is held too; a change of its status brings it back.
+    When it is archived already there is no new version and no event.
+    """
+    return change_product(session, product, {"status": "archived"})
+
+
 def delete_product(session: Session, product: View) -> None:
-    """Delete a locked product.
+    """Delete a locked product for good, with its prices, reviews and images.
 
     :raises ProductHeld: reservations hold some of it.
     """

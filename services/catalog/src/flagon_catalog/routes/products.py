@@ -23,6 +23,7 @@ from flagon_catalog.models import STATUSES
 from flagon_catalog.schemas import (
     BulkReport,
     BulkUpsert,
+    DeletionQuery,
     ExportQuery,
     NewProduct,
     ProductChange,
@@ -39,6 +40,7 @@ from flagon_chassis.errors import Forbidden
 
 from . import (
     PAGING,
+    PURGE,
     REPEATABLE,
     WRITE,
     answer_if_changed,
@@ -48,6 +50,7 @@ from . import (
     merge_patch,
     positions,
     refuse_unclear,
+    require_scope,
     retired,
     sees_hidden,
     shown,
@@ -196,19 +199,30 @@ class Product(MethodView):
     @bp.doc(
         operation_id="delete_product",
         responses={
-            204: "It is gone",
+            204: "It is archived, or gone",
             404: "",
-            409: "Reservations hold some of it",
+            409: "Reservations hold some of what is to be gone",
             412: "",
             428: "",
         },
     )
-    def delete(self, product_id: UUID) -> Response:
-        """Delete a product."""
+    @bp.input(DeletionQuery, location="query", arg_name="asked")
+    def delete(self, product_id: UUID, asked: DeletionQuery) -> Response:
+        """Archive a product, or delete it for good.
+
+        An archived product is not for sale and keeps its SKU, its slug and all that belongs
+        to it; a patch of its status brings it back.
+        """
+        if asked.permanently:
+            require_scope(PURGE)
         with transaction() as session:
             product = products.lock_product(session, id=product_id)
-            require_exact(product)
-            products.delete_product(session, product)
+            if asked.permanently:
+                require_exact(product)
+                products.delete_product(session, product)
+            else:
+                require_edit(product, partial(products.last_edit, session, product))
+                products.archive_product(session, product)
         return Response(status=204)
 
 

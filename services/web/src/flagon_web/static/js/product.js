@@ -32,7 +32,9 @@ function update(product) {
 
 follow([`products/${id}`], {
   onEvent(type, product) {
-    if (type.includes("product.changed")) update(product);
+    if (type.includes("product.changed") && product.status === "active") update(product);
+    // It is not for sale any more: the server says so.
+    else if (type.includes("product.changed") && product.id === id) location.reload();
     else if (type.includes("product.deleted")) location.reload();
   },
   // A form that somebody is filling in must stay as it is.
