@@ -633,8 +633,54 @@ class PricePage(BaseModel):
     next_cursor: str | None
 
 
+AuditEntity = Literal["product", "category", "tag", "review", "reservation", "image"]
+
+
 class PriceQuery(PageQuery):
     """Which prices to list."""
+
+
+class AuditChange(BaseModel):
+    """What a member was and became; neither where that is nobody's business."""
+
+    from_: Any = Field(default=None, alias="from")
+    to: Any = None
+    cut: bool = Field(
+        default=False, description="Whether these are only the beginnings."
+    )
+
+
+class AuditView(BaseModel):
+    """That something got a new version or was deleted."""
+
+    sequence: int
+    at: datetime
+    actor: str = Field(description="Subject of the token, or `system`")
+    client: str | None = Field(description="The program that the token was given to")
+    action: Literal["created", "updated", "deleted"]
+    entity: AuditEntity
+    id: UUID
+    version: int = Field(description="The new one, or the last")
+    changes: dict[str, AuditChange]
+    request_id: str | None
+    trace_id: str | None
+
+
+class AuditPage(BaseModel):
+    """Some rows of the audit and how to get the next ones."""
+
+    items: list[AuditView]
+    next_cursor: str | None
+
+
+class AuditQuery(PageQuery):
+    """Which rows of the audit to list."""
+
+    entity: AuditEntity | None = None
+    id: UUID | None = Field(default=None, description="Of what was changed")
+    actor: str | None = Field(
+        default=None, min_length=1, max_length=200, examples=["system"]
+    )
 
 
 class NewCategory(_Body):

@@ -16,7 +16,7 @@ from uuid_utils.compat import uuid7
 from flagon_catalog.models import PRODUCT_VIEW, RATING
 from flagon_chassis.errors import Invalid, Unavailable
 
-from . import holds, slugs
+from . import audit, holds, slugs
 from .attribute_schemas import Budget, Error, Rule, misfits, same
 from .categories import ensure_categories
 from .products import View, broken_rule, emit_changed
@@ -198,6 +198,12 @@ _UPSERT = text(
             CASE WHEN wanted.tags <> old.tags THEN 'tags' END,
             CASE WHEN written.attributes <> old.attributes THEN 'attributes' END
         ], NULL) AS changed,
+        CASE WHEN written.id = old.id THEN jsonb_build_object(
+            'name', old.name, 'description', left(old.description, {shown}),
+            'price_minor', old.price_minor, 'currency', old.currency,
+            'status', old.status, 'stock', old.stock, 'category', shelf.slug,
+            'tags', old.tags, 'attributes', old.attributes
+        ) END AS before,
         written.id, written.sku, written.slug, written.name, written.description,
         written.price_minor, written.currency, written.status, written.stock,
         written.stock - coalesce(old.held, 0) AS available, category.slug AS category,
@@ -208,8 +214,11 @@ _UPSERT = text(
     LEFT JOIN wanted USING (sku)
     LEFT JOIN written USING (sku)
     LEFT JOIN category ON category.id = written.category_id
+    LEFT JOIN category AS shelf ON shelf.id = old.category_id
     ORDER BY item.position
     """.replace("{rating}", RATING.format("written"))
+    # One more than is told, so that it can be told that there was more.
+    .replace("{shown}", str(audit.VALUE_CHARACTERS_MAX + 1))
 )
 
 
@@ -282,7 +291,9 @@ def _upsert(
             if cast("psycopg.Error", error.orig).sqlstate != _PROGRAM_LIMIT:
                 raise
             raise TooMuchText("Give shorter attributes.") from error
-        emit_changed(session, (_change(row) for row in rows if row.id is not None))
+        changed = [(row.before, *_change(row)) for row in rows if row.id is not None]
+        emit_changed(session, ((view, names) for _, view, names in changed))
+        audit.record(session, "product", changed)
         return rows, refused
     raise BulkDisturbed("Send it again.", retry_after_seconds=1)
 

@@ -38,15 +38,17 @@ from flagon_catalog.models import (
     PRODUCT_RATING,
     PRODUCT_VIEW,
     Category,
+    Image,
     Price,
     Product,
+    Review,
     Tag,
     product_tag,
 )
 from flagon_chassis import events
 from flagon_chassis.errors import Conflict, Invalid, NotFound
 
-from . import holds, slugs
+from . import audit, holds, slugs
 from .attribute_schemas import check_attributes, same
 from .categories import Shelf, lock_shelf, within
 from .shapes import WHOLE, Shape
@@ -71,6 +73,10 @@ _WRITTEN = (
 _GENERATED = ("id", "rating", "version", "created_at", "updated_at")
 _PRICE = frozenset({"price_minor", "currency"})
 _FITTING = frozenset({"attributes", "category"})
+_GOES_ALONG: tuple[tuple[type[Review | Image], str, Sequence[Any]], ...] = (
+    (Review, "review", (Review.id, Review.version, Review.product_id, Review.state)),
+    (Image, "image", (Image.id, Image.version, Image.product_id, Image.sha256)),
+)
 _ACCENTS = re.compile("[\u0300-\u036f]")
 
 
@@ -466,6 +472,7 @@ def create_product(session: Session, fields: Mapping[str, Any]) -> View:
     available = fields["stock"]
     view = _in_order({**fields, "available": available, **values, **created})
     emit_changed(session, [(view, list(view))])
+    audit.record(session, "product", [(None, view, None)])
     return view
 
 
@@ -558,6 +565,7 @@ def change_product(session: Session, product: View, fields: Mapping[str, Any]) -
         changed["available"] = changed["stock"] - held
     view = _in_order({**product, **changed, **written})
     emit_changed(session, [(view, list(changed))])
+    audit.record(session, "product", [(product, view, list(changed))])
     return view
 
 
@@ -591,7 +599,14 @@ def delete_product(session: Session, product: View) -> None:
             f"{held} are held: archive it, and delete it when they have ended.",
             held=held,
         )
+    # What would go by itself leaves its rows in the audit, too.
+    for table, entity, columns in _GOES_ALONG:
+        gone = session.execute(
+            delete(table).where(table.product_id == product["id"]).returning(*columns)
+        )
+        audit.record(session, entity, ((row._asdict(), None, None) for row in gone))
     session.execute(delete(Product).where(Product.id == product["id"]))
+    audit.record(session, "product", [(product, None, None)])
     events.emit(
         session,
         "product.deleted.v1",
