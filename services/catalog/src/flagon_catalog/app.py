@@ -79,6 +79,7 @@ def create_app(
     app.cli.add_command(cli.seed)
     app.cli.add_command(cli.sweep)
     app.cli.add_command(cli.reviews)
+    app.cli.add_command(cli.products)
     return app
 
 

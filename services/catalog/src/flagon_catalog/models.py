@@ -197,6 +197,9 @@ class Product(Base):
     slug: Mapped[str] = mapped_column(unique=True)
     name: Mapped[str]
     description: Mapped[str]
+    """Markdown, as it was written."""
+    description_html: Mapped[str | None]
+    """The same as HTML that is safe to show (`domain.markup`); None: not yet made."""
     price_minor: Mapped[int] = mapped_column(BigInteger)
     currency: Mapped[str] = mapped_column(CHAR(3))
     status: Mapped[str]

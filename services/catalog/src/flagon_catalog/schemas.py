@@ -437,7 +437,11 @@ class ProductView(BaseModel):
     sku: Sku
     slug: Slug
     name: Name
-    description: Description
+    description: Description = Field(description="Markdown")
+    description_html: str = Field(
+        default_factory=str,
+        description="The same as HTML that is safe to show; in lists if it is asked for",
+    )
     price_minor: PriceMinor
     currency: Currency
     status: Status

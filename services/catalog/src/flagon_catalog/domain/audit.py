@@ -30,7 +30,7 @@ what is new or gone None names everything."""
 _STAMPS = frozenset({"id", "version", "created_at", "updated_at"})
 # What is made of other members, or changes without a version.
 _DERIVED = {
-    "product": frozenset({"available", "rating"}),
+    "product": frozenset({"available", "rating", "description_html"}),
     "review": frozenset({"body_html"}),
     "image": frozenset({"thumbnails", "url", "width", "height"}),
 }
@@ -38,7 +38,7 @@ _DERIVED = {
 # before its time. Images have rows of their own.
 _NAMED_ONLY = {
     "review": frozenset({"author", "title", "body", "body_html", "note"}),
-    "product": frozenset({"images"}),
+    "product": frozenset({"images", "description_html"}),
 }
 
 # One statement for any number of rows.

@@ -19,6 +19,7 @@ from flagon_chassis.errors import Invalid, Unavailable
 from . import audit, holds, slugs
 from .attribute_schemas import Budget, Error, Rule, misfits, same
 from .categories import ensure_categories
+from .markup import article_of
 from .products import View, broken_rule, emit_changed
 from .tags import ensure_tags
 
@@ -109,11 +110,13 @@ _UPSERT = text(
     WITH item AS MATERIALIZED (
         SELECT * FROM jsonb_to_recordset(cast(:items AS jsonb)) AS item (
             position int, id uuid, sku text, slug text, slug_else text, name text,
-            description text, price_minor bigint, currency text, status text, stock int,
-            category_given bool, category_id uuid, tags text[], attributes jsonb
+            description text, description_html text, price_minor bigint, currency text,
+            status text, stock int, category_given bool, category_id uuid, tags text[],
+            attributes jsonb
         )
     ), old AS MATERIALIZED (
-        SELECT product.id, sku, product.name, product.description, product.price_minor,
+        SELECT product.id, sku, product.name, product.description,
+            product.description_html, product.price_minor,
             product.currency, product.status, product.stock, product.category_id,
             ARRAY(
                 SELECT tag.slug FROM product_tag JOIN tag ON tag.id = tag_id
@@ -129,6 +132,9 @@ _UPSERT = text(
                 THEN item.slug_else ELSE item.slug END AS slug,
             coalesce(item.name, old.name) AS name,
             coalesce(item.description, old.description, '') AS description,
+            CASE WHEN item.description IS NULL AND old.id IS NOT NULL
+                THEN old.description_html ELSE coalesce(item.description_html, '')
+                END AS description_html,
             coalesce(item.price_minor, old.price_minor) AS price_minor,
             coalesce(item.currency, old.currency, 'EUR') AS currency,
             coalesce(item.status, old.status, 'active') AS status,
@@ -142,10 +148,10 @@ _UPSERT = text(
             OR (old.id IS NULL
                 AND item.name IS NOT NULL AND item.price_minor IS NOT NULL)
     ), written AS (
-        INSERT INTO product (id, sku, slug, name, description, price_minor, currency,
-            status, stock, category_id, attributes)
-        SELECT id, sku, slug, name, description, price_minor, currency, status, stock,
-            category_id, attributes
+        INSERT INTO product (id, sku, slug, name, description, description_html,
+            price_minor, currency, status, stock, category_id, attributes)
+        SELECT id, sku, slug, name, description, description_html, price_minor,
+            currency, status, stock, category_id, attributes
         FROM wanted
         WHERE old_id IS NULL OR NOT exists (
             SELECT FROM old WHERE old.id = wanted.old_id
@@ -158,6 +164,7 @@ _UPSERT = text(
         ORDER BY sku
         ON CONFLICT (sku) DO UPDATE SET
             name = excluded.name, description = excluded.description,
+            description_html = excluded.description_html,
             price_minor = excluded.price_minor, currency = excluded.currency,
             status = excluded.status, stock = excluded.stock,
             category_id = excluded.category_id, attributes = excluded.attributes,
@@ -375,6 +382,7 @@ def _parameter(
         rows.append(
             {
                 **item,
+                "description_html": article_of(item.get("description", "")),
                 "position": position,
                 "id": id_,
                 "slug": slug,

@@ -141,7 +141,7 @@ class Products(MethodView):
         def respond() -> Response:
             view = products.create_product(session, new.model_dump())
             location = url_for("products.product", product_id=view["id"])
-            return tagged(shown(view, 201, location=location), view)
+            return tagged(shown(_whole_view(view), 201, location=location), view)
 
         with transaction() as session:
             return idempotency.once(session, respond)
@@ -174,7 +174,7 @@ class Product(MethodView):
             if fields["stock"] != product["stock"]:
                 require_exact(product)
             view = products.change_product(session, product, fields)
-        return tagged(shown(view), view)
+        return tagged(shown(_whole_view(view)), view)
 
     @auth.requires(WRITE)
     @bp.doc(operation_id="change_product", responses=[404, 409, 412, 415, 428])
@@ -193,7 +193,7 @@ class Product(MethodView):
             if new.stock != product["stock"]:
                 require_exact(product)
             view = products.change_product(session, product, _fields(new))
-        return tagged(shown(view), view)
+        return tagged(shown(_whole_view(view)), view)
 
     @auth.requires(WRITE)
     @bp.doc(
@@ -334,7 +334,7 @@ def _found(
     sku: str | None = None,
 ) -> Response:
     hidden = sees_hidden()
-    shape = shapes.shape(asked.fields, asked.include)
+    shape = shapes.shape(asked.fields, asked.include, default=shapes.SINGLE)
     with reading() as session:
         product = products.find_product(
             session, id=id, slug=slug, sku=sku, hidden=hidden, shape=shape
@@ -342,6 +342,11 @@ def _found(
     return tagged(
         shown(shape.show(product), hidden=hidden), product, *_more(shape, product)
     )
+
+
+def _whole_view(view: products.View) -> dict[str, Any]:
+    """Return a product that was just written as it is shown by itself."""
+    return shapes.SINGLE.show(view)
 
 
 def _more(shape: shapes.Shape, product: Mapping[str, Any]) -> list[str]:
