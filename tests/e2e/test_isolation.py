@@ -104,14 +104,17 @@ class TestReader:
 
 
 class TestAuditLog:
-    def test_can_be_written_but_not_rewritten(self, stack):
+    @pytest.mark.parametrize(
+        ("service", "table"), [("auth", "audit_event"), ("catalog", "audit")]
+    )
+    def test_can_be_written_but_not_rewritten(self, stack, service, table):
         statements = [
-            ["read", "select count(*) from audit_event"],
-            ["change", "update audit_event set action = 'nothing'"],
-            ["remove", "delete from audit_event"],
-            ["empty", "truncate audit_event"],
+            ["read", f"select count(*) from {table}"],
+            ["change", f"update {table} set action = 'nothing'"],
+            ["remove", f"delete from {table}"],
+            ["empty", f"truncate {table}"],
         ]
-        found = stack.inside("auth", ROWS % json.dumps(statements))
+        found = stack.inside(service, ROWS % json.dumps(statements))
 
         assert found["read"] == "allowed"
         assert {found[what] for what in ("change", "remove", "empty")} == {

@@ -32,7 +32,7 @@ from .vault import ROLES, Vault, accounts
 Values = dict[str, str]
 _SCOPE = (
     "openid profile email reviews:write jobs:read catalog:write jobs:write"
-    " ops:read jobs:manage users:read users:write"
+    " ops:read jobs:manage users:read users:write catalog:purge"
 )
 """All that there is: a token holds the part that the account's roles allow."""
 

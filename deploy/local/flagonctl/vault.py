@@ -109,7 +109,8 @@ def clients(stack: Stack, vault: Vault) -> list[dict[str, object]]:
             "/backchannel-logout",
             "grant_types": ["authorization_code", "refresh_token"],
             "scope": "openid profile email offline_access reviews:write jobs:read"
-            " catalog:write jobs:write ops:read jobs:manage users:read users:write",
+            " catalog:write jobs:write ops:read jobs:manage users:read users:write"
+            " catalog:purge",
         },
         {
             "client_id": "worker",
@@ -131,7 +132,8 @@ def clients(stack: Stack, vault: Vault) -> list[dict[str, object]]:
                 "urn:ietf:params:oauth:grant-type:device_code",
             ],
             "scope": "openid profile email offline_access reviews:write jobs:read"
-            " catalog:write jobs:write ops:read jobs:manage users:read users:write",
+            " catalog:write jobs:write ops:read jobs:manage users:read users:write"
+            " catalog:purge",
         },
         {
             # "Try it out" in Swagger UI: a page keeps no secret.
@@ -142,7 +144,7 @@ def clients(stack: Stack, vault: Vault) -> list[dict[str, object]]:
             "post_logout_redirect_uris": [],
             "grant_types": ["authorization_code"],
             "scope": "openid reviews:write jobs:read catalog:write jobs:write ops:read"
-            " jobs:manage users:read users:write",
+            " jobs:manage users:read users:write catalog:purge",
         },
     ]
 

@@ -34,6 +34,7 @@ CALLBACK = "http://localhost/callback"
 ALL_SCOPES = (
     "openid profile email offline_access catalog:read reviews:write jobs:read"
     " catalog:write jobs:write ops:read jobs:manage users:read users:write"
+    " catalog:purge"
 )
 
 

@@ -327,7 +327,7 @@ class TestScope:
                 "admin",
                 (
                     "reviews:write jobs:read catalog:write jobs:write ops:read jobs:manage"
-                    " users:read users:write"
+                    " users:read users:write catalog:purge"
                 ),
             ),
         ],

@@ -116,6 +116,17 @@ def merchandiser(bearer):
     return bearer("catalog:write", sub=str(uuid4()), exp=int(time.time()) + 24 * 3600)
 
 
+@pytest.fixture(scope="session")
+def admin(bearer):
+    """Headers of somebody who may also delete products for good."""
+    return bearer(
+        "catalog:write",
+        "catalog:purge",
+        sub=str(uuid4()),
+        exp=int(time.time()) + 24 * 3600,
+    )
+
+
 @pytest.fixture
 def customer(bearer):
     """Headers of somebody who may not."""

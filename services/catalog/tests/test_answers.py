@@ -145,7 +145,7 @@ class TestChanges:
 
         return send
 
-    def test_of_products(self, everyone_sees, make, send, new_product):
+    def test_of_products(self, everyone_sees, make, send, new_product, admin):
         everyone_sees()
         product = make(stock=3)
         everyone_sees()
@@ -155,6 +155,10 @@ class TestChanges:
         ).headers["ETag"]
         everyone_sees()
         send("DELETE", place, etag=etag)
+        everyone_sees()
+        send("PATCH", place, json={"status": "active"}, etag="*")
+        everyone_sees()
+        send("DELETE", f"{place}?permanently=true", headers=admin, etag="*")
         everyone_sees()
         send("POST", f"{PRODUCTS}/bulk", json={"items": [new_product()]})
         everyone_sees()

@@ -106,3 +106,21 @@ class TestKeeper:
         assert len(told) == len(set(told)) == 1400
         states = rows.execute("select distinct state, version from reservation")
         assert states.fetchall() == [("expired", 2)]
+
+    def test_removes_what_the_audit_has_kept_long_enough(self, serve, rows):
+        rows.execute(
+            "insert into audit (at, actor, action, entity, entity_id, version, changes)"
+            " select now() - make_interval(days => age), 'a', 'created', 'tag',"
+            " gen_random_uuid(), age, '{}'"
+            " from generate_series(1, 12000), unnest(array[399, 401]) age"
+        )
+
+        serve()
+
+        end = time.monotonic() + WAIT
+        count = "select version, count(*) from audit group by version order by version"
+        while time.monotonic() < end:
+            if rows.execute(count).fetchall() == [(399, 12000)]:
+                return
+            rows.execute("select pg_sleep(0.05)")
+        pytest.fail("nobody purged")

@@ -361,7 +361,7 @@ class TestCommitReservation:
 
 class TestStockBelowWhatIsHeld:
     def test_is_refused_or_the_reservation_is(
-        self, together, client, make, reserve, merchandiser, shown
+        self, together, client, make, reserve, merchandiser, admin, shown
     ):
         ways = (
             lambda product: client().patch(
@@ -375,8 +375,8 @@ class TestStockBelowWhatIsHeld:
                 headers=merchandiser,
             ),
             lambda product: client().delete(
-                f"{PRODUCTS}/{product['id']}",
-                headers={**merchandiser, "If-Match": "*"},
+                f"{PRODUCTS}/{product['id']}?permanently=true",
+                headers={**admin, "If-Match": "*"},
             ),
         )
         for number in range(24):

@@ -60,6 +60,10 @@ insert into image (id, product_id, sha256, alt, position)
     select gen_random_uuid(), product.id,
         lpad(to_hex(1 + (product.price_minor + n) % 20000), 64, '0'), '', n
     from product, generate_series(0, 3) n where product.price_minor % 10 = 1;
+insert into audit (actor, action, entity, entity_id, version, changes)
+    select 'holder-' || price_minor % 97, 'created',
+        case when price_minor % 5000 = 1 then 'tag' else 'product' end, id, 1, '{{}}'
+    from product;
 """
 PRODUCT = UUID(int=1)
 """Has reservations, reviews, four images and forty prices."""
@@ -119,6 +123,15 @@ LISTS = {
     "/api/v1/categories": {"": 30, "parent=c1": 30, "parent=": 30},
     "/api/v1/tags": {"": 30},
     "/api/v1/reviews": {"": 30, "state=pending": 30, "sort=oldest": 30},
+    "/api/v1/audit": {
+        "": 30,
+        "entity=tag": 30,
+        f"id={PRODUCT}": 30,
+        "actor=holder-7": 30,
+        # One in 5,000 of everything, one in 97 of what they did.
+        "actor=holder-7&entity=tag": 2500,
+        f"actor=holder-7&id={PRODUCT}": 30,
+    },
     "/api/v1/reservations": {
         "": 30,
         "holder=any": 30,
@@ -198,7 +211,9 @@ def ids(full):
 @pytest.fixture
 def headers(bearer):
     return bearer(
-        "catalog:write", "reviews:moderate", sub="holder-1", roles=["merchandiser"]
+        *("catalog:write", "reviews:moderate", "ops:read"),
+        sub="holder-1",
+        roles=["merchandiser"],
     )
 
 

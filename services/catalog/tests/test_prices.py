@@ -139,13 +139,12 @@ class TestPrices:
         assert answer.status_code == 409
         assert prices(second) == [(1, second["price_minor"], "EUR")]
 
-    def test_go_with_the_product(
-        self, client, make, merchandiser, session, assert_problem
-    ):
+    def test_go_with_the_product(self, client, make, admin, session, assert_problem):
         product = make()
 
         client.delete(
-            f"{PRODUCTS}/{product['id']}", headers={**merchandiser, "If-Match": "*"}
+            f"{PRODUCTS}/{product['id']}?permanently=true",
+            headers={**admin, "If-Match": "*"},
         )
 
         answer = client.get(f"{PRODUCTS}/{product['id']}/prices")

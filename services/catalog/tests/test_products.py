@@ -36,6 +36,7 @@ class TestCreateProduct:
             "slug",
             "name",
             "description",
+            "description_html",
             "price_minor",
             "currency",
             "status",
@@ -77,6 +78,8 @@ class TestCreateProduct:
         shelf = make_category()
         product = make(category=shelf["slug"])
         etag = product.pop("etag")
+        # Who follows events makes it again, or asks.
+        product.pop("description_html")
 
         (event,) = sent(product["id"])
 
@@ -484,44 +487,162 @@ class TestChangeProduct:
 
 
 class TestDeleteProduct:
-    def test_is_gone_and_leaves_an_event(
+    def test_archives_and_leaves_an_event(
         self, client, make, merchandiser, sent, assert_problem
     ):
         product = make()
+        headers = {**merchandiser, "If-Match": product["etag"]}
 
-        answer = client.delete(
-            url(product), headers={**merchandiser, "If-Match": product["etag"]}
-        )
+        answer = client.delete(url(product), headers=headers)
 
         assert answer.status_code == 204
         assert answer.data == b""
         assert_problem(client.get(url(product)), 404)
         event = sent(product["id"])[-1]
+        assert event["type"] == "market.flagon.product.changed.v1"
+        assert event["data"]["changed"] == ["status"]
+        shown = client.get(url(product), headers=merchandiser).json
+        assert (shown["status"], shown["version"]) == ("archived", 2)
+
+    def test_hides_it_from_shops_searches_and_counts(self, client, make, merchandiser):
+        word = f"w{uuid4().hex[:12]}"
+        product, other = make(name=f"{word} one"), make(name=f"{word} two")
+        assert asked(client, word) == ({product["id"], other["id"]}, 2)
+
+        client.delete(url(product), headers={**merchandiser, "If-Match": "*"})
+
+        assert asked(client, word) == ({other["id"]}, 1)
+        for path in (f"/by-slug/{product['slug']}", f"/by-sku/{product['sku']}"):
+            assert client.get(PRODUCTS + path).status_code == 404
+            found = client.get(PRODUCTS + path, headers=merchandiser)
+            assert found.json["id"] == product["id"]
+
+    def test_keeps_sku_and_slug_taken(
+        self, client, make, merchandiser, new_product, assert_problem
+    ):
+        product = make()
+        client.delete(url(product), headers={**merchandiser, "If-Match": "*"})
+
+        for name, slug in (("sku", "sku-taken"), ("slug", "slug-taken")):
+            twin = new_product(**{name: product[name]})
+            answer = client.post(PRODUCTS, json=twin, headers=merchandiser)
+            assert_problem(answer, 409, slug)
+
+    def test_twice_is_once(self, client, make, merchandiser, sent):
+        product = make()
+        headers = {**merchandiser, "If-Match": "*"}
+
+        for _ in range(2):
+            answer = client.delete(url(product), headers=headers)
+            assert answer.status_code == 204
+
+        assert len(sent(product["id"])) == 2
+        assert client.get(url(product), headers=merchandiser).json["version"] == 2
+
+    def test_is_undone_by_a_patch_of_the_status(self, client, make, merchandiser):
+        product = make(stock=3)
+        headers = {**merchandiser, "If-Match": "*"}
+        client.delete(url(product), headers=headers)
+
+        client.patch(url(product), json={"status": "active"}, headers=headers)
+
+        shown = client.get(url(product)).json
+        stamps = ("version", "updated_at", "etag")
+        assert {name: shown.get(name) for name in shown if name not in stamps} == {
+            name: product[name] for name in shown if name not in stamps
+        }
+
+    @pytest.mark.parametrize("archived", [False, True])
+    def test_for_good_is_gone_and_leaves_an_event(
+        self, client, make, admin, sent, assert_problem, archived
+    ):
+        product = make(status="archived" if archived else "active")
+        headers = {**admin, "If-Match": product["etag"]}
+
+        answer = client.delete(f"{url(product)}?permanently=true", headers=headers)
+
+        assert answer.status_code == 204
+        assert answer.data == b""
+        assert_problem(client.get(url(product), headers=admin), 404)
+        event = sent(product["id"])[-1]
         assert event["type"] == "market.flagon.product.deleted.v1"
         assert event["data"] == {"id": product["id"], "sku": product["sku"]}
 
-    def test_needs_the_scope(self, client, make, customer, assert_problem):
+    @pytest.mark.parametrize("query", ["", "?permanently=true"])
+    def test_needs_the_scope(self, client, make, customer, assert_problem, query):
         product = make()
 
         answer = client.delete(
-            url(product), headers={**customer, "If-Match": product["etag"]}
+            url(product) + query, headers={**customer, "If-Match": product["etag"]}
         )
 
         assert_problem(answer, 403)
 
+    def test_for_good_needs_more_than_a_merchandiser_has(
+        self, client, make, merchandiser, sent, assert_problem
+    ):
+        product = make()
+        headers = {**merchandiser, "If-Match": "*"}
+
+        for _ in range(2):
+            answer = client.delete(f"{url(product)}?permanently=1", headers=headers)
+            problem = assert_problem(answer, 403, "scope-missing")
+            assert problem["scopes"] == ["catalog:purge"]
+            assert 'scope="catalog:purge"' in answer.headers["WWW-Authenticate"]
+            client.delete(url(product), headers=headers)
+
+        assert len(sent(product["id"])) == 2
+
+    def test_for_good_needs_the_scope_to_write_as_well(
+        self, client, make, bearer, assert_problem
+    ):
+        answer = client.delete(
+            f"{url(make())}?permanently=true",
+            headers={**bearer("catalog:purge"), "If-Match": "*"},
+        )
+
+        assert_problem(answer, 403, "scope-missing")
+
+    @pytest.mark.parametrize(
+        "query",
+        [
+            "?permanently=maybe",
+            "?permanent=true",
+            "?permanently=",
+            "?permanently=true&permanently=false",
+        ],
+    )
+    def test_refuses_what_is_unclear(
+        self, client, make, admin, query, sent, assert_problem
+    ):
+        product = make()
+
+        answer = client.delete(url(product) + query, headers={**admin, "If-Match": "*"})
+
+        assert_problem(answer, 400 if "&" in query else 422)
+        assert len(sent(product["id"])) == 1
+
+
+def asked(client, word):
+    page = client.get(f"{PRODUCTS}?q={word}&facets=status").json
+    counts = {item["value"]: item["count"] for item in page["facets"]["status"]}
+    assert counts.keys() <= {"active"}
+    return {item["id"] for item in page["items"]}, counts.get("active", 0)
+
 
 class TestIfMatch:
-    @pytest.fixture(params=["put", "patch", "delete"])
-    def change(self, request, client, merchandiser):
+    @pytest.fixture(params=["put", "patch", "delete", "delete for good"])
+    def change(self, request, client, admin):
         def change(product, **headers):
+            method, _, for_good = request.param.partition(" ")
             body = {"sku": product["sku"], "name": "Changed", "price_minor": 1}
-            if request.param == "delete":
+            if method == "delete":
                 body = None
             return client.open(
-                url(product),
-                method=request.param.upper(),
+                url(product) + ("?permanently=true" if for_good else ""),
+                method=method.upper(),
                 json=body,
-                headers={**merchandiser, **headers},
+                headers={**admin, **headers},
             )
 
         return change

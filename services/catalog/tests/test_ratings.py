@@ -332,7 +332,7 @@ class TestAtOnce:
 
     @pytest.mark.usefixtures("at_once")
     def test_deleting_the_product_meanwhile_harms_nobody(
-        self, together, real_client, write, new_product, bearer, merchandiser
+        self, together, real_client, write, new_product, bearer, merchandiser, admin
     ):
         for _ in range(4):
             product = real_client().post(
@@ -342,8 +342,8 @@ class TestAtOnce:
             made = write(3, me, product.json)
             calls = [
                 lambda product=product: real_client().delete(
-                    product.headers["Location"],
-                    headers={**merchandiser, "If-Match": "*"},
+                    product.headers["Location"] + "?permanently=true",
+                    headers={**admin, "If-Match": "*"},
                 ),
                 lambda product=product: write(4, None, product.json),
                 lambda made=made, me=me: real_client().patch(

@@ -394,6 +394,7 @@ class TestCommitReservation:
         assert (after["stock"], after["available"], after["version"]) == (3, 3, 2)
         told = sent(made["id"])[-1]["data"]
         assert told == {**answer.json, "changed": ["state"]}
+        after.pop("description_html")
         told = sent(product["id"])[-1]["data"]
         assert told == {**after, "changed": ["stock"]}
 
@@ -649,17 +650,17 @@ class TestEntityTag:
 
         assert_problem(answer, 412, "version-stale")
 
-    def test_from_before_a_sale_does_not_delete(
-        self, client, make, reserve, end, merchandiser, assert_problem
+    def test_from_before_a_sale_does_not_delete_but_archives(
+        self, client, make, reserve, end, admin, assert_problem
     ):
         product = make(stock=5)
         end("commit", reserve(product, 2).json)
 
-        answer = client.delete(
-            url(product), headers={**merchandiser, "If-Match": product["etag"]}
-        )
+        headers = {**admin, "If-Match": product["etag"]}
+        answer = client.delete(f"{url(product)}?permanently=true", headers=headers)
 
         assert_problem(answer, 412, "version-stale")
+        assert client.delete(url(product), headers=headers).status_code == 204
 
     @pytest.mark.parametrize(
         "tag",
@@ -730,6 +731,7 @@ class TestStockBelowWhatIsHeld:
         after, _ = shown(held)
         assert (after["name"], after["stock"]) == (held["name"], 4)
         assert (after["available"], after["price_minor"]) == (1, 7)
+        after.pop("description_html")
         told = sent(held["id"])[-1]["data"]
         assert told == {**after, "changed": ["stock", "available"]}
 
@@ -754,20 +756,35 @@ class TestStockBelowWhatIsHeld:
 
 
 class TestDeleteProduct:
-    def test_is_refused_while_some_of_it_is_held(
-        self, client, make, reserve, end, merchandiser, service, assert_problem
+    def test_for_good_is_refused_while_some_of_it_is_held(
+        self, client, make, reserve, end, admin, service, assert_problem
     ):
         product = make(stock=5)
         made = reserve(product, 3).json
-        headers = {**merchandiser, "If-Match": "*"}
+        headers = {**admin, "If-Match": "*"}
+        path = f"{url(product)}?permanently=true"
 
         problem = assert_problem(
-            client.delete(url(product), headers=headers), 409, "product-held"
+            client.delete(path, headers=headers), 409, "product-held"
         )
         end("commit", made)
 
         assert problem["held"] == 3
-        assert client.delete(url(product), headers=headers).status_code == 204
+        assert client.delete(path, headers=headers).status_code == 204
         # What was sold is known of after its product is gone, too.
         assert end("commit", made).json["state"] == "committed"
         assert client.get(place(made), headers=service).status_code == 200
+
+    def test_leaves_what_is_held_of_an_archived_one(
+        self, client, make, reserve, end, merchandiser, assert_problem
+    ):
+        product = make(stock=5)
+        made = reserve(product, 3).json
+
+        gone = client.delete(url(product), headers={**merchandiser, "If-Match": "*"})
+
+        assert gone.status_code == 204
+        assert_problem(reserve(product, 1), 409, "product-not-for-sale")
+        assert end("commit", made).json["state"] == "committed"
+        shown = client.get(url(product), headers=merchandiser).json
+        assert (shown["status"], shown["stock"]) == ("archived", 2)

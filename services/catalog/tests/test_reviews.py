@@ -520,12 +520,13 @@ class TestDeleteReview:
         gone = client.delete(url(review), headers={**merchandiser, "If-Match": "*"})
         assert gone.status_code == 204
 
-    def test_happens_with_the_product(self, client, make, published, merchandiser):
+    def test_happens_with_the_product(self, client, make, published, admin):
         product = make()
         review = published(about=product)
 
         client.delete(
-            f"{PRODUCTS}/{product['id']}", headers={**merchandiser, "If-Match": "*"}
+            f"{PRODUCTS}/{product['id']}?permanently=true",
+            headers={**admin, "If-Match": "*"},
         )
 
         answer = client.get(url(review), headers=review["who"])

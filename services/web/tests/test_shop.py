@@ -129,6 +129,31 @@ class TestProduct:
         assert "pictures.example" not in text
         assert f'data-product="{found["id"]}"' in text
 
+    def test_shows_the_description_as_the_catalog_made_it(
+        self, browser, platform, product_with
+    ):
+        html = '<h3>Of <em>glass</em></h3><p>&lt;script&gt; "A" &amp; B</p><p>C</p>'
+        platform.add(product_with(slug="x", description="# …", description_html=html))
+
+        page = browser.get("/products/x").text
+
+        assert html in page
+        summary = "Of glass &lt;script&gt; &#34;A&#34; &amp; B C"
+        assert f"at Flagon. {summary}" in page.partition("<body")[0]
+        assert "# …" not in page
+
+    def test_shows_the_words_of_a_catalog_that_makes_no_html(
+        self, browser, platform, product_with
+    ):
+        platform.add(product_with(slug="x", description="<b>Long</b> " * 90))
+
+        page = browser.get("/products/x").text
+
+        assert "<b>Long" not in page
+        head, _, body = page.partition("<body")
+        assert body.count("&lt;b&gt;Long&lt;/b&gt;") == 90
+        assert 5 < head.count("&lt;b&gt;Long&lt;/b&gt;") < 15
+
     def test_is_found_by_id_and_by_slug(self, browser, platform, a_product):
         platform.add(a_product)
 

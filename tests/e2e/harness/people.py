@@ -15,7 +15,7 @@ from harness.waiting import until
 REDIRECT = "http://127.0.0.1/callback"
 SCOPE = (
     "openid profile email offline_access reviews:write jobs:read catalog:write "
-    "jobs:write ops:read jobs:manage users:read users:write"
+    "jobs:write ops:read jobs:manage users:read users:write catalog:purge"
 )
 _RENEW_SECONDS = 60
 

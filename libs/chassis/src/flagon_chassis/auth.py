@@ -415,7 +415,7 @@ def _check() -> Caller:
         g.flagon_refusal = refusal
         raise
     g.flagon_caller = proof.caller
-    bind_contextvars(sub=proof.caller.sub)
+    bind_contextvars(sub=proof.caller.sub, client_id=proof.caller.client_id)
     return proof.caller
 
 

@@ -87,6 +87,26 @@ idempotency_key = Table(
 )
 
 
+def append_only(connection: Connection, table: str) -> None:
+    """Let nobody but its owner change or remove rows of a table; for an owner's migration.
+
+    What they have been granted to read and to add stays.
+    """
+    quote = connection.dialect.identifier_preparer.quote
+    grantees = connection.scalars(
+        text(
+            "select distinct grantee from information_schema.role_table_grants"
+            " where table_name = :name and grantee <> current_user"
+        ),
+        {"name": table},
+    )
+    for grantee in grantees.all():
+        who = "public" if grantee == "PUBLIC" else quote(grantee)
+        connection.execute(
+            text(f"revoke update, delete, truncate on {quote(table)} from {who}")
+        )
+
+
 def create(connection: Connection, *names: str) -> None:
     """Create the named tables; called from an owner's migration with `op.get_bind()`."""
     METADATA.create_all(

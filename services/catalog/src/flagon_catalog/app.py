@@ -13,6 +13,7 @@ from flagon_chassis import auth, cache, db, events, health, limits, web
 
 from . import cli, clients
 from .routes import (
+    audit,
     categories,
     document,
     graphql,
@@ -67,6 +68,7 @@ def create_app(
     app.register_blueprint(reservations.bp)
     app.register_blueprint(reviews.bp)
     app.register_blueprint(tags.bp)
+    app.register_blueprint(audit.bp)
     app.register_blueprint(graphql.bp)
     graphql.init_app(app, settings)
     _add_images(app, limiter, settings)
@@ -77,6 +79,7 @@ def create_app(
     app.cli.add_command(cli.seed)
     app.cli.add_command(cli.sweep)
     app.cli.add_command(cli.reviews)
+    app.cli.add_command(cli.products)
     return app
 
 

@@ -17,6 +17,7 @@ from flagon_chassis.errors import Failure
 
 from . import keeper
 from .domain import assortment, bulk, categories
+from .domain import products as domain_products
 from .domain import reviews as domain
 from .domain.sheets import SheetUnreadable, batches, opened, shown
 from .schemas import BulkSummary, bulk_report, sift
@@ -200,6 +201,25 @@ def render() -> None:
         if after is None:
             break
     click.echo(f"{total} reviews look different.")
+
+
+@click.group
+def products() -> None:
+    """Look after products."""
+
+
+@products.command("render")
+@with_appcontext
+def render_products() -> None:
+    """Make the HTML of all descriptions anew: after an upgrade of what makes it."""
+    after, total = None, 0
+    while True:
+        with transaction() as session:
+            after, written = domain_products.render_products(session, after=after)
+        total += written
+        if after is None:
+            break
+    click.echo(f"{total} descriptions were written.")
 
 
 @click.command

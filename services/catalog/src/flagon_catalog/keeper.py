@@ -1,7 +1,8 @@
-"""What time itself does: reservations end by themselves, unused pictures go."""
+"""What time itself does: reservations end, unused pictures and old audit rows go."""
 
 import random
 import threading
+import time
 
 import structlog
 from flask import Flask, current_app
@@ -9,13 +10,15 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from flagon_chassis.db import transaction
 
-from .domain import holds, images
+from .domain import audit, holds, images
 
 log = structlog.get_logger()
 
 _BATCH = 500
 """Reservations of one transaction: short enough that nobody waits for it."""
 _PICTURES = 100
+_PURGE_SECONDS = 3600.0
+"""How often each process looks for audit rows that are too old."""
 
 
 def sweep() -> int:
@@ -49,6 +52,24 @@ def tidy() -> int:
     return gone
 
 
+def purge() -> int:
+    """Delete audit rows that are older than the setting says; return how many.
+
+    Any number of processes may do so at once.
+    """
+    days = current_app.extensions["flagon.settings"].audit_days
+    gone = 0
+    while True:
+        with transaction() as session:
+            found = audit.purge(session, days=days)
+        gone += found
+        if not found:
+            break
+    if gone:
+        log.info("audit_purged", number=gone, days=days)
+    return gone
+
+
 def start(
     app: Flask, *, seconds: float, stop: threading.Event | None = None
 ) -> threading.Thread:
@@ -59,12 +80,17 @@ def start(
     stop = stop or threading.Event()
 
     def look_after() -> None:
+        purged_at: float | None = None
         # Not all processes at the moment at which all of them started.
         while not stop.wait(random.uniform(0, 2 * seconds)):  # noqa: S311
             try:
                 with app.app_context():
                     sweep()
                     tidy()
+                    now = time.monotonic()
+                    if purged_at is None or now - purged_at > _PURGE_SECONDS:
+                        purge()
+                        purged_at = now
             except (SQLAlchemyError, OSError) as error:
                 log.warning("sweep_failed", error=type(error).__name__)
 

@@ -437,7 +437,11 @@ class ProductView(BaseModel):
     sku: Sku
     slug: Slug
     name: Name
-    description: Description
+    description: Description = Field(description="Markdown")
+    description_html: str = Field(
+        default_factory=str,
+        description="The same as HTML that is safe to show; in lists if it is asked for",
+    )
     price_minor: PriceMinor
     currency: Currency
     status: Status
@@ -517,6 +521,15 @@ class PageQuery(BaseModel, extra="forbid", frozen=True):
         default=None, max_length=2000, description="`next_cursor` of the page before"
     )
     format: Literal["json", "ndjson", "csv", "xml"] | None = _FORMAT
+
+
+class DeletionQuery(BaseModel, extra="forbid", frozen=True):
+    """How much is to be deleted."""
+
+    permanently: bool = Field(
+        default=False,
+        description="Whether it is to be gone for good; that needs `catalog:purge`.",
+    )
 
 
 class ShapeQuery(BaseModel, frozen=True):
@@ -634,8 +647,54 @@ class PricePage(BaseModel):
     next_cursor: str | None
 
 
+AuditEntity = Literal["product", "category", "tag", "review", "reservation", "image"]
+
+
 class PriceQuery(PageQuery):
     """Which prices to list."""
+
+
+class AuditChange(BaseModel):
+    """What a member was and became; neither where that is nobody's business."""
+
+    from_: Any = Field(default=None, alias="from")
+    to: Any = None
+    cut: bool = Field(
+        default=False, description="Whether these are only the beginnings."
+    )
+
+
+class AuditView(BaseModel):
+    """That something got a new version or was deleted."""
+
+    sequence: int
+    at: datetime
+    actor: str = Field(description="Subject of the token, or `system`")
+    client: str | None = Field(description="The program that the token was given to")
+    action: Literal["created", "updated", "deleted"]
+    entity: AuditEntity
+    id: UUID
+    version: int = Field(description="The new one, or the last")
+    changes: dict[str, AuditChange]
+    request_id: str | None
+    trace_id: str | None
+
+
+class AuditPage(BaseModel):
+    """Some rows of the audit and how to get the next ones."""
+
+    items: list[AuditView]
+    next_cursor: str | None
+
+
+class AuditQuery(PageQuery):
+    """Which rows of the audit to list."""
+
+    entity: AuditEntity | None = None
+    id: UUID | None = Field(default=None, description="Of what was changed")
+    actor: str | None = Field(
+        default=None, min_length=1, max_length=200, examples=["system"]
+    )
 
 
 class NewCategory(_Body):

@@ -53,6 +53,8 @@ class Settings(DatabaseSettings, frozen=True, env_prefix="CATALOG_"):
     """Whether a review that was written or edited waits until a moderator publishes it."""
     sweep_seconds: PositiveFloat = 10
     """How often, about, each process writes down which reservations have expired."""
+    audit_days: int = Field(default=400, ge=30)
+    """How long it is kept who changed what; at least what the database insists on."""
     images_dir: Path | None = None
     """Folder of the pictures of products; the gateway reads it as well."""
     images_url: str = Field(default="", pattern=r"^(https?://[^/?#@]+/[^/?#]+/?)?$")

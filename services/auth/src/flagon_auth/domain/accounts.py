@@ -24,7 +24,7 @@ _OWN_SCOPES = {
     "customer": ("reviews:write", "jobs:read"),
     "merchandiser": ("catalog:write", "jobs:write"),
     "operator": ("ops:read", "jobs:manage"),
-    "admin": ("users:read", "users:write"),
+    "admin": ("users:read", "users:write", "catalog:purge"),
 }
 ROLES = tuple(_OWN_SCOPES)
 """From the least to the most powerful; each may what those before it may."""

@@ -12,20 +12,6 @@ branch_labels = None
 depends_on = None
 
 
-KEEP_THE_AUDIT_LOG = """
-do $$
-declare grantee_name text;
-begin
-  for grantee_name in
-    select distinct grantee from information_schema.role_table_grants
-    where table_name = 'audit_event' and grantee <> current_user
-  loop
-    execute format('revoke update, delete, truncate on audit_event from %I', grantee_name);
-  end loop;
-end $$
-"""
-
-
 def upgrade() -> None:  # noqa: PLR0915 (one straight list of steps)
     """Apply the change."""
     op.create_table(
@@ -320,7 +306,7 @@ def upgrade() -> None:  # noqa: PLR0915 (one straight list of steps)
     )
     # Whoever breaks into the service can add to the audit log, not rewrite it: its login
     # role loses what the database's default privileges gave it.
-    op.execute(KEEP_THE_AUDIT_LOG)
+    tables.append_only(op.get_bind(), "audit_event")
     op.alter_column(
         "access_token", "token_grant_id", existing_type=sa.Uuid(), nullable=True
     )

@@ -16,9 +16,10 @@ from uuid_utils.compat import uuid7
 from flagon_catalog.models import PRODUCT_VIEW, RATING
 from flagon_chassis.errors import Invalid, Unavailable
 
-from . import holds, slugs
+from . import audit, holds, slugs
 from .attribute_schemas import Budget, Error, Rule, misfits, same
 from .categories import ensure_categories
+from .markup import article_of
 from .products import View, broken_rule, emit_changed
 from .tags import ensure_tags
 from .words import words_of
@@ -111,11 +112,13 @@ _UPSERT = text(
     WITH item AS MATERIALIZED (
         SELECT * FROM jsonb_to_recordset(cast(:items AS jsonb)) AS item (
             position int, id uuid, sku text, slug text, slug_else text, name text,
-            description text, price_minor bigint, currency text, status text, stock int,
-            category_given bool, category_id uuid, tags text[], attributes jsonb
+            description text, description_html text, price_minor bigint, currency text,
+            status text, stock int, category_given bool, category_id uuid, tags text[],
+            attributes jsonb
         )
     ), old AS MATERIALIZED (
-        SELECT product.id, sku, product.name, product.description, product.price_minor,
+        SELECT product.id, sku, product.name, product.description,
+            product.description_html, product.price_minor,
             product.currency, product.status, product.stock, product.category_id,
             ARRAY(
                 SELECT tag.slug FROM product_tag JOIN tag ON tag.id = tag_id
@@ -131,6 +134,9 @@ _UPSERT = text(
                 THEN item.slug_else ELSE item.slug END AS slug,
             coalesce(item.name, old.name) AS name,
             coalesce(item.description, old.description, '') AS description,
+            CASE WHEN item.description IS NULL AND old.id IS NOT NULL
+                THEN old.description_html ELSE coalesce(item.description_html, '')
+                END AS description_html,
             coalesce(item.price_minor, old.price_minor) AS price_minor,
             coalesce(item.currency, old.currency, 'EUR') AS currency,
             coalesce(item.status, old.status, 'active') AS status,
@@ -144,10 +150,10 @@ _UPSERT = text(
             OR (old.id IS NULL
                 AND item.name IS NOT NULL AND item.price_minor IS NOT NULL)
     ), written AS (
-        INSERT INTO product (id, sku, slug, name, description, price_minor, currency,
-            status, stock, category_id, attributes)
-        SELECT id, sku, slug, name, description, price_minor, currency, status, stock,
-            category_id, attributes
+        INSERT INTO product (id, sku, slug, name, description, description_html,
+            price_minor, currency, status, stock, category_id, attributes)
+        SELECT id, sku, slug, name, description, description_html, price_minor,
+            currency, status, stock, category_id, attributes
         FROM wanted
         WHERE old_id IS NULL OR NOT exists (
             SELECT FROM old WHERE old.id = wanted.old_id
@@ -160,6 +166,7 @@ _UPSERT = text(
         ORDER BY sku
         ON CONFLICT (sku) DO UPDATE SET
             name = excluded.name, description = excluded.description,
+            description_html = excluded.description_html,
             price_minor = excluded.price_minor, currency = excluded.currency,
             status = excluded.status, stock = excluded.stock,
             category_id = excluded.category_id, attributes = excluded.attributes,
@@ -204,6 +211,12 @@ _UPSERT = text(
             CASE WHEN wanted.tags <> old.tags THEN 'tags' END,
             CASE WHEN written.attributes <> old.attributes THEN 'attributes' END
         ], NULL) AS changed,
+        CASE WHEN written.id = old.id THEN jsonb_build_object(
+            'name', old.name, 'description', left(old.description, {shown}),
+            'price_minor', old.price_minor, 'currency', old.currency,
+            'status', old.status, 'stock', old.stock, 'category', shelf.slug,
+            'tags', old.tags, 'attributes', old.attributes
+        ) END AS before,
         written.id, written.sku, written.slug, written.name, written.description,
         written.price_minor, written.currency, written.status, written.stock,
         written.stock - coalesce(old.held, 0) AS available, category.slug AS category,
@@ -214,8 +227,11 @@ _UPSERT = text(
     LEFT JOIN wanted USING (sku)
     LEFT JOIN written USING (sku)
     LEFT JOIN category ON category.id = written.category_id
+    LEFT JOIN category AS shelf ON shelf.id = old.category_id
     ORDER BY item.position
     """.replace("{rating}", RATING.format("written"))
+    # One more than is told, so that it can be told that there was more.
+    .replace("{shown}", str(audit.VALUE_CHARACTERS_MAX + 1))
 )
 
 
@@ -292,7 +308,9 @@ def _upsert(
             if cast("psycopg.Error", error.orig).sqlstate != _PROGRAM_LIMIT:
                 raise
             raise TooMuchText("Give shorter attributes.") from error
-        emit_changed(session, (_change(row) for row in rows if row.id is not None))
+        changed = [(row.before, *_change(row)) for row in rows if row.id is not None]
+        emit_changed(session, ((view, names) for _, view, names in changed))
+        audit.record(session, "product", changed)
         return rows, refused
     raise BulkDisturbed("Send it again.", retry_after_seconds=1)
 
@@ -374,6 +392,7 @@ def _parameter(
         rows.append(
             {
                 **item,
+                "description_html": article_of(item.get("description", "")),
                 "position": position,
                 "id": id_,
                 "slug": slug,

@@ -27,6 +27,7 @@ from flagon_catalog.models import CATEGORY_VIEW, LEVELS_MAX, Category, Product
 from flagon_chassis import events
 from flagon_chassis.errors import Conflict, Invalid, NotFound
 
+from . import audit
 from .attribute_schemas import Rule, check_schema, same
 from .slugs import slug_of
 
@@ -202,6 +203,7 @@ def _insert(session: Session, rows: list[dict[str, Any]]) -> list[dict[str, Any]
     )
     views = [row._asdict() for row in created]
     _emit_changed(session, *views)
+    audit.record(session, "category", ((None, view, None) for view in views))
     return views
 
 
@@ -421,7 +423,17 @@ def change_category(
     changed = [key for key in _OWN if not same(before[key], after[key])]
     if changed:
         _emit_changed(session, after, changed=changed)
+        audit.record(session, "category", [(before, after, changed)])
     _emit_changed(session, *moved, changed=["path"])
+    old, new = before["path"][:-1], after["path"][:-1]
+    audit.record(
+        session,
+        "category",
+        (
+            ({"path": [*old, *view["path"][len(new) :]]}, view, ["path"])
+            for view in moved
+        ),
+    )
     return after
 
 
@@ -469,8 +481,10 @@ def delete_category(session: Session, category: Category) -> None:
     )
     if inside is not None:
         raise CategoryHasChildren("Move or delete the categories in it first.")
+    view = category.view()
     session.delete(category)
     session.flush()
+    audit.record(session, "category", [(view, None, None)])
     events.emit(
         session,
         "category.deleted.v1",

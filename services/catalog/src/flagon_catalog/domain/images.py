@@ -12,7 +12,7 @@ from flagon_catalog.models import IMAGE_VIEW, Image, Picture, Product
 from flagon_chassis import events
 from flagon_chassis.errors import Conflict, NotFound
 
-from . import pictures, products
+from . import audit, pictures, products
 from .renditions import NAMES, WHOLE, WIDTHS, View, file_name, shown
 
 IMAGES_MAX = 12
@@ -128,6 +128,7 @@ def add_image(
     session.flush()
     _tell(session, product_id)
     view = _find(session, product_id, image.id)
+    audit.record(session, "image", [(None, view, None)])
     wanted = [width for width in WIDTHS if width < picture.width]
     missing = {*wanted} - {known["width"] for known in view["thumbnails"]}
     if missing:
@@ -148,11 +149,12 @@ def change_image(session: Session, view: View, *, alt: str, position: int) -> Vi
     :param position: beyond the end means the end.
     """
     images = _ordered(session, view["product_id"])
+    before = _states(images)
     image = next(one for one in images if one.id == view["id"])
     images.remove(image)
     images.insert(position, image)
     image.alt = alt
-    if _renumber(session, images):
+    if _renumber(session, images, before):
         _tell(session, view["product_id"])
     return _find(session, view["product_id"], view["id"])
 
@@ -160,10 +162,12 @@ def change_image(session: Session, view: View, *, alt: str, position: int) -> Vi
 def delete_image(session: Session, view: View) -> None:
     """Delete an image of a locked product; its picture goes when nothing shows it."""
     images = _ordered(session, view["product_id"])
+    before = _states(images)
     image = next(one for one in images if one.id == view["id"])
     images.remove(image)
     session.delete(image)
-    _renumber(session, images)
+    _renumber(session, images, before)
+    audit.record(session, "image", [(view, None, None)])
     _tell(session, view["product_id"])
 
 
@@ -259,14 +263,31 @@ def _ordered(session: Session, product_id: UUID) -> list[Image]:
     )
 
 
-def _renumber(session: Session, images: Sequence[Image]) -> bool:
+def _states(images: Iterable[Image]) -> dict[UUID, View]:
+    """Return by id what can change in images."""
+    names = ("id", "version", "alt", "position")
+    return {
+        image.id: {name: getattr(image, name) for name in names} for image in images
+    }
+
+
+def _renumber(
+    session: Session, images: Sequence[Image], before: dict[UUID, View]
+) -> bool:
     """Give images the places that they are listed at; say whether anything differs."""
     for position, image in enumerate(images):
         if image.position != position:
             image.position = position
-    changed = bool(session.dirty) and any(map(session.is_modified, images))
     session.flush()
-    return changed
+    changes: list[audit.Change] = []
+    for id_, after in _states(images).items():
+        names = [
+            name for name in ("alt", "position") if after[name] != before[id_][name]
+        ]
+        if names:
+            changes.append((before[id_], after, names))
+    audit.record(session, "image", changes)
+    return bool(changes)
 
 
 def _tell(session: Session, product_id: UUID) -> None:
@@ -282,3 +303,4 @@ def _tell(session: Session, product_id: UUID) -> None:
     )
     view = products.find_product(session, id=product_id, hidden=True)
     products.emit_changed(session, [(view, ["images"])])
+    audit.record(session, "product", [({}, view, ["images"])])

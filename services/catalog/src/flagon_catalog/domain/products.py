@@ -37,17 +37,20 @@ from flagon_catalog.models import (
     PRODUCT_RATING,
     PRODUCT_VIEW,
     Category,
+    Image,
     Price,
     Product,
+    Review,
     Tag,
     product_tag,
 )
 from flagon_chassis import events
 from flagon_chassis.errors import Conflict, Invalid, NotFound
 
-from . import holds, slugs, words
+from . import audit, holds, slugs, words
 from .attribute_schemas import check_attributes, same
 from .categories import Shelf, lock_shelf, within
+from .markup import article_of
 from .shapes import WHOLE, Shape
 from .tags import find_tag_ids, set_tags
 
@@ -70,6 +73,12 @@ _WRITTEN = (
 _GENERATED = ("id", "rating", "version", "created_at", "updated_at")
 _PRICE = frozenset({"price_minor", "currency"})
 _FITTING = frozenset({"attributes", "category"})
+_RENDERED_AT_ONCE = 200
+"""Descriptions of one transaction: 4 MB at most, and a moment's locks."""
+_GOES_ALONG: tuple[tuple[type[Review | Image], str, Sequence[Any]], ...] = (
+    (Review, "review", (Review.id, Review.version, Review.product_id, Review.state)),
+    (Image, "image", (Image.id, Image.version, Image.product_id, Image.sha256)),
+)
 
 
 class ProductNotFound(NotFound):
@@ -485,6 +494,7 @@ def create_product(session: Session, fields: Mapping[str, Any]) -> View:
     available = fields["stock"]
     view = _in_order({**fields, "available": available, **values, **created})
     emit_changed(session, [(view, list(view))])
+    audit.record(session, "product", [(None, view, None)])
     return view
 
 
@@ -577,6 +587,7 @@ def change_product(session: Session, product: View, fields: Mapping[str, Any]) -
         changed["available"] = changed["stock"] - held
     view = _in_order({**product, **changed, **written})
     emit_changed(session, [(view, list(changed))])
+    audit.record(session, "product", [(product, view, list(changed))])
     return view
 
 
@@ -590,8 +601,17 @@ def _held(session: Session, product: View, stock: int) -> int:
     return held
 
 
+def archive_product(session: Session, product: View) -> View:
+    """Take a locked product out of the shop and return it as the API shows it.
+
+    All that belongs to it stays, what is held too; a change of its status brings it back.
+    When it is archived already there is no new version and no event.
+    """
+    return change_product(session, product, {"status": "archived"})
+
+
 def delete_product(session: Session, product: View) -> None:
-    """Delete a locked product.
+    """Delete a locked product for good, with its prices, reviews and images.
 
     :raises ProductHeld: reservations hold some of it.
     """
@@ -601,7 +621,14 @@ def delete_product(session: Session, product: View) -> None:
             f"{held} are held: archive it, and delete it when they have ended.",
             held=held,
         )
+    # What would go by itself leaves its rows in the audit, too.
+    for table, entity, columns in _GOES_ALONG:
+        gone = session.execute(
+            delete(table).where(table.product_id == product["id"]).returning(*columns)
+        )
+        audit.record(session, entity, ((row._asdict(), None, None) for row in gone))
     session.execute(delete(Product).where(Product.id == product["id"]))
+    audit.record(session, "product", [(product, None, None)])
     events.emit(
         session,
         "product.deleted.v1",
@@ -630,8 +657,13 @@ def emit_changed(
 
 
 def _columns(fields: Mapping[str, Any], shelf: Shelf | None) -> dict[str, Any]:
-    """Return fields as columns: the category becomes its id, tags are none."""
+    """Return fields as columns: the category becomes its id, tags are none.
+
+    With a description goes its HTML.
+    """
     columns = {name: value for name, value in fields.items() if name != "tags"}
+    if "description" in columns:
+        columns["description_html"] = article_of(columns["description"])
     if "category" in columns:
         del columns["category"]
         columns["category_id"] = shelf.id if shelf else None
@@ -694,6 +726,42 @@ def _write(
 def broken_rule(error: IntegrityError) -> str:
     """Return the name of the constraint that the database found broken."""
     return str(cast("psycopg.Error", error.orig).diag.constraint_name)
+
+
+def render_products(session: Session, *, after: UUID | None) -> tuple[UUID | None, int]:
+    """Make the HTML of some descriptions anew, as today's code does it; safe to repeat.
+
+    One that was not made yet is no change: readers were shown the same.
+
+    :param after: the last product of the call before, None to begin.
+    :returns: the last product that was looked at, None when there are no more, and how
+        many were written.
+    """
+    statement = (
+        select(Product.id, Product.description, Product.description_html)
+        .order_by(Product.id)
+        .limit(_RENDERED_AT_ONCE)
+    )
+    if after is not None:
+        statement = statement.where(Product.id > after)
+    found = session.execute(statement.with_for_update()).all()
+    written = 0
+    for row in found:
+        html = article_of(row.description)
+        if html == row.description_html:
+            continue
+        written += 1
+        one = update(Product).where(Product.id == row.id)
+        session.execute(one.values(description_html=html))
+        if row.description_html is None:
+            continue
+        session.execute(
+            one.values(version=Product.version + 1, updated_at=func.clock_timestamp())
+        )
+        view = session.execute(_VIEW.where(Product.id == row.id)).one()._asdict()
+        emit_changed(session, [(view, ["description_html"])])
+        audit.record(session, "product", [({}, view, ["description_html"])])
+    return (found[-1].id if found else None), written
 
 
 def _in_order(fields: Mapping[str, Any]) -> View:

@@ -11,7 +11,7 @@ from uuid_utils.compat import uuid7
 from flagon_catalog.models import MOMENT, RESERVATION_VIEW, Product, Reservation
 from flagon_chassis.errors import Conflict, Forbidden, NotFound
 
-from . import holds
+from . import audit, holds
 from .holds import View
 from .products import ProductNotFound, emit_changed, find_product
 
@@ -77,6 +77,7 @@ def reserve_stock(
     ).one()
     view = row._asdict()
     holds.emit_changed(session, [view], changed=list(view))
+    audit.record(session, "reservation", [(None, view, None)])
     return view
 
 
@@ -165,6 +166,8 @@ def commit_reservation(
     # What is available stays the same: as much less is held.
     product = find_product(session, id=product_id, hidden=True)
     emit_changed(session, [(product, ["stock"])])
+    before = {"stock": product["stock"] + view["quantity"]}
+    audit.record(session, "product", [(before, product, ["stock"])])
     return view
 
 
@@ -228,4 +231,5 @@ def _end(session: Session, reservation: View, state: str) -> View:
     ).one()
     view = row._asdict()
     holds.emit_changed(session, [view], changed=["state"])
+    audit.record(session, "reservation", [(reservation, view, ["state"])])
     return view

@@ -15,6 +15,7 @@ from flagon_catalog.models import PRODUCT_RATING, REVIEW_VIEW, Product, Review
 from flagon_chassis import events
 from flagon_chassis.errors import Conflict, Forbidden, NotFound
 
+from . import audit
 from .markup import html_of
 from .products import ProductNotFound, View, emit_changed, lock_product, visible
 
@@ -100,6 +101,7 @@ def create_review(
         )
     view = row._asdict()
     _tell(session, view, list(view), was_shown=False)
+    audit.record(session, "review", [(None, view, None)])
     _count(session, product_id, None, _counted(view))
     return view
 
@@ -345,6 +347,7 @@ def _save(session: Session, review: Review, before: View) -> View:
     ]
     if changed:
         _tell(session, after, changed, was_shown=before["state"] == "published")
+        audit.record(session, "review", [(before, after, changed)])
         _count(session, review.product_id, _counted(before), _counted(after))
     return after
 
@@ -355,6 +358,7 @@ def delete_review(session: Session, review: Review) -> None:
     session.delete(review)
     session.flush()
     _tell_deleted(session, view)
+    audit.record(session, "review", [(view, None, None)])
     _count(session, review.product_id, _counted(view), None)
 
 
@@ -377,6 +381,7 @@ def forget_subject(session: Session, subject: UUID) -> int:
             .returning(*REVIEW_VIEW)
         )
     ]
+    audit.record(session, "review", ((view, None, None) for view in gone))
     for view in gone:
         _tell_deleted(session, view)
         _count(session, view["product_id"], _counted(view), None)
@@ -401,12 +406,9 @@ def render_reviews(session: Session, *, after: UUID | None) -> tuple[UUID | None
         session.flush()
         if review.version != before["version"]:
             differed += 1
-            _tell(
-                session,
-                review.view(),
-                ["body_html"],
-                was_shown=review.state == "published",
-            )
+            view, names = review.view(), ["body_html"]
+            _tell(session, view, names, was_shown=review.state == "published")
+            audit.record(session, "review", [(before, view, names)])
     return (reviews[-1].id if reviews else None), differed
 
 

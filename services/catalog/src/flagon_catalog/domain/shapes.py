@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, func, literal_column, select
+from sqlalchemy import ColumnElement, Select, case, func, literal_column, select
 from sqlalchemy.dialects.postgresql import JSONB, aggregate_order_by
 
 from flagon_catalog.models import (
@@ -20,14 +20,21 @@ from flagon_catalog.models import (
 from flagon_chassis.errors import Invalid
 
 from . import renditions
+from .markup import article_of
 
 FIELDS = tuple(column.key for column in PRODUCT_VIEW)
+"""What lists show if nothing else is asked for."""
+HTML = "description_html"
+_AFTER = FIELDS.index("description") + 1
+NAMES = (*FIELDS[:_AFTER], HTML, *FIELDS[_AFTER:])
+"""All that can be shown of a product."""
 INCLUDES = ("category", "images")
 
 # What entity tags, cursors and the rules of who sees what are made of.
 _NEEDED = frozenset({"id", "version", "status", "available", "rating"})
 _IN_CATEGORY = "category__"
 _IMAGES = "images__"
+_SOURCE = "description__"
 
 _PARTS: list[ColumnElement[Any]] = []
 for _column in IMAGE_VIEW:
@@ -78,6 +85,14 @@ class Shape:
             .select_from(Product)
             .outerjoin(Category, Product.category_id == Category.id)
         )
+        if HTML in wanted:
+            # What it is made of, where it has not been made.
+            source = case(
+                (Product.description_html.is_(None), Product.description), else_=None
+            )
+            statement = statement.add_columns(
+                Product.description_html, source.label(_SOURCE)
+            )
         if "category" in self.include:
             statement = statement.add_columns(
                 *(column.label(_IN_CATEGORY + column.key) for column in CATEGORY_VIEW)
@@ -88,14 +103,18 @@ class Shape:
 
     def names(self) -> list[str]:
         """Return the names of what is shown, in order."""
-        shown = [name for name in FIELDS if name in self.fields]
+        shown = [name for name in NAMES if name in self.fields]
         return [*shown, "embedded"] if self.include else shown
 
     def show(self, found: Mapping[str, Any]) -> dict[str, Any]:
         """Return a selected product as the API shows it."""
         if self == WHOLE:
             return dict(found)
-        shown = {name: found[name] for name in FIELDS if name in self.fields}
+        shown = {
+            name: _html(found) if name == HTML else found[name]
+            for name in NAMES
+            if name in self.fields
+        }
         if self.include:
             shown["embedded"] = self.embedded(found)
         return shown
@@ -111,7 +130,17 @@ class Shape:
 
 
 WHOLE = Shape()
-"""Every field, and nothing else."""
+"""Every field of a list, and nothing else."""
+SINGLE = Shape(frozenset(NAMES))
+"""What one product is shown with that is asked for by itself."""
+
+
+def _html(found: Mapping[str, Any]) -> str:
+    """Return the HTML of a description, made now for a product from before there was any."""
+    html = found.get(HTML)
+    if html is None:
+        html = article_of(found.get(_SOURCE, found.get("description")) or "")
+    return str(html)
 
 
 def _category(found: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -120,18 +149,18 @@ def _category(found: Mapping[str, Any]) -> dict[str, Any] | None:
     return {column.key: found[_IN_CATEGORY + column.key] for column in CATEGORY_VIEW}
 
 
-def shape(fields: str | None, include: str | None) -> Shape:
+def shape(fields: str | None, include: str | None, *, default: Shape = WHOLE) -> Shape:
     """Return the shape that a query asks for.
 
-    :param fields: names with commas between them; all fields when None.
+    :param fields: names with commas between them; those of `default` when None.
     :param include: likewise; nothing when None.
     :raises FieldUnknown: products have no such field.
     :raises IncludeUnknown: nothing of this name can be included.
     """
     return Shape(
-        WHOLE.fields
+        default.fields
         if fields is None
-        else frozenset(known(fields, "fields", FIELDS, FieldUnknown)),
+        else frozenset(known(fields, "fields", NAMES, FieldUnknown)),
         WHOLE.include
         if include is None
         else frozenset(known(include, "include", INCLUDES, IncludeUnknown)),

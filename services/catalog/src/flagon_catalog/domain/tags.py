@@ -14,6 +14,7 @@ from flagon_catalog.models import TAG_VIEW, Tag, product_tag
 from flagon_chassis import events
 from flagon_chassis.errors import Conflict, Invalid, NotFound
 
+from . import audit
 from .slugs import slug_of
 
 
@@ -84,6 +85,7 @@ def _insert(session: Session, names: Mapping[str, str]) -> list[dict[str, Any]]:
     )
     views = [row._asdict() for row in created]
     _emit_changed(session, *views)
+    audit.record(session, "tag", ((None, view, None) for view in views))
     return views
 
 
@@ -199,10 +201,12 @@ def change_tag(
         raise TagSlugFixed("Make a new tag and give it to the products.")
     if name == tag.name:
         return tag.view()
+    before = tag.view()
     tag.name = name
     session.flush()
     view = tag.view()
     _emit_changed(session, view, changed=["name"])
+    audit.record(session, "tag", [(before, view, ["name"])])
     return view
 
 
@@ -217,8 +221,10 @@ def delete_tag(session: Session, tag: Tag) -> None:
     )
     if used is not None:
         raise TagInUse("Take it from its products first.")
+    view = tag.view()
     session.delete(tag)
     session.flush()
+    audit.record(session, "tag", [(view, None, None)])
     events.emit(
         session,
         "tag.deleted.v1",

@@ -15,6 +15,8 @@ from flagon_chassis import auth, conditional
 from . import formats
 
 WRITE = "catalog:write"
+PURGE = "catalog:purge"
+"""What only administrators have: nothing brings back what is deleted for good."""
 PAGING = {"limit", "cursor", "format"}
 """What a list takes that is no filter and no order."""
 REPEATABLE = frozenset({"tag", "attribute"})
@@ -55,6 +57,15 @@ def sees_hidden() -> bool:
     """Say whether the caller may see what is not for sale."""
     caller = auth.caller_if_any()
     return caller is not None and WRITE in caller.scopes
+
+
+def require_scope(scope: str) -> None:
+    """Let a caller pass whom a guard let in only with one more scope.
+
+    :raises flagon_chassis.auth.ScopeMissing: the token has it not.
+    """
+    if scope not in auth.caller().scopes:
+        raise auth.ScopeMissing((scope,), [scope])
 
 
 def kept(view: V) -> V:

@@ -24,6 +24,7 @@ from flagon_catalog.models import STATUSES
 from flagon_catalog.schemas import (
     BulkReport,
     BulkUpsert,
+    DeletionQuery,
     ExportQuery,
     NewProduct,
     ProductChange,
@@ -40,6 +41,7 @@ from flagon_chassis.errors import Forbidden
 
 from . import (
     PAGING,
+    PURGE,
     REPEATABLE,
     WRITE,
     answer_if_changed,
@@ -49,6 +51,7 @@ from . import (
     merge_patch,
     positions,
     refuse_unclear,
+    require_scope,
     retired,
     sees_hidden,
     shown,
@@ -144,7 +147,7 @@ class Products(MethodView):
         def respond() -> Response:
             view = products.create_product(session, new.model_dump())
             location = url_for("products.product", product_id=view["id"])
-            return tagged(shown(view, 201, location=location), view)
+            return tagged(shown(_whole_view(view), 201, location=location), view)
 
         with transaction() as session:
             return idempotency.once(session, respond)
@@ -177,7 +180,7 @@ class Product(MethodView):
             if fields["stock"] != product["stock"]:
                 require_exact(product)
             view = products.change_product(session, product, fields)
-        return tagged(shown(view), view)
+        return tagged(shown(_whole_view(view)), view)
 
     @auth.requires(WRITE)
     @bp.doc(operation_id="change_product", responses=[404, 409, 412, 415, 428])
@@ -196,25 +199,36 @@ class Product(MethodView):
             if new.stock != product["stock"]:
                 require_exact(product)
             view = products.change_product(session, product, _fields(new))
-        return tagged(shown(view), view)
+        return tagged(shown(_whole_view(view)), view)
 
     @auth.requires(WRITE)
     @bp.doc(
         operation_id="delete_product",
         responses={
-            204: "It is gone",
+            204: "It is archived, or gone",
             404: "",
-            409: "Reservations hold some of it",
+            409: "Reservations hold some of what is to be gone",
             412: "",
             428: "",
         },
     )
-    def delete(self, product_id: UUID) -> Response:
-        """Delete a product."""
+    @bp.input(DeletionQuery, location="query", arg_name="asked")
+    def delete(self, product_id: UUID, asked: DeletionQuery) -> Response:
+        """Archive a product, or delete it for good.
+
+        An archived product is not for sale and keeps its SKU, its slug and all that belongs
+        to it; a patch of its status brings it back.
+        """
+        if asked.permanently:
+            require_scope(PURGE)
         with transaction() as session:
             product = products.lock_product(session, id=product_id)
-            require_exact(product)
-            products.delete_product(session, product)
+            if asked.permanently:
+                require_exact(product)
+                products.delete_product(session, product)
+            else:
+                require_edit(product, partial(products.last_edit, session, product))
+                products.archive_product(session, product)
         return Response(status=204)
 
 
@@ -326,7 +340,7 @@ def _found(
     sku: str | None = None,
 ) -> Response:
     hidden = sees_hidden()
-    shape = shapes.shape(asked.fields, asked.include)
+    shape = shapes.shape(asked.fields, asked.include, default=shapes.SINGLE)
     with reading() as session:
         product = products.find_product(
             session, id=id, slug=slug, sku=sku, hidden=hidden, shape=shape
@@ -334,6 +348,11 @@ def _found(
     return tagged(
         shown(shape.show(product), hidden=hidden), product, *_more(shape, product)
     )
+
+
+def _whole_view(view: products.View) -> dict[str, Any]:
+    """Return a product that was just written as it is shown by itself."""
+    return shapes.SINGLE.show(view)
 
 
 def _more(shape: shapes.Shape, product: Mapping[str, Any]) -> list[str]:

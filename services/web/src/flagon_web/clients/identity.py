@@ -31,6 +31,7 @@ log = structlog.get_logger()
 SCOPE = (
     "openid profile email offline_access reviews:write jobs:read jobs:write"
     " jobs:manage catalog:write ops:read users:read users:write"
+    " catalog:purge"
 )
 """Everything that any page could need; a token gets what its owner's roles allow."""
 _ALGORITHMS = ["RS256", "ES256"]

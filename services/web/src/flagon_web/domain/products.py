@@ -3,8 +3,10 @@
 import re
 from datetime import datetime
 from functools import cached_property
+from textwrap import shorten
 from typing import Any
 
+from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict, Field
 
 from . import covers, money
@@ -12,6 +14,7 @@ from . import covers, money
 _LINK = re.compile(r"\Ahttps?://", re.IGNORECASE)
 _SMALL = 3
 _SHARP = 480
+_SUMMARY = 150
 
 # Where a supplier names the people behind a product, in the order of preference.
 _MAKERS = ("authors", "author", "artist", "brand", "maker", "manufacturer")
@@ -71,6 +74,8 @@ class Product(Shown):
     slug: str
     name: str
     description: str = ""
+    description_html: str | None = None
+    """The catalog's, which lets no more through than text, links, lists and headings."""
     price_minor: int
     currency: str
     status: str = "active"
@@ -84,6 +89,23 @@ class Product(Shown):
     embedded: Embedded = Embedded()
     etag: str = ""
     """The entity tag of what was read; a change must name it."""
+
+    @property
+    def text(self) -> Markup:
+        """The description as it is shown; empty where there is none to show."""
+        return Markup(self.description_html or "")  # noqa: S704 (sanitised where made)
+
+    @property
+    def summary(self) -> str:
+        """The beginning of the description, without its marks and in one line."""
+        html = self.description_html
+        # A blank, because the words of two paragraphs are not one.
+        text = (
+            self.description
+            if html is None
+            else Markup(str(html).replace("<", " <")).striptags()  # noqa: S704 (as above)
+        )
+        return shorten(text, _SUMMARY, placeholder="…")
 
     @property
     def ref(self) -> str:

@@ -32,7 +32,10 @@ function update(product) {
 
 follow([`products/${id}`], {
   onEvent(type, product) {
-    if (type.includes("product.changed")) update(product);
+    // No longer for sale: the server says so, but not over what somebody is filling in.
+    if (type.includes("product.changed") && product.status !== "active" && product.id === id
+        && !document.querySelector(".edit")) location.reload();
+    else if (type.includes("product.changed")) update(product);
     else if (type.includes("product.deleted")) location.reload();
   },
   // A form that somebody is filling in must stay as it is.

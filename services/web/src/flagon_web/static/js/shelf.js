@@ -30,6 +30,13 @@ function update(product) {
   }
 }
 
+// Shelves show what is for sale.
+function take(product) {
+  for (const book of document.querySelectorAll(`.book[data-product="${CSS.escape(product.id)}"]`)) {
+    if (Number(book.dataset.version) < product.version) book.remove();
+  }
+}
+
 // An import changes thousands of products: only the last few are drawn, once per frame.
 let waiting = [];
 function tell(product, changed) {
@@ -71,6 +78,7 @@ if (topics().length) {
   line = follow(topics(), {
     onEvent(type, product) {
       if (!type.includes("product.changed")) return;
+      if (product.status !== "active") return take(product);
       update(product);
       tell(product, product.changed ?? []);
     },

@@ -1,0 +1,38 @@
+"""Who changed what, as the API tells it."""
+
+from apiflask import APIBlueprint
+from flask import Response
+
+from flagon_catalog.domain import audit
+from flagon_catalog.schemas import AuditPage, AuditQuery, AuditView
+from flagon_chassis import auth, paging
+from flagon_chassis.db import reading
+
+from . import PAGING, answer_if_changed, listed, refuse_unclear
+
+bp = APIBlueprint("audit", __name__, url_prefix="/api/v1/audit", tag="Audit")
+bp.before_request(refuse_unclear)
+bp.after_request(answer_if_changed)
+
+FIELDS = list(AuditView.model_fields)
+
+
+@bp.get("")
+@auth.requires("ops:read")
+@bp.doc(operation_id="list_audit")
+@bp.input(AuditQuery, location="query", arg_name="asked")
+@bp.output(AuditPage)
+def list_audit(asked: AuditQuery) -> Response:
+    """List who changed what, the newest first."""
+    wanted = asked.model_dump(exclude=PAGING)
+    purpose = f"audit {asked.model_dump_json(exclude=PAGING)}"
+    before = None
+    if asked.cursor is not None:
+        (before,) = paging.decode(purpose, asked.cursor)
+    with reading() as session:
+        rows = audit.list_rows(session, **wanted, limit=asked.limit + 1, before=before)
+    items = rows[: asked.limit]
+    cursor = None
+    if len(rows) > asked.limit:
+        cursor = paging.encode(purpose, [items[-1]["sequence"]])
+    return listed(items, cursor, FIELDS, "rows")
