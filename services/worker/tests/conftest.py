@@ -167,6 +167,8 @@ def database_url(migrated):
         connection.execute(
             "truncate job, event_archive, outbox, inbox, idempotency_key restart identity"
         )
+        # The platform's own stay: beat makes them when it connects.
+        connection.execute("delete from schedule where task is null")
     return migrated
 
 

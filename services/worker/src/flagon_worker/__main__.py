@@ -2,6 +2,7 @@
 
 import argparse
 import tempfile
+from functools import partial
 from pathlib import Path
 
 from .domain import schedule
@@ -69,7 +70,7 @@ def _beat(settings: Settings, _chosen: argparse.Namespace) -> int:
 
 
 class Clock:
-    """What beat needs of an app: a Celery app that knows names and times, no more.
+    """What beat needs of an app: a Celery app, and where the schedules are.
 
     A Flask app with its database would take twice the memory and do nothing here.
     """
@@ -77,10 +78,19 @@ class Clock:
     def __init__(self, settings: Settings) -> None:
         from flagon_chassis import logs, queue  # noqa: PLC0415
 
+        from . import beat  # noqa: PLC0415
+
         logs.configure("worker", settings.log_level)
         celery = queue.publisher(settings, "worker")
         celery.conf.beat_schedule = schedule.entries(settings.reap_seconds)
-        self.extensions = {"celery": celery}
+        clock = beat.Clock(
+            settings.database_url.get_secret_value(), celery.conf.beat_schedule
+        )
+        self.extensions = {
+            "celery": celery,
+            "flagon.scheduler": partial(beat.DatabaseScheduler, clock=clock),
+            "flagon.checks": {"postgres": (clock.probe, True)},
+        }
 
 
 def create_clock() -> Clock:

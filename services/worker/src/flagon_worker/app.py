@@ -7,7 +7,7 @@ from flask import Flask
 
 from flagon_chassis import db, events, health, logs, queue, sentry, tracing
 
-from . import cli, clients, tasks  # noqa: F401 (tasks register themselves)
+from . import cli, clients, tasks, tasks_schedules  # noqa: F401 (they register)
 from .settings import Settings
 
 NAME = "worker"
@@ -23,7 +23,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     # Tokens, OpenAPI and limits: memory that processes without an API need not have.
     from flagon_chassis import auth, limits, web  # noqa: PLC0415
 
-    from . import routes  # noqa: PLC0415
+    from . import routes, routes_schedules  # noqa: PLC0415
 
     settings = settings or Settings()
     app = web.create_app(
@@ -43,6 +43,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     limits.init_app(app, settings)
     _fit(app, settings)
     app.register_blueprint(routes.bp)
+    app.register_blueprint(routes_schedules.bp)
     routes.complete_document(app)
     app.cli.add_command(cli.events)
     app.cli.add_command(cli.mail)

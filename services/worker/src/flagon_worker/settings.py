@@ -54,7 +54,7 @@ class Settings(DatabaseSettings, env_prefix="WORKER_"):
     resend_seconds: PositiveFloat = 10.0
     """Time without a start after which a job's message is looked for and sent again."""
     reap_seconds: PositiveFloat = 3.0
-    """How often lost jobs are looked for."""
+    """How often lost jobs are looked for, until the schedule `reap` is edited."""
     keep_events_days: PositiveInt = 30
     """How long the archive keeps an event."""
     keep_jobs_days: PositiveInt = 30

@@ -28,6 +28,7 @@ from .domain import (
     probes,
     rescue,
     runs,
+    schedules,
     thumbnails,
 )
 from .settings import Settings
@@ -223,4 +224,8 @@ def purge(**_newer: object) -> None:
         events = archive.purge_events(
             session, keep=timedelta(days=settings.keep_events_days)
         )
-    log.info("purged", jobs=len(gone), orphans=orphans, events=events)
+    with transaction() as session:
+        firings = schedules.purge_firings(
+            session, keep=timedelta(days=settings.keep_jobs_days)
+        )
+    log.info("purged", jobs=len(gone), orphans=orphans, events=events, firings=firings)

@@ -1,10 +1,10 @@
-"""What happens again and again."""
+"""What the platform does again and again: its own schedules, until an operator edits them."""
 
 _PURGE_SECONDS = 3600.0
 
 
 def entries(reap_seconds: float) -> dict[str, dict[str, object]]:
-    """Return what beat sends and when; every task bears a second tick.
+    """Return the platform's tasks and when; every task bears a second tick.
 
     :param reap_seconds: how often lost jobs are looked for.
     """
