@@ -324,6 +324,7 @@ class TestThePlatformsOwn:
         assert Counter(name for name, _ in found) == {
             "worker.reap_jobs": 2,
             "worker.purge": 1,
+            "worker.sweep_webhooks": 1,
         }
         bodies = dict(found)
         assert bodies["worker.reap_jobs"] == {

@@ -150,8 +150,7 @@ class TestCreateSchedule:
         assert response.status_code == 422
         assert response.json["type"].endswith(f"#{slug}")
 
-    def test_needs_the_scope_of_the_kind(self, client, bearer, monkeypatch):
-        monkeypatch.setattr("flagon_worker.routes_schedules.MANAGE", "jobs:manage")
+    def test_needs_the_scope_of_the_kind(self, client, bearer):
         headers = bearer("jobs:manage")
 
         response = client.post(
@@ -178,7 +177,7 @@ class TestListSchedules:
         second = ask("GET", query_string={"cursor": first["next_cursor"]}).json
 
         names = [item["name"] for page in (first, second) for item in page["items"]]
-        assert names == ["a", "b", "purge", "reap", "zz"]
+        assert names == ["a", "b", "purge", "reap", "webhooks", "zz"]
         assert second["next_cursor"] is None
 
 

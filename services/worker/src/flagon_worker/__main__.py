@@ -4,9 +4,17 @@ import argparse
 import tempfile
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .domain import schedule
 from .settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy.orm import Session
+
+    from flagon_chassis import streams
 
 _API = "flagon_worker.app:create_app()"
 _TASKS = "flagon_worker.app:create_tasks()"
@@ -23,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
         ("relay", "sends what the outbox holds"),
         ("migrate", "brings the database to the newest revision"),
         ("beat", "sends what is due"),
-        ("consumer", "archives the platform's events"),
+        ("consumer", "archives the platform's events and writes webhooks for them"),
     ):
         commands.add_parser(name, help=help_)
     celery = commands.add_parser("celery", help="runs tasks")
@@ -101,16 +109,16 @@ def create_clock() -> Clock:
 def _consume(settings: Settings, _chosen: argparse.Namespace) -> int:
     from flagon_chassis import consumer  # noqa: PLC0415
 
-    from .domain import archive  # noqa: PLC0415
+    from .domain import archive, webhooks  # noqa: PLC0415
 
-    consumer.run(
-        settings,
-        "worker",
-        "worker-archive",
-        lambda session, events: archive.archive_events(
-            session, [event.envelope for event in events]
-        ),
-    )
+    def take(session: "Session", events: "Sequence[streams.Event]") -> None:
+        # One group and one inbox for both effects: no second process, and no second
+        # reading of the stream.
+        envelopes = [event.envelope for event in events]
+        archive.archive_events(session, envelopes)
+        webhooks.take_events(session, envelopes)
+
+    consumer.run(settings, "worker", "worker-archive", take)
     return 0
 
 

@@ -7,7 +7,15 @@ from flask import Flask
 
 from flagon_chassis import db, events, health, logs, queue, sentry, tracing
 
-from . import cli, clients, tasks, tasks_schedules  # noqa: F401 (they register)
+from . import (
+    cli,
+    clients,
+    egress,
+    tasks,  # noqa: F401 (tasks register themselves)
+    tasks_schedules,  # noqa: F401
+    tasks_webhooks,  # noqa: F401
+)
+from .domain.sealing import Sealer
 from .settings import Settings
 
 NAME = "worker"
@@ -23,7 +31,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     # Tokens, OpenAPI and limits: memory that processes without an API need not have.
     from flagon_chassis import auth, limits, web  # noqa: PLC0415
 
-    from . import routes, routes_schedules  # noqa: PLC0415
+    from . import routes, routes_schedules, routes_webhooks  # noqa: PLC0415
 
     settings = settings or Settings()
     app = web.create_app(
@@ -44,6 +52,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     _fit(app, settings)
     app.register_blueprint(routes.bp)
     app.register_blueprint(routes_schedules.bp)
+    app.register_blueprint(routes_webhooks.bp)
     routes.complete_document(app)
     app.cli.add_command(cli.events)
     app.cli.add_command(cli.mail)
@@ -79,6 +88,8 @@ def _fit(app: Flask, settings: Settings) -> None:
     app.extensions["flagon.identity"] = clients.Auth(settings)
     app.extensions["flagon.post"] = clients.post(settings)
     app.extensions["flagon.strangers"] = clients.Strangers(settings)
+    app.extensions["flagon.hooks"] = egress.Hooks(settings)
+    app.extensions["flagon.sealer"] = Sealer(settings.secret_key.get_secret_value())
     health.check(app, "files", _files_probe(settings.files_dir))
 
 

@@ -200,3 +200,69 @@ class ScheduleFiring(Base):
     asks: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
     ask_at: Mapped[datetime | None]
     """When its message is sent again; None: it has had its effect."""
+
+
+class WebhookEndpoint(Base):
+    """An address of somebody else that wants to hear of events."""
+
+    __tablename__ = "webhook_endpoint"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    owner: Mapped[str]
+    url: Mapped[str]
+    description: Mapped[str]
+    event_types: Mapped[list[str]]
+    enabled: Mapped[bool]
+    secret: Mapped[bytes]
+    """Sealed."""
+    previous_secret: Mapped[bytes | None]
+    previous_until: Mapped[datetime | None]
+    """Until then both secrets sign."""
+    failures: Mapped[int] = mapped_column(server_default=text("0"))
+    """In a row."""
+    paused_until: Mapped[datetime | None]
+    """Nothing is sent before: the circuit is open."""
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+    version: Mapped[int] = mapped_column(BigInteger, server_default=text("1"))
+
+
+class WebhookDelivery(Base):
+    """One event on its way to one endpoint."""
+
+    __tablename__ = "webhook_delivery"
+    __table_args__ = (
+        CheckConstraint(
+            "state in ('waiting', 'delivered', 'dead')", name="state_known"
+        ),
+        UniqueConstraint("endpoint_id", "event_id"),
+        Index(
+            "ix_webhook_delivery_ask_at",
+            "ask_at",
+            postgresql_where=text("state = 'waiting'"),
+        ),
+        Index("ix_webhook_delivery_endpoint_id_id", "endpoint_id", "id"),
+        Index("ix_webhook_delivery_created_at", "created_at"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    endpoint_id: Mapped[UUID] = mapped_column(
+        ForeignKey("webhook_endpoint.id", ondelete="CASCADE")
+    )
+    event_id: Mapped[UUID]
+    event_type: Mapped[str]
+    body: Mapped[str]
+    """Exactly what is sent and signed."""
+    state: Mapped[str]
+    attempts: Mapped[int] = mapped_column(server_default=text("0"))
+    log: Mapped[list[dict[str, Any]]] = mapped_column(JSONB)
+    """The latest attempts, oldest first."""
+    due_at: Mapped[datetime]
+    """Not sent before."""
+    ask_at: Mapped[datetime]
+    """When its message is sent again."""
+    claim: Mapped[UUID | None]
+    claimed_until: Mapped[datetime | None]
+    """Until then one worker has it."""
+    created_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]

@@ -100,10 +100,10 @@ def _locked(session: Any, schedule_id: UUID) -> schedules.Seen:  # noqa: ANN401
 
 
 @bp.get("")
+@auth.requires(MANAGE)
 @bp.doc(operation_id="list_schedules", summary="List schedules by name")
 @bp.input(PageQuery, location="query", arg_name="asked")
 @bp.output(SchedulePage)
-@auth.requires(MANAGE)
 def list_schedules(asked: PageQuery) -> Response:
     """List everybody's schedules, and the platform's own."""
     after = paging.decode("schedules", asked.cursor)[0] if asked.cursor else None
@@ -121,6 +121,7 @@ def list_schedules(asked: PageQuery) -> Response:
 
 
 @bp.post("")
+@auth.requires(MANAGE)
 @bp.doc(
     operation_id="create_schedule",
     summary="Make a schedule",
@@ -128,7 +129,6 @@ def list_schedules(asked: PageQuery) -> Response:
 )
 @bp.input(NewSchedule, arg_name="new")
 @bp.output(ScheduleView, 201)
-@auth.requires(MANAGE)
 def create_schedule(new: NewSchedule) -> Response:
     """Have jobs of a kind start again and again; they are the caller's.
 
@@ -149,9 +149,9 @@ def create_schedule(new: NewSchedule) -> Response:
 
 
 @bp.get("/<uuid:schedule_id>")
+@auth.requires(MANAGE)
 @bp.doc(operation_id="find_schedule", summary="Show a schedule", responses=[304, 404])
 @bp.output(ScheduleView)
-@auth.requires(MANAGE)
 def find_schedule(schedule_id: UUID) -> Response:
     """Show a schedule with its next run and what came of the last."""
     with transaction() as session:
@@ -161,6 +161,7 @@ def find_schedule(schedule_id: UUID) -> Response:
 
 
 @bp.patch("/<uuid:schedule_id>")
+@auth.requires(MANAGE)
 @bp.doc(
     operation_id="change_schedule",
     summary="Change a schedule",
@@ -168,7 +169,6 @@ def find_schedule(schedule_id: UUID) -> Response:
 )
 @bp.input(ScheduleChange, arg_name="change")
 @bp.output(ScheduleView)
-@auth.requires(MANAGE)
 def change_schedule(schedule_id: UUID, change: ScheduleChange) -> Response:
     """Change some fields by JSON merge patch (RFC 7396).
 
@@ -190,6 +190,7 @@ def change_schedule(schedule_id: UUID, change: ScheduleChange) -> Response:
 
 
 @bp.delete("/<uuid:schedule_id>")
+@auth.requires(MANAGE)
 @bp.doc(
     operation_id="delete_schedule",
     summary="Forget a schedule",
@@ -201,7 +202,6 @@ def change_schedule(schedule_id: UUID, change: ScheduleChange) -> Response:
         428: "Precondition Required",
     },
 )
-@auth.requires(MANAGE)
 def delete_schedule(schedule_id: UUID) -> Response:
     """Forget a schedule; jobs that it started stay. The platform's own cannot be."""
     with transaction() as session:
@@ -211,18 +211,18 @@ def delete_schedule(schedule_id: UUID) -> Response:
 
 
 @bp.post("/<uuid:schedule_id>/pause")
+@auth.requires(MANAGE)
 @bp.doc(operation_id="pause_schedule", summary="Pause a schedule", responses=[404])
 @bp.output(ScheduleView)
-@auth.requires(MANAGE)
 def pause_schedule(schedule_id: UUID) -> Response:
     """Let a schedule rest; pausing one that rests changes nothing."""
     return _switched(schedule_id, enabled=False)
 
 
 @bp.post("/<uuid:schedule_id>/resume")
+@auth.requires(MANAGE)
 @bp.doc(operation_id="resume_schedule", summary="Resume a schedule", responses=[404])
 @bp.output(ScheduleView)
-@auth.requires(MANAGE)
 def resume_schedule(schedule_id: UUID) -> Response:
     """Have a schedule go on from now; what it missed in its rest is not made up for."""
     return _switched(schedule_id, enabled=True)
@@ -236,9 +236,9 @@ def _switched(schedule_id: UUID, *, enabled: bool) -> Response:
 
 
 @bp.post("/<uuid:schedule_id>/run")
+@auth.requires(MANAGE)
 @bp.doc(operation_id="run_schedule", summary="Run a schedule now", responses=[404])
 @bp.output(ScheduleView, 202)
-@auth.requires(MANAGE)
 def run_schedule(schedule_id: UUID) -> Response:
     """Run a schedule now, besides its times; `last_firing` names the job.
 

@@ -30,6 +30,7 @@ from .domain import (
     runs,
     schedules,
     thumbnails,
+    webhooks,
 )
 from .settings import Settings
 
@@ -227,5 +228,9 @@ def purge(**_newer: object) -> None:
     with transaction() as session:
         firings = schedules.purge_firings(
             session, keep=timedelta(days=settings.keep_jobs_days)
+        )
+    with transaction() as session:
+        webhooks.purge_deliveries(
+            session, keep=timedelta(days=settings.keep_deliveries_days)
         )
     log.info("purged", jobs=len(gone), orphans=orphans, events=events, firings=firings)

@@ -1,6 +1,7 @@
 """What the platform does again and again: its own schedules, until an operator edits them."""
 
 _PURGE_SECONDS = 3600.0
+_WEBHOOKS_SECONDS = 5.0
 
 
 def entries(reap_seconds: float) -> dict[str, dict[str, object]]:
@@ -11,6 +12,7 @@ def entries(reap_seconds: float) -> dict[str, dict[str, object]]:
     return {
         "reap": _every(reap_seconds, "worker.reap_jobs"),
         "purge": _every(_PURGE_SECONDS, "worker.purge"),
+        "webhooks": _every(_WEBHOOKS_SECONDS, "worker.sweep_webhooks"),
     }
 
 

@@ -1,4 +1,4 @@
-"""Schedules and their firings."""
+"""Schedules and their firings, webhooks and their deliveries."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -91,9 +91,78 @@ def upgrade() -> None:
         postgresql_where=sa.text("ask_at is not null"),
     )
     op.create_index("ix_schedule_firing_fired_at", "schedule_firing", ["fired_at"])
+    _webhooks(moment)
+
+
+def _webhooks(moment: sa.DateTime) -> None:
+    op.create_table(
+        "webhook_endpoint",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("owner", sa.Text(), nullable=False),
+        sa.Column("url", sa.Text(), nullable=False),
+        sa.Column("description", sa.Text(), nullable=False),
+        sa.Column("event_types", pg.ARRAY(sa.Text()), nullable=False),
+        sa.Column("enabled", sa.Boolean(), nullable=False),
+        sa.Column("secret", sa.LargeBinary(), nullable=False),
+        sa.Column("previous_secret", sa.LargeBinary()),
+        sa.Column("previous_until", moment),
+        sa.Column("failures", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("paused_until", moment),
+        sa.Column("created_at", moment, nullable=False),
+        sa.Column("updated_at", moment, nullable=False),
+        sa.Column("version", sa.BigInteger(), server_default="1", nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_webhook_endpoint")),
+    )
+    op.create_table(
+        "webhook_delivery",
+        sa.Column("id", sa.Uuid(), nullable=False),
+        sa.Column("endpoint_id", sa.Uuid(), nullable=False),
+        sa.Column("event_id", sa.Uuid(), nullable=False),
+        sa.Column("event_type", sa.Text(), nullable=False),
+        sa.Column("body", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("attempts", sa.Integer(), server_default="0", nullable=False),
+        sa.Column("log", pg.JSONB(), nullable=False),
+        sa.Column("due_at", moment, nullable=False),
+        sa.Column("ask_at", moment, nullable=False),
+        sa.Column("claim", sa.Uuid()),
+        sa.Column("claimed_until", moment),
+        sa.Column("created_at", moment, nullable=False),
+        sa.Column("ended_at", moment),
+        sa.CheckConstraint(
+            "state in ('waiting', 'delivered', 'dead')",
+            name=op.f("ck_webhook_delivery_state_known"),
+        ),
+        sa.ForeignKeyConstraint(
+            ["endpoint_id"],
+            ["webhook_endpoint.id"],
+            name=op.f("fk_webhook_delivery_endpoint_id_webhook_endpoint"),
+            ondelete="CASCADE",
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_webhook_delivery")),
+        sa.UniqueConstraint(
+            "endpoint_id",
+            "event_id",
+            name=op.f("uq_webhook_delivery_endpoint_id_event_id"),
+        ),
+    )
+    op.create_index(
+        "ix_webhook_delivery_ask_at",
+        "webhook_delivery",
+        ["ask_at"],
+        postgresql_where=sa.text("state = 'waiting'"),
+    )
+    op.create_index(
+        "ix_webhook_delivery_endpoint_id_id", "webhook_delivery", ["endpoint_id", "id"]
+    )
+    op.create_index(
+        "ix_webhook_delivery_created_at", "webhook_delivery", ["created_at"]
+    )
 
 
 def downgrade() -> None:
     """Drop the tables."""
+    op.drop_table("webhook_delivery")
+    op.drop_table("webhook_endpoint")
     op.drop_table("schedule_firing")
     op.drop_table("schedule")
