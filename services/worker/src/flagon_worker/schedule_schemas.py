@@ -8,6 +8,8 @@ from pydantic import AfterValidator, BaseModel, Field, model_validator
 
 from .domain import times
 
+ABSENT = cast("Any", lambda: None)
+"""The default of what a change leaves out: none that a document would name."""
 _YEAR_SECONDS = 366 * 86_400
 
 
@@ -78,17 +80,17 @@ class ScheduleChange(BaseModel, extra="forbid"):
     """What is to be changed of a schedule; null clears `cron` or `interval_seconds`."""
 
     # No default is ever used: what was not given is not changed.
-    name: Name = Field(default=None, examples=["nightly-export"])  # type: ignore[assignment]
-    kind: str = Field(default=None, max_length=64, examples=["probe"])  # type: ignore[assignment]
-    params: dict[str, Any] = Field(default=cast("Any", None))
+    name: Name = Field(default_factory=ABSENT, examples=["nightly-export"])
+    kind: str = Field(default_factory=ABSENT, max_length=64, examples=["probe"])
+    params: dict[str, Any] = Field(default_factory=ABSENT)
     cron: Cron | None = Field(default=None, examples=["0 3 * * *"])
     interval_seconds: float | None = Field(
         default=None, gt=0, le=_YEAR_SECONDS, examples=[None]
     )
-    time_zone: Zone = Field(default=None)  # type: ignore[assignment]
-    jitter_seconds: float = Field(default=None, ge=0, le=3600)  # type: ignore[assignment]
-    catch_up: Literal["skip", "once", "all"] = Field(default=cast("Any", None))
-    enabled: bool = Field(default=None)  # type: ignore[assignment]
+    time_zone: Zone = Field(default_factory=ABSENT)
+    jitter_seconds: float = Field(default_factory=ABSENT, ge=0, le=3600)
+    catch_up: Literal["skip", "once", "all"] = Field(default_factory=ABSENT)
+    enabled: bool = Field(default_factory=ABSENT)
 
 
 class Bounds(BaseModel):

@@ -19,6 +19,7 @@ from . import clients, telemetry
 from .domain import (
     archive,
     deliveries,
+    exports,
     files,
     imports,
     jobs,
@@ -72,6 +73,11 @@ def run_job(*, job_id: str, **_newer: object) -> None:
                     folder=files.folder_of(settings.files_dir, found),
                     catalog=current_app.extensions["flagon.catalog"],
                     batch_rows=settings.import_batch_rows,
+                ),
+                "export": partial(
+                    exports.run_export,
+                    folder=files.folder_of(settings.files_dir, found),
+                    catalog=current_app.extensions["flagon.catalog"],
                 ),
                 "probe": probes.run_probe,
             },

@@ -1,12 +1,12 @@
 """JSON in and out of the webhooks API."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Literal
 from uuid import UUID
 
 from pydantic import BaseModel, Field
 
-from .schedule_schemas import PageQuery
+from .schedule_schemas import ABSENT, PageQuery
 
 Url = Annotated[
     str,
@@ -45,10 +45,10 @@ class WebhookChange(BaseModel, extra="forbid"):
     """What is to be changed of an endpoint."""
 
     # No default is ever used: what was not given is not changed.
-    url: Url = cast("Any", None)
-    event_types: EventTypes = cast("Any", None)
-    description: Description = cast("Any", None)
-    enabled: bool = cast("Any", None)
+    url: Url = Field(default_factory=ABSENT)
+    event_types: EventTypes = Field(default_factory=ABSENT)
+    description: Description = Field(default_factory=ABSENT)
+    enabled: bool = Field(default_factory=ABSENT)
 
 
 class WebhookView(BaseModel):
