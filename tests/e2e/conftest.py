@@ -20,6 +20,9 @@ from harness.stack import running
 if "docker" not in os.environ.get("FLAGON_MODE", ""):
     # Only a stack in containers has any to look at.
     collect_ignore = ["test_containers.py"]
+else:
+    # Its receiver is a socket of this machine, which is none of the containers' business.
+    collect_ignore = ["test_webhooks.py"]
 
 DATA = engine.ROOT.parent / "shared" / "data" / "books.csv"
 

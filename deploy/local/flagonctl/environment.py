@@ -47,6 +47,8 @@ def plain(process: Process, stack: Stack, folder: Path) -> dict[str, str]:
             "WORKERS": "1",
             "CONCURRENCY": "1",
             "CLIENT_ID": "worker",
+            # Who tries webhooks here has a receiver on this machine.
+            "WEBHOOK_LOOPBACK": "true",
             "FILES_DIR": str(folder / "files"),
             "CATALOG_URL": f"http://{stack.address('catalog')}",
             "AUTH_URL": f"http://{stack.address('auth')}",

@@ -1,6 +1,7 @@
 import gzip
 import io
 import json
+import socket
 import threading
 import time
 from contextlib import contextmanager
@@ -107,6 +108,57 @@ def make_client(other, make_settings):
 @pytest.fixture
 def client(make_client):
     return make_client()
+
+
+class TestStream:
+    def test_gives_an_answer_of_any_length_in_pieces(self, make_client, other):
+        body = b"x" * 300_000
+        other.answer(body=body)
+        client = make_client(response_bytes=1000)
+
+        with client.stream("/long", params={"a": "b"}) as pieces:
+            assert b"".join(pieces) == body
+
+        assert other.asked[0][1] == "/long?a=b"
+
+    def test_tells_refusals_with_their_problem(self, client, other):
+        problem = {"title": "no", "detail": "not this"}
+        other.answer(422, problem, headers={"Content-Type": "application/problem+json"})
+
+        with pytest.raises(Refused, match="not this"), client.stream("/"):
+            pass
+
+    def test_tells_trouble_of_the_other_side(self, client, other):
+        other.answer(503)
+
+        with pytest.raises(Unreachable), client.stream("/"):
+            pass
+
+    def test_tells_that_nobody_is_there(self, make_client):
+        client = make_client("http://127.0.0.1:1")
+
+        with pytest.raises(Unreachable), client.stream("/"):
+            pass
+
+    def test_tells_an_end_in_the_middle(self, make_client):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+
+            def answer():
+                connection, _ = server.accept()
+                with connection:
+                    connection.recv(65_536)
+                    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+                    connection.sendall(head + b"3\r\nabc\r\n")
+
+            thread = threading.Thread(target=answer)
+            thread.start()
+            client = make_client(f"http://127.0.0.1:{server.getsockname()[1]}")
+            with (
+                client.stream("/") as pieces,
+                pytest.raises(Unreachable, match="broke off"),
+            ):
+                list(pieces)
+            thread.join()
 
 
 @pytest.fixture(autouse=True)
@@ -510,6 +562,18 @@ class TestServiceToken:
         assert headers["Authorization"] == "Basic bWU6cw=="
         assert b"grant_type=client_credentials&scope=things%3Awrite" in body
         assert self.sent(other) == ["Bearer one"]
+
+    def test_is_sent_for_a_stream_and_forgotten_when_refused(self, client, other, auth):
+        self.grant(auth, "one")
+        self.grant(auth, "two")
+        other.answer(401)
+
+        with pytest.raises(Refused), client.stream("/"):
+            pass
+        with client.stream("/") as pieces:
+            assert b"".join(pieces) == b"{}"
+
+        assert self.sent(other) == ["Bearer one", "Bearer two"]
 
     def test_is_used_again(self, client, other, auth):
         self.grant(auth, "one")

@@ -34,9 +34,9 @@ def put_event(rows, subject="1", **headers):
     return id_
 
 
-def put_task(rows, name="things.do", queue="bulk", **kwargs):
+def put_task(rows, name="things.do", queue="bulk", more=None, **kwargs):
     id_ = uuid4()
-    body = {"queue": queue, "kwargs": kwargs}
+    body = {"queue": queue, "kwargs": kwargs, **(more or {})}
     _put(rows, id_, "task", name, "", body, {"traceparent": TRACEPARENT})
     return id_
 
@@ -194,6 +194,15 @@ class TestTasks:
         assert headers["traceparent"] == TRACEPARENT
         assert headers["enqueued_at"] > 1e9
         assert waiting(rows) == 0
+
+    def test_lets_tasks_expire_that_say_so(self, relay, rows, store):
+        put_task(rows, more={"expires_seconds": 60})
+        put_task(rows)
+
+        relay.step(rows)
+
+        expires = [one["headers"]["expires"] for one in self.message(store)]
+        assert sorted(map(bool, expires)) == [False, True]
 
     def test_hands_tasks_to_the_service_they_are_named_after(self, relay, rows, store):
         put_task(rows, name="worker.send_mail", queue="mail", mail_id="1")

@@ -244,6 +244,13 @@ class TestExport:
         assert len(lines(export())) == 3
 
     @pytest.mark.usefixtures("assortment")
+    def test_goes_on_after_an_id(self, export, monkeypatch):
+        monkeypatch.setattr(exports, "BATCH", 2)
+        whole = lines(export())
+
+        assert lines(export(after=whole[0]["id"])) == whole[1:]
+        assert lines(export(after=whole[-1]["id"])) == []
+
     def test_has_the_cells_of_the_list(self, export, client):
         listed = rows(client.get(f"{PRODUCTS}?format=csv"))
 

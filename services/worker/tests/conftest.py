@@ -154,6 +154,8 @@ def stack(migrated, redis_server, files_dir, server, tmp_path_factory):
         "WORKER_BACKOFF_SECONDS": "1",
         "WORKER_IMPORT_BATCH_ROWS": "100",
         "WORKER_GRACE_SECONDS": "5",
+        "WORKER_WEBHOOK_LOOPBACK": "true",
+        "WORKER_WEBHOOK_SECONDS": "2",
     }
     found = Stack(environment, tmp_path_factory.mktemp("stack"))
     yield found
@@ -168,6 +170,9 @@ def database_url(migrated):
             "truncate job, job_turn, kind_bucket, event_archive, outbox, inbox,"
             " idempotency_key restart identity cascade"
         )
+        # The platform's own stay: beat makes them when it connects.
+        connection.execute("delete from schedule where task is null")
+        connection.execute("delete from webhook_endpoint")
     return migrated
 
 
@@ -185,6 +190,8 @@ def settings(database_url, redis_url, files_dir, catalog):
         files_dir=files_dir,
         catalog_url=catalog.url,
         catalog_seconds=1.0,
+        webhook_seconds=1.0,
+        webhook_loopback=True,
         rate_limit="100000 per minute",
     )
 

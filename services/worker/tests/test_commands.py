@@ -204,7 +204,7 @@ class TestCommands:
         clock = commands.create_clock()
 
         celery = clock.extensions["celery"]
-        assert set(celery.conf.beat_schedule) == {"reap", "purge"}
+        assert set(celery.conf.beat_schedule) == {"reap", "purge", "webhooks"}
 
     @pytest.mark.parametrize("arguments", [[], ["celery"], ["dance"]])
     def test_say_how_they_are_used(self, arguments, capsys):

@@ -1,11 +1,12 @@
 """Calls to other services: bounded in time and size, retried when that is safe."""
 
 import contextlib
+import itertools
 import random
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -234,6 +235,58 @@ class Client:
                 "client",
                 "outcome",
             ).labels(self.name, outcome).observe(time.perf_counter() - started)
+
+    @contextlib.contextmanager
+    def stream(
+        self, path: str, *, params: Mapping[str, Any] | None = None
+    ) -> Iterator[Iterator[bytes]]:
+        """Read a resource of any length, piece by piece; not repeated.
+
+        The time limit is for each wait alone, and no length is too great: who reads
+        decides when it is enough.
+
+        :raises Refused: the answer is a 4xx.
+        :raises Unreachable: no answer, an open circuit, a 5xx, or an end in the middle.
+        """
+        call = _Call(ends_at=time.monotonic() + self._deadline_seconds, attempts=1)
+        request = self._http.build_request(
+            "GET", path, params=params, timeout=self._deadline_seconds
+        )
+        token = None
+        if self.own_token is not None:
+            token = self.own_token.get(call)
+            request.headers["Authorization"] = f"Bearer {token}"
+        request.headers["X-Request-ID"] = request_id()
+        tracing.inject(request.headers)
+        try:
+            response = self._circuit.run(lambda: self._http.send(request, stream=True))
+        except (_Busy, httpx2.TransportError) as error:
+            raise self._unreachable("cannot be reached") from error
+        with contextlib.closing(response):
+            status = response.status_code
+            if status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+                raise self._unreachable(f"answered {status}")
+            if status >= HTTPStatus.BAD_REQUEST:
+                if status == HTTPStatus.UNAUTHORIZED and token is not None:
+                    # It may have been revoked; the next call gets another.
+                    self.own_token.forget(token)  # type: ignore[union-attr]
+                raise self._refused(response)
+            yield self._pieces(response)
+
+    def _refused(self, response: httpx2.Response) -> Refused:
+        body = b"".join(itertools.islice(response.iter_bytes(_CHUNK_BYTES), 1))
+        whole = httpx2.Response(
+            response.status_code,
+            headers={"Content-Type": response.headers.get("Content-Type", "")},
+            content=body,
+        )
+        return Refused(self.name, response.status_code, _problem(whole))
+
+    def _pieces(self, response: httpx2.Response) -> Iterator[bytes]:
+        try:
+            yield from response.iter_bytes(_CHUNK_BYTES)
+        except httpx2.TransportError as error:
+            raise self._unreachable("broke off its answer") from error
 
     def _authorised(
         self,

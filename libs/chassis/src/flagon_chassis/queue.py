@@ -203,12 +203,14 @@ def publish(
     kwargs: Mapping[str, object],
     headers: Mapping[str, object],
     task_id: str,
+    expires_seconds: float | None = None,
 ) -> None:
     """Hand one task to the broker; the relay does this with outbox rows.
 
     :param headers: `traceparent`, `request_id` and `enqueued_at` (seconds since the
         epoch), as far as known.
     :param task_id: stays the same when a row is sent twice.
+    :param expires_seconds: a task that nobody has taken until then is thrown away.
     :raises kombu.exceptions.OperationalError: the broker does not answer.
     """
     celery.send_task(
@@ -217,6 +219,7 @@ def publish(
         queue=queue,
         headers=dict(headers),
         task_id=task_id,
+        expires=expires_seconds,
         # The queue's list is all it takes: who only sends to a service needs, and has,
         # no right to change where its messages go.
         declare=[],
@@ -404,17 +407,19 @@ def run_beat(settings: ServiceSettings, app: str) -> None:
     """Send the app's scheduled tasks (`beat_schedule`) when they are due.
 
     The schedule lives in memory: intervals start anew with the process. Run one of
-    these; tasks must bear being sent twice, as always.
+    these; tasks must bear being sent twice, as always. An app whose schedule is somewhere
+    else gives what makes its scheduler as `app.extensions["flagon.scheduler"]`.
     """
     from celery.beat import Scheduler  # noqa: PLC0415
 
     from . import server  # noqa: PLC0415
 
     flask_app, celery = _load(settings, app)
+    scheduler = flask_app.extensions.get("flagon.scheduler", Scheduler)
     signals.setup_logging.connect(_keep_logging, weak=False)
     server.sidecar(settings.bind, _probes(flask_app, celery))
     beat: Any = celery.Beat(
-        scheduler_cls=cast("Any", Scheduler),
+        scheduler_cls=cast("Any", scheduler),
         # Also the longest time that a changed clock goes unnoticed.
         max_interval=5,
         loglevel=settings.log_level,

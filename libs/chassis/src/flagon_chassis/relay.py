@@ -322,6 +322,7 @@ class Relay:
                     kwargs=message.body["kwargs"],
                     headers={**headers, **traced},
                     task_id=str(message.id),
+                    expires_seconds=message.body.get("expires_seconds"),
                 )
             except queue_errors():
                 raise

@@ -594,6 +594,11 @@ class ExportQuery(_ProductFilter):
     """Which products to export, and how."""
 
     format: Literal["ndjson", "csv"] | None = _FORMAT
+    after: UUID | None = Field(
+        default=None,
+        description="Only products whose ids come after this one: goes on where an"
+        " export broke off.",
+    )
 
 
 class ProductQuery(PageQuery, ShapeQuery, _ProductFilter):

@@ -2,10 +2,19 @@
 
 import argparse
 import tempfile
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .domain import schedule
 from .settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy.orm import Session
+
+    from flagon_chassis import streams
 
 _API = "flagon_worker.app:create_app()"
 _TASKS = "flagon_worker.app:create_tasks()"
@@ -22,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
         ("relay", "sends what the outbox holds"),
         ("migrate", "brings the database to the newest revision"),
         ("beat", "sends what is due"),
-        ("consumer", "archives the platform's events"),
+        ("consumer", "archives the platform's events and writes webhooks for them"),
     ):
         commands.add_parser(name, help=help_)
     celery = commands.add_parser("celery", help="runs tasks")
@@ -69,7 +78,7 @@ def _beat(settings: Settings, _chosen: argparse.Namespace) -> int:
 
 
 class Clock:
-    """What beat needs of an app: a Celery app that knows names and times, no more.
+    """What beat needs of an app: a Celery app, and where the schedules are.
 
     A Flask app with its database would take twice the memory and do nothing here.
     """
@@ -77,10 +86,19 @@ class Clock:
     def __init__(self, settings: Settings) -> None:
         from flagon_chassis import logs, queue  # noqa: PLC0415
 
+        from . import beat  # noqa: PLC0415
+
         logs.configure("worker", settings.log_level)
         celery = queue.publisher(settings, "worker")
         celery.conf.beat_schedule = schedule.entries(settings.reap_seconds)
-        self.extensions = {"celery": celery}
+        clock = beat.Clock(
+            settings.database_url.get_secret_value(), celery.conf.beat_schedule
+        )
+        self.extensions = {
+            "celery": celery,
+            "flagon.scheduler": partial(beat.DatabaseScheduler, clock=clock),
+            "flagon.checks": {"postgres": (clock.probe, True)},
+        }
 
 
 def create_clock() -> Clock:
@@ -91,16 +109,16 @@ def create_clock() -> Clock:
 def _consume(settings: Settings, _chosen: argparse.Namespace) -> int:
     from flagon_chassis import consumer  # noqa: PLC0415
 
-    from .domain import archive  # noqa: PLC0415
+    from .domain import archive, webhooks  # noqa: PLC0415
 
-    consumer.run(
-        settings,
-        "worker",
-        "worker-archive",
-        lambda session, events: archive.archive_events(
-            session, [event.envelope for event in events]
-        ),
-    )
+    def take(session: "Session", events: "Sequence[streams.Event]") -> None:
+        # One group and one inbox for both effects: no second process, and no second
+        # reading of the stream.
+        envelopes = [event.envelope for event in events]
+        archive.archive_events(session, envelopes)
+        webhooks.take_events(session, envelopes)
+
+    consumer.run(settings, "worker", "worker-archive", take)
     return 0
 
 

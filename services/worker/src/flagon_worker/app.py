@@ -7,7 +7,16 @@ from flask import Flask
 
 from flagon_chassis import db, events, health, logs, queue, sentry, tracing
 
-from . import cli, clients, tasks, telemetry
+from . import (
+    cli,
+    clients,
+    egress,
+    tasks,
+    tasks_schedules,  # noqa: F401 (tasks register themselves)
+    tasks_webhooks,  # noqa: F401
+    telemetry,
+)
+from .domain.sealing import Sealer
 from .settings import Settings
 
 NAME = "worker"
@@ -23,7 +32,13 @@ def create_app(settings: Settings | None = None) -> Flask:
     # Tokens, OpenAPI and limits: memory that processes without an API need not have.
     from flagon_chassis import auth, limits, metrics, web  # noqa: PLC0415
 
-    from . import routes, routes_dead, routes_history  # noqa: PLC0415
+    from . import (  # noqa: PLC0415
+        routes,
+        routes_dead,
+        routes_history,
+        routes_schedules,
+        routes_webhooks,
+    )
 
     settings = settings or Settings()
     app = web.create_app(
@@ -45,6 +60,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(routes.bp)
     app.register_blueprint(routes_history.bp)
     app.register_blueprint(routes_dead.bp)
+    app.register_blueprint(routes_schedules.bp)
+    app.register_blueprint(routes_webhooks.bp)
     metrics.before_scrape(
         app,
         lambda: telemetry.measure_queues(
@@ -86,6 +103,8 @@ def _fit(app: Flask, settings: Settings) -> None:
     app.extensions["flagon.identity"] = clients.Auth(settings)
     app.extensions["flagon.post"] = clients.post(settings)
     app.extensions["flagon.strangers"] = clients.Strangers(settings)
+    app.extensions["flagon.hooks"] = egress.Hooks(settings)
+    app.extensions["flagon.sealer"] = Sealer(settings.secret_key.get_secret_value())
     health.check(app, "files", _files_probe(settings.files_dir))
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import smtplib
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from email.message import EmailMessage
 from email.utils import parseaddr
 from functools import cached_property
@@ -78,6 +78,31 @@ class Catalog:
                 raise leases.Trouble(f"The catalog refused: {reason}") from refusal
             raise imports.BatchRefused(reason) from refusal
         return [_result(found) for found in answer.json()["results"]]
+
+    @contextlib.contextmanager
+    def export(
+        self, filters: Mapping[str, Any], *, after: str | None
+    ) -> Iterator[Iterator[bytes]]:
+        """Open an export of products as NDJSON, by id, in pieces of any size.
+
+        :param after: only products whose ids come after this one.
+        :raises leases.Trouble: the catalog does not answer, or breaks off.
+        :raises leases.JobFailed: it does not understand the filters.
+        """
+        params = {**filters, "format": "ndjson"}
+        if after is not None:
+            params["after"] = after
+        try:
+            with self._http.stream("/api/v1/products/export", params=params) as pieces:
+                yield pieces
+        except http.Unreachable as error:
+            raise leases.Trouble(str(error)) from error
+        except http.Refused as refusal:
+            reason = _reason(refusal.problem) or f"status {refusal.status}"
+            if refusal.status in _PASSING:
+                raise leases.Trouble(f"The catalog refused: {reason}") from refusal
+            said = f"The catalog refuses the export: {reason}"
+            raise leases.JobFailed(said) from refusal
 
     def picture(self, sha256: str) -> bytes | None:
         """Return a picture of a product; None when it is gone.

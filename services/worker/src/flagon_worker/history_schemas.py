@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 from .domain.history import LINES_MAX
-from .schemas import JobView
+from .schemas import JobView, KindName
 
 
 class KindView(BaseModel):
@@ -81,7 +81,7 @@ class LogQuery(PageQuery):
 class DeadQuery(PageQuery):
     """Query of `GET /api/v1/jobs/dead`."""
 
-    kind: Literal["import", "probe"] | None = None
+    kind: KindName | None = None
 
 
 class DeadView(JobView):
@@ -96,7 +96,7 @@ class DeadView(JobView):
 class Replay(BaseModel, extra="forbid"):
     """Body of `POST /api/v1/jobs/dead/replay`."""
 
-    kind: Literal["import", "probe"] | None = None
+    kind: KindName | None = None
     """Only jobs of this kind."""
     limit: int = Field(default=100, ge=1, le=500)
     """Most jobs to queue again; the oldest come first."""

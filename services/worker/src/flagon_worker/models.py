@@ -12,7 +12,9 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     MetaData,
+    SmallInteger,
     Text,
+    UniqueConstraint,
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
@@ -204,3 +206,148 @@ class ArchivedEvent(Base):
     event: Mapped[dict[str, Any]]
     """The whole CloudEvents envelope."""
     received_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
+
+
+class Schedule(Base):
+    """Something that happens again and again: a kind of job, or a task of the platform."""
+
+    __tablename__ = "schedule"
+    __table_args__ = (
+        CheckConstraint("(kind is null) <> (task is null)", name="one_action"),
+        CheckConstraint(
+            "(cron is null) <> (interval_seconds is null)", name="one_timing"
+        ),
+        CheckConstraint("catch_up in ('skip', 'once', 'all')", name="catch_up_known"),
+        UniqueConstraint("name"),
+        Index(
+            "ix_schedule_next_run_at", "next_run_at", postgresql_where=text("enabled")
+        ),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    kind: Mapped[str | None]
+    """The kind of job that it starts."""
+    task: Mapped[str | None]
+    """Instead of a kind: the platform's own task that it sends."""
+    task_queue: Mapped[str | None]
+    params: Mapped[dict[str, Any]]
+    owner: Mapped[str | None]
+    """Whose jobs it starts; None for the platform's own."""
+    cron: Mapped[str | None]
+    interval_seconds: Mapped[float | None]
+    least_seconds: Mapped[float | None]
+    """Shortest interval that the platform bears here; None: anybody's own."""
+    most_seconds: Mapped[float | None]
+    time_zone: Mapped[str]
+    anchor_at: Mapped[datetime]
+    """Where intervals are counted from."""
+    jitter_seconds: Mapped[float] = mapped_column(server_default=text("0"))
+    catch_up: Mapped[str]
+    enabled: Mapped[bool]
+    next_due_at: Mapped[datetime | None]
+    next_run_at: Mapped[datetime | None]
+    """When it is due, jitter included."""
+    last_due_at: Mapped[datetime | None]
+    last_run_at: Mapped[datetime | None]
+    last_firing_id: Mapped[UUID | None]
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+    version: Mapped[int] = mapped_column(BigInteger, server_default=text("1"))
+
+
+class ScheduleFiring(Base):
+    """One time that a schedule came due and was fired; there is no second for that time."""
+
+    __tablename__ = "schedule_firing"
+    __table_args__ = (
+        UniqueConstraint("schedule_id", "due_at"),
+        CheckConstraint("cause in ('time', 'person')", name="cause_known"),
+        Index(
+            "ix_schedule_firing_ask_at",
+            "ask_at",
+            postgresql_where=text("ask_at is not null"),
+        ),
+        Index("ix_schedule_firing_fired_at", "fired_at"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    schedule_id: Mapped[UUID] = mapped_column(
+        ForeignKey("schedule.id", ondelete="CASCADE")
+    )
+    due_at: Mapped[datetime]
+    fired_at: Mapped[datetime]
+    cause: Mapped[str]
+    job_id: Mapped[UUID | None]
+    """The job that came of it; it may be forgotten by now."""
+    error: Mapped[str | None]
+    """Why no job came of it."""
+    asks: Mapped[int] = mapped_column(SmallInteger, server_default=text("0"))
+    ask_at: Mapped[datetime | None]
+    """When its message is sent again; None: it has had its effect."""
+
+
+class WebhookEndpoint(Base):
+    """An address of somebody else that wants to hear of events."""
+
+    __tablename__ = "webhook_endpoint"
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    owner: Mapped[str]
+    url: Mapped[str]
+    description: Mapped[str]
+    event_types: Mapped[list[str]]
+    enabled: Mapped[bool]
+    secret: Mapped[bytes]
+    """Sealed."""
+    previous_secret: Mapped[bytes | None]
+    previous_until: Mapped[datetime | None]
+    """Until then both secrets sign."""
+    failures: Mapped[int] = mapped_column(server_default=text("0"))
+    """In a row."""
+    paused_until: Mapped[datetime | None]
+    """Nothing is sent before: the circuit is open."""
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+    version: Mapped[int] = mapped_column(BigInteger, server_default=text("1"))
+
+
+class WebhookDelivery(Base):
+    """One event on its way to one endpoint."""
+
+    __tablename__ = "webhook_delivery"
+    __table_args__ = (
+        CheckConstraint(
+            "state in ('waiting', 'delivered', 'dead')", name="state_known"
+        ),
+        UniqueConstraint("endpoint_id", "event_id"),
+        Index(
+            "ix_webhook_delivery_ask_at",
+            "ask_at",
+            postgresql_where=text("state = 'waiting'"),
+        ),
+        Index("ix_webhook_delivery_endpoint_id_id", "endpoint_id", "id"),
+        Index("ix_webhook_delivery_created_at", "created_at"),
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    endpoint_id: Mapped[UUID] = mapped_column(
+        ForeignKey("webhook_endpoint.id", ondelete="CASCADE")
+    )
+    event_id: Mapped[UUID]
+    event_type: Mapped[str]
+    body: Mapped[str]
+    """Exactly what is sent and signed."""
+    state: Mapped[str]
+    attempts: Mapped[int] = mapped_column(server_default=text("0"))
+    log: Mapped[list[dict[str, Any]]] = mapped_column(JSONB)
+    """The latest attempts, oldest first."""
+    due_at: Mapped[datetime]
+    """Not sent before."""
+    ask_at: Mapped[datetime]
+    """When its message is sent again."""
+    claim: Mapped[UUID | None]
+    claimed_until: Mapped[datetime | None]
+    """Until then one worker has it."""
+    created_at: Mapped[datetime]
+    ended_at: Mapped[datetime | None]

@@ -24,7 +24,7 @@ from flagon_chassis.db import transaction
 from flagon_chassis.errors import Invalid
 
 from . import telemetry
-from .domain import files, jobs
+from .domain import exports, files, jobs
 from .domain.kinds import Kind, find_kind
 from .models import Job
 from .schemas import (
@@ -94,7 +94,8 @@ def complete_document(app: APIFlask) -> None:
         paths[bp.url_prefix]["get"]["parameters"] = query_parameters(JobQuery)
         artefact = paths[f"{bp.url_prefix}/{{job_id}}/artefacts/{{name}}"]["get"]
         artefact["responses"]["200"]["content"] = {
-            "text/csv": {"schema": {"type": "string"}}
+            "text/csv": {"schema": {"type": "string"}},
+            **{kind: {"schema": {}} for kind in sorted(exports.BINARY_TYPES)},
         }
         document["components"]["schemas"].update(param_schemas())
         return chassis(document) if chassis else document
@@ -308,8 +309,8 @@ def find_artefact(job_id: UUID, name: str) -> Response:
     path = files.find_artefact(_settings().files_dir, job_id, name, job.artefacts)
     response = send_file(
         path,
-        # Never a type that a browser shows: the content is somebody else's.
-        mimetype="text/csv",
+        # A download, whatever the type: the content is somebody else's.
+        mimetype=exports.media_type(name),
         as_attachment=True,
         download_name=name,
         conditional=True,

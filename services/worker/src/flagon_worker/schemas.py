@@ -97,6 +97,37 @@ class ImportParams(BaseModel, extra="forbid"):
         return self
 
 
+class ExportParams(BaseModel, extra="forbid"):
+    """Parameters of an `export` job: which products, as in the catalog's list, and how."""
+
+    format: Literal["csv", "ndjson", "xml", "xlsx"] = "csv"
+    gzip: bool = False
+    """Whether the file is compressed; a workbook is anyway."""
+    q: str | None = Field(default=None, max_length=200)
+    """Words to search for."""
+    category: str | None = Field(default=None, max_length=64)
+    tag: list[Annotated[str, StringConstraints(max_length=64)]] = Field(
+        default_factory=list, max_length=20
+    )
+    attribute: list[Annotated[str, StringConstraints(max_length=300)]] = Field(
+        default_factory=list, max_length=20
+    )
+    """`name:value`."""
+    status: Literal["draft", "active", "archived", "any"] = "active"
+    sku: str | None = Field(default=None, max_length=64)
+    currency: str | None = Field(default=None, pattern=r"^[A-Z]{3}$")
+    price_minor_min: int | None = Field(default=None, ge=0)
+    price_minor_max: int | None = Field(default=None, ge=0)
+    in_stock: bool | None = None
+
+    @model_validator(mode="after")
+    def _compressed_once(self) -> "ExportParams":
+        if self.gzip and self.format == "xlsx":
+            message = "a workbook is compressed already"
+            raise ValueError(message)
+        return self
+
+
 class ProbeParams(BaseModel, extra="forbid"):
     """Parameters of a `probe` job."""
 
@@ -108,7 +139,13 @@ class ProbeParams(BaseModel, extra="forbid"):
     """Take the process down in which it runs."""
 
 
-PARAMS: dict[str, type[BaseModel]] = {"import": ImportParams, "probe": ProbeParams}
+KindName = Literal["import", "export", "probe"]
+
+PARAMS: dict[str, type[BaseModel]] = {
+    "import": ImportParams,
+    "export": ExportParams,
+    "probe": ProbeParams,
+}
 """The parameters of each kind."""
 
 
@@ -228,8 +265,6 @@ class JobQuery(BaseModel, extra="forbid"):
         Literal["queued", "running", "succeeded", "failed", "cancelled"] | None,
         BeforeValidator(_empty_is_none),
     ] = None
-    kind: Annotated[
-        Literal["import", "probe"] | None, BeforeValidator(_empty_is_none)
-    ] = None
+    kind: Annotated[KindName | None, BeforeValidator(_empty_is_none)] = None
     limit: int = Field(default=20, ge=1, le=100)
     cursor: str | None = Field(default=None, max_length=500)

@@ -55,6 +55,15 @@ class Settings(DatabaseSettings, env_prefix="WORKER_"):
     logout_seconds: PositiveFloat = 5.0
     """Longest time that a client may take to hear of a logout."""
 
+    webhook_seconds: PositiveFloat = 10.0
+    """Longest time that a receiver of webhooks may take for all of it."""
+    webhook_loopback: bool = False
+    """Whether webhooks may go to this machine, without TLS; never in production."""
+    webhook_overlap_hours: PositiveFloat = 24.0
+    """How long the secret before a rotation signs, too."""
+    keep_deliveries_days: PositiveInt = 14
+    """How long the log of webhooks keeps a delivery."""
+
     concurrency: PositiveInt = 2
     """Tasks that one Celery process runs at a time, each in a child of its own."""
     tasks_per_process: PositiveInt = 5000
@@ -89,7 +98,7 @@ class Settings(DatabaseSettings, env_prefix="WORKER_"):
     resend_seconds: PositiveFloat = 10.0
     """Time without a start after which a job's message is looked for and sent again."""
     reap_seconds: PositiveFloat = 3.0
-    """How often lost jobs are looked for."""
+    """How often lost jobs are looked for, until the schedule `reap` is edited."""
     keep_events_days: PositiveInt = 30
     """How long the archive keeps an event."""
     keep_jobs_days: PositiveInt = 30
@@ -97,6 +106,9 @@ class Settings(DatabaseSettings, env_prefix="WORKER_"):
 
     @model_validator(mode="after")
     def _limits_are_ordered(self) -> Self:
+        if self.webhook_loopback and self.environment == "production":
+            message = "webhook_loopback lets callers reach this machine's own services"
+            raise ValueError(message)
         # The broker's own limit follows from the hard one (see flagon_chassis.queue).
         longest_turn = self.slice_seconds + self.catalog_seconds
         if not longest_turn < self.soft_limit_seconds < self.hard_limit_seconds:

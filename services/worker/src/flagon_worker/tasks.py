@@ -24,6 +24,7 @@ from . import clients, telemetry
 from .domain import (
     archive,
     deliveries,
+    exports,
     fairness,
     files,
     imports,
@@ -34,7 +35,9 @@ from .domain import (
     probes,
     rescue,
     runs,
+    schedules,
     thumbnails,
+    webhooks,
 )
 from .models import Job
 from .settings import Settings
@@ -125,6 +128,11 @@ def run_job(*, job_id: str, queue: str | None = None, **_newer: object) -> None:
                     folder=files.folder_of(settings.files_dir, run.job.id),
                     catalog=current_app.extensions["flagon.catalog"],
                     batch_rows=settings.import_batch_rows,
+                ),
+                "export": lambda run: exports.run_export(
+                    run,
+                    folder=files.folder_of(settings.files_dir, run.job.id),
+                    catalog=current_app.extensions["flagon.catalog"],
                 ),
                 "probe": probes.run_probe,
             },
@@ -291,4 +299,12 @@ def purge(**_newer: object) -> None:
         events = archive.purge_events(
             session, keep=timedelta(days=settings.keep_events_days)
         )
-    log.info("purged", jobs=len(gone), orphans=orphans, events=events)
+    with transaction() as session:
+        firings = schedules.purge_firings(
+            session, keep=timedelta(days=settings.keep_jobs_days)
+        )
+    with transaction() as session:
+        webhooks.purge_deliveries(
+            session, keep=timedelta(days=settings.keep_deliveries_days)
+        )
+    log.info("purged", jobs=len(gone), orphans=orphans, events=events, firings=firings)

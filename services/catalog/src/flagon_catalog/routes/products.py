@@ -280,7 +280,7 @@ def export_products(asked: ExportQuery) -> Response:
         return retrying(partial(batch, after), harmless=True)
 
     # The first before the answer begins: until then a failure is a problem to be told.
-    batches = [read()]
+    batches = [read(asked.after)]
 
     def lines() -> Iterator[bytes]:
         if kind == "csv":
@@ -421,5 +421,5 @@ def wanted_products(
         raise HiddenProducts(f"The status {asked.status} needs {WRITE}.")
     return products.Filter(
         statuses=STATUSES if asked.status == "any" else (asked.status,),
-        **asked.model_dump(exclude={"status", "sort", "exact", *_PAGE}),
+        **asked.model_dump(exclude={"status", "sort", "exact", "after", *_PAGE}),
     )

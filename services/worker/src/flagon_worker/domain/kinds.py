@@ -33,6 +33,14 @@ KINDS = {
             title="Create and change products, row by row of a file.",
         ),
         Kind(
+            "export",
+            "bulk",
+            # Drafts are in it, too: who hands it in could read them.
+            "catalog:write",
+            takes_file=False,
+            title="Write products to a file, filtered as lists are.",
+        ),
+        Kind(
             "probe",
             "interactive",
             "jobs:manage",
