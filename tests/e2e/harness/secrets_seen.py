@@ -136,9 +136,11 @@ def found(text, tails, tail=TAIL):
         if len(digits) >= 2 * tail and re.fullmatch(r"[0-9a-f]+", digits):
             plain = bytes.fromhex(digits[: len(digits) // 2 * 2]).decode("latin-1")
             words += re.findall(rf"[A-Za-z0-9_.~+/=-]{{{tail},}}", plain)
-        for start in range(len(word) - tail + 1):
-            if word[start : start + tail] in tails:
-                hits.add(word[start : start + tail])
+        # Where a secret can end: nobody writes a letter or a digit right behind it.
+        for end in re.finditer(r"(?<=.)(?=[_.~+/=-]|$)", word):
+            piece = word[max(0, end.start() - tail) : end.start()]
+            if piece in tails:
+                hits.add(piece)
     return hits
 
 
