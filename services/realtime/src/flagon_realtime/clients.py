@@ -183,13 +183,30 @@ def _entries(rows: list[Row]) -> list[Entry]:
         kind, body = fields.get(b"type"), fields.get(b"event")
         topics = tuple(fields.get(b"topics", b"").split())
         if kind and body and topics and not kind.split()[1:]:
-            payload = wire.event(identity, kind.strip(), body)
+            type_, subject = kind.strip(), fields.get(b"subject")
             found.append(
                 Entry(
                     wire.parse_id(identity),
-                    topics,
-                    payload,
+                    _with_subtrees(topics),
+                    wire.event(identity, type_, body),
                     fields.get(b"traceparent", b""),
+                    type_,
+                    # A number instead of three texts, for each of thousands of entries.
+                    hash((type_, subject, topics)) if subject else None,
                 )
             )
     return found
+
+
+def _with_subtrees(topics: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """Return topics and the patterns they fall under: `a/b/c` is in `a/*` and `a/b/*`.
+
+    So a pattern is found like any topic, and costs no more than one.
+    """
+    found = dict.fromkeys(topics)
+    for topic in topics:
+        parent = topic.rpartition(b"/")[0]
+        while parent:
+            found[parent + b"/*"] = None
+            parent = parent.rpartition(b"/")[0]
+    return tuple(found)

@@ -7,12 +7,21 @@ from flagon_chassis.errors import Invalid
 
 OPEN = frozenset({"products", "categories", "tags"})
 """Families that anyone may follow, as a whole or one entity's."""
+SHARED = frozenset({"custom"})
+"""Families that every account may follow: what trusted clients publish, below
+`custom/<client>`."""
 OWN = frozenset({"jobs"})
 """Families of which an account sees its own part, and an operator everything."""
 ACCOUNT = "me"
 """Everything that concerns the account that asks."""
 
-_IDENTITY = re.compile(r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+"""What stands between two slashes of a topic."""
+
+_TYPE = re.compile(r"\A(?:[A-Za-z0-9][A-Za-z0-9._-]{0,127}\*?|\*)\Z")
+_BELOW = 3
+"""Most parts below `custom`."""
+_IDENTITY = re.compile(rf"\A{PART}\Z")
 _POSITION = re.compile(r"\A([0-9]{1,19})(?:-([0-9]{1,19}))?\Z")
 
 
@@ -26,6 +35,14 @@ class TopicMissing(Invalid):
 
 class TooManyTopics(Invalid):
     """The request names more topics than one stream may follow."""
+
+
+class TypeMalformed(Invalid):
+    """This is not a type of events, nor the beginning of one."""
+
+
+class SnapshotMalformed(Invalid):
+    """A snapshot is asked for by `1`, and not by anything else."""
 
 
 class PositionMalformed(Invalid):
@@ -51,6 +68,36 @@ def check_topics(names: Sequence[str], *, limit: int) -> None:
         if not _exists(name):
             # The name comes back to the caller, but never a page full of it.
             raise TopicUnknown(f"{name[:100]!r} is not a topic.", topic=name[:100])
+
+
+def split_types(
+    names: Sequence[str], *, limit: int
+) -> tuple[frozenset[bytes], tuple[bytes, ...]]:
+    """Return the types that are asked for, and the beginnings of types.
+
+    :param names: as the client wrote them; those that end in `*` are beginnings.
+    :param limit: most types of one stream.
+    :raises TypeMalformed: one of them is no type, or there are too many.
+    """
+    if len(names) > limit:
+        raise TypeMalformed(f"One stream asks for at most {limit} types.", limit=limit)
+    for name in names:
+        if not _TYPE.match(name):
+            raise TypeMalformed(f"{name[:100]!r} is not a type.", type=name[:100])
+    exact = frozenset(name.encode() for name in names if not name.endswith("*"))
+    # Sorted: streams that ask for the same are served together.
+    prefixes = sorted({name[:-1].encode() for name in names if name.endswith("*")})
+    return exact, tuple(prefixes)
+
+
+def wants_snapshot(text: str) -> bool:
+    """Say whether a stream begins with the newest of what is kept.
+
+    :raises SnapshotMalformed: the text is neither empty nor 0 or 1.
+    """
+    if text not in {"", "0", "1"}:
+        raise SnapshotMalformed("Send `snapshot=1`, or nothing.")
+    return text == "1"
 
 
 def needs_account(names: Sequence[str]) -> bool:
@@ -95,9 +142,14 @@ def _exists(name: str) -> bool:
     family, slash, identity = name.partition("/")
     if name == ACCOUNT:
         return True
+    if family in SHARED:
+        *parts, last = identity.split("/", _BELOW)
+        return len(parts) < _BELOW and all(
+            _IDENTITY.match(part) for part in (*parts, "a" if last == "*" else last)
+        )
     if family not in OPEN | OWN:
         return False
-    return not slash or _IDENTITY.match(identity) is not None
+    return not slash or identity == "*" or _IDENTITY.match(identity) is not None
 
 
 def _internal(name: str, *, sub: str | None, sees_all_jobs: bool) -> str:

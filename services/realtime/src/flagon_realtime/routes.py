@@ -11,6 +11,7 @@ from flagon_chassis import auth
 from flagon_chassis.auth import Caller
 
 from . import domain
+from .ring import Interest
 from .roster import Grant, Ticket
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ _RESPONSES: Any = {
         " stream.",
         "content": {"text/event-stream": {"schema": {"type": "string"}}},
     },
-    422: {"description": "A topic or the last event id is not one of ours"},
+    422: {"description": "A topic, a type or the last event id is not one of ours"},
     429: {"description": "Too many streams of one account or address"},
     503: {"description": "The process is full, starting or stopping"},
 }
@@ -36,12 +37,36 @@ _PARAMETERS: Any = [
         "name": "topic",
         "in": "query",
         "required": True,
-        "description": "What to follow; may be repeated.",
+        "description": "What to follow; may be repeated. `<topic>/*` is all that is"
+        " below a topic.",
         "schema": {
             "type": "array",
             "minItems": 1,
-            "items": {"type": "string", "examples": ["products"]},
+            "items": {"type": "string", "examples": ["products", "jobs/*"]},
         },
+    },
+    {
+        "name": "type",
+        "in": "query",
+        "required": False,
+        "description": "Types of events to be sent, all others are not; may be repeated."
+        " With `*` at its end it is the beginning of types.",
+        "schema": {
+            "type": "array",
+            "items": {
+                "type": "string",
+                "examples": ["market.flagon.product.changed.v1", "market.flagon.job.*"],
+            },
+        },
+    },
+    {
+        "name": "snapshot",
+        "in": "query",
+        "required": False,
+        "description": "`1`: first the newest event of each type about each subject, as"
+        " far back as events are kept in memory, then `event: snapshot`, then what comes."
+        " After an id it is what was missed, then `event: snapshot`.",
+        "schema": {"type": "string", "enum": ["0", "1"]},
     },
     {
         "name": "last_event_id",
@@ -85,14 +110,19 @@ def follow_events() -> ResponseReturnValue:
     after = domain.parse_position(
         request.headers.get("Last-Event-ID") or request.args.get("last_event_id", "")
     )
+    types, prefixes = domain.split_types(
+        request.args.getlist("type"), limit=settings.topics_max
+    )
+    snapshot = domain.wants_snapshot(request.args.get("snapshot", ""))
     caller = _account() if domain.needs_account(names) else auth.caller_if_any()
     if caller is None:
         return station.open(
             Ticket(
-                topics=domain.internal_topics(names),
+                interest=Interest(domain.internal_topics(names), types, prefixes),
                 holder=f"address {request.remote_addr}",
                 limit=settings.connections_per_address,
                 after=after,
+                snapshot=snapshot,
             )
         )
     topics = domain.internal_topics(
@@ -100,11 +130,12 @@ def follow_events() -> ResponseReturnValue:
     )
     return station.open(
         Ticket(
-            topics=topics,
+            interest=Interest(topics, types, prefixes),
             holder=f"account {caller.sub}",
             limit=settings.connections_per_account,
             grant=_grant(caller),
             after=after,
+            snapshot=snapshot,
         )
     )
 
