@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Sequence
+from uuid import UUID, uuid5
 
-from flagon_chassis.errors import Invalid
+from flagon_chassis.errors import Forbidden, Invalid
 
 OPEN = frozenset({"products", "categories", "tags"})
 """Families that anyone may follow, as a whole or one entity's."""
@@ -22,6 +23,8 @@ _TYPE = re.compile(r"\A(?:[A-Za-z0-9][A-Za-z0-9._-]{0,127}\*?|\*)\Z")
 _BELOW = 3
 """Most parts below `custom`."""
 _IDENTITY = re.compile(rf"\A{PART}\Z")
+_KEY = re.compile(r"\A[\x21-\x7e]{1,200}\Z")
+_EVENTS = UUID("0e8b0c5e-5d0e-5c39-9a53-0f3c1f3f6a01")
 _POSITION = re.compile(r"\A([0-9]{1,19})(?:-([0-9]{1,19}))?\Z")
 
 
@@ -43,6 +46,22 @@ class TypeMalformed(Invalid):
 
 class SnapshotMalformed(Invalid):
     """A snapshot is asked for by `1`, and not by anything else."""
+
+
+class ClientsOnly(Forbidden):
+    """Only a client that acts for itself may publish events."""
+
+
+class NamespaceForeign(Forbidden):
+    """This type or topic is not one of the client's own."""
+
+
+class EventIdReused(Invalid):
+    """Another event was published under this id or Idempotency-Key."""
+
+
+class PublishKeyMalformed(Invalid):
+    """The Idempotency-Key of an event is not usable."""
 
 
 class PositionMalformed(Invalid):
@@ -83,7 +102,7 @@ def split_types(
         raise TypeMalformed(f"One stream asks for at most {limit} types.", limit=limit)
     for name in names:
         if not _TYPE.match(name):
-            raise TypeMalformed(f"{name[:100]!r} is not a type.", type=name[:100])
+            raise TypeMalformed(f"{name[:100]!r} is not a type.", given=name[:100])
     exact = frozenset(name.encode() for name in names if not name.endswith("*"))
     # Sorted: streams that ask for the same are served together.
     prefixes = sorted({name[:-1].encode() for name in names if name.endswith("*")})
@@ -132,6 +151,60 @@ def parse_position(text: str) -> tuple[int, int] | None:
             "Send the `id` of an event that this stream sent, or nothing."
         )
     return int(found[1]), int(found[2] or 0)
+
+
+def check_publisher(*, sub: str, client_id: str, session: str | None) -> None:
+    """Make sure that a token speaks for a client, and for no person.
+
+    :param session: the session or the grant that the token came from.
+    :raises ClientsOnly: a person is behind it, whatever its scopes say.
+    """
+    if sub != client_id or session or not _IDENTITY.match(client_id):
+        raise ClientsOnly("Use a token of the client credentials grant.")
+
+
+def check_namespace(client_id: str, type_: str, topics: Sequence[str]) -> None:
+    """Make sure that an event is the client's own to tell.
+
+    Who follows `products` must be able to believe what it is told, and an account that
+    what reaches `users/<sub>` came from the service that knows. So a client has types
+    and topics below its own name, and nobody has to register or compare anything.
+
+    :raises TopicUnknown: a topic is none that anybody could follow.
+    :raises NamespaceForeign: the type or a topic is somebody else's.
+    """
+    if not type_.startswith(f"custom.{client_id}.") or type_.endswith("."):
+        raise NamespaceForeign(
+            f"Types begin with `custom.{client_id}.`.", given=type_[:100]
+        )
+    for topic in topics:
+        if topic != f"custom/{client_id}" and not topic.startswith(
+            f"custom/{client_id}/"
+        ):
+            raise NamespaceForeign(
+                f"Topics are below `custom/{client_id}`.", topic=topic[:100]
+            )
+        if not _exists(topic) or topic.endswith("*"):
+            raise TopicUnknown(f"{topic[:100]!r} is not a topic.", topic=topic[:100])
+
+
+def event_id(client_id: str, given: str) -> UUID:
+    """Return the id under which followers know a client's event.
+
+    No two clients can make the same, and none can make one that a service has used or
+    will use: consumers take an id that they know for an event that they know.
+    """
+    return uuid5(uuid5(_EVENTS, client_id), given)
+
+
+def parse_key(text: str | None) -> str | None:
+    """Return the Idempotency-Key of a request, None when it has none.
+
+    :raises PublishKeyMalformed: it is not 1 to 200 visible ASCII characters.
+    """
+    if text is not None and not _KEY.match(text):
+        raise PublishKeyMalformed("Use 1 to 200 visible ASCII characters.")
+    return text
 
 
 def _family(name: str) -> str:

@@ -1,18 +1,22 @@
-"""`GET /api/v1/events`: the platform's events as they happen."""
+"""`/api/v1/events`: the platform's events as they happen, and those of clients."""
 
 import sys
+from datetime import UTC, datetime
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from apiflask import APIBlueprint, APIFlask
 from flask import current_app, request
 from flask.typing import ResponseReturnValue
 
-from flagon_chassis import auth
+from flagon_chassis import auth, streams, tracing
 from flagon_chassis.auth import Caller
+from flagon_chassis.web import reply
 
 from . import domain
 from .ring import Interest
 from .roster import Grant, Ticket
+from .schemas import NewEvent, PublishedEvent
 
 if TYPE_CHECKING:
     from .settings import Settings
@@ -31,6 +35,11 @@ _RESPONSES: Any = {
     422: {"description": "A topic, a type or the last event id is not one of ours"},
     429: {"description": "Too many streams of one account or address"},
     503: {"description": "The process is full, starting or stopping"},
+}
+_PUBLISH_RESPONSES: Any = {
+    413: {"description": "The event is too large"},
+    422: {"description": "The id or the key was used for another event"},
+    503: {"description": "The stream cannot be reached"},
 }
 _PARAMETERS: Any = [
     {
@@ -138,6 +147,66 @@ def follow_events() -> ResponseReturnValue:
             snapshot=snapshot,
         )
     )
+
+
+@bp.post("/events")
+@auth.requires("events:write")
+@bp.doc(summary="Publish an event", responses=_PUBLISH_RESPONSES)
+@bp.input(NewEvent, arg_name="event")
+@bp.output(PublishedEvent, 201)
+def publish_event(event: NewEvent) -> ResponseReturnValue:
+    """Add an event of a trusted client to the stream, once for each id."""
+    station: Station = current_app.extensions["flagon.station"]
+    caller = auth.caller()
+    client = caller.client_id
+    domain.check_publisher(
+        sub=caller.sub, client_id=client, session=caller.sid or caller.gid
+    )
+    key = domain.parse_key(request.headers.get("Idempotency-Key"))
+    domain.check_namespace(client, event.type, event.topics)
+    identity = domain.event_id(client, event.id)
+    names = [_digest("id", client, event.id)]
+    if key is not None:
+        names.append(_digest("key", client, key))
+    added, position = station.append(
+        streams.encode(identity, event.type, _envelope(event, client, str(identity))),
+        names=names,
+        digest=sha256(event.model_dump_json().encode()).hexdigest(),
+    )
+    headers = {} if added else {"Idempotent-Replayed": "true"}
+    told = PublishedEvent(id=identity, position=position)
+    return reply(PublishedEvent, told, 201, headers)
+
+
+def _envelope(event: NewEvent, client: str, identity: str) -> dict[str, Any]:
+    """Return the event as followers get it: who it is from, we say."""
+    moment = (event.time or datetime.now(UTC)).astimezone(UTC)
+    traceparent = tracing.current_traceparent()
+    return {
+        "specversion": event.specversion,
+        "id": identity,
+        "source": f"/clients/{client}",
+        "type": event.type,
+        "subject": event.subject,
+        "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "datacontenttype": event.datacontenttype,
+        "data": event.data,
+        "topics": event.topics,
+        **({"traceparent": traceparent} if traceparent else {}),
+    }
+
+
+def _digest(*parts: str) -> str:
+    """Return a name of fixed length for what a client sent."""
+    return sha256("\0".join(parts).encode()).hexdigest()
+
+
+@bp.before_request
+def bound_events() -> None:
+    """Let a body be no larger than an event may be."""
+    if request.endpoint == "events.publish_event":
+        settings: Settings = current_app.extensions["flagon.settings"]
+        request.max_content_length = settings.publish_bytes_max
 
 
 @auth.requires()

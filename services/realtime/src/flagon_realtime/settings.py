@@ -36,6 +36,11 @@ class Settings(ServiceSettings, frozen=True, env_prefix="REALTIME_"):
     """Streams that one account may have open in one process."""
     connections_per_address: PositiveInt = 500
     """Streams without a token that one address may have open in one process."""
+    publish_bytes_max: PositiveInt = 16 * 1024
+    """Largest body of an event that a client publishes."""
+    publish_limit: str = "120 per minute"
+    """Events that one client may publish; they take room in the stream from others."""
+
     topics_max: PositiveInt = 20
     """Topics that one stream may ask for, and types."""
 
