@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from flagon_realtime import wire
 from flagon_realtime.hub import Hub
 from flagon_realtime.ring import Interest, Ring
 
@@ -256,6 +257,30 @@ class TestSlowSnapshot:
         ends = [found.index(entry.payload) for entry in (old[0], *newer)]
         assert ends == sorted(ends)
         os.close(hub._epoll.fileno())
+
+    def test_writes_the_rest_of_its_end_before_what_comes(
+        self, make_source, helpers, monkeypatch
+    ):
+        # A marker is short: a socket that takes half of one is hard to find.
+        marker = b"event: snapshot\n:" + b"x" * 2_000_000 + b"\ndata: {}\n\n"
+        monkeypatch.setattr(wire, "snapshot", lambda _floor, _last: marker)
+        source = make_source()
+        hub = Hub(source)
+        ours, theirs = socket.socketpair()
+        source.ring.extend([helpers.entry(1, "a", about=5)], (1, 0))
+
+        hub.add(theirs, helpers.ticket("a", snapshot=True), b"head\n\n")
+        newer = [helpers.entry(2, "a", about=5)]
+        hub.publish(source.ring.extend(newer, (2, 0)), newer)
+        found = b""
+        while not found.endswith(newer[0].payload):
+            found += ours.recv(1 << 16)
+            hub.poll()
+
+        ours.close()
+        assert found == b"head\n\n" + (
+            helpers.entry(1, "a").payload + marker + newer[0].payload
+        )
 
 
 class TestRing:
