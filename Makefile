@@ -8,8 +8,8 @@ VENV := .venv/bin
 FLAGON := PYTHONPATH=deploy/local $(VENV)/python -m flagonctl --mode $(MODE) --port-base $(PORT_BASE) --format $(FORMAT)
 # Values with spaces and quotes reach the program as typed: make gives them to the shell
 # as variables, never as text.
-export C F ID N ONLY P PART ROLE S SCOPE SIGNAL TO
-VALUES := "C=$$C" "F=$$F" "ID=$$ID" "N=$$N" "ONLY=$$ONLY" "P=$$P" "PART=$$PART" "ROLE=$$ROLE" "S=$$S" "SCOPE=$$SCOPE" "SIGNAL=$$SIGNAL" "TO=$$TO"
+export C F ID N ONLY P PART ROLE S SCOPE SIGNAL SNAPSHOT TO TOPIC TYPE
+VALUES := "C=$$C" "F=$$F" "ID=$$ID" "N=$$N" "ONLY=$$ONLY" "P=$$P" "PART=$$PART" "ROLE=$$ROLE" "S=$$S" "SCOPE=$$SCOPE" "SIGNAL=$$SIGNAL" "SNAPSHOT=$$SNAPSHOT" "TO=$$TO" "TOPIC=$$TOPIC" "TYPE=$$TYPE"
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-10s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,8 @@ device: ## An access token as a program without a browser gets it: sign in where
 	@$(FLAGON) device $(VALUES)
 mail: ## The newest mails that were written, links included [TO=address N=5 FORMAT=json]
 	@$(FLAGON) mail $(VALUES)
+watch: ## Events as they happen, a line each [TOPIC="jobs/*" TYPE=… ROLE=operator SNAPSHOT=1 N=… FORMAT=json]
+	@$(FLAGON) watch $(VALUES)
 cli: ## A service's own commands [S=auth C="clients create …"]
 	@$(FLAGON) cli $(VALUES)
 psql: ## Look into a service's tables, as a role that only reads [S=catalog C="select …"]

@@ -5,6 +5,7 @@ import http.client
 import json
 import socket
 import ssl
+import subprocess
 import threading
 import time
 from uuid import uuid4
@@ -677,6 +678,44 @@ class TestStreams:
         assert first == b"data: 1\n\n"
         assert rest == b"data: 2\n\n"
         assert "content-encoding" not in reply.headers
+
+    @pytest.mark.parametrize("version", ["1.1", "2"])
+    def test_events_arrive_over_each_version_of_http(self, gateway, version):
+        go_on = threading.Event()
+
+        def stream(handler):
+            handler.send_response(200)
+            handler.send_header("Content-Type", "text/event-stream")
+            handler.send_header("Connection", "close")
+            handler.end_headers()
+            handler.wfile.write(b"data: 1\n\n")
+            handler.wfile.flush()
+            go_on.wait(60)
+            handler.wfile.write(b"data: 2\n\n")
+            handler.close_connection = True
+
+        gateway.upstream.answer = stream
+        # No Python client in the lock speaks HTTP/2.
+        with subprocess.Popen(
+            [
+                *("curl", "--silent", "--no-buffer", "--max-time", "60", "--include"),
+                *("--cacert", gateway.folder / "tls" / "ca.pem"),
+                # As a browser would ask; events must not wait for a compressor.
+                *("--header", "Accept-Encoding: gzip", f"--http{version}"),
+                gateway.https_url + unique("/api/v1/events"),
+            ],
+            stdout=subprocess.PIPE,
+        ) as curl:
+            head = []
+            while not head or head[-1].strip():
+                head.append(curl.stdout.readline())
+            first = curl.stdout.readline()
+            go_on.set()
+            rest = curl.stdout.read()
+
+        assert head[0].startswith(f"HTTP/{version} 200".encode())
+        assert b"content-encoding" not in b"".join(head).lower()
+        assert (first, rest) == (b"data: 1\n", b"\ndata: 2\n\n")
 
     def test_one_address_may_not_take_them_all(self, gateway):
         go_on = threading.Event()

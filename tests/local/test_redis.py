@@ -8,6 +8,8 @@ from flagonctl import configuration, programs
 from flagonctl.stack import Stack
 from flagonctl.vault import Vault
 
+from flagon_realtime.clients import EventLog
+
 from .conftest import ROOT, free_port, listens, wait_for
 
 
@@ -117,12 +119,35 @@ class TestUsers:
         with pytest.raises(redis.exceptions.NoPermissionError):
             mine.delete("events")
 
-    def test_realtime_may_read_events_and_not_add_any(self, as_user):
-        as_user("worker").xadd("events", {"id": "1"})
+    def test_realtime_may_read_and_add_events_and_change_none(self, as_user):
+        identity = as_user("worker").xadd("events", {"id": "1"})
+        mine = as_user("realtime")
 
-        assert as_user("realtime").xread({"events": "0"})
-        with pytest.raises(redis.exceptions.NoPermissionError):
-            as_user("realtime").xadd("events", {"id": "2"})
+        assert mine.xread({"events": "0"})
+        assert mine.xadd("events", {"id": "2"})
+        for refused in (
+            lambda: mine.xtrim("events", maxlen=0),
+            lambda: mine.xdel("events", identity),
+            lambda: mine.delete("events"),
+            lambda: mine.xgroup_create("events", "mine"),
+            lambda: mine.xadd("events:dead", {"id": "3"}),
+        ):
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                refused()
+        # A script has no more rights than who runs it.
+        with pytest.raises(redis.exceptions.ResponseError, match="can't access"):
+            mine.eval("return redis.call('del', 'events')", 0)
+        assert mine.xlen("events")
+
+    def test_realtime_publishes_with_no_more_rights_than_these(self, store):
+        password = store.vault["redis_realtime_password"]
+        log = EventLog(f"redis://realtime:{password}@127.0.0.1:{store.port}", "events")
+
+        added = log.append({"id": "4"}, names=["a", "b"], digest="d")
+
+        assert added[0]
+        assert log.append({"id": "4"}, names=["b"], digest="d") == (False, added[1])
+        log.close()
 
     def test_strangers_may_do_nothing(self, store):
         with (

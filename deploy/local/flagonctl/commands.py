@@ -236,6 +236,12 @@ def show_accounts(stack: Stack, _values: Values, _format: str) -> None:
 
 def token(stack: Stack, values: Values, format_: str) -> None:
     """Print an access token, got by code + PKCE through the gateway."""
+    got = _token(stack, values)
+    print(json.dumps(got, indent=2) if format_ == "json" else got["access_token"])
+
+
+def _token(stack: Stack, values: Values) -> dict[str, object]:
+    """Return the token response for the first account of a role."""
     role = values.get("ROLE", "customer")
     if role not in ROLES:
         raise Problem(
@@ -245,13 +251,35 @@ def token(stack: Stack, values: Values, format_: str) -> None:
     if not path.exists():
         raise Problem(f"{stack.name} has no accounts yet.", "make up")
     account = next(a for a in accounts(path) if a["roles"] == [role])
-    got = signin.token(
+    return signin.token(
         stack.http_url,
         str(account["email"]),
         str(account["password"]),
         values.get("SCOPE", _SCOPE),
     )
-    print(json.dumps(got, indent=2) if format_ == "json" else got["access_token"])
+
+
+def watch(stack: Stack, values: Values, format_: str) -> None:
+    """Print events as they happen until Ctrl-C; `TOPIC` may name several."""
+    # It brings the client along, which no other command needs.
+    from . import watch as watching  # noqa: PLC0415
+
+    topics = values.get("TOPIC", "products").replace(",", " ").split()
+    needs_account = any(
+        topic.partition("/")[0] in {"jobs", "custom", "me"} for topic in topics
+    )
+    watching.watch(
+        stack.http_url,
+        topics,
+        types=values.get("TYPE", "").replace(",", " ").split(),
+        snapshot="SNAPSHOT" in values,
+        last_id=values.get("ID", ""),
+        token=(lambda: str(_token(stack, values)["access_token"]))
+        if needs_account or "ROLE" in values
+        else None,
+        as_json=format_ == "json",
+        count=int(values["N"]) if "N" in values else None,
+    )
 
 
 def let_device_in(stack: Stack, values: Values, format_: str) -> None:
@@ -452,4 +480,5 @@ COMMANDS: dict[str, Callable[[Stack, Values, str], int | None]] = {
     "token": token,
     "trace": show_trace,
     "up": up,
+    "watch": watch,
 }

@@ -171,6 +171,22 @@ class TestStep:
         assert sample(name, consumer="things") == before + 1
 
 
+class TestLabels:
+    def test_are_no_names_that_clients_make_up(self, consumer, store):
+        body = {"subject": "a", "time": datetime.now(UTC).isoformat(), "topics": ["x"]}
+        for type_ in ("custom.robot.x", "custom.robot.y"):
+            store.xadd(streams.EVENTS, streams.encode(uuid4(), type_, body))
+
+        consumer.step()
+
+        def counted(type_):
+            labels = {"consumer": "things", "type": type_, "outcome": "handled"}
+            return sample("flagon_events_consumed_total", **labels)
+
+        assert counted("custom") == 2
+        assert counted("custom.robot.x") is None
+
+
 class TestFailingEvents:
     def test_go_to_the_dead_letters_with_their_error(
         self, make_consumer, store, effects

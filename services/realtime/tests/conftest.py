@@ -24,7 +24,7 @@ from flagon_chassis.testing import ISSUER, free_port
 from flagon_realtime import wire
 from flagon_realtime.app import create_app
 from flagon_realtime.clients import EventLog
-from flagon_realtime.ring import Entry, Ring
+from flagon_realtime.ring import Entry, Interest, Ring
 from flagon_realtime.roster import Grant, Roster, Ticket
 from flagon_realtime.settings import Settings
 from flagon_realtime.source import Source
@@ -179,7 +179,7 @@ class Publisher:
         }
         return self.redis.xadd("events", entry).decode()
 
-    def many(self, count, *topics, first=0, size=0):
+    def many(self, count, *topics, first=0, size=0, **fields):
         """Add numbered entries; `size` bytes of ballast in each."""
         pipeline = self.redis.pipeline(transaction=False)
         for number in range(first, first + count):
@@ -188,6 +188,7 @@ class Publisher:
                 "type": TYPE,
                 "topics": " ".join(topics),
                 "event": json.dumps({"n": number, "x": "x" * size}),
+                **fields,
             }
             pipeline.xadd("events", entry)
         return [identity.decode() for identity in pipeline.execute()]
@@ -290,10 +291,9 @@ def make_source(redis_url):
         source.event_log.close()
 
 
-def ticket(*topics, after=None, holder="tests", limit=100, grant=None):
-    return Ticket(
-        frozenset(topic.encode() for topic in topics), holder, limit, grant, after
-    )
+def ticket(*topics, after=None, holder="tests", limit=100, grant=None, snapshot=False):
+    interest = Interest(frozenset(topic.encode() for topic in topics))
+    return Ticket(interest, holder, limit, grant, after, snapshot)
 
 
 def grant(
@@ -308,13 +308,13 @@ def grant(
     return Grant(sub, jti, sid, gid, kid, issued_at, expires_at)
 
 
-def entry(number, *topics, size=0, traceparent=b""):
+def entry(number, *topics, size=0, traceparent=b"", about=None):
     """An entry whose id is its number."""
     payload = wire.event(b"%d-0" % number, TYPE.encode(), b'{"n": %d}' % number)
     if size:
         payload += b":" + b"x" * size + b"\n\n"
     names = tuple(topic.encode() for topic in topics)
-    return Entry((number, 0), names, payload, traceparent)
+    return Entry((number, 0), names, payload, traceparent, TYPE.encode(), about)
 
 
 @pytest.fixture

@@ -62,8 +62,29 @@ class TestFollow:
 
         [entry] = event_log.follow((0, 0)).entries
 
-        assert entry.topics == (b"products", b"products/1")
+        assert entry.topics == (b"products", b"products/1", b"products/*")
+        assert entry.type == b"market.flagon.product.changed.v1"
         assert entry.traceparent == b"00-a-b-01"
+
+    def test_puts_topics_below_all_that_is_above_them(self, event_log, publish):
+        publish("a/b/c", "a/b/d")
+
+        [entry] = event_log.follow((0, 0)).entries
+
+        assert entry.topics == (b"a/b/c", b"a/b/d", b"a/b/*", b"a/*")
+
+    def test_tells_apart_what_entries_are_about(self, event_log, publish):
+        publish("products", subject="1")
+        publish("products", subject="1")
+        for others in ({"subject": "2"}, {"subject": "1", "type": "other"}, {}):
+            publish("products", **others)
+        publish("tags", subject="1")
+
+        about = [entry.about for entry in event_log.follow((0, 0)).entries]
+
+        assert about[0] == about[1]
+        assert about[4] is None
+        assert len(set(about)) == 5
 
     def test_raises_when_redis_is_away(self):
         log = EventLog("redis://127.0.0.1:1/0", "events")

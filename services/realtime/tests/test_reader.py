@@ -7,7 +7,7 @@ import redis
 from flagon_realtime import telemetry
 from flagon_realtime.clients import Batch
 from flagon_realtime.reader import Reader
-from flagon_realtime.ring import Ring
+from flagon_realtime.ring import Interest, Ring
 from flagon_realtime.wire import format_id
 
 NOTHING = Batch([], (0, 0), 0)
@@ -215,7 +215,7 @@ def test_clients_that_come_at_once_lose_nothing(make_source, publish, helpers):
     reader._thread.join(30)
 
     found, _cursor = source.ring.read(
-        0, frozenset([b"a"]), max_events=100_000, max_bytes=1 << 26
+        0, Interest(frozenset([b"a"])), max_events=100_000, max_bytes=1 << 26
     )
     bodies = [entry.payload.split(b'"n": ') for _position, entry in found[:-1]]
     ordered = [int(parts[1].split(b",")[0]) for parts in bodies]

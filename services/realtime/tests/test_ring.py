@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from flagon_realtime.ring import Entry, FellBehind, Ring
+from flagon_realtime.ring import Entry, FellBehind, Interest, Ring
 
 TOPICS = [b"a", b"b", b"c"]
 
@@ -19,7 +19,11 @@ class TestExtend:
         ring.extend([helpers.entry(n, "a") for n in range(1, 6)], (5, 0))
 
         assert (ring.first, ring.end) == (2, 5)
-        assert ids(ring.read(2, frozenset([b"a"]))[0]) == [(3, 0), (4, 0), (5, 0)]
+        assert ids(ring.read(2, Interest(frozenset([b"a"])))[0]) == [
+            (3, 0),
+            (4, 0),
+            (5, 0),
+        ]
 
     def test_keeps_within_the_bytes(self, helpers):
         ring = Ring(100, 1000)
@@ -60,7 +64,7 @@ class TestRead:
         ring = Ring(10, 100_000)
         ring.extend([helpers.entry(n, "a", size=500) for n in range(1, 5)], (4, 0))
 
-        found, cursor = ring.read(0, frozenset([b"a"]), max_bytes=10)
+        found, cursor = ring.read(0, Interest(frozenset([b"a"])), max_bytes=10)
 
         assert (len(found), cursor) == (1, 1)
 
@@ -68,7 +72,7 @@ class TestRead:
         ring = Ring(10, 100_000)
         ring.extend([helpers.entry(n, "a") for n in range(1, 9)], (8, 0))
 
-        found, cursor = ring.read(0, frozenset([b"a"]), max_events=3)
+        found, cursor = ring.read(0, Interest(frozenset([b"a"])), max_events=3)
 
         assert (len(found), cursor) == (3, 3)
 
@@ -77,7 +81,7 @@ class TestRead:
         ring.extend([helpers.entry(n, "a") for n in range(1, 9)], (8, 0))
 
         with pytest.raises(FellBehind):
-            ring.read(0, frozenset([b"a"]))
+            ring.read(0, Interest(frozenset([b"a"])))
 
 
 class ReplayAgainstModel(RuleBasedStateMachine):
@@ -136,7 +140,11 @@ class ReplayAgainstModel(RuleBasedStateMachine):
         got = []
         while cursor < self.ring.end:
             found, cursor = self.ring.read(
-                cursor, topics, after=after, max_bytes=max_bytes, max_events=step
+                cursor,
+                Interest(topics),
+                after=after,
+                max_bytes=max_bytes,
+                max_events=step,
             )
             got += ids(found)
         assert got == expected

@@ -1,52 +1,13 @@
 """Reading server-sent events as `curl -N` does, line by line."""
 
-import json
 import queue
 import threading
 import time
-from dataclasses import dataclass
 
 import httpx2
 
+from flagon_chassis import sse
 from harness.waiting import NeverHappened
-
-
-@dataclass(frozen=True)
-class Event:
-    """One event of a stream."""
-
-    id: str
-    type: str
-    envelope: dict
-
-    @property
-    def data(self):
-        """What the event is about."""
-        return self.envelope.get("data", {})
-
-
-def parse(lines):
-    """Yield the events of a stream's lines; comments and heartbeats are skipped."""
-    fields = {}
-    for line in lines:
-        if line.startswith(":"):
-            continue
-        if line:
-            name, _, value = line.partition(":")
-            value = value.removeprefix(" ")
-            if name == "data" and "data" in fields:
-                value = f"{fields['data']}\n{value}"
-            fields[name] = value
-        elif fields:
-            if "data" in fields:
-                try:
-                    envelope = json.loads(fields["data"])
-                except ValueError:
-                    envelope = {"text": fields["data"]}
-                yield Event(
-                    fields.get("id", ""), fields.get("event", "message"), envelope
-                )
-            fields = {}
 
 
 class Stream:
@@ -107,10 +68,11 @@ class Stream:
                     return
                 assert response.headers["content-type"].startswith("text/event-stream")
                 self._opened.set()
-                for event in parse(response.iter_lines()):
-                    if event.id:
-                        self.last_event_id = event.id
-                    self._events.put(event)
+                parser = sse.Parser(self.last_event_id or "")
+                for block in response.iter_bytes():
+                    for event in parser.feed(block):
+                        self._events.put(event)
+                    self.last_event_id = parser.last_id or self.last_event_id
         except (httpx2.TransportError, httpx2.StreamError, OSError, RuntimeError) as e:
             if not self._opened.is_set():
                 self._failure = e

@@ -70,6 +70,8 @@ def encode(id_: UUID, type_: str, envelope: Mapping[str, Any]) -> dict[Any, Any]
         "id": str(id_),
         "type": type_,
         "topics": " ".join(envelope.get("topics", ())),
+        # Beside the envelope, for who has to tell subjects apart without reading it.
+        "subject": str(envelope.get("subject") or ""),
         "event": json.dumps(
             envelope, ensure_ascii=False, separators=(",", ":")
         ).encode(),

@@ -29,10 +29,13 @@ def create_app(settings: Settings | None = None) -> Flask:
         jwks=settings.jwks_url,
         redis_url=settings.redis_store_url.get_secret_value(),
     )
-    limits.init_app(app, settings)
+    limiter = limits.init_app(app, settings)
     station = app.extensions["flagon.station"] = Station(settings)
     health.check(app, "events", station.check_reader)
     health.check(app, "room", station.check_room)
     app.register_blueprint(routes.bp)
+    app.view_functions["events.publish_event"] = limiter.limit(
+        settings.publish_limit, override_defaults=False
+    )(routes.publish_event)
     routes.complete_document(app)
     return app

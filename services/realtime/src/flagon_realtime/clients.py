@@ -1,4 +1,4 @@
-"""The Redis that holds the event stream and the denylist, read and never written."""
+"""The Redis that holds the event stream and the denylist; the stream is added to."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from . import wire
+from .domain import EventIdReused
 from .ring import Entry
 from .wire import StreamId
 
@@ -16,6 +17,30 @@ Row = tuple[bytes, Mapping[bytes, bytes]]
 
 PAGE = 500
 """Entries that one command asks for: Redis serves nobody else meanwhile."""
+
+
+_KEPT_ENTRIES = 100_000
+"""Most entries of the stream, as the relays have it: they may have nothing to send."""
+_REMEMBERED_SECONDS = 24 * 3600
+
+# A script, because both must happen or none: an entry that is not remembered would be
+# added twice. The stream is not among its keys: those are checked against the rights to
+# read and write, and we may only add.
+_APPEND = """
+for number, key in ipairs(KEYS) do
+  local known = redis.call("get", key)
+  if known then
+    local digest, position = string.match(known, "^(%S+) (%S+)$")
+    if digest == ARGV[2] then return {0, position} end
+    return {-1, ""}
+  end
+end
+local position = redis.call("xadd", ARGV[1], "maxlen", "~", ARGV[4], "*", unpack(ARGV, 5))
+for number, key in ipairs(KEYS) do
+  redis.call("set", key, ARGV[2] .. " " .. position, "ex", ARGV[3])
+end
+return {1, position}
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +154,35 @@ class EventLog:
             if value is not None
         }
 
+    def append(
+        self, fields: Mapping[str, Any], *, names: Sequence[str], digest: str
+    ) -> tuple[bool, str]:
+        """Add an entry unless that was done before; say if it was added, and its id.
+
+        :param fields: of the entry.
+        :param names: under each of which the entry is remembered for a day.
+        :param digest: of what was asked for; no spaces.
+        :raises EventIdReused: something else was added under one of the names.
+        :raises redis.RedisError: nobody knows; the same call may be made again.
+        """
+        pairs = [part for pair in fields.items() for part in pair]
+        state, position = cast(
+            "tuple[int, bytes]",
+            self._queries.eval(
+                _APPEND,
+                len(names),
+                *(f"realtime:published:{name}" for name in names),
+                self._stream,
+                digest,
+                _REMEMBERED_SECONDS,
+                _KEPT_ENTRIES,
+                *pairs,
+            ),
+        )
+        if state < 0:
+            raise EventIdReused("Use a new id and key for a new event.")
+        return state > 0, position.decode()
+
     def close(self) -> None:
         """Close every connection; a later call opens them again."""
         self._tail.close()
@@ -183,13 +237,30 @@ def _entries(rows: list[Row]) -> list[Entry]:
         kind, body = fields.get(b"type"), fields.get(b"event")
         topics = tuple(fields.get(b"topics", b"").split())
         if kind and body and topics and not kind.split()[1:]:
-            payload = wire.event(identity, kind.strip(), body)
+            type_, subject = kind.strip(), fields.get(b"subject")
             found.append(
                 Entry(
                     wire.parse_id(identity),
-                    topics,
-                    payload,
+                    _with_subtrees(topics),
+                    wire.event(identity, type_, body),
                     fields.get(b"traceparent", b""),
+                    type_,
+                    # A number instead of three texts, for each of thousands of entries.
+                    hash((type_, subject, topics)) if subject else None,
                 )
             )
     return found
+
+
+def _with_subtrees(topics: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    """Return topics and the patterns they fall under: `a/b/c` is in `a/*` and `a/b/*`.
+
+    So a pattern is found like any topic, and costs no more than one.
+    """
+    found = dict.fromkeys(topics)
+    for topic in topics:
+        parent = topic.rpartition(b"/")[0]
+        while parent:
+            found[parent + b"/*"] = None
+            parent = parent.rpartition(b"/")[0]
+    return tuple(found)

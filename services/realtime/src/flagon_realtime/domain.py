@@ -2,17 +2,29 @@
 
 import re
 from collections.abc import Sequence
+from uuid import UUID, uuid5
 
-from flagon_chassis.errors import Invalid
+from flagon_chassis.errors import Forbidden, Invalid
 
 OPEN = frozenset({"products", "categories", "tags"})
 """Families that anyone may follow, as a whole or one entity's."""
+SHARED = frozenset({"custom"})
+"""Families that every account may follow: what trusted clients publish, below
+`custom/<client>`."""
 OWN = frozenset({"jobs"})
 """Families of which an account sees its own part, and an operator everything."""
 ACCOUNT = "me"
 """Everything that concerns the account that asks."""
 
-_IDENTITY = re.compile(r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+"""What stands between two slashes of a topic."""
+
+_TYPE = re.compile(r"\A(?:[A-Za-z0-9][A-Za-z0-9._-]{0,127}\*?|\*)\Z")
+_BELOW = 3
+"""Most parts below `custom`."""
+_IDENTITY = re.compile(rf"\A{PART}\Z")
+_KEY = re.compile(r"\A[\x21-\x7e]{1,200}\Z")
+_EVENTS = UUID("0e8b0c5e-5d0e-5c39-9a53-0f3c1f3f6a01")
 _POSITION = re.compile(r"\A([0-9]{1,19})(?:-([0-9]{1,19}))?\Z")
 
 
@@ -26,6 +38,30 @@ class TopicMissing(Invalid):
 
 class TooManyTopics(Invalid):
     """The request names more topics than one stream may follow."""
+
+
+class TypeMalformed(Invalid):
+    """This is not a type of events, nor the beginning of one."""
+
+
+class SnapshotMalformed(Invalid):
+    """A snapshot is asked for by `1`, and not by anything else."""
+
+
+class ClientsOnly(Forbidden):
+    """Only a client that acts for itself may publish events."""
+
+
+class NamespaceForeign(Forbidden):
+    """This type or topic is not one of the client's own."""
+
+
+class EventIdReused(Invalid):
+    """Another event was published under this id or Idempotency-Key."""
+
+
+class PublishKeyMalformed(Invalid):
+    """The Idempotency-Key of an event is not usable."""
 
 
 class PositionMalformed(Invalid):
@@ -51,6 +87,36 @@ def check_topics(names: Sequence[str], *, limit: int) -> None:
         if not _exists(name):
             # The name comes back to the caller, but never a page full of it.
             raise TopicUnknown(f"{name[:100]!r} is not a topic.", topic=name[:100])
+
+
+def split_types(
+    names: Sequence[str], *, limit: int
+) -> tuple[frozenset[bytes], tuple[bytes, ...]]:
+    """Return the types that are asked for, and the beginnings of types.
+
+    :param names: as the client wrote them; those that end in `*` are beginnings.
+    :param limit: most types of one stream.
+    :raises TypeMalformed: one of them is no type, or there are too many.
+    """
+    if len(names) > limit:
+        raise TypeMalformed(f"One stream asks for at most {limit} types.", limit=limit)
+    for name in names:
+        if not _TYPE.match(name):
+            raise TypeMalformed(f"{name[:100]!r} is not a type.", given=name[:100])
+    exact = frozenset(name.encode() for name in names if not name.endswith("*"))
+    # Sorted: streams that ask for the same are served together.
+    prefixes = sorted({name[:-1].encode() for name in names if name.endswith("*")})
+    return exact, tuple(prefixes)
+
+
+def wants_snapshot(text: str) -> bool:
+    """Say whether a stream begins with the newest of what is kept.
+
+    :raises SnapshotMalformed: the text is neither empty nor 0 or 1.
+    """
+    if text not in {"", "0", "1"}:
+        raise SnapshotMalformed("Send `snapshot=1`, or nothing.")
+    return text == "1"
 
 
 def needs_account(names: Sequence[str]) -> bool:
@@ -87,6 +153,60 @@ def parse_position(text: str) -> tuple[int, int] | None:
     return int(found[1]), int(found[2] or 0)
 
 
+def check_publisher(*, sub: str, client_id: str, session: str | None) -> None:
+    """Make sure that a token speaks for a client, and for no person.
+
+    :param session: the session or the grant that the token came from.
+    :raises ClientsOnly: a person is behind it, whatever its scopes say.
+    """
+    if sub != client_id or session or not _IDENTITY.match(client_id):
+        raise ClientsOnly("Use a token of the client credentials grant.")
+
+
+def check_namespace(client_id: str, type_: str, topics: Sequence[str]) -> None:
+    """Make sure that an event is the client's own to tell.
+
+    Who follows `products` must be able to believe what it is told, and an account that
+    what reaches `users/<sub>` came from the service that knows. So a client has types
+    and topics below its own name, and nobody has to register or compare anything.
+
+    :raises TopicUnknown: a topic is none that anybody could follow.
+    :raises NamespaceForeign: the type or a topic is somebody else's.
+    """
+    if not type_.startswith(f"custom.{client_id}.") or type_.endswith("."):
+        raise NamespaceForeign(
+            f"Types begin with `custom.{client_id}.`.", given=type_[:100]
+        )
+    for topic in topics:
+        if topic != f"custom/{client_id}" and not topic.startswith(
+            f"custom/{client_id}/"
+        ):
+            raise NamespaceForeign(
+                f"Topics are below `custom/{client_id}`.", topic=topic[:100]
+            )
+        if not _exists(topic) or topic.endswith("*"):
+            raise TopicUnknown(f"{topic[:100]!r} is not a topic.", topic=topic[:100])
+
+
+def event_id(client_id: str, given: str) -> UUID:
+    """Return the id under which followers know a client's event.
+
+    No two clients can make the same, and none can make one that a service has used or
+    will use: consumers take an id that they know for an event that they know.
+    """
+    return uuid5(uuid5(_EVENTS, client_id), given)
+
+
+def parse_key(text: str | None) -> str | None:
+    """Return the Idempotency-Key of a request, None when it has none.
+
+    :raises PublishKeyMalformed: it is not 1 to 200 visible ASCII characters.
+    """
+    if text is not None and not _KEY.match(text):
+        raise PublishKeyMalformed("Use 1 to 200 visible ASCII characters.")
+    return text
+
+
 def _family(name: str) -> str:
     return name.partition("/")[0]
 
@@ -95,9 +215,14 @@ def _exists(name: str) -> bool:
     family, slash, identity = name.partition("/")
     if name == ACCOUNT:
         return True
+    if family in SHARED:
+        *parts, last = identity.split("/", _BELOW)
+        return len(parts) < _BELOW and all(
+            _IDENTITY.match(part) for part in (*parts, "a" if last == "*" else last)
+        )
     if family not in OPEN | OWN:
         return False
-    return not slash or _IDENTITY.match(identity) is not None
+    return not slash or identity == "*" or _IDENTITY.match(identity) is not None
 
 
 def _internal(name: str, *, sub: str | None, sees_all_jobs: bool) -> str:

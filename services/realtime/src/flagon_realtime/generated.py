@@ -87,9 +87,17 @@ class Generated(Subscriber):
 
     def _blocks(self) -> Iterator[bytes]:
         ring = self._source.ring
-        opening = wire.opening(self._source.retry_milliseconds)
+        opening = wire.opening(self._source.retry())
         cursor: int | None = None
-        if self.ticket.after is None:
+        interest = self.ticket.interest
+        snapshot = self.ticket.snapshot
+        # Whoever comes back with an id saw a part of the newest, and gets all since.
+        newest_alone = snapshot and self.ticket.after is None
+        if newest_alone:
+            yield opening
+            with ring.changed:
+                after = ring.floor
+        elif self.ticket.after is None:
             with ring.changed:
                 cursor, last, after = ring.end, ring.last, (0, 0)
             yield opening + wire.position(last)
@@ -107,8 +115,15 @@ class Generated(Subscriber):
                     start = ring.seek(after) if cursor is None else cursor
                     entries: Found = []
                     if start is not None:
-                        entries, end = ring.read(start, self.ticket.topics, after=after)
+                        entries, end = ring.read(
+                            start,
+                            interest,
+                            after=after,
+                            newest_from=start if newest_alone else None,
+                        )
                     ahead = ring.last < after
+                    level = start is not None and end == ring.end and not ahead
+                    marker = wire.snapshot(ring.floor, ring.last)
             except FellBehind:
                 self.end("behind")
                 break
@@ -120,7 +135,10 @@ class Generated(Subscriber):
             cursor = None if ahead else end
             if entries:
                 yield self._deliver([entry for _position, entry in entries])
-            else:
+            if level and snapshot:
+                snapshot = newest_alone = False
+                yield marker
+            elif not entries:
                 yield from self._wait(end, after)
         yield self._ending or b""
 
@@ -141,8 +159,7 @@ class Generated(Subscriber):
             telemetry.GAPS.inc()
             yield wire.gap()
             return self._source.ring.floor
-        wanted = self.ticket.topics
-        found = [e for e in batch.entries if not wanted.isdisjoint(e.topics)]
+        found = [e for e in batch.entries if self.ticket.interest.wants(e)]
         if found:
             telemetry.DELIVERED.inc(len(found))
             yield b"".join(entry.payload for entry in found)

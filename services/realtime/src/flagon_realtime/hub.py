@@ -25,7 +25,7 @@ from gevent import monkey
 from gevent.socket import wait_read
 
 from . import telemetry, wire
-from .ring import Entry, FellBehind
+from .ring import Entry, FellBehind, Interest
 from .roster import Subscriber, Ticket
 from .source import Source
 from .wire import StreamId
@@ -76,6 +76,7 @@ class Client(Subscriber):
         "progress_at",
         "scanned",
         "served",
+        "snapshot",
         "waiting",
     )
 
@@ -95,6 +96,8 @@ class Client(Subscriber):
         """Position up to which a live client has everything."""
         self.pending = b""
         """Bytes to be written before the next event."""
+        self.snapshot = ticket.snapshot
+        """Whether the client has yet to hear that it knows the newest of everything."""
         self.waiting = False
         """Whether the socket is watched for room."""
         self.progress_at = self.opened_at
@@ -112,12 +115,12 @@ class Client(Subscriber):
 
 
 class Group:
-    """The clients that follow exactly the same topics."""
+    """The clients that follow exactly the same topics and types."""
 
-    __slots__ = ("batch", "clients", "positions", "topics")
+    __slots__ = ("batch", "clients", "interest", "positions")
 
-    def __init__(self, topics: frozenset[bytes]) -> None:
-        self.topics = topics
+    def __init__(self, interest: Interest) -> None:
+        self.interest = interest
         self.clients: set[Client] = set()
         self.batch: list[bytes] = []
         """Events of the batch that is being published."""
@@ -136,7 +139,7 @@ class Hub:
         self._deliveries = source.deliveries
         self._epoll: select.epoll = monkey.get_original("select", "epoll")()
         self._clients: dict[int, Client] = {}
-        self._groups: dict[frozenset[bytes], Group] = {}
+        self._groups: dict[Interest, Group] = {}
         self._by_topic: dict[bytes, list[Group]] = {}
         self._ahead: set[Client] = set()
         """Clients that know events which the reader of this process has yet to see."""
@@ -160,7 +163,7 @@ class Hub:
         self._tune(sock)
         fd = sock.detach()
         os.set_blocking(fd, False)
-        client = Client(self, ticket, self._group(ticket.topics), fd)
+        client = Client(self, ticket, self._group(ticket.interest), fd)
         client.group.clients.add(client)
         self._clients[fd] = client
         self._roster.enter(client)
@@ -270,8 +273,7 @@ class Hub:
         elif not batch.scanned:
             self._skip_to_ring(client)
         else:
-            wanted = client.group.topics
-            found = [e for e in batch.entries if not wanted.isdisjoint(e.topics)]
+            found = [e for e in batch.entries if client.group.interest.wants(e)]
             self._write_page(client, found, batch.last)
 
     def tell(self, client: Client, block: bytes) -> None:
@@ -301,17 +303,21 @@ class Hub:
         # A peer that vanished without a word fails after this, not after 15 minutes.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, stall_milliseconds)
 
-    def _group(self, topics: frozenset[bytes]) -> Group:
-        group = self._groups.get(topics)
+    def _group(self, interest: Interest) -> Group:
+        group = self._groups.get(interest)
         if group is None:
-            group = self._groups[topics] = Group(topics)
-            for topic in topics:
+            group = self._groups[interest] = Group(interest)
+            for topic in interest.topics:
                 self._by_topic.setdefault(topic, []).append(group)
         return group
 
     def _place(self, client: Client) -> bytes:
         """Put a new client where it left off; return what it must be told first."""
         after = client.ticket.after
+        if after is None and client.snapshot:
+            # What the ring holds is looked up when the head is written.
+            client.cursor = _DEEP
+            return b""
         if after is None:
             # From its first second on it can resume, events or not.
             return wire.position(self.ring.last)
@@ -328,6 +334,8 @@ class Hub:
         for position, entry in enumerate(entries, start):
             for topic in entry.topics:
                 for group in self._by_topic.get(topic, ()):
+                    if not group.interest.wants_type(entry.type):
+                        continue
                     if not group.positions:
                         reached.append(group)
                     elif group.positions[-1] == position:
@@ -364,6 +372,8 @@ class Hub:
             self._watch(client, room=False)
             return
         if client.cursor == _DEEP and not client.offset:
+            if client.snapshot and client.ticket.after is None:
+                client.after = max(client.after, self.ring.floor)
             cursor = self.ring.seek(client.after)
             client.cursor = _DEEP if cursor is None else cursor
         if client.cursor == _DEEP:
@@ -395,7 +405,10 @@ class Hub:
         """Write a bounded part of what the ring has for this client."""
         try:
             found, cursor = self.ring.read(
-                client.cursor, client.group.topics, after=client.after
+                client.cursor,
+                client.group.interest,
+                after=client.after,
+                newest_from=self._newest_from(client),
             )
         except FellBehind:
             self.end(client, "behind")
@@ -420,7 +433,22 @@ class Hub:
         else:
             client.cursor = _LIVE
             client.served = cursor
+            if client.snapshot:
+                client.snapshot = False
+                client.pending = wire.snapshot(self.ring.floor, self.ring.last)
+                if not self._flush(client):
+                    return
             self._watch(client, room=False)
+
+    def _newest_from(self, client: Client) -> int | None:
+        """Return the position from which on a client needs the newest alone.
+
+        Whoever comes back with an id saw a part of them, and gets all that came since.
+        """
+        if not client.snapshot or client.ticket.after is not None:
+            return None
+        # The event that it has a part of must be ended, whether it is old by now or not.
+        return client.cursor + 1 if client.offset else client.cursor
 
     def _write_page(self, client: Client, found: list[Entry], last: StreamId) -> None:
         """Write events from Redis; what does not fit is asked for again later."""
@@ -497,8 +525,8 @@ class Hub:
         group = client.group
         group.clients.discard(client)
         if not group.clients:
-            del self._groups[group.topics]
-            for topic in group.topics:
+            del self._groups[group.interest]
+            for topic in group.interest.topics:
                 self._by_topic[topic].remove(group)
                 if not self._by_topic[topic]:
                     del self._by_topic[topic]

@@ -20,6 +20,33 @@ class Entry:
     """The event as server-sent bytes."""
     traceparent: bytes = b""
     """The W3C trace context it was made in; empty when there is none."""
+    type: bytes = b""
+    """The CloudEvents type."""
+    about: int | None = None
+    """The same for events of one type about one subject in the same topics: a later one
+    makes those before it old. None: nobody can tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interest:
+    """What a stream asks for: entries that have one of the topics and one of the types."""
+
+    topics: frozenset[bytes]
+    """Topics of the event stream; `<topic>/*` is all that is below one."""
+    types: frozenset[bytes] = frozenset()
+    """Types; with no prefixes either, every type is wanted."""
+    prefixes: tuple[bytes, ...] = ()
+    """Beginnings of types."""
+
+    def wants(self, entry: Entry) -> bool:
+        """Say whether an entry is part of the stream."""
+        return not self.topics.isdisjoint(entry.topics) and self.wants_type(entry.type)
+
+    def wants_type(self, type_: bytes) -> bool:
+        """Say whether events of a type are part of the stream, in the right topic."""
+        if not self.types and not self.prefixes:
+            return True
+        return type_ in self.types or type_.startswith(self.prefixes)
 
 
 class FellBehind(Exception):
@@ -47,6 +74,8 @@ class Ring:
         self.bytes = 0
         self.floor: StreamId = (0, 0)
         """Id after which nothing is missing here."""
+        self._newest: dict[int, int] = {}
+        """Position of the newest entry about something."""
         self._max_bytes = max_bytes
         # Not a deque, which walks to the middle: clients read everywhere in here.
         self._slots: list[Entry | None] = [None] * capacity
@@ -70,6 +99,8 @@ class Ring:
                 if self.end - self.first == len(self._slots):
                     self._drop_oldest()
                 self._slots[self.end % len(self._slots)] = entry
+                if entry.about is not None:
+                    self._newest[entry.about] = self.end
                 self.end += 1
                 self.bytes += len(entry.payload)
             while self.bytes > self._max_bytes and self.end - self.first > 1:
@@ -98,16 +129,19 @@ class Ring:
     def read(
         self,
         cursor: int,
-        topics: frozenset[bytes],
+        interest: Interest,
         *,
         after: StreamId = (0, 0),
+        newest_from: int | None = None,
         max_bytes: int = 128 * 1024,
         max_events: int = 256,
     ) -> tuple[Found, int]:
         """Return entries from a position on, and the position to go on from.
 
-        :param topics: entries that have none of these are left out.
+        :param interest: entries that are no part of it are left out.
         :param after: entries up to this id are left out too.
+        :param newest_from: from this position on, entries that a later one makes old are
+            left out as well; the later one comes in their stead.
         :param max_bytes: stop once there are so many; at least one entry is returned.
         :raises FellBehind: entries from this position on are no longer here.
         """
@@ -118,7 +152,13 @@ class Ring:
             size = 0
             while cursor < self.end and size < max_bytes and len(found) < max_events:
                 entry = self._at(cursor)
-                if entry.id > after and not topics.isdisjoint(entry.topics):
+                old = (
+                    newest_from is not None
+                    and cursor >= newest_from
+                    and entry.about is not None
+                    and self._newest[entry.about] != cursor
+                )
+                if not old and entry.id > after and interest.wants(entry):
                     found.append((cursor, entry))
                     size += len(entry.payload)
                 cursor += 1
@@ -133,6 +173,8 @@ class Ring:
         slot = self.first % len(self._slots)
         entry = self._at(self.first)
         self._slots[slot] = None
+        if entry.about is not None and self._newest[entry.about] == self.first:
+            del self._newest[entry.about]
         self.first += 1
         self.bytes -= len(entry.payload)
         self.floor = entry.id

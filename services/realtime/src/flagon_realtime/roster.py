@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from flagon_chassis.errors import Throttled, Unavailable
 
 from . import telemetry
+from .ring import Interest
 from .wire import StreamId
 
 
@@ -39,8 +40,8 @@ class Grant:
 class Ticket:
     """What a caller was let in for."""
 
-    topics: frozenset[bytes]
-    """Topics of the event stream."""
+    interest: Interest
+    """What the stream is about."""
     holder: str
     """The account or the address whose streams are counted together."""
     limit: int
@@ -49,6 +50,8 @@ class Ticket:
     """None for a stranger, who follows open topics alone."""
     after: StreamId | None = None
     """Id of the event that the client saw last; None: it starts now."""
+    snapshot: bool = False
+    """Whether the client is first told the newest of what is kept, and that that was it."""
 
 
 class Subscriber:

@@ -1,17 +1,22 @@
-"""`GET /api/v1/events`: the platform's events as they happen."""
+"""`/api/v1/events`: the platform's events as they happen, and those of clients."""
 
 import sys
+from datetime import UTC, datetime
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from apiflask import APIBlueprint, APIFlask
 from flask import current_app, request
 from flask.typing import ResponseReturnValue
 
-from flagon_chassis import auth
+from flagon_chassis import auth, streams, tracing
 from flagon_chassis.auth import Caller
+from flagon_chassis.web import reply
 
 from . import domain
+from .ring import Interest
 from .roster import Grant, Ticket
+from .schemas import NewEvent, PublishedEvent
 
 if TYPE_CHECKING:
     from .settings import Settings
@@ -27,21 +32,50 @@ _RESPONSES: Any = {
         " stream.",
         "content": {"text/event-stream": {"schema": {"type": "string"}}},
     },
-    422: {"description": "A topic or the last event id is not one of ours"},
+    422: {"description": "A topic, a type or the last event id is not one of ours"},
     429: {"description": "Too many streams of one account or address"},
     503: {"description": "The process is full, starting or stopping"},
+}
+_PUBLISH_RESPONSES: Any = {
+    413: {"description": "The event is too large"},
+    422: {"description": "The id or the key was used for another event"},
+    503: {"description": "The stream cannot be reached"},
 }
 _PARAMETERS: Any = [
     {
         "name": "topic",
         "in": "query",
         "required": True,
-        "description": "What to follow; may be repeated.",
+        "description": "What to follow; may be repeated. `<topic>/*` is all that is"
+        " below a topic.",
         "schema": {
             "type": "array",
             "minItems": 1,
-            "items": {"type": "string", "examples": ["products"]},
+            "items": {"type": "string", "examples": ["products", "jobs/*"]},
         },
+    },
+    {
+        "name": "type",
+        "in": "query",
+        "required": False,
+        "description": "Types of events to be sent, all others are not; may be repeated."
+        " With `*` at its end it is the beginning of types.",
+        "schema": {
+            "type": "array",
+            "items": {
+                "type": "string",
+                "examples": ["market.flagon.product.changed.v1", "market.flagon.job.*"],
+            },
+        },
+    },
+    {
+        "name": "snapshot",
+        "in": "query",
+        "required": False,
+        "description": "`1`: first the newest event of each type about each subject, as"
+        " far back as events are kept in memory, then `event: snapshot`, then what comes."
+        " After an id it is what was missed, then `event: snapshot`.",
+        "schema": {"type": "string", "enum": ["0", "1"]},
     },
     {
         "name": "last_event_id",
@@ -85,14 +119,19 @@ def follow_events() -> ResponseReturnValue:
     after = domain.parse_position(
         request.headers.get("Last-Event-ID") or request.args.get("last_event_id", "")
     )
+    types, prefixes = domain.split_types(
+        request.args.getlist("type"), limit=settings.topics_max
+    )
+    snapshot = domain.wants_snapshot(request.args.get("snapshot", ""))
     caller = _account() if domain.needs_account(names) else auth.caller_if_any()
     if caller is None:
         return station.open(
             Ticket(
-                topics=domain.internal_topics(names),
+                interest=Interest(domain.internal_topics(names), types, prefixes),
                 holder=f"address {request.remote_addr}",
                 limit=settings.connections_per_address,
                 after=after,
+                snapshot=snapshot,
             )
         )
     topics = domain.internal_topics(
@@ -100,13 +139,74 @@ def follow_events() -> ResponseReturnValue:
     )
     return station.open(
         Ticket(
-            topics=topics,
+            interest=Interest(topics, types, prefixes),
             holder=f"account {caller.sub}",
             limit=settings.connections_per_account,
             grant=_grant(caller),
             after=after,
+            snapshot=snapshot,
         )
     )
+
+
+@bp.post("/events")
+@auth.requires("events:write")
+@bp.doc(summary="Publish an event", responses=_PUBLISH_RESPONSES)
+@bp.input(NewEvent, arg_name="event")
+@bp.output(PublishedEvent, 201)
+def publish_event(event: NewEvent) -> ResponseReturnValue:
+    """Add an event of a trusted client to the stream, once for each id."""
+    station: Station = current_app.extensions["flagon.station"]
+    caller = auth.caller()
+    client = caller.client_id
+    domain.check_publisher(
+        sub=caller.sub, client_id=client, session=caller.sid or caller.gid
+    )
+    key = domain.parse_key(request.headers.get("Idempotency-Key"))
+    domain.check_namespace(client, event.type, event.topics)
+    identity = domain.event_id(client, event.id)
+    names = [_digest("id", client, event.id)]
+    if key is not None:
+        names.append(_digest("key", client, key))
+    added, position = station.append(
+        streams.encode(identity, event.type, _envelope(event, client, str(identity))),
+        names=names,
+        digest=sha256(event.model_dump_json().encode()).hexdigest(),
+    )
+    headers = {} if added else {"Idempotent-Replayed": "true"}
+    told = PublishedEvent(id=identity, position=position)
+    return reply(PublishedEvent, told, 201, headers)
+
+
+def _envelope(event: NewEvent, client: str, identity: str) -> dict[str, Any]:
+    """Return the event as followers get it: who it is from, we say."""
+    moment = (event.time or datetime.now(UTC)).astimezone(UTC)
+    traceparent = tracing.current_traceparent()
+    return {
+        "specversion": event.specversion,
+        "id": identity,
+        "source": f"/clients/{client}",
+        "type": event.type,
+        "subject": event.subject,
+        "time": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "datacontenttype": event.datacontenttype,
+        "data": event.data,
+        "topics": event.topics,
+        **({"traceparent": traceparent} if traceparent else {}),
+    }
+
+
+def _digest(*parts: str) -> str:
+    """Return a name of fixed length for what a client sent."""
+    return sha256("\0".join(parts).encode()).hexdigest()
+
+
+@bp.before_request
+def bound_events() -> None:
+    """Let a body be no larger than an event may be."""
+    if request.endpoint == "events.publish_event":
+        settings: Settings = current_app.extensions["flagon.settings"]
+        request.max_content_length = settings.publish_bytes_max
 
 
 @auth.requires()

@@ -20,7 +20,7 @@ class Settings(ServiceSettings, frozen=True, env_prefix="REALTIME_"):
     heartbeat_seconds: PositiveFloat = 15.0
     """Time between two signs of life to a client without events."""
     retry_milliseconds: PositiveInt = 2000
-    """Time that a client waits before it connects again."""
+    """Time that a client waits before it connects again, a quarter more or less."""
     stall_seconds: PositiveFloat = 30.0
     """Time without progress after which a client that does not read is closed."""
     rotate_seconds: PositiveFloat = 600.0
@@ -36,8 +36,13 @@ class Settings(ServiceSettings, frozen=True, env_prefix="REALTIME_"):
     """Streams that one account may have open in one process."""
     connections_per_address: PositiveInt = 500
     """Streams without a token that one address may have open in one process."""
+    publish_bytes_max: PositiveInt = 16 * 1024
+    """Largest body of an event that a client publishes."""
+    publish_limit: str = "120 per minute"
+    """Events that one client may publish; they take room in the stream from others."""
+
     topics_max: PositiveInt = 20
-    """Topics that one stream may ask for."""
+    """Topics that one stream may ask for, and types."""
 
     delivery_spans_per_second: int = Field(default=20, ge=0)
     """Most deliveries that a process writes into traces in a second."""

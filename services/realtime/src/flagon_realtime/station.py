@@ -6,6 +6,8 @@ import resource
 import signal
 import threading
 import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import structlog
 
@@ -106,6 +108,12 @@ class Station:
             raise NotReadyYet("Try again in a second.", retry_after_seconds=1)
         self._roster.check(ticket)
         return StreamResponse(self.source, ticket, self._hub)
+
+    def append(
+        self, fields: Mapping[str, Any], *, names: Sequence[str], digest: str
+    ) -> tuple[bool, str]:
+        """Add an entry to the stream; see `EventLog.append`."""
+        return self.source.event_log.append(fields, names=names, digest=digest)
 
     def check_reader(self) -> None:
         """Raise when events do not come in."""

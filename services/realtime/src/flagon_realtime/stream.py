@@ -63,7 +63,7 @@ class StreamResponse(Response):
             if name.lower() not in {"content-length", "connection"}
         ]
         lines += ["Connection: close", "", ""]
-        opening = wire.opening(self._source.retry_milliseconds)
+        opening = wire.opening(self._source.retry())
         return "\r\n".join(lines).encode("latin-1") + opening
 
 

@@ -65,6 +65,16 @@ def gap() -> bytes:
     return b"event: gap\ndata: {}\n\n"
 
 
+def snapshot(floor: StreamId, last: StreamId) -> bytes:
+    """Return the event that says: from here on you know the newest of everything.
+
+    :param floor: of what was not told of since this id, nothing was sent.
+    :param last: id up to which the client knows everything now.
+    """
+    told = dumps({"from": format_id(floor).decode()}).encode()
+    return b"id: %b\nevent: snapshot\ndata: %b\n\n" % (format_id(last), told)
+
+
 def close(reason: str, retry_milliseconds: int | None = None) -> bytes:
     """Return the last event of a stream.
 

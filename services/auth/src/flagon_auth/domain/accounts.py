@@ -32,8 +32,9 @@ IDENTITY_SCOPES = ("openid", "profile", "email", "offline_access")
 """Scopes that concern the person, whatever the role."""
 API_SCOPES = ("catalog:read", *(scope for own in _OWN_SCOPES.values() for scope in own))
 """Scopes of the platform's APIs; `catalog:read` is for services."""
-INSIDE_SCOPES = ("mails:send", "logout:deliver", "tokens:introspect")
-"""Scopes for what only our own services may ask of auth; no person has them."""
+INSIDE_SCOPES = ("mails:send", "logout:deliver", "tokens:introspect", "events:write")
+"""Scopes for our own services and for programs that an operator trusts by the command
+line; no person has them."""
 
 _EMAIL = re.compile(
     r"\A[^@\s\x00-\x1f\x7f\"(),:;<>\[\\\]]{1,64}@([a-z0-9-]+\.)+[a-z0-9-]+\Z"
