@@ -1,3 +1,5 @@
+import pytest
+
 from flagon_chassis.errors import Conflict, Failure
 
 
@@ -22,3 +24,7 @@ class TestFailure:
 
         assert (failure.status, failure.detail) == (409, "SKU 1 is in use.")
         assert (failure.retry_after_seconds, failure.extra) == (3, {"sku": "1"})
+
+    def test_does_not_replace_what_every_problem_has(self):
+        with pytest.raises(TypeError, match="type"):
+            SkuTaken("SKU 1 is in use.", type="mine")

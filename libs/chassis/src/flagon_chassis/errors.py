@@ -4,6 +4,10 @@ import re
 from inspect import getdoc
 
 
+_MEMBERS = frozenset({"type", "title", "status", "detail", "instance"})
+"""What RFC 9457 gives a meaning."""
+
+
 class Failure(Exception):
     """An expected failure, told to the caller.
 
@@ -13,6 +17,7 @@ class Failure(Exception):
     :param detail: one sentence on this very case, for the caller to read.
     :param retry_after_seconds: when trying again may help; sent as `Retry-After`.
     :param extra: further members of the problem, JSON values.
+    :raises TypeError: one has the name of a member that every problem has.
     """
 
     status = 500
@@ -25,6 +30,9 @@ class Failure(Exception):
         **extra: object,
     ) -> None:
         super().__init__(detail)
+        taken = _MEMBERS & extra.keys()
+        if taken:
+            raise TypeError(f"Every problem has {', '.join(sorted(taken))} already.")
         self.detail = detail
         self.retry_after_seconds = retry_after_seconds
         self.extra = extra
