@@ -3,7 +3,6 @@
 import re
 from inspect import getdoc
 
-
 _MEMBERS = frozenset({"type", "title", "status", "detail", "instance"})
 """What RFC 9457 gives a meaning."""
 
