@@ -18,7 +18,6 @@ from sqlalchemy import (
     Update,
     delete,
     func,
-    insert,
     literal_column,
     or_,
     select,
@@ -28,6 +27,7 @@ from sqlalchemy import (
     values,
 )
 from sqlalchemy import column as column_of
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 from uuid_utils.compat import uuid7
@@ -505,14 +505,22 @@ def _insert(
 
     Returns its columns and what the database set itself.
     """
-    values = {**columns, "slug": choices[0]}
-    try:
-        statement = _writing(insert(Product).values(values), values, priced=True)
-        return values, _write(session, statement, values)
-    except SlugTaken:
-        if len(choices) == 1:
-            raise
-        return _insert(session, columns, choices[1:])
+    *nicer, last = choices
+    for slug in nicer:
+        values = {**columns, "slug": slug}
+        # Not an error that is caught: it would cost a savepoint, two round trips.
+        adding = (
+            insert(Product)
+            .values(values)
+            .on_conflict_do_nothing(index_elements=["slug"])
+        )
+        statement = _writing(adding, values, priced=True)
+        created = _try_write(session, statement, values)
+        if created is not None:
+            return values, created
+    values = {**columns, "slug": last}
+    statement = _writing(insert(Product).values(values), values, priced=True)
+    return values, _write(session, statement, values)
 
 
 def lock_product(session: Session, *, id: UUID) -> View:
@@ -706,21 +714,27 @@ def _writing(
     return told.add_cte(price.cte("priced"))
 
 
-def _write(
-    session: Session,
-    statement: Select[Any],
-    values: Mapping[str, Any],
-) -> View:
-    """Write one product and return what the database sets itself."""
+def _write(session: Session, statement: Select[Any], values: Mapping[str, Any]) -> View:
+    """Write one product and return what the database sets itself; see `_try_write`."""
+    return cast("View", _try_write(session, statement, values))
+
+
+def _try_write(
+    session: Session, statement: Select[Any], values: Mapping[str, Any]
+) -> View | None:
+    """Do the same, and return None if the statement leaves a slug to who has it.
+
+    :raises SkuTaken: another product has this SKU; the transaction is lost.
+    :raises SlugTaken: another product has this slug; the transaction is lost.
+    """
     try:
-        # A savepoint, because a refused slug is no reason to lose the transaction.
-        with session.begin_nested():
-            return session.execute(statement).one()._asdict()
+        written = session.execute(statement).one_or_none()
     except IntegrityError as error:
         failure, name = _TAKEN[broken_rule(error)]
         detail = f"{values[name]} is in use."
         wrong = [{"pointer": f"#/{name}", "detail": detail}]
         raise failure(detail, errors=wrong) from error
+    return written._asdict() if written else None
 
 
 def broken_rule(error: IntegrityError) -> str:
