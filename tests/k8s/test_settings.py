@@ -41,6 +41,15 @@ def docker(tmp_path):
     return stack, keeper
 
 
+@pytest.fixture
+def bare(monkeypatch):
+    """No settings of other tests: a variable counts before a file."""
+    for key in [*os.environ]:
+        if key.startswith(tuple(f"{service.upper()}_" for service in SERVICES)):
+            monkeypatch.delenv(key)
+    return monkeypatch
+
+
 class TestProcesses:
     @pytest.mark.parametrize("name", OVERLAYS)
     def test_are_those_of_the_other_modes(self, name):
@@ -109,7 +118,7 @@ class TestSettings:
 
     @pytest.mark.parametrize("name", OVERLAYS)
     @pytest.mark.parametrize("service", SERVICES)
-    def test_start_the_service(self, name, service, docker, tmp_path, monkeypatch):
+    def test_start_the_service(self, name, service, docker, tmp_path, bare):
         """The real Settings class takes what each process of the service is given."""
         stack, keeper = docker
         manifests = overlay(name)
@@ -120,9 +129,7 @@ class TestSettings:
         for one in manifests.of("Deployment"):
             if rules.service_of(one) != service:
                 continue
-            with monkeypatch.context() as patch:
-                for key in [key for key in os.environ if key.startswith("FLAGON")]:
-                    patch.delenv(key)
+            with bare.context() as patch:
                 for key, value in rules.environment(manifests, one).items():
                     patch.setenv(key, value)
                 found = rules.settings_of(service)(_secrets_dir=secrets)
@@ -131,12 +138,12 @@ class TestSettings:
             text = found.secret_key.get_secret_value()
             assert text == values[f"{service.upper()}_SECRET_KEY"]
 
-    def test_of_a_bucket_need_its_key(self, docker, tmp_path, monkeypatch):
+    def test_of_a_bucket_need_its_key(self, docker, tmp_path, bare):
         stack, keeper = docker
         manifests = combined(("bucket",))
         values = environment.confidential("catalog", stack, keeper)
         for key, value in manifests.settings("catalog").items():
-            monkeypatch.setenv(key, value)
+            bare.setenv(key, value)
 
         with pytest.raises(ValueError, match="CATALOG_IMAGES_KEY_ID"):
             rules.settings_of("catalog")(_secrets_dir=mounted(tmp_path / "s", values))
