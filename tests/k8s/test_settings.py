@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 import yaml
@@ -88,6 +89,21 @@ class TestProcesses:
             for name, one in COMPOSE["services"].items()
             if one.get("restart") == "no"
         }
+
+    def test_have_the_version_of_the_platform(self):
+        version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+            "version"
+        ]
+        tags = {
+            container["image"].rpartition(":")[2]
+            for one in overlay("local").of("Deployment", "Job")
+            for container in rules.containers(one)
+            if container["image"].startswith("flagon-")
+        }
+        script = (K8S / "cluster.py").read_text()
+
+        assert tags == {version}
+        assert f'VERSION = "{version}"' in script
 
     def test_have_the_images_of_containers(self):
         for name in ("postgres", "redis-store", "redis-cache"):
