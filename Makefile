@@ -11,6 +11,9 @@ FLAGON := PYTHONPATH=deploy/local $(VENV)/python -m flagonctl --mode $(MODE) --p
 export C F ID N ONLY P PART ROLE S SCOPE SIGNAL SNAPSHOT TO TOPIC TYPE
 VALUES := "C=$$C" "F=$$F" "ID=$$ID" "N=$$N" "ONLY=$$ONLY" "P=$$P" "PART=$$PART" "ROLE=$$ROLE" "S=$$S" "SCOPE=$$SCOPE" "SIGNAL=$$SIGNAL" "SNAPSHOT=$$SNAPSHOT" "TO=$$TO" "TOPIC=$$TOPIC" "TYPE=$$TYPE"
 
+K8S := $(VENV)/python deploy/k8s/cluster.py --context "$$CONTEXT" --overlay "$${OVERLAY:-local}"
+export CONTEXT OVERLAY
+
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  \033[1m%-10s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
@@ -64,6 +67,19 @@ seed: ## Make demonstration accounts and clients where missing
 	@$(FLAGON) seed $(VALUES)
 bench: ## Measure what is promised [N=… for one of tests/bench]
 	@$(FLAGON) bench $(VALUES)
+
+# -- In a cluster -------------------------------------------------------------------------
+
+k8s-up: setup ## Bring everything into a cluster [CONTEXT=kind-flagon OVERLAY=local]
+	@$(K8S) up
+k8s-test: ## Ask the cluster how everything is, also during a rollout [CONTEXT=…]
+	@$(K8S) test
+k8s-down: ## Take everything out of the cluster, data included [CONTEXT=…]
+	@$(K8S) down
+k8s-images: ## Build the images that the manifests name
+	@$(K8S) images
+k8s-check: setup ## Prove the manifests without a cluster
+	@bash deploy/check.sh k8s
 
 # -- Changing -----------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ export COLUMNS="${COLUMNS:-200}" PYTEST_ADDOPTS
 unset CI BUILD_NUMBER
 [ -t 1 ] && PYTEST_ADDOPTS="--color=yes $PYTEST_ADDOPTS"
 passed=0 failed=0
-units='chassis auth catalog realtime web worker system judges together deployment'
+units='chassis auth catalog realtime web worker system judges together deployment k8s'
 selected=
 for name; do
   case $name in
@@ -77,11 +77,12 @@ skip() {
 formatted() { "$bin/ruff" format --check --quiet . && echo "formatted"; }
 style() {
   "$bin/ruff" check --quiet . && "$bin/lint-imports" --no-cache &&
-    for script in deploy/*.sh deploy/*/*.sh gateway/*.sh; do sh -n "$script" || return 1; done
+    for script in deploy/*.sh deploy/*/*.sh deploy/k8s/base/*/*.sh gateway/*.sh; do sh -n "$script" || return 1; done
 }
 types() {
   "$bin/mypy" libs/chassis/src $(printf '%s ' services/*/src) &&
     MYPYPATH=deploy/local "$bin/mypy" deploy/local/flagonctl &&
+    MYPYPATH=deploy/local "$bin/mypy" deploy/k8s/cluster.py &&
     "$bin/mypy" deploy/api/flagonapi
 }
 # One process for each: they install log handlers, tracers and signal handlers, of which a
@@ -108,6 +109,7 @@ stage system "$bin/python" -m pytest -q tests/system
 stage judges "$bin/python" -m pytest -q tests/judges
 stage together "$bin/python" -m pytest -q tests/together
 stage deployment "$bin/python" -m pytest -q tests/local
+stage k8s "$bin/python" -m pytest -q tests/k8s
 stage e2e-local end_to_end local
 stage browser browser
 if docker info > /dev/null 2>&1; then

@@ -1,0 +1,443 @@
+"""Brings the platform into a cluster, asks it how it is, and takes it away again.
+
+    python deploy/k8s/cluster.py up|test|down|images [--context NAME] [--overlay local]
+
+Only a context that was named, or one that is plainly of this machine, is ever touched.
+Where there is none, nothing is done and that is said.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPException
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "deploy" / "local"))
+
+from flagonctl import authority, configuration, environment, vault  # noqa: E402
+from flagonctl.problem import Problem  # noqa: E402
+from flagonctl.processes import OWNERS, SERVICES  # noqa: E402
+from flagonctl.stack import Stack  # noqa: E402
+
+Object = dict[str, Any]
+"""One object of Kubernetes."""
+
+NAMESPACE = "flagon"
+VERSION = "0.1.0"
+"""The tag that base/ names."""
+WAIT = "600s"
+"""Longest wait for one process, images of others included."""
+
+_LOCAL = re.compile(
+    r"kind-.+|k3d-.+|minikube|docker-desktop|rancher-desktop|colima|orbstack|microk8s"
+)
+_LOADERS = {
+    "kind-": ["kind", "load", "docker-image", "--name"],
+    "k3d-": ["k3d", "image", "import", "--cluster"],
+}
+
+
+class NoCluster(Exception):
+    """There is no cluster that may be used; the text says why."""
+
+
+@dataclass(frozen=True)
+class Cluster(Stack):
+    """The stack in the cluster: names are as in containers, its state is its own."""
+
+    folder: Path = ROOT / ".run" / "k8s"
+
+    @property
+    def state(self) -> Path:
+        """Folder of its secrets."""
+        return self.folder
+
+
+# -- Which cluster ------------------------------------------------------------------------
+
+
+def kubectl(*arguments: str, given: str = "", capture: bool = True) -> str:
+    """Run kubectl and return what it printed.
+
+    :param given: its standard input; secrets go this way, never as arguments.
+    :raises Problem: it failed.
+    """
+    done = subprocess.run(
+        [_program(), *arguments],
+        check=False,
+        input=given,
+        text=True,
+        stdout=subprocess.PIPE if capture else None,
+        stderr=subprocess.PIPE if capture else None,
+    )
+    if done.returncode != 0:
+        words = (done.stderr or "").strip()
+        message = f"`kubectl {' '.join(arguments[:4])} …` failed: {words}"
+        raise Problem(message, "kubectl get events --namespace flagon")
+    return done.stdout or ""
+
+
+def _program() -> str:
+    # The one of the lock is as new as the manifests; one of the machine fits its cluster.
+    own = Path(sysconfig.get_path("scripts")) / "kubectl"
+    return os.environ.get("KUBECTL") or (str(own) if own.exists() else "kubectl")
+
+
+def choose(named: str) -> str:
+    """Return the context to use.
+
+    :param named: what the caller asked for; empty: the current one, if it is local.
+    :raises NoCluster: there is none that may be used.
+    """
+    configured: Object = json.loads(kubectl("config", "view", "--output", "json"))
+    contexts = {one["name"]: one for one in configured.get("contexts") or []}
+    if named:
+        if named not in contexts:
+            raise NoCluster(f"There is no context {named}.")
+        return named
+    current = configured.get("current-context") or ""
+    if current not in contexts:
+        raise NoCluster("No cluster is configured: `kind create cluster`, for one.")
+    clusters = {one["name"]: one for one in configured.get("clusters") or []}
+    found = clusters.get(contexts[current]["context"]["cluster"], {})
+    if not is_local(current, found.get("cluster", {}).get("server", "")):
+        raise NoCluster(
+            f"The current context {current} is not plainly of this machine; "
+            f"to use it, name it: CONTEXT={current}"
+        )
+    return str(current)
+
+
+def is_local(context: str, server: str) -> bool:
+    """Say whether a context is plainly one of this machine.
+
+    The name alone is not enough, since anybody can give it; nor is the address, since a
+    tunnel to any cluster ends at one like that.
+    """
+    if not _LOCAL.fullmatch(context):
+        return False
+    host = urlsplit(server).hostname or ""
+    if host in {"localhost", "kubernetes.docker.internal"}:
+        return True
+    try:
+        return ip_address(host).is_private
+    except ValueError:
+        return False
+
+
+# -- What is applied ----------------------------------------------------------------------
+
+
+def build(overlay: str) -> list[Object]:
+    """Return the objects of an overlay."""
+    text = kubectl("kustomize", str(ROOT / "deploy" / "k8s" / "overlays" / overlay))
+    return [one for one in yaml.load_all(text, yaml.CSafeLoader) if one]
+
+
+def secrets(stack: Stack) -> list[Object]:
+    """Return the secrets of the demonstration, made where missing.
+
+    :return: Secret objects, each with the names of files that containers mount too.
+    """
+    keeper = vault.Vault(stack.secrets)
+    keeper.fill()
+    authority.ensure(stack.tls)
+    accounts = stack.secrets / "auth_accounts.json"
+    vault.accounts(accounts)
+    configuration.redis_files(stack, keeper, 0o600)
+    values = {
+        service: environment.confidential(service, stack, keeper)
+        for service in SERVICES
+    }
+    for owner in OWNERS:
+        values[f"{owner}-owner"] = environment.migration(owner, stack, keeper)
+    values["auth-seed"] = {
+        "auth_clients.json": json.dumps(vault.clients(stack, keeper)),
+        "auth_accounts.json": accounts.read_text(),
+    }
+    values["postgres"] = {
+        path.name: path.read_text() for path in stack.secrets.glob("*postgres_password")
+    }
+    values["redis-admin"] = {"redis_admin_password": keeper["redis_admin_password"]}
+    values["redis-acl"] = {
+        f"{name}.acl": (stack.config / f"redis-{name}.acl").read_text()
+        for name in ("store", "cache")
+    }
+    made = [
+        _secret(name, {key.lower(): value for key, value in one.items()})
+        for name, one in values.items()
+    ]
+    pair = {
+        "tls.crt": (stack.tls / "server.pem").read_text(),
+        "tls.key": (stack.tls / "server.key").read_text(),
+    }
+    return [*made, _secret("gateway-tls", pair) | {"type": "kubernetes.io/tls"}]
+
+
+def _secret(name: str, values: dict[str, str]) -> Object:
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": name, "namespace": NAMESPACE},
+        "stringData": values,
+    }
+
+
+PHASES = ("namespace", "ground", "migrate", "seed", "rest")
+"""The order of a rollout: data and settings, tables, clients, and only then processes."""
+
+
+def phase(one: Object) -> str:
+    """Return when an object is applied."""
+    kind = one["kind"]
+    if kind == "Namespace":
+        return "namespace"
+    labels = one["metadata"].get("labels", {})
+    if kind == "Job":
+        return str(labels["flagon.market/phase"])
+    scales = kind in {"HorizontalPodAutoscaler", "ScaledObject"}
+    runs = kind == "Deployment" and labels["app.kubernetes.io/component"] != "data"
+    return "rest" if scales or runs else "ground"
+
+
+# -- The commands -------------------------------------------------------------------------
+
+
+class Rollout:
+    """What is done to one cluster, always by its name."""
+
+    def __init__(self, context: str) -> None:
+        self.context = context
+
+    def run(self, *arguments: str, given: str = "", capture: bool = True) -> str:
+        """Run kubectl against the cluster, in the namespace."""
+        return kubectl(
+            *("--context", self.context, "--namespace", NAMESPACE),
+            *arguments,
+            given=given,
+            capture=capture,
+        )
+
+    def apply(self, objects: list[Object]) -> None:
+        """Apply objects as the server does: nothing of a secret goes to annotations."""
+        if objects:
+            self.run(
+                *("apply", "--server-side", "--force-conflicts"),
+                *("--field-manager", "flagon", "--filename", "-"),
+                given=json.dumps(
+                    {"apiVersion": "v1", "kind": "List", "items": objects}
+                ),
+            )
+
+    def wait(self, objects: list[Object]) -> None:
+        """Wait until processes run and jobs have ended well."""
+        for one in objects:
+            kind, name = one["kind"].lower(), one["metadata"]["name"]
+            if kind in {"deployment", "statefulset"}:
+                self.run("rollout", "status", f"{kind}/{name}", f"--timeout={WAIT}")
+            elif kind == "job":
+                self.run(
+                    "wait",
+                    "--for=condition=complete",
+                    f"job/{name}",
+                    f"--timeout={WAIT}",
+                )
+
+    def up(self, objects: list[Object], confidential: list[Object]) -> None:
+        """Bring everything up, in the order of PHASES; safe to repeat."""
+        by_phase = {
+            one: [each for each in objects if phase(each) == one] for one in PHASES
+        }
+        for name, some in by_phase.items():
+            print(f"{name}: {len(some)} objects")
+            if name in {"migrate", "seed"}:
+                for one in some:
+                    # A job cannot be changed, and an old one has done its work.
+                    self.run(
+                        *("delete", "job", one["metadata"]["name"]),
+                        *("--ignore-not-found", "--wait"),
+                    )
+            self.apply(some)
+            if name == "namespace":
+                self.apply(confidential)
+            self.wait(some)
+
+    def down(self) -> None:
+        """Take everything away, its data included."""
+        self.run("delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait")
+
+    def test(self) -> None:
+        """Ask the gateway how everything is, also while services are replaced.
+
+        :raises Problem: something is not ready, or a request failed.
+        """
+        with self.forward() as port:
+            if ask(port, "/healthz") is None:
+                raise Problem("The gateway does not answer.", "make k8s-up")
+            status = json.loads(ask(port, "/status") or b"{}")
+            if status.get("status") != "ready":
+                raise Problem(f"Not everything is ready: {status}", "kubectl get pods")
+            print("everything is ready")
+            failed, asked = self._replaced("catalog", port)
+        print(f"catalog replaced: {asked} requests, {failed} failed")
+        if failed:
+            raise Problem(f"{failed} of {asked} requests failed.", "make k8s-test")
+
+    def _replaced(self, name: str, port: int) -> tuple[int, int]:
+        over = threading.Event()
+        wrong: list[BaseException] = []
+
+        def replace() -> None:
+            try:
+                self.run("rollout", "restart", f"deployment/{name}")
+                self.run("rollout", "status", f"deployment/{name}", f"--timeout={WAIT}")
+            except Problem as problem:
+                wrong.append(problem)
+            finally:
+                over.set()
+
+        thread = threading.Thread(target=replace)
+        thread.start()
+        failed = asked = 0
+        while not asked or not over.is_set():
+            asked += 1
+            # Not from the micro-cache.
+            failed += ask(port, "/api/v1/products?limit=1", fresh=True) is None
+        thread.join()
+        if wrong:
+            raise wrong[0]
+        return failed, asked
+
+    @contextmanager
+    def forward(self) -> Iterator[int]:
+        """Give a port of this machine that leads to the gateway."""
+        process = subprocess.Popen(
+            [
+                *(_program(), "--context", self.context, "--namespace", NAMESPACE),
+                *("port-forward", "service/gateway-public", ":80"),
+            ],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            line = process.stdout.readline() if process.stdout else ""
+            found = re.search(r"127\.0\.0\.1:(\d+)", line)
+            if not found:
+                raise Problem("The gateway cannot be reached.", "make k8s-up")
+            yield int(found[1])
+        finally:
+            process.terminate()
+            process.communicate()
+
+
+def ask(port: int, path: str, *, fresh: bool = False) -> bytes | None:
+    """Return what the gateway answers to a GET; None unless it is a 200."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=30)
+    headers = {"Host": "localhost", "Accept": "application/json"}
+    if fresh:
+        headers["Cache-Control"] = "no-cache"
+    try:
+        connection.request("GET", path, headers=headers)
+        answer = connection.getresponse()
+        body = answer.read()
+    except (OSError, HTTPException):
+        return None
+    else:
+        return body if answer.status == HTTPStatus.OK else None
+    finally:
+        connection.close()
+
+
+def images() -> list[str]:
+    """Build every image as the base names it and return the names."""
+    names = []
+    for service in SERVICES:
+        names.append(f"flagon-{service}:{VERSION}")
+        _docker("--build-arg", f"SERVICE={service}", "--tag", names[-1], ".")
+    with tempfile.TemporaryDirectory() as pages:
+        configuration.page_files(Path(pages), ROOT, 0o644)
+        Path(pages).chmod(0o755)
+        names.append(f"flagon-gateway:{VERSION}")
+        _docker(
+            *("--file", "deploy/k8s/images/gateway.Dockerfile"),
+            *("--build-context", f"pages={pages}", "--tag", names[-1], "."),
+        )
+    return names
+
+
+def _docker(*arguments: str) -> None:
+    done = subprocess.run(["docker", "build", *arguments], check=False, cwd=ROOT)
+    if done.returncode != 0:
+        raise Problem("An image could not be built.", "docker info")
+
+
+def load(context: str, names: list[str]) -> None:
+    """Give images to the nodes of a local cluster; others share the engine's."""
+    for prefix, command in _LOADERS.items():
+        if context.startswith(prefix):
+            subprocess.run([*command, context.removeprefix(prefix), *names], check=True)
+    if context == "minikube":
+        for name in names:
+            subprocess.run(["minikube", "image", "load", name], check=True)
+
+
+def main() -> int:
+    """Carry out one command and return the exit status."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("command", choices=["up", "test", "down", "images"])
+    parser.add_argument("--context", default="")
+    parser.add_argument("--overlay", default="local")
+    parser.add_argument(
+        "--state", type=Path, default=ROOT / ".run" / "k8s", help="folder of secrets"
+    )
+    chosen = parser.parse_args()
+    try:
+        if chosen.command == "images":
+            images()
+            return 0
+        context = choose(chosen.context)
+        print(f"context: {context}")
+        rollout = Rollout(context)
+        if chosen.command == "up":
+            local = chosen.overlay == "local"
+            if local and shutil.which("docker"):
+                load(context, images())
+            # Other overlays bring secrets of their own.
+            stack = Cluster("docker", 8080, ROOT, chosen.state)
+            rollout.up(build(chosen.overlay), secrets(stack) if local else [])
+            if local:
+                print(
+                    f"kubectl --context {context} --namespace {NAMESPACE} port-forward"
+                    f" service/gateway-public 8080:80   then {stack.http_url}"
+                )
+        elif chosen.command == "test":
+            rollout.test()
+        else:
+            rollout.down()
+    except NoCluster as reason:
+        print(f"skipped: {reason}")
+    except Problem as problem:
+        print(problem, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,107 @@
+"""Who reaches whom, computed from NetworkPolicies as Kubernetes reads them.
+
+https://kubernetes.io/docs/concepts/services-networking/network-policies/: a pod that no
+policy selects for a direction may do everything in it; else what any of them allows. A
+connection needs both ends to allow it. Addresses of pods are in no `ipBlock` of ours.
+"""
+
+from dataclasses import dataclass, field
+from ipaddress import ip_address, ip_network
+
+from .manifests import WORKLOADS, labels
+
+NAMESPACE = "flagon"
+
+
+@dataclass(frozen=True)
+class End:
+    """A pod, or an address outside the cluster (then `address` is set)."""
+
+    name: str
+    labels: dict = field(default_factory=dict)
+    namespace: str = NAMESPACE
+    address: str = ""
+
+
+def ends(manifests):
+    """Every workload as the pods that it starts, by name."""
+    return {
+        one["metadata"]["name"]: End(one["metadata"]["name"], labels(one))
+        for one in manifests.of(*WORKLOADS)
+    }
+
+
+def selects(selector, found):
+    """Whether a label selector matches; an empty one matches everything."""
+    for key, value in selector.get("matchLabels", {}).items():
+        if found.get(key) != value:
+            return False
+    for each in selector.get("matchExpressions", []):
+        has, values = found.get(each["key"]), each.get("values", [])
+        if not {
+            "In": has in values,
+            "NotIn": has not in values,
+            "Exists": has is not None,
+            "DoesNotExist": has is None,
+        }[each["operator"]]:
+            return False
+    return True
+
+
+def matches(peer, end):
+    """Whether one entry of `from` or `to` means this end."""
+    if "ipBlock" in peer:
+        block = peer["ipBlock"]
+        return (
+            bool(end.address)
+            and ip_address(end.address) in ip_network(block["cidr"])
+            and not any(
+                ip_address(end.address) in ip_network(each)
+                for each in block.get("except", [])
+            )
+        )
+    if end.address:
+        return False
+    if "namespaceSelector" in peer:
+        namespace = {"kubernetes.io/metadata.name": end.namespace}
+        if not selects(peer["namespaceSelector"], namespace):
+            return False
+    elif end.namespace != NAMESPACE:
+        return False
+    return selects(peer.get("podSelector", {}), end.labels)
+
+
+def allowed(policies, direction, here, there, port, protocol):
+    """Whether the policies of one end allow a connection in one direction."""
+    if here.address or here.namespace != NAMESPACE:
+        return True
+    key, peers = {"Egress": ("egress", "to"), "Ingress": ("ingress", "from")}[direction]
+    mine = [
+        one["spec"]
+        for one in policies
+        if direction in one["spec"]["policyTypes"]
+        and selects(one["spec"]["podSelector"], here.labels)
+    ]
+    if not mine:
+        return True
+    return any(
+        (peers not in rule or any(matches(peer, there) for peer in rule[peers]))
+        and (
+            "ports" not in rule
+            or any(
+                each.get("protocol", "TCP") == protocol
+                and each["port"] <= port <= each.get("endPort", each["port"])
+                for each in rule["ports"]
+            )
+        )
+        for spec in mine
+        for rule in spec.get(key, [])
+    )
+
+
+def reaches(manifests, caller, callee, port, protocol="TCP"):
+    """Whether a connection from one end to another comes about."""
+    policies = manifests.of("NetworkPolicy")
+    return allowed(policies, "Egress", caller, callee, port, protocol) and allowed(
+        policies, "Ingress", callee, caller, port, protocol
+    )

@@ -1,0 +1,176 @@
+"""Objects that Kubernetes itself does not know: the fields that their documents name.
+
+Only what is used here is listed, closed: a field with a typing mistake is refused.
+"""
+
+from jsonschema import Draft202012Validator
+
+
+def _object(required, **properties):
+    return {
+        "type": "object",
+        "required": required.split(),
+        "additionalProperties": False,
+        "properties": properties,
+    }
+
+
+def _list(item, **more):
+    return {"type": "array", "items": item, "minItems": 1, **more}
+
+
+_TEXT = {"type": "string", "minLength": 1}
+_SECONDS = {"type": "integer", "minimum": 0}
+_DURATION = {"type": "string", "pattern": r"^([0-9]+(h|m|s|ms))+$"}
+_PORT = {"type": "integer", "minimum": 1, "maximum": 65535}
+
+SPECS = {
+    # https://cert-manager.io/docs/reference/api-docs/#cert-manager.io/v1.CertificateSpec
+    ("cert-manager.io/v1", "Certificate"): _object(
+        "secretName issuerRef dnsNames",
+        secretName=_TEXT,
+        dnsNames=_list(_TEXT),
+        issuerRef=_object("name kind group", name=_TEXT, kind=_TEXT, group=_TEXT),
+        privateKey=_object(
+            "algorithm",
+            algorithm={"enum": ["RSA", "ECDSA", "Ed25519"]},
+            size={"type": "integer"},
+            rotationPolicy={"enum": ["Never", "Always"]},
+        ),
+        renewBefore=_DURATION,
+        usages=_list({"enum": ["digital signature", "server auth"]}),
+    ),
+    # https://external-secrets.io/latest/api/externalsecret/
+    ("external-secrets.io/v1", "ExternalSecret"): _object(
+        "secretStoreRef target dataFrom",
+        refreshInterval=_DURATION,
+        secretStoreRef=_object(
+            "kind name", kind={"enum": ["ClusterSecretStore"]}, name=_TEXT
+        ),
+        target=_object("name", name=_TEXT),
+        dataFrom=_list(_object("extract", extract=_object("key", key=_TEXT))),
+    ),
+    # https://keda.sh/docs/latest/reference/scaledobject-spec/ and /scalers/prometheus/
+    ("keda.sh/v1alpha1", "ScaledObject"): _object(
+        "scaleTargetRef triggers",
+        scaleTargetRef=_object("name", name=_TEXT),
+        minReplicaCount=_SECONDS,
+        maxReplicaCount={"type": "integer", "minimum": 1},
+        pollingInterval=_SECONDS,
+        cooldownPeriod=_SECONDS,
+        triggers=_list(
+            _object(
+                "type metadata",
+                type={"enum": ["prometheus"]},
+                metricType={"enum": ["AverageValue", "Value"]},
+                # Values of triggers are strings, numbers too.
+                metadata=_object(
+                    "serverAddress query threshold",
+                    serverAddress={"type": "string", "pattern": "^https?://"},
+                    query=_TEXT,
+                    threshold={"type": "string", "pattern": "^[0-9.]+$"},
+                ),
+            )
+        ),
+    ),
+    # https://gateway-api.sigs.k8s.io/reference/spec/
+    ("gateway.networking.k8s.io/v1", "Gateway"): _object(
+        "gatewayClassName listeners",
+        gatewayClassName=_TEXT,
+        listeners=_list(
+            _object(
+                "name port protocol",
+                name=_TEXT,
+                port=_PORT,
+                protocol={"enum": ["HTTPS"]},
+                hostname=_TEXT,
+                tls=_object(
+                    "mode certificateRefs",
+                    mode={"enum": ["Terminate"]},
+                    certificateRefs=_list(_object("name", name=_TEXT)),
+                ),
+                allowedRoutes=_object(
+                    "namespaces", namespaces=_object("from", **{"from": _TEXT})
+                ),
+            )
+        ),
+    ),
+    ("gateway.networking.k8s.io/v1", "HTTPRoute"): _object(
+        "parentRefs rules",
+        parentRefs=_list(_object("name", name=_TEXT, sectionName=_TEXT)),
+        hostnames=_list(_TEXT),
+        rules=_list(
+            _object(
+                "backendRefs",
+                backendRefs=_list(_object("name port", name=_TEXT, port=_PORT)),
+            )
+        ),
+    ),
+    ("gateway.networking.k8s.io/v1", "BackendTLSPolicy"): _object(
+        "targetRefs validation",
+        targetRefs=_list(
+            _object(
+                "group kind name",
+                group={"const": ""},
+                kind={"const": "Service"},
+                name=_TEXT,
+                sectionName=_TEXT,
+            )
+        ),
+        validation=_object(
+            "hostname wellKnownCACertificates",
+            hostname=_TEXT,
+            wellKnownCACertificates={"const": "System"},
+        ),
+    ),
+    # https://prometheus-operator.dev/docs/api-reference/api/#monitoring.coreos.com/v1.PodMonitor
+    ("monitoring.coreos.com/v1", "PodMonitor"): _object(
+        "selector podMetricsEndpoints",
+        selector={"type": "object"},
+        podMetricsEndpoints=_list(
+            _object(
+                "port",
+                port=_TEXT,
+                path={"type": "string", "pattern": "^/"},
+                interval=_DURATION,
+                scrapeTimeout=_DURATION,
+                honorLabels={"type": "boolean"},
+                relabelings=_list(
+                    _object(
+                        "sourceLabels targetLabel",
+                        sourceLabels=_list(_TEXT),
+                        targetLabel=_TEXT,
+                    )
+                ),
+            )
+        ),
+    ),
+    ("monitoring.coreos.com/v1", "PrometheusRule"): _object(
+        "groups",
+        groups=_list(
+            _object(
+                "name rules",
+                name=_TEXT,
+                rules=_list(_object("record expr", record=_TEXT, expr=_TEXT)),
+            )
+        ),
+    ),
+}
+
+
+def mistakes(one):
+    """What is wrong with an object of another's kind; None: the kind is not known."""
+    spec = SPECS.get((one["apiVersion"], one["kind"]))
+    if spec is None:
+        return None
+    whole = _object(
+        "apiVersion kind metadata spec",
+        apiVersion=_TEXT,
+        kind=_TEXT,
+        metadata={"type": "object", "required": ["name", "namespace"]},
+        spec=spec,
+    )
+    return [
+        f"{error.json_path}: {error.message}"
+        for error in Draft202012Validator(whole).iter_errors(one)
+    ]

@@ -1,0 +1,248 @@
+"""Who reaches whom is what docs/architecture.md says, and nothing more."""
+
+from copy import deepcopy
+
+import pytest
+
+from .conftest import COMBINATIONS
+from .manifests import OVERLAYS, Manifests, combined, overlay
+from .reach import End, ends, reaches
+
+OWNERS = ("auth", "catalog", "worker")
+TASKS = ("worker-interactive", "worker-bulk")
+
+EDGES = {
+    # Requests of people, the session exchange and API keys.
+    *(("gateway", to, 8000) for to in ("auth", "catalog", "realtime", "web", "worker")),
+    # Keys of tokens; tokens of one's own; pages that say how everything is.
+    *((one, "auth", 8000) for one in ("catalog", "realtime", "web", "worker", *TASKS)),
+    *(("web", to, 8000) for to in ("catalog", "realtime", "worker")),
+    ("web", "gateway", 8081),
+    # Imports and thumbnails; logouts.
+    ("worker-bulk", "catalog", 8000),
+    ("worker-interactive", "web", 8000),
+    # Each owner's database, from its own processes.
+    *(
+        (f"{owner}{process}", "postgres", 5432)
+        for owner in OWNERS
+        for process in ("", "-relay", "-migrate")
+    ),
+    *((one, "postgres", 5432) for one in ("auth-seed", "worker-consumer", *TASKS)),
+    # Sessions, denylist, streams and queues: all that serve, send or take.
+    *(
+        (one, "redis-store", 6379)
+        for one in (
+            *("auth", "catalog", "realtime", "web", "worker", "auth-seed", *TASKS),
+            *("auth-relay", "catalog-relay", "worker-relay"),
+            *("worker-consumer", "worker-beat"),
+        )
+    ),
+    # Rate limits of what serves, and kept answers.
+    *(
+        (one, "redis-cache", 6379)
+        for one in (
+            *("auth", "catalog", "realtime", "web", "worker"),
+            *("auth-seed", "catalog-relay"),
+        )
+    ),
+}
+"""Every connection between pods that the platform needs: caller, callee, port."""
+
+PORTS = (80, 443, 5432, 6379, 8000, 8080, 8081, 8443, 9090)
+STRANGER = End("stranger", {"app.kubernetes.io/name": "gateway"}, "default")
+PROMETHEUS = End("prometheus", {"app.kubernetes.io/name": "prometheus"}, "monitoring")
+GRAFANA = End("grafana", {"app.kubernetes.io/name": "grafana"}, "monitoring")
+DNS = End("dns", {"k8s-app": "kube-dns"}, "kube-system")
+CONTROLLER = End("etcd", {"component": "etcd"}, "kube-system")
+PUBLIC = End("somebody", address="203.0.113.7")
+METADATA = End("metadata of the cloud", address="169.254.169.254")
+
+
+def matrix(manifests):
+    """All connections between pods that come about."""
+    pods = ends(manifests)
+    return {
+        (caller, callee, port)
+        for caller, one in pods.items()
+        for callee, other in pods.items()
+        for port in PORTS
+        if caller != callee and reaches(manifests, one, other, port)
+    }
+
+
+def wanted(manifests):
+    """The edges whose ends are there."""
+    pods = ends(manifests)
+    return {edge for edge in EDGES if {edge[0], edge[1]} <= set(pods)}
+
+
+@pytest.fixture(scope="module")
+def local():
+    return overlay("local")
+
+
+class TestMatrix:
+    @pytest.mark.parametrize("name", OVERLAYS)
+    def test_is_that_of_the_architecture(self, name):
+        """Every allowed pair is allowed, and each of the others is refused."""
+        assert matrix(overlay(name)) == wanted(overlay(name))
+
+    @pytest.mark.parametrize(
+        "components",
+        [names for names in COMBINATIONS if "network-policies" in names],
+        ids="+".join,
+    )
+    def test_is_the_same_in_every_combination(self, components):
+        manifests = combined(components)
+
+        assert matrix(manifests) == wanted(manifests)
+
+    def test_has_every_pair_of_the_local_overlay(self, local):
+        assert wanted(local) == EDGES
+        # Twenty pods, so nearly all of some 3,400 possible connections are refused.
+        assert len(ends(local)) == 20
+        assert len(EDGES) < 60
+
+    def test_lets_everything_through_without_the_component(self):
+        manifests = combined(("data",))
+        pods = ends(manifests)
+
+        assert reaches(manifests, STRANGER, pods["postgres"], 5432)
+
+
+class TestOutside:
+    def test_is_let_in_at_the_gateway_alone(self, local):
+        found = {
+            (name, port)
+            for name, end in ends(local).items()
+            for port in PORTS
+            for other in (PUBLIC, STRANGER)
+            if reaches(local, other, end, port)
+        }
+
+        assert found == {("gateway", 8080), ("gateway", 8443)}
+
+    def test_is_reached_by_nobody(self, local):
+        for one in ends(local).values():
+            for other in (PUBLIC, METADATA, STRANGER, CONTROLLER, PROMETHEUS):
+                assert not any(reaches(local, one, other, port) for port in PORTS)
+
+    def test_is_reached_by_those_who_need_it(self):
+        manifests = combined(("network-policies", "outside"))
+        found = {
+            (name, port)
+            for name, end in ends(manifests).items()
+            for port in (25, 80, 443, 465, 587, 5432)
+            if reaches(manifests, end, PUBLIC, port)
+        }
+
+        assert found == {
+            *((one, 443) for one in ("auth", "catalog", "gateway")),
+            ("worker-bulk", 443),
+            *(("worker-interactive", port) for port in (443, 465, 587)),
+        }
+
+    def test_holds_nothing_private(self):
+        manifests = combined(("network-policies", "outside"))
+        inside = ("10.1.2.3", "172.20.0.1", "192.168.1.1", "100.64.0.9", "127.0.0.1")
+        private = [METADATA, *(End(one, address=one) for one in inside)]
+
+        for one in ends(manifests).values():
+            for other in private:
+                assert not reaches(manifests, one, other, 443)
+
+    def test_tells_names(self, local):
+        for one in ends(local).values():
+            assert reaches(local, one, DNS, 53, "UDP")
+            assert reaches(local, one, DNS, 53)
+            assert not reaches(local, one, CONTROLLER, 53, "UDP")
+
+    def test_reads_metrics_if_it_is_prometheus(self, local):
+        scraped = {
+            (name, port)
+            for name, end in ends(local).items()
+            for port in PORTS
+            if reaches(local, PROMETHEUS, end, port)
+        } - {("gateway", 8080), ("gateway", 8443)}
+
+        assert {name for name, _port in scraped} == {
+            name
+            for name, end in ends(local).items()
+            if end.labels["app.kubernetes.io/component"] in {"http", "process"}
+        }
+        assert {port for _name, port in scraped} == {8000}
+        assert not reaches(local, GRAFANA, ends(local)["auth"], 8000)
+
+
+class TestManagedData:
+    @pytest.mark.parametrize("name", ["production", "staging"])
+    def test_is_reached_by_those_who_would_reach_it_in_the_cluster(self, name):
+        manifests = overlay(name)
+        data = {
+            "postgres": (End("a", address="10.20.0.10"), 5432),
+            "redis-store": (End("b", address="10.20.0.20"), 6379),
+            "redis-cache": (End("c", address="10.20.0.30"), 6379),
+        }
+        found = {
+            (caller, store, port)
+            for caller, end in ends(manifests).items()
+            for store, (address, port) in data.items()
+            if reaches(manifests, end, address, port)
+        }
+
+        assert found == {edge for edge in EDGES if edge[1] in data}
+
+
+def without(manifests, name):
+    return Manifests(
+        tuple(one for one in manifests.objects if one["metadata"]["name"] != name)
+    )
+
+
+def changed(manifests, name, change):
+    objects = deepcopy(manifests.objects)
+    for one in objects:
+        if (one["kind"], one["metadata"]["name"]) == ("NetworkPolicy", name):
+            change(one["spec"])
+    return Manifests(objects)
+
+
+def allow_everybody(spec):
+    del spec["ingress"][0]["from"]
+
+
+def forget_a_caller(spec):
+    spec["podSelector"]["matchExpressions"][0]["values"].remove("web")
+
+
+class TestBrokenPolicy:
+    """The simulation notices what is too much and what is too little."""
+
+    @pytest.mark.parametrize(
+        ("name", "change"),
+        [
+            ("to-auth", allow_everybody),
+            ("from-callers-of-catalog", forget_a_caller),
+            ("from-callers-of-redis-store", forget_a_caller),
+        ],
+    )
+    def test_is_noticed_one_way_or_the_other(self, local, name, change):
+        spoiled = changed(local, name, change)
+
+        # One end alone opens nothing: the other one still refuses.
+        if change is allow_everybody:
+            assert matrix(spoiled) == EDGES
+            assert reaches(spoiled, STRANGER, ends(spoiled)["auth"], 8000)
+        else:
+            assert matrix(spoiled) != EDGES
+
+    @pytest.mark.parametrize("name", ["to-redis-cache", "from-callers-of-postgres"])
+    def test_that_is_missing_is_noticed(self, local, name):
+        assert matrix(without(local, name)) < EDGES
+
+    def test_without_the_default_everything_unnamed_is_open(self, local):
+        spoiled = without(local, "default-deny")
+
+        assert reaches(spoiled, ends(local)["worker-beat"], PUBLIC, 443) is False
+        without_names = without(spoiled, "to-names")
+        assert reaches(without_names, ends(local)["redis-store"], PUBLIC, 443)

@@ -1,0 +1,327 @@
+"""cluster.py touches only a cluster that it may touch, and in the right order."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from .manifests import K8S, KUBECTL, ROOT, overlay
+from .rules import SECRETS, confidential, used_secrets
+
+sys.path.insert(0, str(K8S))
+
+import cluster
+
+FAKE = f"""#!{sys.executable} -IS
+import json, os, sys
+words = sys.argv[1:]
+given = "" if "port-forward" in words or sys.stdin.isatty() else sys.stdin.read()
+with open(os.environ["CALLS"], "a") as file:
+    print(json.dumps([words, given]), file=file)
+if words[0] == "kustomize":
+    os.execv({str(KUBECTL)!r}, ["kubectl", *words])
+if words[:2] == ["config", "view"]:
+    print(os.environ["CONFIG"])
+if os.environ.get("FAILS") and os.environ["FAILS"] in words:
+    print("it failed", file=sys.stderr)
+    sys.exit(1)
+if "port-forward" in words:
+    from http.server import BaseHTTPRequestHandler, HTTPServer
+    class Gateway(BaseHTTPRequestHandler):
+        def do_GET(self):
+            bad = os.environ.get("BAD") == self.path.partition("?")[0]
+            # This page always answers; what it says counts.
+            status = self.path == "/status"
+            self.send_response(503 if bad and not status else 200)
+            self.end_headers()
+            word = "degraded" if bad else "ready"
+            self.wfile.write(json.dumps(dict(status=word)).encode())
+        def log_message(self, *_):
+            pass
+    server = HTTPServer(("127.0.0.1", 0), Gateway)
+    print(f"Forwarding from 127.0.0.1:{{server.server_port}} -> 8080", flush=True)
+    server.serve_forever()
+"""
+
+KIND = ("kind-flagon", "https://127.0.0.1:40123")
+PRODUCTION = ("production", "https://k8s.example.com")
+TUNNEL = ("production", "https://127.0.0.1:6443")
+PRETENDER = ("kind-production", "https://k8s.example.com")
+
+
+def config(*contexts, current=""):
+    return json.dumps(
+        {
+            "current-context": current,
+            "contexts": [
+                {"name": name, "context": {"cluster": f"c-{name}"}}
+                for name, _server in contexts
+            ]
+            or None,
+            "clusters": [
+                {"name": f"c-{name}", "cluster": {"server": server}}
+                for name, server in contexts
+            ]
+            or None,
+        }
+    )
+
+
+class Machine:
+    """A machine with these contexts and a kubectl that only writes down its calls."""
+
+    def __init__(self, folder):
+        self.calls_file = folder / "calls"
+        self.calls_file.touch()
+        self.program = folder / "kubectl"
+        self.program.write_text(FAKE)
+        self.program.chmod(0o755)
+        self.folder = folder
+
+    def run(self, *arguments, **environment):
+        # No docker in the path: nothing is built.
+        done = subprocess.run(
+            [
+                *(sys.executable, K8S / "cluster.py", *arguments),
+                *("--state", self.folder / "state"),
+            ],
+            check=False,
+            capture_output=True,
+            text=True,
+            env={
+                "PATH": str(self.folder),
+                "HOME": str(self.folder),
+                "KUBECTL": str(self.program),
+                "CALLS": str(self.calls_file),
+                **environment,
+            },
+        )
+        assert "Traceback" not in done.stderr, done.stderr
+        return done
+
+    @property
+    def calls(self):
+        return [json.loads(line) for line in self.calls_file.read_text().splitlines()]
+
+    @property
+    def touched(self):
+        """What was asked of a cluster."""
+        return [
+            (words, given)
+            for words, given in self.calls
+            if words[0] not in {"config", "kustomize"}
+        ]
+
+
+@pytest.fixture
+def machine(tmp_path):
+    return Machine(tmp_path)
+
+
+class TestContext:
+    @pytest.mark.parametrize(
+        ("command", "contexts"),
+        [
+            ("up", ()),
+            ("up", (PRODUCTION,)),
+            ("test", (PRODUCTION,)),
+            ("down", (TUNNEL,)),
+            ("down", (PRETENDER,)),
+        ],
+        ids=str,
+    )
+    def test_that_is_not_of_this_machine_is_left_alone(
+        self, machine, command, contexts
+    ):
+        current = contexts[0][0] if contexts else ""
+        done = machine.run(command, CONFIG=config(*contexts, current=current))
+
+        assert done.returncode == 0
+        assert done.stdout.startswith("skipped: ")
+        assert machine.touched == []
+
+    def test_that_is_named_is_used(self, machine):
+        contexts = config(KIND, PRODUCTION, current="kind-flagon")
+        done = machine.run("down", "--context", "production", CONFIG=contexts)
+
+        assert done.returncode == 0
+        assert {tuple(words[:2]) for words, _given in machine.touched} == {
+            ("--context", "production")
+        }
+
+    def test_that_does_not_exist_is_said(self, machine):
+        done = machine.run("up", "--context", "other", CONFIG=config(KIND))
+
+        assert "skipped: There is no context other." in done.stdout
+        assert machine.touched == []
+
+    @pytest.mark.parametrize(
+        ("name", "server", "local"),
+        [
+            (*KIND, True),
+            (*PRODUCTION, False),
+            (*TUNNEL, False),
+            (*PRETENDER, False),
+            ("minikube", "https://192.168.49.2:8443", True),
+            ("docker-desktop", "https://kubernetes.docker.internal:6443", True),
+            ("minikube", "https://8.8.8.8:8443", False),
+            ("minikube", "", False),
+            ("not-kind-flagon", "https://127.0.0.1:1", False),
+        ],
+    )
+    def test_is_local_by_name_and_address(self, name, server, local):
+        assert cluster.is_local(name, server) is local
+
+
+@pytest.fixture(scope="module")
+def touched(tmp_path_factory):
+    """What `up` asks of a local cluster."""
+    machine = Machine(tmp_path_factory.mktemp("up"))
+    done = machine.run("up", CONFIG=config(KIND, current="kind-flagon"))
+    assert done.returncode == 0, done.stderr
+    return machine.touched
+
+
+class TestUp:
+    def test_names_its_context_each_time(self, touched):
+        assert all(words[:2] == ["--context", "kind-flagon"] for words, _ in touched)
+
+    def test_migrates_before_any_process_starts(self, touched):
+        applied, ended = [], {}
+        for number, (words, given) in enumerate(touched):
+            if "apply" in words:
+                applied += [
+                    (number, one["kind"], one["metadata"]["name"])
+                    for one in json.loads(given)["items"]
+                ]
+            if "wait" in words:
+                ended[words[6].removeprefix("job/")] = number
+        first = min(
+            number
+            for number, kind, name in applied
+            if kind == "Deployment" and name != "redis-cache"
+        )
+        jobs = {name for _number, kind, name in applied if kind == "Job"}
+
+        assert jobs == set(ended)
+        assert len(jobs) == 4
+        assert max(ended.values()) < first
+        # Clients are rows: the tables come first.
+        seeded = next(
+            number
+            for number, _kind, name in applied
+            if name == "auth-seed" and _kind == "Job"
+        )
+        assert ended["auth-migrate"] < seeded
+        assert applied[0][1:] == ("Namespace", "flagon")
+
+    def test_applies_everything_once(self, touched):
+        applied = [
+            (one["kind"], one["metadata"]["name"])
+            for words, given in touched
+            if "apply" in words
+            for one in json.loads(given)["items"]
+        ]
+        built = [
+            (one["kind"], one["metadata"]["name"]) for one in overlay("local").objects
+        ]
+        made = [each for each in applied if each[0] == "Secret"]
+
+        assert sorted(applied) == sorted(built + made)
+
+    def test_makes_each_secret_that_is_used(self, touched):
+        made = {
+            one["metadata"]["name"]: set(one["stringData"])
+            for words, given in touched
+            if "apply" in words
+            for one in json.loads(given)["items"]
+            if one["kind"] == "Secret"
+        }
+        manifests = overlay("local")
+        used = set().union(
+            *(
+                used_secrets(one)
+                for one in manifests.of("Deployment", "StatefulSet", "Job")
+            )
+        )
+
+        assert set(made) == used == SECRETS
+        assert made["gateway-tls"] == {"tls.crt", "tls.key"}
+        assert made["redis-acl"] == {"store.acl", "cache.acl"}
+        known = {name.lower() for name in confidential()}
+        for name in ("auth", "catalog", "realtime", "web", "worker"):
+            assert made[name] <= known
+            assert f"{name}_secret_key" in made[name]
+
+    def test_tells_no_secret_in_its_arguments(self, touched):
+        values = {
+            value
+            for words, given in touched
+            if "apply" in words
+            for one in json.loads(given)["items"]
+            if one["kind"] == "Secret"
+            for value in one["stringData"].values()
+        }
+
+        assert not any(
+            value in " ".join(words) for value in values for words, _ in touched
+        )
+        # By the server: else kubectl writes what it applied into an annotation.
+        assert all("--server-side" in words for words, _ in touched if "apply" in words)
+
+    def test_stops_when_tables_could_not_be_changed(self, machine):
+        done = machine.run(
+            "up", CONFIG=config(KIND, current="kind-flagon"), FAILS="job/auth-migrate"
+        )
+        applied = [
+            one["kind"] + one["metadata"]["name"]
+            for words, given in machine.touched
+            if "apply" in words
+            for one in json.loads(given)["items"]
+        ]
+
+        assert done.returncode == 1
+        assert "it failed" in done.stderr
+        assert "Deploymentauth" not in applied
+
+    def test_gives_other_overlays_no_secrets_of_its_own(self, machine):
+        done = machine.run(
+            *("up", "--overlay", "production", "--context", "production"),
+            CONFIG=config(PRODUCTION),
+        )
+
+        assert done.returncode == 0, done.stderr
+        assert not any('"Secret"' in given for _words, given in machine.touched)
+
+
+class TestTest:
+    def test_passes_when_everything_answers(self, machine):
+        done = machine.run("test", CONFIG=config(KIND, current="kind-flagon"))
+
+        assert done.returncode == 0, done.stderr
+        assert "everything is ready" in done.stdout
+        assert ", 0 failed" in done.stdout
+
+    @pytest.mark.parametrize("bad", ["/healthz", "/status", "/api/v1/products"])
+    def test_fails_when_something_does_not(self, machine, bad):
+        # The fake kubectl starts an interpreter for each call: a request comes in between.
+        done = machine.run("test", CONFIG=config(KIND, current="kind-flagon"), BAD=bad)
+
+        assert done.returncode == 1
+
+
+class TestMakefile:
+    @pytest.mark.parametrize("target", ["k8s-up", "k8s-down", "k8s-test", "k8s-check"])
+    def test_has_the_target(self, target):
+        done = subprocess.run(
+            ["make", "--dry-run", target, "CONTEXT=a b"],
+            check=True,
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env={"PATH": os.environ["PATH"]},
+        )
+
+        assert ("deploy/k8s/cluster.py" in done.stdout) == (target != "k8s-check")

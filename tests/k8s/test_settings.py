@@ -1,0 +1,332 @@
+"""The manifests say the same as the other ways to run: one truth about processes."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+import yaml
+
+from . import rules
+from .manifests import K8S, OVERLAYS, ROOT, combined, overlay, pod
+
+sys.path.insert(0, str(ROOT / "deploy" / "local"))
+
+from flagonctl import configuration, environment, vault
+from flagonctl.processes import OWNERS, PROCESSES, SERVICES
+from flagonctl.stack import Stack
+
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+
+ELSEWHERE = {
+    # The defaults of production, or where there is a collector.
+    *("OTLP_URL", "SENTRY_DSN", "RATE_LIMIT"),
+    *("LOGIN_ADDRESS_LIMIT", "REGISTER_LIMIT", "CONNECTIONS_PER_ADDRESS"),
+    # Only the job has these.
+    *("CLIENTS_FILE", "ACCOUNTS_FILE"),
+    # For tests and development on one machine; refused in production.
+    "WEBHOOK_LOOPBACK",
+}
+"""Settings of the other modes that the base leaves alone, and why."""
+
+
+@pytest.fixture
+def docker(tmp_path):
+    """What flagonctl would give to containers."""
+    for name in ("deploy", "gateway", "services"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    stack = Stack("docker", 8080, tmp_path)
+    keeper = vault.Vault(stack.secrets)
+    keeper.fill()
+    return stack, keeper
+
+
+@pytest.fixture
+def bare(monkeypatch):
+    """No settings of other tests: a variable counts before a file."""
+    for key in [*os.environ]:
+        if key.startswith(tuple(f"{service.upper()}_" for service in SERVICES)):
+            monkeypatch.delenv(key)
+    return monkeypatch
+
+
+class TestProcesses:
+    @pytest.mark.parametrize("name", OVERLAYS)
+    def test_are_those_of_the_other_modes(self, name):
+        found = {
+            one["metadata"]["name"]: (
+                rules.service_of(one),
+                tuple(pod(one)["spec"]["containers"][0]["args"]),
+            )
+            for one in overlay(name).of("Deployment")
+            if rules.service_of(one)
+        }
+
+        assert found == {
+            one.name: (one.service, one.arguments)
+            for one in PROCESSES
+            if one.kind == "python"
+        }
+        assert overlay(name).find("Deployment", "gateway")
+
+    def test_have_the_ports_of_containers(self):
+        manifests = overlay("local")
+        for one in PROCESSES:
+            if one.kind in {"python", "postgres", "redis"}:
+                kind = "Deployment"
+                if one.name in {"postgres", "redis-store"}:
+                    kind = "StatefulSet"
+                container = pod(manifests.find(kind, one.name))["spec"]["containers"][0]
+                ports = [port["containerPort"] for port in container["ports"]]
+                assert ports == [one.container_port], one.name
+
+    def test_run_once_what_runs_once_in_containers(self):
+        jobs = {one["metadata"]["name"] for one in overlay("production").of("Job")}
+
+        assert jobs == {
+            name
+            for name, one in COMPOSE["services"].items()
+            if one.get("restart") == "no"
+        }
+
+    def test_have_the_version_of_the_platform(self):
+        version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+            "version"
+        ]
+        tags = {
+            container["image"].rpartition(":")[2]
+            for one in overlay("local").of("Deployment", "Job")
+            for container in rules.containers(one)
+            if container["image"].startswith("flagon-")
+        }
+        script = (K8S / "cluster.py").read_text()
+
+        assert tags == {version}
+        assert f'VERSION = "{version}"' in script
+
+    def test_have_the_images_of_containers(self):
+        for name in ("postgres", "redis-store", "redis-cache"):
+            kind = "Deployment" if name == "redis-cache" else "StatefulSet"
+            container = pod(overlay("local").find(kind, name))["spec"]["containers"][0]
+            assert container["image"] == COMPOSE["services"][name]["image"]
+        dockerfile = (K8S / "images" / "gateway.Dockerfile").read_text()
+        assert f"FROM {COMPOSE['services']['gateway']['image']}" in dockerfile
+
+
+class TestSettings:
+    @pytest.mark.parametrize("service", SERVICES)
+    def test_have_the_names_of_the_other_modes(self, service, docker):
+        stack, _keeper = docker
+        process = next(one for one in PROCESSES if one.name == service)
+        prefix = f"{service.upper()}_"
+        compose = set(COMPOSE["services"][service]["environment"]) - {"TMPDIR"}
+        other = compose | set(environment.plain(process, stack, stack.state))
+        given = {
+            name.removeprefix(prefix) for name in overlay("staging").settings(service)
+        }
+        # flagonctl gives it to each service; one that calls no other needs none.
+        unused = set() if service in {"web", "worker"} else {"TOKEN_URL"}
+
+        assert given == {name.removeprefix(prefix) for name in other} - (
+            ELSEWHERE | unused
+        )
+
+    @pytest.mark.parametrize("name", OVERLAYS)
+    @pytest.mark.parametrize("service", SERVICES)
+    def test_start_the_service(self, name, service, docker, tmp_path, bare):
+        """The real Settings class takes what each process of the service is given."""
+        stack, keeper = docker
+        manifests = overlay(name)
+        values = environment.confidential(service, stack, keeper)
+        if name == "production" and service == "catalog":
+            values |= {"CATALOG_IMAGES_KEY_ID": "AKIA", "CATALOG_IMAGES_KEY": "secret"}
+        secrets = mounted(tmp_path / "secrets", values)
+        for one in manifests.of("Deployment"):
+            if rules.service_of(one) != service:
+                continue
+            with bare.context() as patch:
+                for key, value in rules.environment(manifests, one).items():
+                    patch.setenv(key, value)
+                found = rules.settings_of(service)(_secrets_dir=secrets)
+
+            assert found.bind == "0.0.0.0:8000"
+            text = found.secret_key.get_secret_value()
+            assert text == values[f"{service.upper()}_SECRET_KEY"]
+
+    def test_of_a_bucket_need_its_key(self, docker, tmp_path, bare):
+        stack, keeper = docker
+        manifests = combined(("bucket",))
+        values = environment.confidential("catalog", stack, keeper)
+        for key, value in manifests.settings("catalog").items():
+            bare.setenv(key, value)
+
+        with pytest.raises(ValueError, match="CATALOG_IMAGES_KEY_ID"):
+            rules.settings_of("catalog")(_secrets_dir=mounted(tmp_path / "s", values))
+
+
+def mounted(folder, values):
+    """A folder of secrets with the links that Kubernetes makes."""
+    (folder / "..2026_11_21").mkdir(parents=True)
+    (folder / "..data").symlink_to("..2026_11_21")
+    for name, value in values.items():
+        (folder / "..2026_11_21" / name.lower()).write_text(value)
+        (folder / name.lower()).symlink_to(f"..data/{name.lower()}")
+    return folder
+
+
+class TestGateway:
+    @pytest.mark.parametrize("name", OVERLAYS)
+    def test_has_every_variable(self, name, docker):
+        stack, _keeper = docker
+
+        assert set(overlay(name).settings("gateway")) == set(
+            configuration.docker_gateway(stack)
+        )
+
+    def test_has_the_values_of_production_that_its_readme_names(self):
+        readme = (ROOT / "gateway" / "README.md").read_text()
+        rows = re.findall(
+            r"^\| `(GATEWAY_\w+)` \| .* \| .* \| `?(\d[\w/]*|max-age=\d+)`? \|$",
+            readme,
+            re.MULTILINE,
+        )
+        base = overlay("production").settings("gateway")
+
+        assert len(rows) > 10
+        assert {name: base[name] for name, _value in rows} == dict(rows)
+
+    @pytest.mark.parametrize("name", OVERLAYS)
+    def test_is_rendered_as_flagonctl_does(self, name, tmp_path):
+        manifests = overlay(name)
+        source, target = tmp_path / "source", tmp_path / "target"
+        source.mkdir()
+        target.mkdir()
+        for file, text in manifests.settings("gateway-source").items():
+            (source / file).write_text(text)
+        variables = manifests.settings("gateway")
+
+        subprocess.run(
+            ["sh", K8S / "base/gateway/render.sh", source, target],
+            check=True,
+            env=variables | {"PATH": os.environ["PATH"]},
+        )
+
+        configuration.gateway_files(tmp_path / "other", variables, ROOT)
+        assert texts(target) == texts(tmp_path / "other")
+
+    def test_does_not_start_when_a_variable_is_missing(self, tmp_path):
+        (tmp_path / "source").mkdir()
+        (tmp_path / "target").mkdir()
+        (tmp_path / "source" / "a.template").write_text("listen ${GATEWAY_PORT};")
+
+        done = subprocess.run(
+            [
+                *("sh", K8S / "base/gateway/render.sh"),
+                *(tmp_path / "source", tmp_path / "target"),
+            ],
+            check=False,
+            capture_output=True,
+            text=True,
+            env={"PATH": os.environ["PATH"]},
+        )
+
+        assert done.returncode == 1
+        assert "a.template needs GATEWAY_PORT" in done.stderr
+
+    def test_is_the_one_source(self):
+        found = overlay("production").settings("gateway-source")
+
+        assert found == {
+            path.name: path.read_text()
+            for path in (ROOT / "gateway").iterdir()
+            if path.suffix in {".sh", ".conf", ".template"}
+        }
+
+
+def texts(folder):
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+class TestData:
+    def test_runs_the_script_of_the_roles(self):
+        """Like in containers: the image reads one that cannot be run into its shell."""
+        postgres = pod(overlay("local").find("StatefulSet", "postgres"))["spec"]
+        modes = {
+            one["configMap"]["name"].rpartition("-")[0]: one["configMap"]["defaultMode"]
+            for one in postgres["volumes"]
+            if "configMap" in one
+        }
+
+        assert os.access(ROOT / "deploy" / "postgres" / "roles.sh", os.X_OK)
+        assert modes == {"postgres": 0o555}
+
+    def test_has_the_one_source(self):
+        manifests = overlay("local")
+        postgres, redis = ROOT / "deploy" / "postgres", ROOT / "deploy" / "redis"
+
+        assert manifests.settings("postgres") == {
+            name: (postgres / name).read_text()
+            for name in ("postgresql.conf", "roles.sh")
+        }
+        assert manifests.settings("redis") == {
+            name: (redis / name).read_text() for name in ("cache.conf", "store.conf")
+        }
+
+
+def words(value):
+    """Texts without their white space: kustomize folds long lines in its own way."""
+    if isinstance(value, dict):
+        return {key: words(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [words(each) for each in value]
+    return value.split() if isinstance(value, str) else value
+
+
+class TestRules:
+    def test_of_prometheus_are_the_one_source(self):
+        rule = overlay("production").find("PrometheusRule", "flagon-red")
+        path = ROOT / "deploy" / "observability" / "rules" / "red.yml"
+
+        assert words(rule["spec"]) == words(yaml.safe_load(path.read_text()))
+
+    def test_scale_by_metrics_that_exist(self):
+        code = "".join(
+            path.read_text()
+            for path in (ROOT / "libs/chassis/src/flagon_chassis").glob("*.py")
+        )
+        asked = json.dumps(overlay("production").of("ScaledObject"))
+        names = set(re.findall(r"flagon_\w+", asked))
+
+        assert names == {"flagon_queue_depth", "flagon_queue_oldest_seconds"}
+        assert all(f'"{name}"' in code for name in names)
+
+    def test_scale_by_the_queues_that_the_process_serves(self):
+        for one in overlay("production").of("ScaledObject"):
+            name = one["spec"]["scaleTargetRef"]["name"]
+            process = next(each for each in PROCESSES if each.name == name)
+            served = set(process.arguments[-1].split(","))
+            for trigger in one["spec"]["triggers"]:
+                found = re.search(r'queue=~"([a-z|]+)"', trigger["metadata"]["query"])
+                assert set(found[1].split("|")) == served
+
+
+class TestSecrets:
+    def test_are_all_in_the_store_of_the_cluster(self):
+        manifests = overlay("production")
+        asked = {one["metadata"]["name"] for one in manifests.of("ExternalSecret")}
+        used = set().union(
+            *(rules.used_secrets(one) for one in manifests.of(*rules.WORKLOADS))
+        )
+
+        assert used - asked == {"gateway-tls"}
+        assert asked <= used
+
+    def test_of_owners_are_apart(self):
+        assert set(OWNERS) == {
+            name.removesuffix("-owner")
+            for name in rules.SECRETS
+            if name.endswith("-owner")
+        }
