@@ -24,7 +24,7 @@ export COLUMNS="${COLUMNS:-200}" PYTEST_ADDOPTS
 unset CI BUILD_NUMBER
 [ -t 1 ] && PYTEST_ADDOPTS="--color=yes $PYTEST_ADDOPTS"
 passed=0 failed=0
-units='chassis auth catalog realtime web worker system judges together deployment'
+units='chassis auth catalog realtime web worker system judges together deployment observability'
 selected=
 for name; do
   case $name in
@@ -82,7 +82,8 @@ style() {
 types() {
   "$bin/mypy" libs/chassis/src $(printf '%s ' services/*/src) &&
     MYPYPATH=deploy/local "$bin/mypy" deploy/local/flagonctl &&
-    "$bin/mypy" deploy/api/flagonapi
+    "$bin/mypy" deploy/api/flagonapi &&
+    MYPYPATH=deploy/observability "$bin/mypy" deploy/observability/flagonobs
 }
 # One process for each: they install log handlers, tracers and signal handlers, of which a
 # process has one. Services may have lines that only a running stack reaches.
@@ -108,6 +109,7 @@ stage system "$bin/python" -m pytest -q tests/system
 stage judges "$bin/python" -m pytest -q tests/judges
 stage together "$bin/python" -m pytest -q tests/together
 stage deployment "$bin/python" -m pytest -q tests/local
+stage observability "$bin/python" -m pytest -q tests/observability
 stage e2e-local end_to_end local
 stage browser browser
 if docker info > /dev/null 2>&1; then
