@@ -8,8 +8,8 @@ VENV := .venv/bin
 FLAGON := PYTHONPATH=deploy/local $(VENV)/python -m flagonctl --mode $(MODE) --port-base $(PORT_BASE) --format $(FORMAT)
 # Values with spaces and quotes reach the program as typed: make gives them to the shell
 # as variables, never as text.
-export C F ID N ONLY P PART ROLE S SCOPE SIGNAL SNAPSHOT TO TOPIC TYPE
-VALUES := "C=$$C" "F=$$F" "ID=$$ID" "N=$$N" "ONLY=$$ONLY" "P=$$P" "PART=$$PART" "ROLE=$$ROLE" "S=$$S" "SCOPE=$$SCOPE" "SIGNAL=$$SIGNAL" "SNAPSHOT=$$SNAPSHOT" "TO=$$TO" "TOPIC=$$TOPIC" "TYPE=$$TYPE"
+export C F ID N ONLY P PART ROLE S SCOPE SIGNAL SNAPSHOT TO TOPIC TYPE WITH
+VALUES := "C=$$C" "F=$$F" "ID=$$ID" "N=$$N" "ONLY=$$ONLY" "P=$$P" "PART=$$PART" "ROLE=$$ROLE" "S=$$S" "SCOPE=$$SCOPE" "SIGNAL=$$SIGNAL" "SNAPSHOT=$$SNAPSHOT" "TO=$$TO" "TOPIC=$$TOPIC" "TYPE=$$TYPE" "WITH=$$WITH"
 
 K8S := $(VENV)/python deploy/k8s/cluster.py --context "$$CONTEXT" --overlay "$${OVERLAY:-local}"
 export CONTEXT OVERLAY
@@ -22,7 +22,7 @@ setup: ## Install what is missing: system packages, .venv from the lock
 
 # -- Running ------------------------------------------------------------------------------
 
-up: setup ## Start everything [MODE=local|docker PORT_BASE=8080 ONLY="postgres redis-store"]
+up: setup ## Start everything [MODE=local|docker PORT_BASE=8080 ONLY="postgres redis-store" WITH=observability]
 	@$(FLAGON) up $(VALUES)
 down: ## Stop everything; data stays
 	@$(FLAGON) down $(VALUES)
@@ -98,6 +98,10 @@ api: ## Write docs/api from the code; what breaks clients needs a version [RELEA
 	@PYTHONPATH=deploy/api $(VENV)/python -m flagonapi $(if $(RELEASE),release,write)
 clients: ## Make clients/python and clients/typescript from docs/api/openapi.json
 	@sh deploy/clients.sh
+slo: ## Make rules, alerts and docs/slos.md from deploy/observability/slos.yml
+	@PYTHONPATH=deploy/observability $(VENV)/python -m flagonobs slo
+dashboards: ## Make Grafana's dashboards from deploy/observability/flagonobs
+	@PYTHONPATH=deploy/observability $(VENV)/python -m flagonobs dashboards
 lock: ## Write requirements.lock anew from every pyproject.toml
 	@sh deploy/lock.sh
 images: ## Build the container images

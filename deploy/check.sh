@@ -24,7 +24,7 @@ export COLUMNS="${COLUMNS:-200}" PYTEST_ADDOPTS
 unset CI BUILD_NUMBER
 [ -t 1 ] && PYTEST_ADDOPTS="--color=yes $PYTEST_ADDOPTS"
 passed=0 failed=0
-units='chassis auth catalog realtime web worker system judges together deployment k8s'
+units='chassis auth catalog realtime web worker system judges together deployment k8s observability'
 selected=
 for name; do
   case $name in
@@ -83,7 +83,8 @@ types() {
   "$bin/mypy" libs/chassis/src $(printf '%s ' services/*/src) &&
     MYPYPATH=deploy/local "$bin/mypy" deploy/local/flagonctl &&
     MYPYPATH=deploy/local "$bin/mypy" deploy/k8s/cluster.py &&
-    "$bin/mypy" deploy/api/flagonapi
+    "$bin/mypy" deploy/api/flagonapi &&
+    MYPYPATH=deploy/observability "$bin/mypy" deploy/observability/flagonobs
 }
 # One process for each: they install log handlers, tracers and signal handlers, of which a
 # process has one. Services may have lines that only a running stack reaches.
@@ -110,6 +111,7 @@ stage judges "$bin/python" -m pytest -q tests/judges
 stage together "$bin/python" -m pytest -q tests/together
 stage deployment "$bin/python" -m pytest -q tests/local
 stage k8s "$bin/python" -m pytest -q tests/k8s
+stage observability "$bin/python" -m pytest -q tests/observability
 stage e2e-local end_to_end local
 stage browser browser
 if docker info > /dev/null 2>&1; then

@@ -4,7 +4,7 @@
 #
 #   MODE=docker leaves the system packages alone; BROWSER=1 adds what tests look at the
 #   platform with from outside: Chromium, and a relying party for Node. JUDGES=1 adds the
-#   latter where there is a Node.
+#   latter where there is a Node, and exporters where packages can be installed unasked.
 set -eu
 # Processes of another user read what is made here, whatever the habits of the caller.
 umask 022
@@ -53,6 +53,15 @@ if [ -n "${BROWSER:-}" ]; then
   # Runs the relying party that judges the provider.
   has node || need nodejs
   has npm || need npm
+fi
+
+# Tests that ask every alert and dashboard for its data need them; `make up` does not.
+if [ -n "${JUDGES:-}" ] && [ "${MODE:-local}" != docker ] && has apt-get &&
+  { [ "$(id -u)" = 0 ] || sudo -n true 2>/dev/null; }; then
+  for package in prometheus-alertmanager prometheus-postgres-exporter prometheus-redis-exporter \
+    prometheus-nginx-exporter prometheus-blackbox-exporter prometheus-node-exporter; do
+    has "$package" || need "$package"
+  done
 fi
 
 if [ -n "$missing" ]; then

@@ -4,6 +4,7 @@
 #   <name>_owner   owns the database and its tables: migrations log in as this role
 #   <name>         the service: reads and changes rows, creates and drops nothing
 #   <name>_reader  people and dashboards: reads; auth has none, its rows are secrets
+#   monitor        the exporter: the server's own figures, no row of anybody
 #
 # psql finds the server by PGHOST, PGPORT, PGUSER and PGPASSWORD. Passwords are read from
 # files in SECRETS_DIR (<role>_postgres_password), so they are in no argument list. The
@@ -45,6 +46,19 @@ revoke execute on function lo_creat(int), lo_create(oid), lo_from_bytea(oid, byt
   from public;
 SQL
 done
+
+# Exporters: figures of all databases, rows of none.
+psql --quiet --no-psqlrc --set on_error_stop=1 --dbname postgres <<SQL
+set client_min_messages to warning;
+\set password \`cat '$secrets/monitor_postgres_password'\`
+select 'create role monitor' where not exists (select from pg_roles where rolname = 'monitor') \gexec
+alter role monitor login nosuperuser nocreatedb nocreaterole inherit
+  connection limit 3 password :'password';
+alter role monitor set default_transaction_read_only = on;
+alter role monitor set statement_timeout = '5s';
+grant pg_monitor to monitor;
+grant connect on database postgres to monitor;
+SQL
 
 for name in catalog worker; do
   psql --quiet --no-psqlrc --set on_error_stop=1 --dbname "$name" \

@@ -252,6 +252,39 @@ class TestReader:
         assert sorted(found) == [("catalog_reader",), ("worker_reader",)]
 
 
+class TestMonitor:
+    def test_sees_the_figures_of_all_databases(self, server):
+        with server("monitor", "postgres") as monitor:
+            found = monitor.execute(
+                "select pg_database_size('auth') > 0, count(*) > 0 from pg_stat_activity"
+            ).fetchone()
+        assert found == (True, True)
+
+    def test_reads_no_row_of_anybody(self, server):
+        for database in ("auth", "catalog", "worker"):
+            with pytest.raises(psycopg.OperationalError, match="permission denied"):
+                server("monitor", database)
+
+    def test_changes_nothing(self, server):
+        with server("monitor", "postgres") as monitor:
+            monitor.execute("set default_transaction_read_only = off")
+            for statement in (
+                "create table mine (id int)",
+                "alter role monitor superuser",
+                "select pg_read_file('/etc/passwd')",
+                "copy (select 1) to program 'id'",
+            ):
+                with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                    monitor.execute(statement)
+
+    def test_has_few_connections(self, server):
+        with ExitStack() as open_ones:
+            for _ in range(3):
+                open_ones.enter_context(server("monitor", "postgres"))
+            with pytest.raises(psycopg.OperationalError, match="too many connections"):
+                server("monitor", "postgres")
+
+
 class TestVersions:
     def test_data_of_another_version_is_named(self, tmp_path):
         (tmp_path / "PG_VERSION").write_text("9\n")

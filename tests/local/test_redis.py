@@ -167,6 +167,27 @@ class TestUsers:
             assert listener.get_message(timeout=60)["type"] == "psubscribe"
 
 
+class TestMonitor:
+    def test_sees_figures(self, as_user):
+        assert as_user("monitor").info("memory")["used_memory"] > 0
+
+    def test_touches_no_key_and_no_setting(self, as_user):
+        as_user("worker").xadd("events", {"id": "1"})
+        for command in (
+            "GET auth:x",
+            "XRANGE events - +",
+            "SET monitor:x 1",
+            "KEYS *",
+            "SCAN 0",
+            "CONFIG GET *",
+            "CLIENT LIST",
+            "MONITOR",
+            "SUBSCRIBE auth:x",
+        ):
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                as_user("monitor").execute_command(*command.split())
+
+
 class TestRestart:
     @pytest.mark.parametrize("hard", [False, True])
     def test_keeps_transactions(self, tmp_path, hard):

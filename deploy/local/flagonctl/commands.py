@@ -61,10 +61,13 @@ def up(stack: Stack, values: Values, _format: str) -> None:
     only = values.get("ONLY", "").split()
     for name in only:
         _process(name)
+    extra = values.get("WITH", "")
+    if extra not in {"", "observability"}:
+        raise Problem(f"There is no {extra} to add.", "make up WITH=observability")
     if stack.mode == "docker":
-        compose.up(stack)
+        compose.up(stack, watched=bool(extra))
     else:
-        local.up(stack, only)
+        local.up(stack, only, watched=bool(extra))
     if not only:
         _welcome(stack)
 

@@ -33,9 +33,12 @@ def run(stack: Stack, *arguments: str, capture: bool = False) -> str:
     return done.stdout or ""
 
 
-def up(stack: Stack) -> None:
-    """Build what changed and start everything; returns when all is healthy."""
-    prepare(stack)
+def up(stack: Stack, *, watched: bool = False) -> None:
+    """Build what changed and start everything; returns when all is healthy.
+
+    :param watched: with exporters, Alertmanager, Grafana and Jaeger.
+    """
+    prepare(stack, watched=watched)
     run(stack, "up", "--detach", "--build", "--wait", "--remove-orphans")
 
 

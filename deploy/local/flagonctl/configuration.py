@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from . import authority, environment, vault
+from . import authority, environment, vault, watching
 from .files import write
 from .problem import Problem
 from .processes import BY_NAME, HTTPS_OFFSET, INTERNAL_OFFSET, PROCESSES
@@ -19,11 +19,13 @@ from .vault import Vault
 _SERVICES = ("auth", "catalog", "realtime", "worker", "web")
 
 
-def prepare(stack: Stack) -> Vault:
+def prepare(stack: Stack, *, watched: bool = False) -> Vault:
     """Make what a stack needs before its first process starts; safe to repeat.
 
     Secrets, accounts and certificates stay as they are once made; all else is rendered
     anew, so that a changed source counts at the next start.
+
+    :param watched: whether exporters and Alertmanager run as well.
     """
     containers = stack.mode == "docker"
     # Containers read mounted files as another user than the one who made them. The folder
@@ -42,7 +44,9 @@ def prepare(stack: Stack) -> Vault:
     )
     redis_files(stack, keeper, mode)
     public = 0o444 if containers else 0o600
-    prometheus_files(stack, public)
+    watching.secrets(stack, keeper)
+    prometheus_files(stack, public, watched=watched)
+    _write_folder(stack.config / "observability", watching.files(stack), public)
     gateway_files(
         stack.config / "gateway",
         docker_gateway(stack) if containers else local_gateway(stack),
@@ -52,7 +56,7 @@ def prepare(stack: Stack) -> Vault:
     page_files(stack.config / "pages", stack.root, public)
     if containers:
         environment.write_secret_files(stack, keeper)
-        write(stack.state / "compose.env", compose_env(stack))
+        write(stack.state / "compose.env", compose_env(stack, watched=watched))
         for folder in stack.config.rglob("*/"):
             folder.chmod(0o755)
         stack.config.chmod(0o755)
@@ -67,7 +71,7 @@ def redis_files(stack: Stack, keeper: Vault, mode: int) -> None:
         write(stack.config / f"redis-{name}.acl", fill_file(template, variables), mode)
 
 
-def prometheus_files(stack: Stack, mode: int) -> None:
+def prometheus_files(stack: Stack, mode: int, *, watched: bool) -> None:
     """Write Prometheus' configuration: the one source plus this mode's addresses."""
     source = stack.root / "deploy" / "observability"
     targets = [
@@ -85,6 +89,7 @@ def prometheus_files(stack: Stack, mode: int) -> None:
     files = {
         "prometheus.yml": (source / "prometheus.yml").read_text(),
         "targets.json": json.dumps([*targets, itself], indent=2) + "\n",
+        **watching.targets(stack, watched=watched),
     }
     for rules in (source / "rules").glob("*.yml"):
         files[f"rules/{rules.name}"] = rules.read_text()
@@ -246,7 +251,7 @@ def docker_gateway(stack: Stack) -> dict[str, str]:
     )
 
 
-def compose_env(stack: Stack) -> str:
+def compose_env(stack: Stack, *, watched: bool = False) -> str:
     """Return the variables that docker-compose.yml reads."""
     base = stack.port_base
     values = {
@@ -255,6 +260,8 @@ def compose_env(stack: Stack) -> str:
         "HTTPS_PORT": str(base + HTTPS_OFFSET),
         "PROMETHEUS_PORT": str(base + BY_NAME["prometheus"].offset),
         "GRAFANA_PORT": str(base + 19),
+        "ALERTMANAGER_PORT": str(base + BY_NAME["alertmanager"].offset),
+        "COMPOSE_PROFILES": "observability" if watched else "",
         "FLAGON_STATE": str(stack.state),
         "SESSION_COOKIE": stack.session_cookie,
     }

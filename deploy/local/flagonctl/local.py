@@ -13,11 +13,11 @@ from hashlib import sha256
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-from . import checks, environment, hidden, launch, programs, reach
+from . import checks, environment, hidden, launch, programs, reach, watching
 from .configuration import prepare
 from .files import write
 from .problem import Problem
-from .processes import BY_NAME, OWNERS, PROCESSES, SERVICES, Process
+from .processes import BY_NAME, OWNERS, PROCESSES, SERVICES, WATCHERS, Process
 from .stack import Stack
 from .supervisor import Specification, Supervisor, write_configuration
 from .vault import Vault
@@ -39,23 +39,29 @@ class Clock:
         print(f"{seconds:6.1f} s  {text}", flush=True)
 
 
-def up(stack: Stack, only: Iterable[str] = ()) -> None:
+def up(stack: Stack, only: Iterable[str] = (), *, watched: bool = False) -> None:
     """Start the stack and return when every process is ready; safe to repeat.
 
     :param only: names of processes; all when empty.
+    :param watched: with exporters and Alertmanager.
     :raises Problem: something must be changed by a person first.
     """
     clock = Clock()
     wanted = [BY_NAME[name] for name in only] or list(PROCESSES)
+    wanted += WATCHERS if watched else ()
     supervisor = Supervisor(stack)
     who = reach.runner()
     if supervisor.pid is None:
         _end_leftovers(stack)
         checks.before_start(stack)
-        keeper = prepare(stack)
+        if watched:
+            watching.check()
+        keeper = prepare(stack, watched=watched)
         _folders(stack)
         write_configuration(
-            stack, keeper["supervisor_password"], specifications(stack, keeper)
+            stack,
+            keeper["supervisor_password"],
+            specifications(stack, keeper, watched=watched),
         )
         _compile(stack.root)
         hidden.write(stack.root / "deploy" / "locks", SERVICES, _hidden(stack))
@@ -68,6 +74,11 @@ def up(stack: Stack, only: Iterable[str] = ()) -> None:
         supervisor.start(who)
         clock.say("supervisor started")
     else:
+        if watched and WATCHERS[0].name not in supervisor.states():
+            raise Problem(
+                "The stack runs without observability.",
+                "make down; make up WITH=observability",
+            )
         keeper = Vault(stack.secrets)
     _start(stack, supervisor, keeper, who, wanted, clock)
 
@@ -140,6 +151,7 @@ def _end_leftovers(stack: Stack) -> None:
 
 def _folders(stack: Stack) -> None:
     for name in (
+        "alertmanager",
         "gateway",
         "groups",
         "files",
@@ -195,8 +207,10 @@ def _hidden(stack: Stack) -> Path:
 
 
 _RUNTIMES = {
-    # Prometheus is the only one in Go: it collects earlier, at a little more work.
+    # What is in Go collects earlier, at a little more work.
     "prometheus": {"GOGC": "40", "GOMEMLIMIT": "48MiB"},
+    "alertmanager": {"GOGC": "40", "GOMEMLIMIT": "24MiB", "GOMAXPROCS": "1"},
+    "exporter": {"GOGC": "40", "GOMEMLIMIT": "16MiB", "GOMAXPROCS": "1"},
 }
 
 
@@ -204,10 +218,12 @@ _PATCHED = {"realtime"}
 """gevent changes the standard library, before anything has been made with it."""
 
 
-def specifications(stack: Stack, keeper: Vault) -> dict[str, Specification]:
+def specifications(
+    stack: Stack, keeper: Vault, *, watched: bool = False
+) -> dict[str, Specification]:
     """Return, by process, what the launcher executes."""
     found = {}
-    for process in PROCESSES:
+    for process in (*PROCESSES, *(WATCHERS if watched else ())):
         if process.kind == "python":
             argv = [
                 sys.executable,
@@ -219,6 +235,7 @@ def specifications(stack: Stack, keeper: Vault) -> dict[str, Specification]:
         else:
             argv = _program(stack, process)
             variables = base_environment(stack) | _RUNTIMES.get(process.kind, {})
+            variables |= watching.variables(stack, process)
         found[process.name] = {
             "argv": argv,
             "env": variables | {"FLAGON_PROCESS": process.name},
@@ -232,6 +249,8 @@ def specifications(stack: Stack, keeper: Vault) -> dict[str, Specification]:
 def _program(stack: Stack, process: Process) -> list[str]:
     deploy = stack.root / "deploy"
     port = str(stack.port(process.name))
+    if process in WATCHERS:
+        return watching.command(stack, process)
     if process.kind == "postgres":
         data = stack.state / "postgres"
         return [
@@ -414,9 +433,12 @@ def probe(stack: Stack, process: Process) -> str:
         return _probe_postgres(stack)
     if process.kind == "redis":
         return _probe_redis(stack, process)
-    path = {"gateway": "/healthz", "prometheus": "/-/ready"}.get(
-        process.kind, "/readyz"
-    )
+    path = {
+        "gateway": "/healthz",
+        "prometheus": "/-/ready",
+        "alertmanager": "/-/ready",
+        "exporter": "/metrics",
+    }.get(process.kind, "/readyz")
     address = (
         stack.internal_address
         if process.kind == "gateway"

@@ -6,7 +6,9 @@ The names are the same everywhere: supervisor program, log file, Compose service
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["postgres", "redis", "gateway", "prometheus", "python"]
+Kind = Literal[
+    "postgres", "redis", "gateway", "prometheus", "python", "alertmanager", "exporter"
+]
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,17 @@ PROCESSES = (
 )
 """All of them, in the order in which people like to read them."""
 
-BY_NAME = {process.name: process for process in PROCESSES}
+WATCHERS = (
+    Process("alertmanager", "alertmanager", 40, 9093),
+    Process("postgres-exporter", "exporter", 41, 9187),
+    Process("redis-exporter", "exporter", 42, 9121),
+    Process("gateway-exporter", "exporter", 43, 9113),
+    Process("probe-exporter", "exporter", 44, 9115),
+    Process("machine-exporter", "exporter", 45, 9100),
+)
+"""What `WITH=observability` adds; nothing waits for them."""
+
+BY_NAME = {process.name: process for process in (*PROCESSES, *WATCHERS)}
 
 HTTPS_OFFSET = 363
 """Of the gateway's https port: 8443 for 8080."""
@@ -70,7 +82,7 @@ READABLE = ("catalog", "worker")
 
 def ports(base: int) -> dict[str, int]:
     """Return every port that a local stack listens on, by what listens there."""
-    taken = {process.name: base + process.offset for process in PROCESSES}
+    taken = {name: base + process.offset for name, process in BY_NAME.items()}
     return taken | {
         "gateway (https)": base + HTTPS_OFFSET,
         "gateway (internal)": base + INTERNAL_OFFSET,

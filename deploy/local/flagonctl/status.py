@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 
 from . import local
-from .processes import PROCESSES, Process
+from .processes import PROCESSES, WATCHERS, Process
 from .stack import Stack
 from .supervisor import Supervisor
 
@@ -56,7 +56,8 @@ def collect(stack: Stack) -> list[Status]:
         )
 
     with ThreadPoolExecutor(max_workers=6) as pool:
-        found = list(pool.map(one, PROCESSES))
+        watchers = [process for process in WATCHERS if process.name in states]
+        found = list(pool.map(one, (*PROCESSES, *watchers)))
     pid = supervisor.pid
     if pid is not None:
         own = psutil.Process(pid)

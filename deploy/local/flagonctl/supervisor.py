@@ -14,7 +14,7 @@ from typing import Any, cast
 from . import launch
 from .files import write
 from .problem import Problem
-from .processes import PROCESSES
+from .processes import BY_NAME
 from .reach import Runner
 from .stack import Stack
 
@@ -193,9 +193,10 @@ class Supervisor:
     def shut_down(self) -> None:
         """Stop every process, services before what they need, then the supervisor."""
         # All of a kind at once: each may take its grace time.
-        kinds = (("python", "gateway", "prometheus"), ("redis", "postgres"))
-        for group in kinds:
-            names = [process.name for process in PROCESSES if process.kind in group]
+        last = {"redis", "postgres"}
+        known = self.states()
+        for late in (False, True):
+            names = [name for name in known if (BY_NAME[name].kind in last) is late]
             for name in names:
                 self._call("stopProcess", name, False, allowed=_NOT_RUNNING)
             while any(

@@ -12,10 +12,11 @@ from .problem import Problem
 from .processes import OWNERS, READABLE, SERVICES
 from .stack import Stack
 
-REDIS_USERS = ("admin", *SERVICES)
+REDIS_USERS = ("admin", "monitor", *SERVICES)
 
 _TEXTS = (
     "postgres_password",
+    "monitor_postgres_password",
     *(f"{name}_postgres_password" for name in OWNERS),
     *(f"{name}_owner_postgres_password" for name in OWNERS),
     *(f"{name}_reader_postgres_password" for name in READABLE),

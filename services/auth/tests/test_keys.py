@@ -45,6 +45,18 @@ class TestJwks:
             "public, max-age=60, stale-while-revalidate=60, stale-if-error=86400"
         )
 
+    def test_tells_metrics_since_when_its_keys_sign(self, app):
+        before = time.time()
+        get(app, "/.well-known/jwks.json")
+        # The first asking makes the keys, the second finds them.
+        get(app, "/.well-known/jwks.json")
+
+        found = get(app, "/metrics").text
+        for alg in ("ES256", "RS256"):
+            name = f'flagon_signing_key_since_timestamp_seconds{{alg="{alg}"}} '
+            since = float(found.partition(name)[2].split()[0])
+            assert 0 < since <= before + 60
+
     def test_is_not_sent_again_to_who_has_it(self, app):
         etag = get(app, "/.well-known/jwks.json").headers["ETag"]
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 """The media type of `exposition`."""
 
-SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
-"""Histogram buckets that hold both the 100 ms and the 500 ms objective."""
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 30, 60, 300)
+"""Histogram buckets that hold the objectives of 100 ms, 500 ms and 2 s."""
 
 REGISTRY = CollectorRegistry()
 """Every metric of the process; not the library's default one, which adds its own."""

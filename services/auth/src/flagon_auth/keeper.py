@@ -10,6 +10,7 @@ import structlog
 from flask import Flask
 from sqlalchemy.exc import SQLAlchemyError
 
+from flagon_chassis import metrics
 from flagon_chassis.db import reading, transaction
 from flagon_chassis.errors import Unavailable
 
@@ -110,6 +111,13 @@ def published(*, now: datetime) -> dict[str, Any]:
     """Return the JWK set; the very first call makes the keys."""
     with reading() as db:
         found = keys.published(db, now=now)
+        for alg, since in keys.signing_since(db):
+            metrics.gauge(
+                "flagon_signing_key_since_timestamp_seconds",
+                "When the key began to sign that signs now.",
+                "alg",
+                mode="livemax",
+            ).labels(alg).set(since.timestamp())
     if not found["keys"]:
         with transaction() as db:
             keys.ensure_keys(db, parts().issuer.sealer, now=now)

@@ -246,6 +246,16 @@ def published(session: Session, *, now: datetime) -> dict[str, Any]:
     return {"keys": [jwk for jwk, end in rows if end is None or end > now]}
 
 
+def signing_since(session: Session) -> list[tuple[str, datetime]]:
+    """Return, for each algorithm, since when its present key signs."""
+    rows = session.execute(
+        select(SigningKey.alg, SigningKey.activated_at).where(
+            SigningKey.state == "active", SigningKey.activated_at.is_not(None)
+        )
+    )
+    return [(alg, since) for alg, since in rows if since]
+
+
 def signing_key(
     session: Session, sealer: Sealer, alg: str, *, now: datetime
 ) -> tuple[str, Key]:

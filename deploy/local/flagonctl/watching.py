@@ -1,0 +1,176 @@
+"""What watches a stack besides Prometheus: exporters and Alertmanager."""
+
+import json
+import os
+from typing import Any
+
+from . import programs
+from .problem import Problem
+from .processes import HTTPS_OFFSET, Process
+from .stack import Stack
+from .templates import fill_file
+from .vault import Vault
+
+_PROGRAMS = {
+    "alertmanager": "prometheus-alertmanager",
+    "postgres-exporter": "prometheus-postgres-exporter",
+    "redis-exporter": "prometheus-redis-exporter",
+    "gateway-exporter": "prometheus-nginx-exporter",
+    "probe-exporter": "prometheus-blackbox-exporter",
+    "machine-exporter": "prometheus-node-exporter",
+}
+"""By process, Debian's program, which has the name of its package."""
+
+_REDIS = ("redis-store", "redis-cache")
+
+
+def check() -> None:
+    """Refuse to begin without one of the programs.
+
+    :raises Problem: naming all that are missing.
+    """
+    missing = []
+    for program in _PROGRAMS.values():
+        try:
+            programs.find(program)
+        except Problem:
+            missing.append(program)
+    if missing:
+        packages = " ".join(missing)
+        message = f"WITH=observability needs what is not installed: {packages}."
+        raise Problem(message, f"sudo sh deploy/local/packages.sh {packages}")
+
+
+def command(stack: Stack, process: Process) -> list[str]:
+    """Return how a watcher is started in local mode."""
+    config = stack.config / "observability"
+    arguments = {
+        "alertmanager": (
+            f"--config.file={config / 'alertmanager.yml'}",
+            f"--storage.path={stack.state / 'alertmanager'}",
+            # It is the only one: no port for others of its kind.
+            "--cluster.listen-address=",
+        ),
+        "redis-exporter": (
+            f"--redis.password-file={stack.secrets / 'redis_monitor_passwords.json'}",
+            # Which server is asked for stands in the question.
+            "--redis.addr=",
+            "--redis.user=monitor",
+            "--set-client-name=false",
+        ),
+        "gateway-exporter": (
+            f"--nginx.scrape-uri=http://{stack.internal_address}/stub_status",
+        ),
+        "probe-exporter": (f"--config.file={config / 'blackbox.yml'}",),
+        "machine-exporter": (
+            "--collector.disable-defaults",
+            *(f"--collector.{one}" for one in ("cpu", "filesystem", "meminfo")),
+        ),
+    }
+    return [
+        str(programs.find(_PROGRAMS[process.name])),
+        *arguments.get(process.name, ()),
+        f"--web.listen-address=127.0.0.1:{stack.port(process.name)}",
+    ]
+
+
+def variables(stack: Stack, process: Process) -> dict[str, str]:
+    """Return what a watcher reads from its environment; no secret, but where one lies."""
+    if process.name != "postgres-exporter":
+        return {}
+    return {
+        "DATA_SOURCE_URI": f"{stack.address('postgres')}/postgres?sslmode=disable",
+        "DATA_SOURCE_USER": "monitor",
+        "DATA_SOURCE_PASS_FILE": str(stack.secrets / "monitor_postgres_password"),
+    }
+
+
+def secrets(stack: Stack, vault: Vault) -> None:
+    """Write the passwords of both Redis as their exporter reads them."""
+    # Older exporters look for the address alone, newer ones for it with the user.
+    passwords = {
+        f"redis://{user}{stack.address(name)}": vault["redis_monitor_password"]
+        for name in _REDIS
+        for user in ("", "monitor@")
+    }
+    vault.put("redis_monitor_passwords.json", json.dumps(passwords) + "\n")
+
+
+def targets(stack: Stack, *, watched: bool) -> dict[str, str]:
+    """Return the files in which Prometheus finds the watchers; empty lists without."""
+    found: dict[str, list[dict[str, Any]]] = {
+        "alertmanagers.json": [{"targets": [stack.address("alertmanager")]}],
+        "exporters.json": [
+            _target(stack, "postgres-exporter", "postgres"),
+            _target(stack, "gateway-exporter", "gateway"),
+            _target(stack, "machine-exporter", "machine"),
+            _target(stack, "alertmanager", "alertmanager"),
+            *(
+                _target(
+                    stack,
+                    "redis-exporter",
+                    name,
+                    __metrics_path__="/scrape",
+                    __param_target=f"redis://{stack.address(name)}",
+                )
+                for name in _REDIS
+            ),
+        ],
+        "probes.json": [
+            _target(
+                stack,
+                "probe-exporter",
+                "gateway",
+                __param_module="https",
+                __param_target=f"https://{_front_door(stack)}/docs/",
+            )
+        ],
+    }
+    return {
+        name: json.dumps(targets if watched else [], indent=2) + "\n"
+        for name, targets in found.items()
+    }
+
+
+def _target(stack: Stack, exporter: str, watches: str, **labels: str) -> dict[str, Any]:
+    """Return a target named after what it tells of."""
+    return {
+        "targets": [stack.address(exporter)],
+        "labels": {"process": watches, "service": watches, **labels},
+    }
+
+
+def _front_door(stack: Stack) -> str:
+    if stack.mode == "docker":
+        return "gateway:8443"
+    return f"127.0.0.1:{stack.port_base + HTTPS_OFFSET}"
+
+
+def files(stack: Stack) -> dict[str, str]:
+    """Return the configuration of Alertmanager and of the probe."""
+    source = stack.root / "deploy" / "observability"
+    authority = "/etc/blackbox/ca.pem"
+    if stack.mode == "local":
+        authority = str(stack.tls / "ca.pem")
+    return {
+        "alertmanager.yml": alertmanager(
+            stack, os.environ.get("FLAGON_ALERT_WEBHOOK", "")
+        ),
+        "ca.pem": (stack.tls / "ca.pem").read_text(),
+        "blackbox.yml": fill_file(
+            source / "blackbox.yml.template", {"TLS_CA": authority}
+        ),
+    }
+
+
+def alertmanager(stack: Stack, webhook: str, *, group_wait: str = "10s") -> str:
+    """Return Alertmanager's configuration.
+
+    :param webhook: URL that is told of alerts; nobody is when it is empty.
+    """
+    url = json.dumps(webhook)
+    receiver = f"    webhook_configs: [{{url: {url}}}]" if webhook else ""
+    return fill_file(
+        stack.root / "deploy" / "observability" / "alertmanager.yml.template",
+        {"PAGER": receiver, "TICKETS": receiver, "GROUP_WAIT": group_wait},
+    )

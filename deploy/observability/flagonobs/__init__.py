@@ -1,0 +1,1 @@
+"""Makes rules, dashboards and pages of what is promised and measured."""

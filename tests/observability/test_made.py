@@ -1,0 +1,100 @@
+"""What is made of other files is what they make today; what is made is sound."""
+
+import json
+import re
+
+import pytest
+import yaml
+from flagonobs import __main__ as making
+from flagonobs import dashboards, slo
+
+from .conftest import HOME, ROOT
+
+BOARDS = {board.name: board for board in dashboards.boards()}
+
+
+@pytest.mark.parametrize(
+    ("what", "command"), [("slo", "make slo"), ("dashboards", "make dashboards")]
+)
+class TestMadeFiles:
+    def test_are_not_older_than_their_source(self, what, command):
+        old = [
+            path.relative_to(ROOT).as_posix()
+            for path, text in making.made(what).items()
+            if not path.exists() or path.read_text() != text
+        ]
+
+        assert old == [], f"Next: {command}"
+
+
+class TestObjectives:
+    OBJECTIVES = slo.load(HOME / "slos.yml")
+
+    def test_are_those_that_are_promised(self):
+        assert {one.name: one.objective for one in self.OBJECTIVES} == {
+            "availability": 0.999,
+            "read-latency": 0.95,
+            "event-to-screen": 0.95,
+            "job-start": 0.95,
+        }
+
+    def test_use_limits_that_the_histograms_have(self):
+        from flagon_chassis.metrics import SECONDS
+
+        text = (HOME / "slos.yml").read_text()
+        limits = {float(one) for one in re.findall(r'le="([0-9.]+)"', text)}
+
+        assert limits
+        assert limits <= set(SECONDS)
+
+    def test_that_lack_a_field_are_refused(self, tmp_path):
+        path = tmp_path / "slos.yml"
+        path.write_text(yaml.safe_dump([{"name": "half"}]))
+
+        with pytest.raises(TypeError):
+            slo.load(path)
+
+
+class TestDashboards:
+    def test_that_are_kept_are_all_made(self):
+        kept = {path.stem for path in (HOME / "dashboards").glob("*.json")}
+
+        assert kept == set(BOARDS)
+
+    @pytest.mark.parametrize("name", sorted(BOARDS))
+    def test_tell_what_each_panel_shows_and_where_to_go_on(self, name):
+        found = json.loads((HOME / "dashboards" / f"{name}.json").read_text())
+        panels = [panel for panel in found["panels"] if panel["type"] != "row"]
+
+        assert panels
+        for panel in panels:
+            assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
+            assert len(panel["description"]) > 5, panel["title"]
+            (link,) = panel["links"]
+            target = re.fullmatch(r"/d/flagon-(.+)", link["url"])
+            assert target is None or target[1] in BOARDS, link["url"]
+            assert target or link["url"].startswith("/explore?"), link["url"]
+            assert panel["targets"], panel["title"]
+
+    @pytest.mark.parametrize("name", sorted(BOARDS))
+    def test_have_panels_that_do_not_overlap(self, name):
+        found = json.loads((HOME / "dashboards" / f"{name}.json").read_text())
+        taken = set()
+        for panel in found["panels"]:
+            place = panel["gridPos"]
+            cells = {
+                (x, y)
+                for x in range(place["x"], place["x"] + place["w"])
+                for y in range(place["y"], place["y"] + place["h"])
+            }
+            assert place["x"] + place["w"] <= 24
+            assert not cells & taken, panel["title"]
+            taken |= cells
+
+    def test_are_for_the_grafana_that_runs(self):
+        compose = (ROOT / "docker-compose.yml").read_text()
+        project = (ROOT / "pyproject.toml").read_text()
+        running = re.search(r"grafana/grafana:(\d+\.\d+)\.", compose)
+        made = re.search(r"grafana-foundation-sdk==\d+!(\d+\.\d+)\.", project)
+
+        assert running[1] == made[1]
