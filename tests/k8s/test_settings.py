@@ -286,9 +286,10 @@ def words(value):
 
 
 class TestRules:
-    def test_of_prometheus_are_the_one_source(self):
-        rule = overlay("production").find("PrometheusRule", "flagon-red")
-        path = ROOT / "deploy" / "observability" / "rules" / "red.yml"
+    @pytest.mark.parametrize("name", ["red", "slo"])
+    def test_of_prometheus_are_the_one_source(self, name):
+        rule = overlay("production").find("PrometheusRule", f"flagon-{name}")
+        path = ROOT / "deploy" / "observability" / "rules" / f"{name}.yml"
 
         assert words(rule["spec"]) == words(yaml.safe_load(path.read_text()))
 

@@ -1,6 +1,7 @@
 """`make slo` and `make dashboards`: write what is made of other files, or say it is old.
 
-python -m flagonobs slo           rules/slo.yml and docs/slos.md, made of slos.yml
+python -m flagonobs slo           rules/slo.yml and docs/slos.md, made of slos.yml, and
+                                  what Kubernetes is given of the rules
 python -m flagonobs dashboards    dashboards/*.json, made of flagonobs/dashboards
 """
 
@@ -18,9 +19,13 @@ def made(what: str) -> dict[Path, str]:
     """Return every file that is made, by its place."""
     if what == "slo":
         objectives = slo.load(HOME / "slos.yml")
+        rules = slo.rules_text(objectives)
+        red = (HOME / "rules" / "red.yml").read_text()
+        kubernetes = ROOT / "deploy" / "k8s" / "components" / "prometheus"
         return {
-            HOME / "rules" / "slo.yml": slo.rules_text(objectives),
+            HOME / "rules" / "slo.yml": rules,
             ROOT / "docs" / "slos.md": slo.page(objectives),
+            kubernetes / "rules.yaml": slo.objects({"red": red, "slo": rules}),
         }
     # The library of the dashboards takes a second to load.
     from . import dashboards  # noqa: PLC0415

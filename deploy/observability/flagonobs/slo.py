@@ -187,6 +187,24 @@ def rules_text(objectives: list[Objective]) -> str:
     return head + yaml.safe_dump(rules(objectives), sort_keys=False, width=90)
 
 
+def objects(files: dict[str, str]) -> str:
+    """Return rule files as objects of the Prometheus operator.
+
+    :param files: by name, the text of a rule file.
+    """
+    made = [
+        {
+            "apiVersion": "monitoring.coreos.com/v1",
+            "kind": "PrometheusRule",
+            "metadata": {"name": f"flagon-{name}"},
+            "spec": yaml.safe_load(text),
+        }
+        for name, text in files.items()
+    ]
+    text = yaml.safe_dump_all(made, sort_keys=False, width=100, allow_unicode=True)
+    return f"# Made by `make slo` of deploy/observability/rules.\n{text}"
+
+
 def page(objectives: list[Objective]) -> str:
     """Return `docs/slos.md`."""
     lines = [
