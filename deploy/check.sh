@@ -9,11 +9,8 @@ bin=$PWD/.venv/bin
 mkdir -p dist
 # Below the checkout, and removed by the last line: a trap at the exit would be one for
 # every child that is killed before it has become itself.
-folder=$(mktemp -d "$PWD/dist/check.XXXXXX")
+folder=${CHECK_FOLDER:-$(mktemp -d "$PWD/dist/check.XXXXXX")}
 summary=$folder/summary again=$folder/again
-: > "$summary"
-: > "$again"
-mkfifo "$folder/pipe"
 # The last lines of pytest name each failed test and its reason: in 80 columns, the
 # names alone would fit. The order of tests is a random one, another for each content of
 # the repository: what fails on one machine can be repeated on the next. SEED=… is any other.
@@ -23,7 +20,6 @@ export COLUMNS="${COLUMNS:-200}" PYTEST_ADDOPTS
 # Where these are set, pytest shows differences of any length.
 unset CI BUILD_NUMBER
 [ -t 1 ] && PYTEST_ADDOPTS="--color=yes $PYTEST_ADDOPTS"
-passed=0 failed=0
 units='chassis auth catalog realtime web worker system judges together deployment k8s observability'
 selected=
 for name; do
@@ -35,6 +31,12 @@ for name; do
   esac
 done
 
+# Stages of one lane come one after the other; $lane is their folder.
+enter() {
+  lane=$folder/$1
+  mkdir -p "$lane"
+  [ -p "$lane/pipe" ] || mkfifo "$lane/pipe"
+}
 stage() {
   name=$1
   shift
@@ -45,28 +47,23 @@ stage() {
   printf '\n== %s\n' "$name"
   started=$(date +%s)
   # Not `… | tee`, which would hide how the stage ended.
-  tee "$folder/log" < "$folder/pipe" &
+  tee "$lane/log" < "$lane/pipe" &
   tee=$!
-  if "$@" > "$folder/pipe" 2>&1; then word=ok; else word=FAILED; fi
+  if "$@" > "$lane/pipe" 2>&1; then word=ok; else word=FAILED; fi
   # Whatever outlived its stage must not keep `tee` waiting.
   (sleep 10; kill "$tee") > /dev/null 2>&1 &
   wait "$tee"
   kill $! 2> /dev/null
-  if [ "$word" = ok ]; then
-    passed=$((passed + 1))
-  else
-    failed=$((failed + 1))
-    reasons >> "$again"
-  fi
+  [ "$word" = ok ] || reasons >> "$again"
   printf '%-12s %-7s %4d s\n' "$name" "$word" $(($(date +%s) - started)) >> "$summary"
 }
 # What a failed stage said at its end: pytest's list of failures where there is one.
 reasons() {
   printf '\n-- %s\n' "$name"
-  if grep -q 'short test summary info' "$folder/log"; then
-    sed '1,/short test summary info/d' "$folder/log" | head -n 30
+  if grep -q 'short test summary info' "$lane/log"; then
+    sed '1,/short test summary info/d' "$lane/log" | head -n 30
   else
-    tail -n 15 "$folder/log"
+    tail -n 15 "$lane/log"
   fi | cut -c 1-300
 }
 skip() {
@@ -91,27 +88,49 @@ types() {
 unit() {
   package=$1 least=$2
   shift 2
-  "$bin/coverage" erase &&
-    "$bin/coverage" run -m pytest -q "$@" &&
+  export COVERAGE_FILE="$lane/coverage-$package/data"
+  mkdir -p "$lane/coverage-$package"
+  "$bin/coverage" run -m pytest -q "$@" &&
     "$bin/coverage" combine --quiet &&
     "$bin/coverage" report --include="*/flagon_$package/*" --fail-under="$least" --skip-covered
 }
 end_to_end() { FLAGON_MODE=$1 "$bin/python" -m pytest -q tests/e2e; }
 browser() { "$bin/python" -m pytest -q tests/browser; }
 
+# Two lanes of about the same length, for two cores. What takes whole ranges of ports is in
+# one of them.
+services() { for each; do stage "$each" unit "$each" 95 "services/$each/tests"; done; }
+first() {
+  stage chassis unit chassis 100 libs/chassis/tests
+  services auth worker
+  stage system "$bin/python" -m pytest -q tests/system
+  stage judges "$bin/python" -m pytest -q tests/judges
+  stage k8s "$bin/python" -m pytest -q tests/k8s
+}
+second() {
+  services catalog realtime web
+  stage together "$bin/python" -m pytest -q tests/together
+  stage deployment "$bin/python" -m pytest -q tests/local
+  stage observability "$bin/python" -m pytest -q tests/observability
+}
+
+if [ -n "${CHECK_FOLDER-}" ]; then
+  enter second
+  second
+  exit
+fi
+enter first
+: > "$summary"
+: > "$again"
 stage format formatted
 stage style style
 stage types types
-stage chassis unit chassis 100 libs/chassis/tests
-for service in auth catalog realtime web worker; do
-  stage "$service" unit "$service" 95 "services/$service/tests"
-done
-stage system "$bin/python" -m pytest -q tests/system
-stage judges "$bin/python" -m pytest -q tests/judges
-stage together "$bin/python" -m pytest -q tests/together
-stage deployment "$bin/python" -m pytest -q tests/local
-stage k8s "$bin/python" -m pytest -q tests/k8s
-stage observability "$bin/python" -m pytest -q tests/observability
+# A shell has what it starts in the background ignore Ctrl-C; tests are to end by it.
+CHECK_FOLDER=$folder env --default-signal=INT sh deploy/check.sh "$@" > "$folder/said" 2>&1 &
+other=$!
+first
+wait "$other"
+cat "$folder/said"
 stage e2e-local end_to_end local
 stage browser browser
 if docker info > /dev/null 2>&1; then
@@ -120,6 +139,8 @@ else
   skip e2e-docker "no container engine answers"
 fi
 
+passed=$(grep -c ' ok  ' "$summary")
+failed=$(grep -c ' FAILED ' "$summary")
 if [ "$failed" != 0 ]; then
   printf '\n== what failed (in the same order again: SEED=%s)\n' "$seed"
   cat "$again"
