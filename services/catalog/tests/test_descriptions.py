@@ -180,9 +180,9 @@ class TestAttacks:
     def test_end_soon_whatever_is_repeated(self, part):
         began = process_time()
 
-        for _ in range(10):
-            harmless(article_of((part * 20_000)[:20_000]))
+        harmless(article_of((part * 20_000)[:20_000]))
 
+        # What grows with the square of the length takes minutes.
         assert process_time() - began < 5
 
 

@@ -102,8 +102,8 @@ class TestRating:
         shown = real_client().get(f"{PRODUCTS}/{product['id']}").json
 
         assert shown["rating"] == {"count": 3, "average": 4.33}
-        listed = real_client().get(f"{PRODUCTS}?sku={product['sku']}").json["items"]
-        assert listed == [shown]
+        (listed,) = real_client().get(f"{PRODUCTS}?sku={product['sku']}").json["items"]
+        assert listed["rating"] == shown["rating"]
 
     @pytest.mark.usefixtures("at_once")
     def test_stays_when_the_product_is_edited(
