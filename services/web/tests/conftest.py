@@ -12,7 +12,7 @@ from hashlib import sha256
 from json import dumps, loads
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 import redis
@@ -31,7 +31,14 @@ SCOPES = {
     "customer": "openid profile email offline_access reviews:write jobs:read",
     "merchandiser": "openid profile email offline_access reviews:write jobs:read"
     " catalog:write jobs:write",
+    "operator": "openid profile email offline_access reviews:write jobs:read"
+    " catalog:write jobs:write ops:read jobs:manage",
 }
+KINDS = [
+    {"kind": "import", "title": "", "scope": "jobs:write", "takes_file": True},
+    {"kind": "export", "title": "", "scope": "catalog:write", "takes_file": False},
+    {"kind": "probe", "title": "", "scope": "jobs:manage", "takes_file": False},
+]
 _KEY = RSAKey.generate_key(2048, {"kid": "k1", "use": "sig", "alg": "RS256"})
 
 
@@ -100,6 +107,12 @@ class Platform:
         default_factory=lambda: [{"id": "c1", "slug": "books", "name": "Books"}]
     )
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    attempts: list[dict[str, Any]] = field(default_factory=list)
+    """Of every job, newest first."""
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    """Of every job, oldest first."""
+    silent: set[str] = field(default_factory=set)
+    """Ends of paths that answer 503."""
     uploads: list[dict[str, Any]] = field(default_factory=list)
     corrected: dict[str, str] = field(default_factory=dict)
     """By words that find nothing: what is searched for instead."""
@@ -189,6 +202,8 @@ def stand_in(platform: Platform) -> Flask:  # noqa: PLR0915 (one route after ano
             (name for start, name in service_of.items() if path.startswith(start)),
             path.split("/")[1],
         )
+        if path.endswith(tuple(platform.silent)):
+            return problem(503)
         if service in platform.refuse:
             return problem(*platform.refuse[service])
         if service in platform.down:
@@ -316,42 +331,107 @@ def stand_in(platform: Platform) -> Flask:  # noqa: PLR0915 (one route after ano
         found["version"] += 1
         return jsonify(found)
 
-    # -- worker --
+    stand_in_jobs(app, platform)
+    return app
+
+
+def listed(items: list[dict[str, Any]], default: int = 20) -> Response:
+    """Answer a page of them, as the cursor and the limit of the request say."""
+    start = int(request.args.get("cursor", 0))
+    after = start + int(request.args.get("limit", default))
+    cursor = str(after) if after < len(items) else None
+    return jsonify(items=items[start:after], next_cursor=cursor)
+
+
+def tagged(item: dict[str, Any], status: int = 200) -> Any:
+    return jsonify(item), status, {"ETag": f'"v{item["version"]}"'}
+
+
+def stale(item: dict[str, Any]) -> Response | None:
+    """Refuse a change to another version than the present one."""
+    if request.headers.get("If-Match") == f'"v{item["version"]}"':
+        return None
+    return problem(412 if "If-Match" in request.headers else 428, "stale")
+
+
+def stand_in_jobs(app: Flask, platform: Platform) -> None:
+    """Give the app the worker's jobs API."""
+    finished = {"succeeded", "failed", "cancelled"}
 
     @app.get("/api/v1/jobs")
     def jobs() -> Response:
-        return jsonify(items=list(platform.jobs.values()), next_cursor=None)
+        found = list(platform.jobs.values())
+        for name in ("state", "kind"):
+            if name in request.args:
+                found = [job for job in found if job[name] == request.args[name]]
+        if not request.args.get("cursor", "0").isdigit():
+            return jsonify(items=[], next_cursor=None)
+        return listed(found)
+
+    @app.get("/api/v1/jobs/kinds")
+    def kinds() -> Response:
+        return jsonify(items=KINDS)
 
     @app.post("/api/v1/jobs")
     def create_job() -> Any:
-        file = request.files["file"]
+        file = request.files.get("file")
         platform.uploads.append(
             {
                 "params": loads(request.form["params"]),
                 "kind": request.form["kind"],
-                "name": file.filename,
-                "content": file.read(),
+                "name": file.filename if file else None,
+                "content": file.read() if file else None,
                 "key": request.headers["Idempotency-Key"],
             }
         )
-        job = platform.add_job(make_job("queued"))
+        job = platform.add_job(make_job("queued", kind=request.form["kind"]))
         return jsonify(job), 202, {"Location": f"/api/v1/jobs/{job['id']}"}
 
-    @app.get("/api/v1/jobs/<job_id>")
-    def job(job_id: str) -> Response:
-        if job_id not in platform.jobs:
+    @app.get("/api/v1/jobs/<uuid:job_id>")
+    def job(job_id: UUID) -> Any:
+        if str(job_id) not in platform.jobs:
             return problem(404)
-        return jsonify(platform.jobs[job_id])
+        return tagged(platform.jobs[str(job_id)])
 
-    @app.post("/api/v1/jobs/<job_id>/cancel")
-    def cancel(job_id: str) -> Response:
-        job = platform.jobs[job_id]
-        if job["state"] in {"succeeded", "failed", "cancelled"}:
-            return problem(409, "finished")
+    @app.get("/api/v1/jobs/<uuid:job_id>/attempts")
+    def attempts(job_id: UUID) -> Response:
+        if str(job_id) not in platform.jobs:
+            return problem(404)
+        return listed(platform.attempts)
+
+    @app.get("/api/v1/jobs/<uuid:job_id>/log")
+    def log(job_id: UUID) -> Response:
+        if str(job_id) not in platform.jobs:
+            return problem(404)
+        return listed(platform.lines)
+
+    @app.post("/api/v1/jobs/<uuid:job_id>/cancel")
+    def cancel(job_id: UUID) -> Response:
+        job = platform.jobs[str(job_id)]
+        if job["state"] in finished:
+            return problem(409, "The job has finished already.")
         job["state"] = "cancelled"
         return jsonify(job)
 
-    return app
+    @app.post("/api/v1/jobs/<uuid:job_id>/retry")
+    def retry(job_id: UUID) -> Response:
+        job = platform.jobs[str(job_id)]
+        if job["state"] not in {"failed", "cancelled"}:
+            return problem(409, "The job is on its way.")
+        job.update(state="queued", error=None)
+        return jsonify(job)
+
+    @app.delete("/api/v1/jobs/<uuid:job_id>")
+    def delete_job(job_id: UUID) -> Any:
+        job = platform.jobs.get(str(job_id))
+        if job is None:
+            return problem(404)
+        if job["state"] not in finished:
+            return problem(409, "Cancel the job before you delete it.")
+        refusal = stale(job)
+        if refusal is None:
+            del platform.jobs[job["id"]]
+        return refusal or ("", 204)
 
 
 @contextmanager
@@ -545,6 +625,14 @@ def make_browser(request: pytest.FixtureRequest) -> Callable[..., Browser]:
 @pytest.fixture
 def signed_in(browser: Browser, platform: Platform) -> Browser:
     """A browser in which a merchandiser is signed in."""
+    assert browser.sign_in(platform).status_code == 303
+    return browser
+
+
+@pytest.fixture
+def operator(browser: Browser, platform: Platform) -> Browser:
+    """A browser in which an operator is signed in."""
+    platform.role = "operator"
     assert browser.sign_in(platform).status_code == 303
     return browser
 

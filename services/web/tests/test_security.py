@@ -71,6 +71,12 @@ class Page(HTMLParser):
 
 
 @pytest.fixture
+def signed_in(operator):
+    """Operators see all pages that there are."""
+    return operator
+
+
+@pytest.fixture
 def shop(platform, product_with, a_job):
     """A shop with something on every page."""
     evil = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
@@ -102,7 +108,12 @@ def shop(platform, product_with, a_job):
         artefacts=[{"name": "refused.csv", "url": "/api/v1/jobs/x/artefacts/r.csv"}],
         attempts=2,
     )
-    failed = a_job("failed", error=evil)
+    failed = a_job("failed", error=evil, dead="poison", owner=evil)
+    at = "2026-01-02T03:04:06Z"
+    platform.lines.append({"number": 1, "at": at, "level": "error", "text": evil})
+    platform.attempts.append(
+        {"number": 1, "started_at": at, "worker": evil, "outcome": evil, "error": evil}
+    )
     queued = a_job("queued", progress=None, started_at=None)
     for job in (running, done, failed, queued):
         platform.add_job(job)
@@ -125,7 +136,9 @@ def pages(shop):
         "/products/the-hobbit",
         "/status",
         "/jobs",
+        "/jobs?state=failed&kind=%3Cscript%3E",
         *jobs,
+        "/back-office",
         "/import",
         "/nowhere/%3Cscript%3E",
     ]
@@ -209,7 +222,7 @@ class TestForms:
                     yield method, app.url_for(rule.endpoint, **values)
 
     def test_there_are_as_many_as_we_know(self, app):
-        assert len(list(self.routes(app))) == 5
+        assert len(list(self.routes(app))) == 7
 
     def test_refuse_what_does_not_come_from_our_page(self, signed_in, app, platform):
         before = len(platform.uploads), len(platform.revoked)

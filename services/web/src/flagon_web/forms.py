@@ -50,13 +50,18 @@ class Mapping(FlaskForm):  # type: ignore[misc]
     dry_run = BooleanField("Only check the file, change nothing")
 
 
-class Price(FlaskForm):  # type: ignore[misc]
-    """A new price for a product."""
+class Seen(FlaskForm):  # type: ignore[misc]
+    """What a person saw when they decided."""
 
-    price = StringField("New price", validators=[InputRequired(), Length(max=14)])
     etag = StringField(
         validators=[InputRequired(), Length(max=80), Regexp(r'^"[\w.:-]+"$')]
     )
+
+
+class Price(Seen):
+    """A new price for a product."""
+
+    price = StringField("New price", validators=[InputRequired(), Length(max=14)])
 
 
 def first_error(form: Any) -> str:  # noqa: ANN401 (wtforms has no types)
