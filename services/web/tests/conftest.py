@@ -332,6 +332,7 @@ def stand_in(platform: Platform) -> Flask:  # noqa: PLR0915 (one route after ano
         return jsonify(found)
 
     stand_in_jobs(app, platform)
+    stand_in_dead(app, platform)
     return app
 
 
@@ -428,6 +429,59 @@ def stand_in_jobs(app: Flask, platform: Platform) -> None:
             return problem(404)
         if job["state"] not in finished:
             return problem(409, "Cancel the job before you delete it.")
+        refusal = stale(job)
+        if refusal is None:
+            del platform.jobs[job["id"]]
+        return refusal or ("", 204)
+
+
+def stand_in_dead(app: Flask, platform: Platform) -> None:
+    """Give the app the worker's dead letters."""
+
+    def letters() -> list[dict[str, Any]]:
+        return [job for job in platform.jobs.values() if job.get("dead")]
+
+    def find(job_id: UUID) -> dict[str, Any] | None:
+        return next((job for job in letters() if job["id"] == str(job_id)), None)
+
+    @app.get("/api/v1/jobs/dead")
+    def list_dead() -> Response:
+        kind = request.args.get("kind")
+        return listed([job for job in letters() if kind in {None, job["kind"]}])
+
+    @app.get("/api/v1/jobs/dead/<uuid:job_id>")
+    def find_dead(job_id: UUID) -> Any:
+        job = find(job_id)
+        if job is None:
+            return problem(404)
+        history = {
+            "last_attempts": platform.attempts,
+            "last_lines": platform.lines,
+        }
+        return tagged({**job, **history})
+
+    @app.post("/api/v1/jobs/dead/<uuid:job_id>/replay")
+    def replay(job_id: UUID) -> Any:
+        job = find(job_id)
+        if job is None:
+            return problem(404)
+        job.update(state="queued", dead=None)
+        return jsonify(job), 202
+
+    @app.post("/api/v1/jobs/dead/replay")
+    def replay_all() -> Any:
+        asked = request.get_json()
+        found = [job for job in letters() if asked["kind"] in {None, job["kind"]}]
+        for job in found[: asked["limit"]]:
+            job.update(state="queued", dead=None)
+        done = min(len(found), asked["limit"])
+        return jsonify(replayed=done, left=len(found) - done), 202
+
+    @app.delete("/api/v1/jobs/dead/<uuid:job_id>")
+    def discard(job_id: UUID) -> Any:
+        job = find(job_id)
+        if job is None:
+            return problem(404)
         refusal = stale(job)
         if refusal is None:
             del platform.jobs[job["id"]]

@@ -139,6 +139,13 @@ def pages(shop):
         "/jobs?state=failed&kind=%3Cscript%3E",
         *jobs,
         "/back-office",
+        "/back-office/dead-letters",
+        "/back-office/dead-letters?kind=import",
+        *(
+            f"/back-office/dead-letters/{job_id}"
+            for job_id, job in shop.jobs.items()
+            if job.get("dead")
+        ),
         "/import",
         "/nowhere/%3Cscript%3E",
     ]
@@ -222,7 +229,7 @@ class TestForms:
                     yield method, app.url_for(rule.endpoint, **values)
 
     def test_there_are_as_many_as_we_know(self, app):
-        assert len(list(self.routes(app))) == 7
+        assert len(list(self.routes(app))) == 10
 
     def test_refuse_what_does_not_come_from_our_page(self, signed_in, app, platform):
         before = len(platform.uploads), len(platform.revoked)

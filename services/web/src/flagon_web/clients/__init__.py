@@ -6,6 +6,7 @@ from typing import cast
 from flask import current_app
 
 from .catalog import Catalog
+from .dead import DeadLetters
 from .gather import Gather
 from .identity import Identity
 from .jobs import Jobs
@@ -20,6 +21,7 @@ class Backends:
 
     catalog: Catalog
     jobs: Jobs
+    dead: DeadLetters
     identity: Identity
     readiness: Readiness
     sessions: Sessions

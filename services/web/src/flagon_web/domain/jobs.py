@@ -59,6 +59,7 @@ class Upload(Shown):
     """The file that came with a job."""
 
     name: str
+    bytes: int = 0
 
 
 class Job(Shown):
@@ -222,3 +223,17 @@ class KindList(Shown):
     """All kinds of jobs."""
 
     items: list[Kind]
+
+
+class DeadLetter(Job):
+    """A job that nobody tries again by itself, with what helps to judge it."""
+
+    last_attempts: list[Attempt] = Field(default_factory=list)
+    last_lines: list[Line] = Field(default_factory=list)
+
+
+class Replayed(Shown):
+    """What came of queueing many dead letters again."""
+
+    replayed: int = 0
+    left: int = 0
