@@ -42,8 +42,9 @@ KINDS = [
 _KEY = RSAKey.generate_key(2048, {"kid": "k1", "use": "sig", "alg": "RS256"})
 
 
-def problem(status: int, detail: str = "") -> Response:
+def problem(status: int, detail: str = "", **more: Any) -> Response:
     body = {"type": "about:blank", "title": "No", "status": status, "detail": detail}
+    body |= more
     return Response(dumps(body), status, mimetype="application/problem+json")
 
 
@@ -111,6 +112,9 @@ class Platform:
     """Of every job, newest first."""
     lines: list[dict[str, Any]] = field(default_factory=list)
     """Of every job, oldest first."""
+    schedules: dict[str, dict[str, Any]] = field(default_factory=dict)
+    keys: list[str] = field(default_factory=list)
+    """Idempotency keys of what was made or run."""
     silent: set[str] = field(default_factory=set)
     """Ends of paths that answer 503."""
     uploads: list[dict[str, Any]] = field(default_factory=list)
@@ -145,6 +149,10 @@ class Platform:
     def add_job(self, job: dict[str, Any]) -> dict[str, Any]:
         self.jobs[job["id"]] = job
         return job
+
+    def add_schedule(self, schedule: dict[str, Any]) -> dict[str, Any]:
+        self.schedules[schedule["id"]] = schedule
+        return schedule
 
     def tokens(self, nonce: str | None) -> Response:
         now = int(time.time())
@@ -186,6 +194,7 @@ def stand_in(platform: Platform) -> Flask:  # noqa: PLR0915 (one route after ano
         "/api/v1/products": "catalog",
         "/api/v1/categories": "catalog",
         "/api/v1/jobs": "worker",
+        "/api/v1/schedules": "worker",
         "/oauth": "auth",
         "/.well-known": "auth",
     }
@@ -333,6 +342,7 @@ def stand_in(platform: Platform) -> Flask:  # noqa: PLR0915 (one route after ano
 
     stand_in_jobs(app, platform)
     stand_in_dead(app, platform)
+    stand_in_schedules(app, platform)
     return app
 
 
@@ -486,6 +496,98 @@ def stand_in_dead(app: Flask, platform: Platform) -> None:
         if refusal is None:
             del platform.jobs[job["id"]]
         return refusal or ("", 204)
+
+
+def make_schedule(name: str = "nightly", **members: Any) -> dict[str, Any]:
+    return {
+        "id": str(uuid4()),
+        "name": name,
+        "kind": "export",
+        "task": None,
+        "params": {"format": "csv"},
+        "owner": "me",
+        "cron": "30 2 * * *",
+        "interval_seconds": None,
+        "time_zone": "Europe/Berlin",
+        "jitter_seconds": 0,
+        "catch_up": "once",
+        "enabled": True,
+        "bounds": None,
+        "next_run_at": "2026-01-03T01:30:00Z",
+        "last_run_at": None,
+        "last_firing": None,
+        "version": 1,
+        **members,
+    }
+
+
+def stand_in_schedules(app: Flask, platform: Platform) -> None:
+    """Give the app the worker's schedules API."""
+
+    def judge(fields: dict[str, Any]) -> Any:
+        errors = []
+        if fields.get("cron") == "never":
+            errors.append({"pointer": "#/cron", "detail": "Value error, no such time"})
+        if fields.get("params", {}).get("format") == "pdf":
+            errors.append({"pointer": "#/params/format", "detail": "Not known"})
+        if fields.get("time_zone") == "Mars/Olympus":
+            errors.append({"pointer": "#", "detail": "Value error, nobody lives there"})
+        if errors:
+            return problem(422, "1 problem(s) in the request.", errors=errors)
+        names = {found["name"] for found in platform.schedules.values()}
+        if fields.get("name") == "taken" and "taken" in names:
+            kind = "http://localhost/docs/problems.md#schedule-name-taken"
+            return problem(409, "Another schedule is called taken.", type=kind)
+        return None
+
+    def find(schedule_id: UUID) -> dict[str, Any]:
+        return platform.schedules[str(schedule_id)]
+
+    @app.get("/api/v1/schedules")
+    def schedules() -> Response:
+        return listed(list(platform.schedules.values()))
+
+    @app.post("/api/v1/schedules")
+    def create_schedule() -> Any:
+        refusal = judge(request.get_json())
+        if refusal is not None:
+            return refusal
+        platform.keys.append(request.headers["Idempotency-Key"])
+        made = platform.add_schedule(make_schedule(**request.get_json()))
+        return tagged(made, 201)
+
+    @app.get("/api/v1/schedules/<uuid:schedule_id>")
+    def schedule(schedule_id: UUID) -> Any:
+        if str(schedule_id) not in platform.schedules:
+            return problem(404)
+        return tagged(find(schedule_id))
+
+    @app.patch("/api/v1/schedules/<uuid:schedule_id>")
+    def change_schedule(schedule_id: UUID) -> Any:
+        found = find(schedule_id)
+        refusal = stale(found) or judge(request.get_json())
+        if refusal is not None:
+            return refusal
+        found.update(request.get_json())
+        found["version"] += 1
+        return tagged(found)
+
+    @app.delete("/api/v1/schedules/<uuid:schedule_id>")
+    def delete_schedule(schedule_id: UUID) -> Any:
+        refusal = stale(find(schedule_id))
+        if refusal is None:
+            del platform.schedules[str(schedule_id)]
+        return refusal or ("", 204)
+
+    @app.post("/api/v1/schedules/<uuid:schedule_id>/<step>")
+    def switch_schedule(schedule_id: UUID, step: str) -> Any:
+        found = find(schedule_id)
+        if step == "run":
+            platform.keys.append(request.headers["Idempotency-Key"])
+            return tagged(found, 202)
+        found["enabled"] = step == "resume"
+        found["version"] += 1
+        return tagged(found)
 
 
 @contextmanager
@@ -659,6 +761,16 @@ def product_with() -> Callable[..., dict[str, Any]]:
 @pytest.fixture
 def a_job() -> Callable[..., dict[str, Any]]:
     return make_job
+
+
+@pytest.fixture
+def a_schedule(platform: Platform) -> Callable[..., dict[str, Any]]:
+    """Make a schedule at the worker."""
+
+    def make(**members: Any) -> dict[str, Any]:
+        return platform.add_schedule(make_schedule(**members))
+
+    return make
 
 
 @pytest.fixture

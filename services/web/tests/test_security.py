@@ -6,6 +6,8 @@ import pytest
 PLACE = {
     "ref": "the-hobbit",
     "slug": "books",
+    "schedule_id": "0" * 8 + "-0000-0000-0000-" + "0" * 12,
+    "step": "pause",
     "job_id": "0" * 8 + "-0000-0000-0000-" + "0" * 12,
 }
 VOID = {
@@ -77,7 +79,7 @@ def signed_in(operator):
 
 
 @pytest.fixture
-def shop(platform, product_with, a_job):
+def shop(platform, product_with, a_job, a_schedule):
     """A shop with something on every page."""
     evil = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
     platform.add(
@@ -114,6 +116,21 @@ def shop(platform, product_with, a_job):
     platform.attempts.append(
         {"number": 1, "started_at": at, "worker": evil, "outcome": evil, "error": evil}
     )
+    a_schedule(
+        name=evil,
+        kind=evil,
+        params={evil: evil},
+        owner=evil,
+        cron=evil,
+        time_zone=evil,
+        last_firing={
+            "fired_at": at,
+            "outcome": "refused",
+            "error": evil,
+            "job_id": failed["id"],
+        },
+    )
+    a_schedule(name="reap", task=evil, cron=None, interval_seconds=3, enabled=False)
     queued = a_job("queued", progress=None, started_at=None)
     for job in (running, done, failed, queued):
         platform.add_job(job)
@@ -139,6 +156,9 @@ def pages(shop):
         "/jobs?state=failed&kind=%3Cscript%3E",
         *jobs,
         "/back-office",
+        "/back-office/schedules",
+        "/back-office/schedules/new",
+        *(f"/back-office/schedules/{schedule_id}" for schedule_id in shop.schedules),
         "/back-office/dead-letters",
         "/back-office/dead-letters?kind=import",
         *(
@@ -229,7 +249,7 @@ class TestForms:
                     yield method, app.url_for(rule.endpoint, **values)
 
     def test_there_are_as_many_as_we_know(self, app):
-        assert len(list(self.routes(app))) == 10
+        assert len(list(self.routes(app))) == 15
 
     def test_refuse_what_does_not_come_from_our_page(self, signed_in, app, platform):
         before = len(platform.uploads), len(platform.revoked)

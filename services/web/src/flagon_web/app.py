@@ -20,6 +20,7 @@ from .clients.gather import Gather
 from .clients.identity import Identity
 from .clients.jobs import Jobs
 from .clients.readiness import Readiness
+from .clients.schedules import Schedules
 from .clients.sessions import RedisSessions, Sessions
 from .clients.spool import Spool
 from .settings import Settings
@@ -81,6 +82,7 @@ def _backends(settings: Settings) -> Backends:
         catalog=Catalog(client("catalog", settings.catalog_url)),
         jobs=Jobs(worker, upload_seconds=settings.upload_seconds),
         dead=DeadLetters(worker),
+        schedules=Schedules(worker),
         identity=Identity(
             client("auth", settings.auth_url),
             sessions,

@@ -11,6 +11,7 @@ from .gather import Gather
 from .identity import Identity
 from .jobs import Jobs
 from .readiness import Readiness
+from .schedules import Schedules
 from .sessions import Sessions
 from .spool import Spool
 
@@ -22,6 +23,7 @@ class Backends:
     catalog: Catalog
     jobs: Jobs
     dead: DeadLetters
+    schedules: Schedules
     identity: Identity
     readiness: Readiness
     sessions: Sessions

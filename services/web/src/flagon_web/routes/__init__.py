@@ -3,7 +3,7 @@
 from flask import Flask
 from werkzeug.routing import BaseConverter
 
-from . import access, account, dead, imports, jobs, office, shop, status
+from . import access, account, dead, imports, jobs, office, schedules, shop, status
 
 
 class Ref(BaseConverter):
@@ -16,5 +16,5 @@ def init_app(app: Flask) -> None:
     """Give the app its pages and what all of them share."""
     app.url_map.converters["ref"] = Ref
     access.init_app(app)
-    for pages in (shop, account, imports, jobs, dead, office, status):
+    for pages in (shop, account, imports, jobs, dead, schedules, office, status):
         app.register_blueprint(pages.bp)

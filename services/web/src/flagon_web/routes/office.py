@@ -1,7 +1,12 @@
 """What the pages of the back office have in common: its start, and its way to fail."""
 
+import re
 from collections.abc import Callable
+from hashlib import sha256
 from http import HTTPStatus
+from json import dumps
+from typing import Any
+from uuid import uuid4
 
 from flask import Blueprint, flash, render_template, request
 from flask.typing import ResponseReturnValue
@@ -73,3 +78,15 @@ def seen_etag() -> str:
     if not form.validate_on_submit():
         raise BadRequest("Reload the page and send the form again.")
     return str(form.etag.data)
+
+
+def sent_key() -> str:
+    """Return the key in the form that was sent, or a new one."""
+    key = request.form.get("key", "")
+    return key if re.fullmatch(r"[0-9a-f]{32}", key) else uuid4().hex
+
+
+def key_of(form: Any, fields: dict[str, Any]) -> str:  # noqa: ANN401 (wtforms)
+    """Return what is the same whenever a form is sent with the same contents."""
+    told = dumps([form.key.data, fields], sort_keys=True)
+    return sha256(told.encode()).hexdigest()
