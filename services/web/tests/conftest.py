@@ -113,6 +113,9 @@ class Platform:
     lines: list[dict[str, Any]] = field(default_factory=list)
     """Of every job, oldest first."""
     schedules: dict[str, dict[str, Any]] = field(default_factory=dict)
+    webhooks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    deliveries: list[dict[str, Any]] = field(default_factory=list)
+    """Of every webhook, newest first."""
     keys: list[str] = field(default_factory=list)
     """Idempotency keys of what was made or run."""
     silent: set[str] = field(default_factory=set)
@@ -153,6 +156,10 @@ class Platform:
     def add_schedule(self, schedule: dict[str, Any]) -> dict[str, Any]:
         self.schedules[schedule["id"]] = schedule
         return schedule
+
+    def add_webhook(self, webhook: dict[str, Any]) -> dict[str, Any]:
+        self.webhooks[webhook["id"]] = webhook
+        return webhook
 
     def tokens(self, nonce: str | None) -> Response:
         now = int(time.time())
@@ -195,6 +202,7 @@ def stand_in(platform: Platform) -> Flask:  # noqa: PLR0915 (one route after ano
         "/api/v1/categories": "catalog",
         "/api/v1/jobs": "worker",
         "/api/v1/schedules": "worker",
+        "/api/v1/webhooks": "worker",
         "/oauth": "auth",
         "/.well-known": "auth",
     }
@@ -343,6 +351,7 @@ def stand_in(platform: Platform) -> Flask:  # noqa: PLR0915 (one route after ano
     stand_in_jobs(app, platform)
     stand_in_dead(app, platform)
     stand_in_schedules(app, platform)
+    stand_in_webhooks(app, platform)
     return app
 
 
@@ -590,6 +599,126 @@ def stand_in_schedules(app: Flask, platform: Platform) -> None:
         return tagged(found)
 
 
+def make_webhook(**members: Any) -> dict[str, Any]:
+    return {
+        "id": str(uuid4()),
+        "url": "https://shop.example.com/hooks",
+        "event_types": ["market.flagon.product.*"],
+        "description": "The shop's search",
+        "enabled": True,
+        "owner": "me",
+        "circuit": "closed",
+        "failures": 0,
+        "paused_until": None,
+        "previous_secret_until": None,
+        "version": 1,
+        **members,
+    }
+
+
+def make_delivery(state: str = "delivered", **members: Any) -> dict[str, Any]:
+    attempt = {
+        "at": "2026-01-02T03:04:06Z",
+        "status": 500 if state == "dead" else 204,
+        "duration_ms": 42,
+        "answer": "",
+        "error": None,
+    }
+    return {
+        "id": str(uuid4()),
+        "event_id": str(uuid4()),
+        "event_type": "market.flagon.product.changed.v1",
+        "state": state,
+        "attempts": 0 if state == "waiting" else 1,
+        "due_at": None,
+        "log": [] if state == "waiting" else [attempt],
+        "created_at": "2026-01-02T03:04:05Z",
+        "ended_at": None,
+        **members,
+    }
+
+
+def stand_in_webhooks(app: Flask, platform: Platform) -> None:
+    """Give the app the worker's webhooks API."""
+
+    def judge(fields: dict[str, Any]) -> Any:
+        if not fields["url"].startswith("https://"):
+            errors = [{"pointer": "#/url", "detail": "is not https"}]
+            return problem(422, "The URL is not https.", errors=errors)
+        if "wrong" in fields["event_types"]:
+            errors = [{"pointer": "#/event_types/0", "detail": "No such event"}]
+            return problem(422, "1 problem(s) in the request.", errors=errors)
+        if len(platform.webhooks) > 1:
+            return problem(409, "There are 2 webhooks, and no more may be.")
+        return None
+
+    def find(webhook_id: UUID) -> dict[str, Any]:
+        return platform.webhooks[str(webhook_id)]
+
+    @app.get("/api/v1/webhooks")
+    def webhooks() -> Response:
+        return listed(list(platform.webhooks.values()))
+
+    @app.post("/api/v1/webhooks")
+    def create_webhook() -> Any:
+        refusal = judge(request.get_json())
+        if refusal is not None:
+            return refusal
+        platform.keys.append(request.headers["Idempotency-Key"])
+        made = platform.add_webhook(make_webhook(**request.get_json()))
+        return tagged({**made, "secret": "whsec_first"}, 201)
+
+    @app.get("/api/v1/webhooks/<uuid:webhook_id>")
+    def webhook(webhook_id: UUID) -> Any:
+        if str(webhook_id) not in platform.webhooks:
+            return problem(404)
+        return tagged(find(webhook_id))
+
+    @app.patch("/api/v1/webhooks/<uuid:webhook_id>")
+    def change_webhook(webhook_id: UUID) -> Any:
+        found = find(webhook_id)
+        refusal = stale(found) or judge(request.get_json())
+        if refusal is not None:
+            return refusal
+        found.update(request.get_json())
+        found["version"] += 1
+        return tagged(found)
+
+    @app.delete("/api/v1/webhooks/<uuid:webhook_id>")
+    def delete_webhook(webhook_id: UUID) -> Any:
+        refusal = stale(find(webhook_id))
+        if refusal is None:
+            del platform.webhooks[str(webhook_id)]
+        return refusal or ("", 204)
+
+    @app.post("/api/v1/webhooks/<uuid:webhook_id>/rotate")
+    def rotate_webhook(webhook_id: UUID) -> Any:
+        platform.keys.append(request.headers["Idempotency-Key"])
+        until = {"previous_secret_until": "2026-01-03T03:04:05Z"}
+        return tagged({**find(webhook_id), **until, "secret": "whsec_second"})
+
+    @app.post("/api/v1/webhooks/<uuid:webhook_id>/test")
+    def test_webhook(webhook_id: UUID) -> Any:
+        if not find(webhook_id)["enabled"]:
+            return problem(409, "Enable the webhook first.")
+        kind = "market.flagon.webhook.test.v1"
+        platform.deliveries.insert(0, make_delivery("waiting", event_type=kind))
+        return jsonify(platform.deliveries[0]), 202
+
+    @app.get("/api/v1/webhooks/<uuid:webhook_id>/deliveries")
+    def deliveries(webhook_id: UUID) -> Response:
+        state = request.args.get("state")
+        return listed([d for d in platform.deliveries if state in {None, d["state"]}])
+
+    @app.post("/api/v1/webhooks/<uuid:webhook_id>/deliveries/<delivery_id>/resend")
+    def resend(webhook_id: UUID, delivery_id: str) -> Any:
+        for found in platform.deliveries:
+            if found["id"] == delivery_id:
+                found["state"] = "waiting"
+                return jsonify(found), 202
+        return problem(404)
+
+
 @contextmanager
 def serving(app: Any) -> Iterator[str]:
     """Serve an app on a free port of the loopback and yield its address."""
@@ -769,6 +898,27 @@ def a_schedule(platform: Platform) -> Callable[..., dict[str, Any]]:
 
     def make(**members: Any) -> dict[str, Any]:
         return platform.add_schedule(make_schedule(**members))
+
+    return make
+
+
+@pytest.fixture
+def a_webhook(platform: Platform) -> Callable[..., dict[str, Any]]:
+    """Make a webhook at the worker."""
+
+    def make(**members: Any) -> dict[str, Any]:
+        return platform.add_webhook(make_webhook(**members))
+
+    return make
+
+
+@pytest.fixture
+def a_delivery(platform: Platform) -> Callable[..., dict[str, Any]]:
+    """Make a delivery at the worker, of every webhook."""
+
+    def make(state: str = "delivered", **members: Any) -> dict[str, Any]:
+        platform.deliveries.append(make_delivery(state, **members))
+        return platform.deliveries[-1]
 
     return make
 

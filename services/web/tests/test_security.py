@@ -8,6 +8,8 @@ PLACE = {
     "slug": "books",
     "schedule_id": "0" * 8 + "-0000-0000-0000-" + "0" * 12,
     "step": "pause",
+    "webhook_id": "0" * 8 + "-0000-0000-0000-" + "0" * 12,
+    "delivery_id": "0" * 8 + "-0000-0000-0000-" + "0" * 12,
     "job_id": "0" * 8 + "-0000-0000-0000-" + "0" * 12,
 }
 VOID = {
@@ -79,7 +81,7 @@ def signed_in(operator):
 
 
 @pytest.fixture
-def shop(platform, product_with, a_job, a_schedule):
+def shop(platform, product_with, a_job, a_schedule, a_webhook, a_delivery):
     """A shop with something on every page."""
     evil = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
     platform.add(
@@ -131,6 +133,14 @@ def shop(platform, product_with, a_job, a_schedule):
         },
     )
     a_schedule(name="reap", task=evil, cron=None, interval_seconds=3, enabled=False)
+    a_webhook(url=evil, event_types=[evil] * 4, description=evil, owner=evil)
+    a_webhook(circuit="open", failures=5, paused_until=at)
+    a_delivery(
+        "dead",
+        event_type=evil,
+        log=[{"at": at, "status": None, "answer": evil, "error": evil}],
+    )
+    a_delivery("waiting", due_at=at, attempts=2)
     queued = a_job("queued", progress=None, started_at=None)
     for job in (running, done, failed, queued):
         platform.add_job(job)
@@ -156,6 +166,9 @@ def pages(shop):
         "/jobs?state=failed&kind=%3Cscript%3E",
         *jobs,
         "/back-office",
+        "/back-office/webhooks",
+        "/back-office/webhooks/new",
+        *(f"/back-office/webhooks/{webhook_id}" for webhook_id in shop.webhooks),
         "/back-office/schedules",
         "/back-office/schedules/new",
         *(f"/back-office/schedules/{schedule_id}" for schedule_id in shop.schedules),
@@ -249,7 +262,7 @@ class TestForms:
                     yield method, app.url_for(rule.endpoint, **values)
 
     def test_there_are_as_many_as_we_know(self, app):
-        assert len(list(self.routes(app))) == 15
+        assert len(list(self.routes(app))) == 21
 
     def test_refuse_what_does_not_come_from_our_page(self, signed_in, app, platform):
         before = len(platform.uploads), len(platform.revoked)

@@ -23,6 +23,7 @@ from .clients.readiness import Readiness
 from .clients.schedules import Schedules
 from .clients.sessions import RedisSessions, Sessions
 from .clients.spool import Spool
+from .clients.webhooks import Webhooks
 from .settings import Settings
 
 
@@ -83,6 +84,7 @@ def _backends(settings: Settings) -> Backends:
         jobs=Jobs(worker, upload_seconds=settings.upload_seconds),
         dead=DeadLetters(worker),
         schedules=Schedules(worker),
+        webhooks=Webhooks(worker),
         identity=Identity(
             client("auth", settings.auth_url),
             sessions,

@@ -157,6 +157,29 @@ class Plan(Pace, Once):
         }
 
 
+class Endpoint(Once):
+    """A webhook."""
+
+    url = StringField("URL", validators=[InputRequired(), Length(max=2000)])
+    event_types = TextAreaField(
+        "Event types",
+        default="*",
+        validators=[InputRequired(), Length(max=_PARAMS_CHARS)],
+    )
+    description = StringField("Description", validators=[Length(max=200)])
+    enabled = BooleanField("Send to it", default=True)
+    etag = StringField(validators=[Optional(), Length(max=80)])
+
+    def fields(self) -> dict[str, Any]:
+        """Return what the webhooks API is told."""
+        return {
+            "url": self.url.data.strip(),
+            "event_types": self.event_types.data.split(),
+            "description": self.description.data or "",
+            "enabled": self.enabled.data,
+        }
+
+
 def blame(
     form: Any,  # noqa: ANN401 (wtforms has no types)
     refused: Refused,

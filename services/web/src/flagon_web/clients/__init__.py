@@ -14,6 +14,7 @@ from .readiness import Readiness
 from .schedules import Schedules
 from .sessions import Sessions
 from .spool import Spool
+from .webhooks import Webhooks
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Backends:
     jobs: Jobs
     dead: DeadLetters
     schedules: Schedules
+    webhooks: Webhooks
     identity: Identity
     readiness: Readiness
     sessions: Sessions

@@ -3,7 +3,18 @@
 from flask import Flask
 from werkzeug.routing import BaseConverter
 
-from . import access, account, dead, imports, jobs, office, schedules, shop, status
+from . import (
+    access,
+    account,
+    dead,
+    imports,
+    jobs,
+    office,
+    schedules,
+    shop,
+    status,
+    webhooks,
+)
 
 
 class Ref(BaseConverter):
@@ -16,5 +27,15 @@ def init_app(app: Flask) -> None:
     """Give the app its pages and what all of them share."""
     app.url_map.converters["ref"] = Ref
     access.init_app(app)
-    for pages in (shop, account, imports, jobs, dead, schedules, office, status):
+    for pages in (
+        shop,
+        account,
+        imports,
+        jobs,
+        dead,
+        schedules,
+        webhooks,
+        office,
+        status,
+    ):
         app.register_blueprint(pages.bp)

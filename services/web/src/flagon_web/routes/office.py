@@ -20,6 +20,11 @@ from . import access
 
 bp = Blueprint("office", __name__, url_prefix="/back-office")
 
+MARKED = "Look at the marked fields."
+AWAY = (
+    "The jobs service does not answer. What you wrote is still here:"
+    " send it again in a moment."
+)
 _LATE = {
     HTTPStatus.CONFLICT: "That is not possible any more.",
     HTTPStatus.PRECONDITION_FAILED: "It changed since you looked, so nothing was done."

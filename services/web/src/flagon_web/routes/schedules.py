@@ -20,11 +20,6 @@ bp = Blueprint("schedules", __name__, url_prefix="/back-office/schedules")
 office.degrades(bp)
 
 _PAGE_SIZE = 50
-_MARKED = "Look at the marked fields."
-_AWAY = (
-    "The jobs service does not answer. What you wrote is still here:"
-    " send it again in a moment."
-)
 _CHANGED = (
     "Somebody changed this schedule while you were editing it."
     " Yours was not saved. Save again to replace theirs."
@@ -55,7 +50,7 @@ def create_schedule() -> ResponseReturnValue:
     """Make a schedule, or say at the fields what is wrong."""
     form = Plan()
     if not form.validate_on_submit():
-        return _new_page(form, _MARKED, 422)
+        return _new_page(form, office.MARKED, 422)
     fields = form.fields()
     try:
         made = backends().schedules.create_schedule(
@@ -64,7 +59,7 @@ def create_schedule() -> ResponseReturnValue:
     except Refused as refused:
         return _new_page(form, _judged(form, refused), refused.status)
     except Unreachable:
-        return _new_page(form, _AWAY, 503)
+        return _new_page(form, office.AWAY, 503)
     flash(f"The schedule {made.name} is made.", "success")
     return redirect(url_for("schedules.schedule", schedule_id=made.id), 303)
 
@@ -88,7 +83,7 @@ def change_schedule(schedule_id: UUID) -> ResponseReturnValue:
     found = api.find_schedule(name, token=token)
     form = (Pace if found.fixed else Plan)()
     if not form.validate_on_submit():
-        return _page(found, form, _MARKED, 422)
+        return _page(found, form, office.MARKED, 422)
     etag = office.seen_etag()
     try:
         api.change_schedule(name, form.fields(), etag=etag, token=token)
@@ -98,7 +93,7 @@ def change_schedule(schedule_id: UUID) -> ResponseReturnValue:
             return _conflict(present, form)
         return _page(found, form, _judged(form, refused), refused.status)
     except Unreachable:
-        return _page(found, form, _AWAY, 503)
+        return _page(found, form, office.AWAY, 503)
     flash("The schedule is saved.", "success")
     return redirect(url_for("schedules.schedule", schedule_id=schedule_id), 303)
 
