@@ -128,6 +128,8 @@ class Platform:
     """Services that answer 503 to everything."""
     refuse: dict[str, tuple[int, str]] = field(default_factory=dict)
     """By service: the status and detail of every answer."""
+    problems: list[dict[str, str]] = field(default_factory=list)
+    """What each refusal says of the fields."""
     garbled: set[str] = field(default_factory=set)
     """Services whose readiness is no JSON."""
     role: str = "merchandiser"
@@ -222,7 +224,8 @@ def stand_in(platform: Platform) -> Flask:  # noqa: PLR0915 (one route after ano
         if path.endswith(tuple(platform.silent)):
             return problem(503)
         if service in platform.refuse:
-            return problem(*platform.refuse[service])
+            more = {"errors": platform.problems} if platform.problems else {}
+            return problem(*platform.refuse[service], **more)
         if service in platform.down:
             if service in platform.garbled:
                 return Response("<html>", 502)

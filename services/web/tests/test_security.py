@@ -166,6 +166,8 @@ def pages(shop):
         "/jobs?state=failed&kind=%3Cscript%3E",
         *jobs,
         "/back-office",
+        "/back-office/export",
+        "/back-office/export?q=%22%3E%3Cscript%3Ealert(1)&category=%22%3E%3Cscript%3E",
         "/back-office/webhooks",
         "/back-office/webhooks/new",
         *(f"/back-office/webhooks/{webhook_id}" for webhook_id in shop.webhooks),
@@ -262,7 +264,7 @@ class TestForms:
                     yield method, app.url_for(rule.endpoint, **values)
 
     def test_there_are_as_many_as_we_know(self, app):
-        assert len(list(self.routes(app))) == 21
+        assert len(list(self.routes(app))) == 22
 
     def test_refuse_what_does_not_come_from_our_page(self, signed_in, app, platform):
         before = len(platform.uploads), len(platform.revoked)

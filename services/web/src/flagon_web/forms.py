@@ -33,6 +33,21 @@ from .domain import imports, money, schedules
 _YEAR_SECONDS = 366 * 86_400
 _PARAMS_CHARS = 20_000
 _CURRENCIES = {code: code for code in money.CURRENCIES}
+_FORMATS = {
+    "csv": "CSV",
+    "csv.gz": "CSV, compressed",
+    "xlsx": "Excel workbook (100,000 products at most)",
+    "ndjson": "NDJSON: every field, exact",
+    "ndjson.gz": "NDJSON, compressed",
+    "xml": "XML",
+    "xml.gz": "XML, compressed",
+}
+_STATUSES = {
+    "active": "On sale",
+    "draft": "Drafts",
+    "archived": "Archived",
+    "any": "All",
+}
 _TARGETS = {
     imports.IGNORED: "Leave out",
     **imports.TARGETS,
@@ -180,6 +195,35 @@ class Endpoint(Once):
         }
 
 
+class Export(Once):
+    """Products into a file: which ones, and what file."""
+
+    format = SelectField("File", choices=_FORMATS)
+    status = SelectField("Status", choices=_STATUSES)
+    words = StringField("Words", validators=[Length(max=200)])
+    # The catalog knows the categories.
+    category = SelectField("Category", validate_choice=False)
+    price_from = StringField("Price from", validators=[Length(max=14)])
+    price_to = StringField("Price to", validators=[Length(max=14)])
+    currency = SelectField("Currency", choices={"": "Any", **_CURRENCIES})
+    sku = StringField("SKU", validators=[Length(max=64)])
+    in_stock = BooleanField("Only what is in stock")
+
+    def validate_currency(self, field: Any) -> None:  # noqa: ANN401 (wtforms has no types)
+        """Refuse amounts of nobody knows what."""
+        if (self.price_from.data or self.price_to.data) and not field.data:
+            raise ValidationError("Choose the currency of the prices.")
+
+    def validate_price_from(self, field: Any) -> None:  # noqa: ANN401 (wtforms has no types)
+        """Refuse what is no amount of the currency."""
+        try:
+            money.minor_units(field.data or "0", self.currency.data or "EUR")
+        except money.AmountUnreadable as failure:
+            raise ValidationError(failure.detail) from failure
+
+    validate_price_to = validate_price_from
+
+
 def blame(
     form: Any,  # noqa: ANN401 (wtforms has no types)
     refused: Refused,
@@ -197,6 +241,8 @@ def blame(
             continue
         path = str(error.get("pointer", "")).removeprefix("#").strip("/").split("/")
         words = str(error.get("detail", "")).removeprefix("Value error, ")
+        if path[0] == "params" and "params" not in form:
+            path = path[1:] or [""]
         name = (places or {}).get(path[0], path[0])
         if name not in form:
             rest.append(words)

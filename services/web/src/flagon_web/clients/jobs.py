@@ -112,6 +112,20 @@ class Jobs:
             )
         return Job.model_validate(answer.json())
 
+    def create_export(self, params: dict[str, Any], *, key: str, token: str) -> Job:
+        """Start an export of products and return its job.
+
+        :param params: filters and format, as the kind takes them.
+        :param key: the same for every attempt to submit the same form, which then makes
+            one job.
+        """
+        # Parts without a file name: the API takes multipart/form-data alone.
+        parts = {"kind": (None, "export"), "params": (None, json.dumps(params))}
+        answer = self._http.post(
+            "/api/v1/jobs", files=parts, idempotency_key=key, token=token
+        )
+        return Job.model_validate(answer.json())
+
     def cancel_job(self, job_id: str, *, token: str) -> None:
         """Ask a job to stop."""
         self._http.post(
