@@ -240,7 +240,7 @@ def blame(
         if not isinstance(error, dict):
             continue
         path = str(error.get("pointer", "")).removeprefix("#").strip("/").split("/")
-        words = str(error.get("detail", "")).removeprefix("Value error, ")
+        words = str(error.get("detail") or "").removeprefix("Value error, ")
         if path[0] == "params" and "params" not in form:
             path = path[1:] or [""]
         name = (places or {}).get(path[0], path[0])
@@ -251,8 +251,8 @@ def blame(
         field = form[name]
         field.errors = [*field.errors, f"{inner}: {words}" if inner else words]
         placed = True
-    if rest:
-        return "; ".join(rest)
+    if any(rest):
+        return "; ".join(filter(None, rest))
     if placed:
         return "It was not saved. Look at the marked fields."
     return refused.detail or "It was not saved."
