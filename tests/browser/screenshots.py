@@ -10,6 +10,7 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from uuid import uuid4
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "e2e")]
@@ -19,6 +20,7 @@ from people import Person, chromium  # noqa: E402
 
 SIZES = {"desktop": (1280, 860), "phone": (390, 844)}
 SCHEMES = ("light", "dark")
+OFFICE_WIDTHS = (390, 1440)
 PARTLY = 0.25
 """Share of an import that is done when its picture is taken."""
 
@@ -45,6 +47,75 @@ def pictures(browser, stack, account, folder, book):
                 page.goto(path)
                 page.wait_for_timeout(600)
                 page.screenshot(path=folder / f"{name}-{size}-{scheme}.png")
+            somebody.context.close()
+
+
+def scheduled(page, name, kind, params):
+    """Make a schedule, run it now, and return the path of its job."""
+    page.goto("/back-office/schedules/new")
+    page.fill("#name", f"{name}-{uuid4().hex[:6]}")
+    page.select_option("#kind", kind)
+    page.fill("#cron", "30 2 * * *")
+    page.fill("#params", params)
+    page.click("main button:text-is('Make it')")
+    page.click("main button:text-is('Run now')")
+    return page.locator("main a:text-is('its job')").get_attribute("href")
+
+
+def office_pages(browser, stack, account):
+    """Give the back office something to show and return its pages by name."""
+    somebody = Person(browser, stack.url)
+    somebody.sign_in(account)
+    page = somebody.page
+    bad = scheduled(page, "broken", "probe", '{"crash": true}')
+    job = scheduled(page, "nightly-export", "export", "{}")
+    schedule = page.url
+    page.goto("/back-office/webhooks/new")
+    page.fill("#url", "https://shop.example.com/hooks/flagon")
+    page.fill("#description", "Search of the shop")
+    page.fill("#event_types", "market.flagon.product.*")
+    page.click("main button:text-is('Make it')")
+    page.click("main a:text-is('I have it')")
+    page.click("main button:text-is('Send a test')")
+    page.wait_for_selector(".delivery")
+    webhook = page.url
+    page.goto(bad)
+    page.wait_for_selector("[data-state-badge]:text-is('Failed')", timeout=180_000)
+    somebody.context.close()
+    base = "/back-office"
+    return {
+        "office": base,
+        "office-jobs": "/jobs",
+        "office-job": job,
+        "office-dead": f"{base}/dead-letters",
+        "office-letter": bad.replace("/jobs", f"{base}/dead-letters"),
+        "office-schedules": f"{base}/schedules",
+        "office-schedule": schedule.removeprefix(stack.url),
+        "office-webhooks": f"{base}/webhooks",
+        "office-webhook": webhook.removeprefix(stack.url),
+        "office-export": f"{base}/export",
+    }
+
+
+def picture_office(browser, stack, account, folder):
+    """Take every page of the back office, whole, in both sizes and colour schemes."""
+    pages = office_pages(browser, stack, account)
+    for width in OFFICE_WIDTHS:
+        for scheme in SCHEMES:
+            somebody = Person(
+                browser,
+                stack.url,
+                viewport={"width": width, "height": 900},
+                color_scheme=scheme,
+                reduced_motion="reduce",
+            )
+            somebody.sign_in(account)
+            for name, path in pages.items():
+                somebody.page.goto(path)
+                somebody.page.wait_for_timeout(400)
+                somebody.page.screenshot(
+                    path=folder / f"{name}-{width}-{scheme}.png", full_page=True
+                )
             somebody.context.close()
 
 
@@ -82,10 +153,17 @@ def main():
     parser.add_argument("folder", type=Path)
     parser.add_argument("--file", type=Path, help="a supplier's file to import first")
     parser.add_argument("--book", help="the product page to show, as its path")
+    parser.add_argument(
+        "--office", action="store_true", help="the pages of the back office, no others"
+    )
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("FLAGON_URL", "http://localhost:8080")
     with running() as stack, chromium() as browser:
+        if options.office:
+            operator = stack.accounts()["operator"]
+            picture_office(browser, stack, operator, options.folder)
+            return
         account = stack.accounts()["merchandiser"]
         if options.file:
             picture_import(browser, stack, account, options.folder, options.file)

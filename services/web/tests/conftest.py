@@ -12,7 +12,7 @@ from hashlib import sha256
 from json import dumps, loads
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 import redis
@@ -31,12 +31,20 @@ SCOPES = {
     "customer": "openid profile email offline_access reviews:write jobs:read",
     "merchandiser": "openid profile email offline_access reviews:write jobs:read"
     " catalog:write jobs:write",
+    "operator": "openid profile email offline_access reviews:write jobs:read"
+    " catalog:write jobs:write ops:read jobs:manage",
 }
+KINDS = [
+    {"kind": "import", "title": "", "scope": "jobs:write", "takes_file": True},
+    {"kind": "export", "title": "", "scope": "catalog:write", "takes_file": False},
+    {"kind": "probe", "title": "", "scope": "jobs:manage", "takes_file": False},
+]
 _KEY = RSAKey.generate_key(2048, {"kid": "k1", "use": "sig", "alg": "RS256"})
 
 
-def problem(status: int, detail: str = "") -> Response:
+def problem(status: int, detail: str = "", **more: Any) -> Response:
     body = {"type": "about:blank", "title": "No", "status": status, "detail": detail}
+    body |= more
     return Response(dumps(body), status, mimetype="application/problem+json")
 
 
@@ -100,6 +108,18 @@ class Platform:
         default_factory=lambda: [{"id": "c1", "slug": "books", "name": "Books"}]
     )
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    attempts: list[dict[str, Any]] = field(default_factory=list)
+    """Of every job, newest first."""
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    """Of every job, oldest first."""
+    schedules: dict[str, dict[str, Any]] = field(default_factory=dict)
+    webhooks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    deliveries: list[dict[str, Any]] = field(default_factory=list)
+    """Of every webhook, newest first."""
+    keys: list[str] = field(default_factory=list)
+    """Idempotency keys of what was made or run."""
+    silent: set[str] = field(default_factory=set)
+    """Ends of paths that answer 503."""
     uploads: list[dict[str, Any]] = field(default_factory=list)
     corrected: dict[str, str] = field(default_factory=dict)
     """By words that find nothing: what is searched for instead."""
@@ -108,6 +128,8 @@ class Platform:
     """Services that answer 503 to everything."""
     refuse: dict[str, tuple[int, str]] = field(default_factory=dict)
     """By service: the status and detail of every answer."""
+    problems: list[dict[str, str]] = field(default_factory=list)
+    """What each refusal says of the fields."""
     garbled: set[str] = field(default_factory=set)
     """Services whose readiness is no JSON."""
     role: str = "merchandiser"
@@ -132,6 +154,14 @@ class Platform:
     def add_job(self, job: dict[str, Any]) -> dict[str, Any]:
         self.jobs[job["id"]] = job
         return job
+
+    def add_schedule(self, schedule: dict[str, Any]) -> dict[str, Any]:
+        self.schedules[schedule["id"]] = schedule
+        return schedule
+
+    def add_webhook(self, webhook: dict[str, Any]) -> dict[str, Any]:
+        self.webhooks[webhook["id"]] = webhook
+        return webhook
 
     def tokens(self, nonce: str | None) -> Response:
         now = int(time.time())
@@ -173,6 +203,8 @@ def stand_in(platform: Platform) -> Flask:  # noqa: PLR0915 (one route after ano
         "/api/v1/products": "catalog",
         "/api/v1/categories": "catalog",
         "/api/v1/jobs": "worker",
+        "/api/v1/schedules": "worker",
+        "/api/v1/webhooks": "worker",
         "/oauth": "auth",
         "/.well-known": "auth",
     }
@@ -189,8 +221,11 @@ def stand_in(platform: Platform) -> Flask:  # noqa: PLR0915 (one route after ano
             (name for start, name in service_of.items() if path.startswith(start)),
             path.split("/")[1],
         )
+        if path.endswith(tuple(platform.silent)):
+            return problem(503)
         if service in platform.refuse:
-            return problem(*platform.refuse[service])
+            more = {"errors": platform.problems} if platform.problems else {}
+            return problem(*platform.refuse[service], **more)
         if service in platform.down:
             if service in platform.garbled:
                 return Response("<html>", 502)
@@ -316,42 +351,375 @@ def stand_in(platform: Platform) -> Flask:  # noqa: PLR0915 (one route after ano
         found["version"] += 1
         return jsonify(found)
 
-    # -- worker --
+    stand_in_jobs(app, platform)
+    stand_in_dead(app, platform)
+    stand_in_schedules(app, platform)
+    stand_in_webhooks(app, platform)
+    return app
+
+
+def listed(items: list[dict[str, Any]], default: int = 20) -> Response:
+    """Answer a page of them, as the cursor and the limit of the request say."""
+    start = int(request.args.get("cursor", 0))
+    after = start + int(request.args.get("limit", default))
+    cursor = str(after) if after < len(items) else None
+    return jsonify(items=items[start:after], next_cursor=cursor)
+
+
+def tagged(item: dict[str, Any], status: int = 200) -> Any:
+    return jsonify(item), status, {"ETag": f'"v{item["version"]}"'}
+
+
+def stale(item: dict[str, Any]) -> Response | None:
+    """Refuse a change to another version than the present one."""
+    if request.headers.get("If-Match") == f'"v{item["version"]}"':
+        return None
+    return problem(412 if "If-Match" in request.headers else 428, "stale")
+
+
+def stand_in_jobs(app: Flask, platform: Platform) -> None:
+    """Give the app the worker's jobs API."""
+    finished = {"succeeded", "failed", "cancelled"}
 
     @app.get("/api/v1/jobs")
     def jobs() -> Response:
-        return jsonify(items=list(platform.jobs.values()), next_cursor=None)
+        found = list(platform.jobs.values())
+        for name in ("state", "kind"):
+            if name in request.args:
+                found = [job for job in found if job[name] == request.args[name]]
+        if not request.args.get("cursor", "0").isdigit():
+            return jsonify(items=[], next_cursor=None)
+        return listed(found)
+
+    @app.get("/api/v1/jobs/kinds")
+    def kinds() -> Response:
+        return jsonify(items=KINDS)
 
     @app.post("/api/v1/jobs")
     def create_job() -> Any:
-        file = request.files["file"]
+        file = request.files.get("file")
         platform.uploads.append(
             {
                 "params": loads(request.form["params"]),
                 "kind": request.form["kind"],
-                "name": file.filename,
-                "content": file.read(),
+                "name": file.filename if file else None,
+                "content": file.read() if file else None,
                 "key": request.headers["Idempotency-Key"],
             }
         )
-        job = platform.add_job(make_job("queued"))
+        job = platform.add_job(make_job("queued", kind=request.form["kind"]))
         return jsonify(job), 202, {"Location": f"/api/v1/jobs/{job['id']}"}
 
-    @app.get("/api/v1/jobs/<job_id>")
-    def job(job_id: str) -> Response:
-        if job_id not in platform.jobs:
+    @app.get("/api/v1/jobs/<uuid:job_id>")
+    def job(job_id: UUID) -> Any:
+        if str(job_id) not in platform.jobs:
             return problem(404)
-        return jsonify(platform.jobs[job_id])
+        return tagged(platform.jobs[str(job_id)])
 
-    @app.post("/api/v1/jobs/<job_id>/cancel")
-    def cancel(job_id: str) -> Response:
-        job = platform.jobs[job_id]
-        if job["state"] in {"succeeded", "failed", "cancelled"}:
-            return problem(409, "finished")
+    @app.get("/api/v1/jobs/<uuid:job_id>/attempts")
+    def attempts(job_id: UUID) -> Response:
+        if str(job_id) not in platform.jobs:
+            return problem(404)
+        return listed(platform.attempts)
+
+    @app.get("/api/v1/jobs/<uuid:job_id>/log")
+    def log(job_id: UUID) -> Response:
+        if str(job_id) not in platform.jobs:
+            return problem(404)
+        return listed(platform.lines)
+
+    @app.post("/api/v1/jobs/<uuid:job_id>/cancel")
+    def cancel(job_id: UUID) -> Response:
+        job = platform.jobs[str(job_id)]
+        if job["state"] in finished:
+            return problem(409, "The job has finished already.")
         job["state"] = "cancelled"
         return jsonify(job)
 
-    return app
+    @app.post("/api/v1/jobs/<uuid:job_id>/retry")
+    def retry(job_id: UUID) -> Response:
+        job = platform.jobs[str(job_id)]
+        if job["state"] not in {"failed", "cancelled"}:
+            return problem(409, "The job is on its way.")
+        job.update(state="queued", error=None)
+        return jsonify(job)
+
+    @app.delete("/api/v1/jobs/<uuid:job_id>")
+    def delete_job(job_id: UUID) -> Any:
+        job = platform.jobs.get(str(job_id))
+        if job is None:
+            return problem(404)
+        if job["state"] not in finished:
+            return problem(409, "Cancel the job before you delete it.")
+        refusal = stale(job)
+        if refusal is None:
+            del platform.jobs[job["id"]]
+        return refusal or ("", 204)
+
+
+def stand_in_dead(app: Flask, platform: Platform) -> None:
+    """Give the app the worker's dead letters."""
+
+    def letters() -> list[dict[str, Any]]:
+        return [job for job in platform.jobs.values() if job.get("dead")]
+
+    def find(job_id: UUID) -> dict[str, Any] | None:
+        return next((job for job in letters() if job["id"] == str(job_id)), None)
+
+    @app.get("/api/v1/jobs/dead")
+    def list_dead() -> Response:
+        kind = request.args.get("kind")
+        return listed([job for job in letters() if kind in {None, job["kind"]}])
+
+    @app.get("/api/v1/jobs/dead/<uuid:job_id>")
+    def find_dead(job_id: UUID) -> Any:
+        job = find(job_id)
+        if job is None:
+            return problem(404)
+        history = {
+            "last_attempts": platform.attempts,
+            "last_lines": platform.lines,
+        }
+        return tagged({**job, **history})
+
+    @app.post("/api/v1/jobs/dead/<uuid:job_id>/replay")
+    def replay(job_id: UUID) -> Any:
+        job = find(job_id)
+        if job is None:
+            return problem(404)
+        job.update(state="queued", dead=None)
+        return jsonify(job), 202
+
+    @app.post("/api/v1/jobs/dead/replay")
+    def replay_all() -> Any:
+        asked = request.get_json()
+        found = [job for job in letters() if asked["kind"] in {None, job["kind"]}]
+        for job in found[: asked["limit"]]:
+            job.update(state="queued", dead=None)
+        done = min(len(found), asked["limit"])
+        return jsonify(replayed=done, left=len(found) - done), 202
+
+    @app.delete("/api/v1/jobs/dead/<uuid:job_id>")
+    def discard(job_id: UUID) -> Any:
+        job = find(job_id)
+        if job is None:
+            return problem(404)
+        refusal = stale(job)
+        if refusal is None:
+            del platform.jobs[job["id"]]
+        return refusal or ("", 204)
+
+
+def make_schedule(name: str = "nightly", **members: Any) -> dict[str, Any]:
+    return {
+        "id": str(uuid4()),
+        "name": name,
+        "kind": "export",
+        "task": None,
+        "params": {"format": "csv"},
+        "owner": "me",
+        "cron": "30 2 * * *",
+        "interval_seconds": None,
+        "time_zone": "Europe/Berlin",
+        "jitter_seconds": 0,
+        "catch_up": "once",
+        "enabled": True,
+        "bounds": None,
+        "next_run_at": "2026-01-03T01:30:00Z",
+        "last_run_at": None,
+        "last_firing": None,
+        "version": 1,
+        **members,
+    }
+
+
+def stand_in_schedules(app: Flask, platform: Platform) -> None:
+    """Give the app the worker's schedules API."""
+
+    def judge(fields: dict[str, Any]) -> Any:
+        errors = []
+        if fields.get("cron") == "never":
+            errors.append({"pointer": "#/cron", "detail": "Value error, no such time"})
+        if fields.get("params", {}).get("format") == "pdf":
+            errors.append({"pointer": "#/params/format", "detail": "Not known"})
+        if fields.get("time_zone") == "Mars/Olympus":
+            errors.append({"pointer": "#", "detail": "Value error, nobody lives there"})
+        if errors:
+            return problem(422, "1 problem(s) in the request.", errors=errors)
+        names = {found["name"] for found in platform.schedules.values()}
+        if fields.get("name") == "taken" and "taken" in names:
+            kind = "http://localhost/docs/problems.md#schedule-name-taken"
+            return problem(409, "Another schedule is called taken.", type=kind)
+        return None
+
+    def find(schedule_id: UUID) -> dict[str, Any]:
+        return platform.schedules[str(schedule_id)]
+
+    @app.get("/api/v1/schedules")
+    def schedules() -> Response:
+        return listed(list(platform.schedules.values()))
+
+    @app.post("/api/v1/schedules")
+    def create_schedule() -> Any:
+        refusal = judge(request.get_json())
+        if refusal is not None:
+            return refusal
+        platform.keys.append(request.headers["Idempotency-Key"])
+        made = platform.add_schedule(make_schedule(**request.get_json()))
+        return tagged(made, 201)
+
+    @app.get("/api/v1/schedules/<uuid:schedule_id>")
+    def schedule(schedule_id: UUID) -> Any:
+        if str(schedule_id) not in platform.schedules:
+            return problem(404)
+        return tagged(find(schedule_id))
+
+    @app.patch("/api/v1/schedules/<uuid:schedule_id>")
+    def change_schedule(schedule_id: UUID) -> Any:
+        found = find(schedule_id)
+        refusal = stale(found) or judge(request.get_json())
+        if refusal is not None:
+            return refusal
+        found.update(request.get_json())
+        found["version"] += 1
+        return tagged(found)
+
+    @app.delete("/api/v1/schedules/<uuid:schedule_id>")
+    def delete_schedule(schedule_id: UUID) -> Any:
+        refusal = stale(find(schedule_id))
+        if refusal is None:
+            del platform.schedules[str(schedule_id)]
+        return refusal or ("", 204)
+
+    @app.post("/api/v1/schedules/<uuid:schedule_id>/<step>")
+    def switch_schedule(schedule_id: UUID, step: str) -> Any:
+        found = find(schedule_id)
+        if step == "run":
+            platform.keys.append(request.headers["Idempotency-Key"])
+            return tagged(found, 202)
+        found["enabled"] = step == "resume"
+        found["version"] += 1
+        return tagged(found)
+
+
+def make_webhook(**members: Any) -> dict[str, Any]:
+    return {
+        "id": str(uuid4()),
+        "url": "https://shop.example.com/hooks",
+        "event_types": ["market.flagon.product.*"],
+        "description": "The shop's search",
+        "enabled": True,
+        "owner": "me",
+        "circuit": "closed",
+        "failures": 0,
+        "paused_until": None,
+        "previous_secret_until": None,
+        "version": 1,
+        **members,
+    }
+
+
+def make_delivery(state: str = "delivered", **members: Any) -> dict[str, Any]:
+    attempt = {
+        "at": "2026-01-02T03:04:06Z",
+        "status": 500 if state == "dead" else 204,
+        "duration_ms": 42,
+        "answer": "",
+        "error": None,
+    }
+    return {
+        "id": str(uuid4()),
+        "event_id": str(uuid4()),
+        "event_type": "market.flagon.product.changed.v1",
+        "state": state,
+        "attempts": 0 if state == "waiting" else 1,
+        "due_at": None,
+        "log": [] if state == "waiting" else [attempt],
+        "created_at": "2026-01-02T03:04:05Z",
+        "ended_at": None,
+        **members,
+    }
+
+
+def stand_in_webhooks(app: Flask, platform: Platform) -> None:
+    """Give the app the worker's webhooks API."""
+
+    def judge(fields: dict[str, Any]) -> Any:
+        if not fields["url"].startswith("https://"):
+            errors = [{"pointer": "#/url", "detail": "is not https"}]
+            return problem(422, "The URL is not https.", errors=errors)
+        if "wrong" in fields["event_types"]:
+            errors = [{"pointer": "#/event_types/0", "detail": "No such event"}]
+            return problem(422, "1 problem(s) in the request.", errors=errors)
+        if len(platform.webhooks) > 1:
+            return problem(409, "There are 2 webhooks, and no more may be.")
+        return None
+
+    def find(webhook_id: UUID) -> dict[str, Any]:
+        return platform.webhooks[str(webhook_id)]
+
+    @app.get("/api/v1/webhooks")
+    def webhooks() -> Response:
+        return listed(list(platform.webhooks.values()))
+
+    @app.post("/api/v1/webhooks")
+    def create_webhook() -> Any:
+        refusal = judge(request.get_json())
+        if refusal is not None:
+            return refusal
+        platform.keys.append(request.headers["Idempotency-Key"])
+        made = platform.add_webhook(make_webhook(**request.get_json()))
+        return tagged({**made, "secret": "whsec_first"}, 201)
+
+    @app.get("/api/v1/webhooks/<uuid:webhook_id>")
+    def webhook(webhook_id: UUID) -> Any:
+        if str(webhook_id) not in platform.webhooks:
+            return problem(404)
+        return tagged(find(webhook_id))
+
+    @app.patch("/api/v1/webhooks/<uuid:webhook_id>")
+    def change_webhook(webhook_id: UUID) -> Any:
+        found = find(webhook_id)
+        refusal = stale(found) or judge(request.get_json())
+        if refusal is not None:
+            return refusal
+        found.update(request.get_json())
+        found["version"] += 1
+        return tagged(found)
+
+    @app.delete("/api/v1/webhooks/<uuid:webhook_id>")
+    def delete_webhook(webhook_id: UUID) -> Any:
+        refusal = stale(find(webhook_id))
+        if refusal is None:
+            del platform.webhooks[str(webhook_id)]
+        return refusal or ("", 204)
+
+    @app.post("/api/v1/webhooks/<uuid:webhook_id>/rotate")
+    def rotate_webhook(webhook_id: UUID) -> Any:
+        platform.keys.append(request.headers["Idempotency-Key"])
+        until = {"previous_secret_until": "2026-01-03T03:04:05Z"}
+        return tagged({**find(webhook_id), **until, "secret": "whsec_second"})
+
+    @app.post("/api/v1/webhooks/<uuid:webhook_id>/test")
+    def test_webhook(webhook_id: UUID) -> Any:
+        if not find(webhook_id)["enabled"]:
+            return problem(409, "Enable the webhook first.")
+        kind = "market.flagon.webhook.test.v1"
+        platform.deliveries.insert(0, make_delivery("waiting", event_type=kind))
+        return jsonify(platform.deliveries[0]), 202
+
+    @app.get("/api/v1/webhooks/<uuid:webhook_id>/deliveries")
+    def deliveries(webhook_id: UUID) -> Response:
+        state = request.args.get("state")
+        return listed([d for d in platform.deliveries if state in {None, d["state"]}])
+
+    @app.post("/api/v1/webhooks/<uuid:webhook_id>/deliveries/<delivery_id>/resend")
+    def resend(webhook_id: UUID, delivery_id: str) -> Any:
+        for found in platform.deliveries:
+            if found["id"] == delivery_id:
+                found["state"] = "waiting"
+                return jsonify(found), 202
+        return problem(404)
 
 
 @contextmanager
@@ -528,6 +896,37 @@ def a_job() -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture
+def a_schedule(platform: Platform) -> Callable[..., dict[str, Any]]:
+    """Make a schedule at the worker."""
+
+    def make(**members: Any) -> dict[str, Any]:
+        return platform.add_schedule(make_schedule(**members))
+
+    return make
+
+
+@pytest.fixture
+def a_webhook(platform: Platform) -> Callable[..., dict[str, Any]]:
+    """Make a webhook at the worker."""
+
+    def make(**members: Any) -> dict[str, Any]:
+        return platform.add_webhook(make_webhook(**members))
+
+    return make
+
+
+@pytest.fixture
+def a_delivery(platform: Platform) -> Callable[..., dict[str, Any]]:
+    """Make a delivery at the worker, of every webhook."""
+
+    def make(state: str = "delivered", **members: Any) -> dict[str, Any]:
+        platform.deliveries.append(make_delivery(state, **members))
+        return platform.deliveries[-1]
+
+    return make
+
+
+@pytest.fixture
 def browser(app: Flask) -> Browser:
     return Browser(app)
 
@@ -545,6 +944,14 @@ def make_browser(request: pytest.FixtureRequest) -> Callable[..., Browser]:
 @pytest.fixture
 def signed_in(browser: Browser, platform: Platform) -> Browser:
     """A browser in which a merchandiser is signed in."""
+    assert browser.sign_in(platform).status_code == 303
+    return browser
+
+
+@pytest.fixture
+def operator(browser: Browser, platform: Platform) -> Browser:
+    """A browser in which an operator is signed in."""
+    platform.role = "operator"
     assert browser.sign_in(platform).status_code == 303
     return browser
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from flagon_web.domain import covers, imports, jobs, money, products
+from flagon_web.domain import covers, imports, jobs, money, products, schedules
 
 A_PRODUCT = {
     "id": "1",
@@ -302,3 +302,29 @@ class TestNames:
     def test_of_categories_are_slugs(self):
         assert imports.slug("  Good Books & More! ") == "good-books-more"
         assert imports.slug("書") == ""
+
+
+class TestSchedule:
+    @pytest.mark.parametrize(
+        ("seconds", "words"),
+        [
+            (1, "second"),
+            (90, "90 seconds"),
+            (60, "minute"),
+            (300, "5 minutes"),
+            (3600, "hour"),
+            (172_800, "2 days"),
+            (0.5, "0.5 seconds"),
+            (90.5, "90.5 seconds"),
+        ],
+    )
+    def test_says_its_interval_in_the_largest_whole_unit(self, seconds, words):
+        assert schedules.span(seconds) == words
+
+    def test_says_numbers_as_people_write_them(self):
+        assert [schedules.plain(n) for n in (None, 30.0, 0.1, 31_622_400)] == [
+            "",
+            "30",
+            "0.1",
+            "31622400",
+        ]

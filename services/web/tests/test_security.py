@@ -6,6 +6,10 @@ import pytest
 PLACE = {
     "ref": "the-hobbit",
     "slug": "books",
+    "schedule_id": "0" * 8 + "-0000-0000-0000-" + "0" * 12,
+    "step": "pause",
+    "webhook_id": "0" * 8 + "-0000-0000-0000-" + "0" * 12,
+    "delivery_id": "0" * 8 + "-0000-0000-0000-" + "0" * 12,
     "job_id": "0" * 8 + "-0000-0000-0000-" + "0" * 12,
 }
 VOID = {
@@ -71,7 +75,13 @@ class Page(HTMLParser):
 
 
 @pytest.fixture
-def shop(platform, product_with, a_job):
+def signed_in(operator):
+    """Operators see all pages that there are."""
+    return operator
+
+
+@pytest.fixture
+def shop(platform, product_with, a_job, a_schedule, a_webhook, a_delivery):
     """A shop with something on every page."""
     evil = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
     platform.add(
@@ -102,7 +112,35 @@ def shop(platform, product_with, a_job):
         artefacts=[{"name": "refused.csv", "url": "/api/v1/jobs/x/artefacts/r.csv"}],
         attempts=2,
     )
-    failed = a_job("failed", error=evil)
+    failed = a_job("failed", error=evil, dead="poison", owner=evil)
+    at = "2026-01-02T03:04:06Z"
+    platform.lines.append({"number": 1, "at": at, "level": "error", "text": evil})
+    platform.attempts.append(
+        {"number": 1, "started_at": at, "worker": evil, "outcome": evil, "error": evil}
+    )
+    a_schedule(
+        name=evil,
+        kind=evil,
+        params={evil: evil},
+        owner=evil,
+        cron=evil,
+        time_zone=evil,
+        last_firing={
+            "fired_at": at,
+            "outcome": "refused",
+            "error": evil,
+            "job_id": failed["id"],
+        },
+    )
+    a_schedule(name="reap", task=evil, cron=None, interval_seconds=3, enabled=False)
+    a_webhook(url=evil, event_types=[evil] * 4, description=evil, owner=evil)
+    a_webhook(circuit="open", failures=5, paused_until=at)
+    a_delivery(
+        "dead",
+        event_type=evil,
+        log=[{"at": at, "status": None, "answer": evil, "error": evil}],
+    )
+    a_delivery("waiting", due_at=at, attempts=2)
     queued = a_job("queued", progress=None, started_at=None)
     for job in (running, done, failed, queued):
         platform.add_job(job)
@@ -125,7 +163,24 @@ def pages(shop):
         "/products/the-hobbit",
         "/status",
         "/jobs",
+        "/jobs?state=failed&kind=%3Cscript%3E",
         *jobs,
+        "/back-office",
+        "/back-office/export",
+        "/back-office/export?q=%22%3E%3Cscript%3Ealert(1)&category=%22%3E%3Cscript%3E",
+        "/back-office/webhooks",
+        "/back-office/webhooks/new",
+        *(f"/back-office/webhooks/{webhook_id}" for webhook_id in shop.webhooks),
+        "/back-office/schedules",
+        "/back-office/schedules/new",
+        *(f"/back-office/schedules/{schedule_id}" for schedule_id in shop.schedules),
+        "/back-office/dead-letters",
+        "/back-office/dead-letters?kind=import",
+        *(
+            f"/back-office/dead-letters/{job_id}"
+            for job_id, job in shop.jobs.items()
+            if job.get("dead")
+        ),
         "/import",
         "/nowhere/%3Cscript%3E",
     ]
@@ -209,7 +264,7 @@ class TestForms:
                     yield method, app.url_for(rule.endpoint, **values)
 
     def test_there_are_as_many_as_we_know(self, app):
-        assert len(list(self.routes(app))) == 5
+        assert len(list(self.routes(app))) == 22
 
     def test_refuse_what_does_not_come_from_our_page(self, signed_in, app, platform):
         before = len(platform.uploads), len(platform.revoked)

@@ -15,12 +15,15 @@ from flagon_chassis.http import Client
 from . import routes
 from .clients import Backends
 from .clients.catalog import Catalog
+from .clients.dead import DeadLetters
 from .clients.gather import Gather
 from .clients.identity import Identity
 from .clients.jobs import Jobs
 from .clients.readiness import Readiness
+from .clients.schedules import Schedules
 from .clients.sessions import RedisSessions, Sessions
 from .clients.spool import Spool
+from .clients.webhooks import Webhooks
 from .settings import Settings
 
 
@@ -75,12 +78,13 @@ def _backends(settings: Settings) -> Backends:
         absolute_seconds=settings.session_absolute_seconds,
         anonymous_seconds=settings.session_anonymous_seconds,
     )
+    worker = client("worker", settings.worker_url)
     return Backends(
         catalog=Catalog(client("catalog", settings.catalog_url)),
-        jobs=Jobs(
-            client("worker", settings.worker_url),
-            upload_seconds=settings.upload_seconds,
-        ),
+        jobs=Jobs(worker, upload_seconds=settings.upload_seconds),
+        dead=DeadLetters(worker),
+        schedules=Schedules(worker),
+        webhooks=Webhooks(worker),
         identity=Identity(
             client("auth", settings.auth_url),
             sessions,

@@ -1,21 +1,53 @@
 """The forms that people fill in."""
 
+import json
+from collections.abc import Mapping as MappingType
 from typing import Any
+from uuid import uuid4
 
 from flask_wtf import FlaskForm
 from flask_wtf.file import FileField, FileRequired
 from wtforms import (
     BooleanField,
     FieldList,
+    FloatField,
     IntegerField,
+    RadioField,
     SelectField,
     StringField,
+    TextAreaField,
 )
-from wtforms.validators import InputRequired, Length, NumberRange, Optional, Regexp
+from wtforms.validators import (
+    InputRequired,
+    Length,
+    NumberRange,
+    Optional,
+    Regexp,
+    ValidationError,
+)
 
-from .domain import imports, money
+from flagon_chassis.http import Refused
 
+from .domain import imports, money, schedules
+
+_YEAR_SECONDS = 366 * 86_400
+_PARAMS_CHARS = 20_000
 _CURRENCIES = {code: code for code in money.CURRENCIES}
+_FORMATS = {
+    "csv": "CSV",
+    "csv.gz": "CSV, compressed",
+    "xlsx": "Excel workbook (100,000 products at most)",
+    "ndjson": "NDJSON: every field, exact",
+    "ndjson.gz": "NDJSON, compressed",
+    "xml": "XML",
+    "xml.gz": "XML, compressed",
+}
+_STATUSES = {
+    "active": "On sale",
+    "draft": "Drafts",
+    "archived": "Archived",
+    "any": "All",
+}
 _TARGETS = {
     imports.IGNORED: "Leave out",
     **imports.TARGETS,
@@ -50,13 +82,180 @@ class Mapping(FlaskForm):  # type: ignore[misc]
     dry_run = BooleanField("Only check the file, change nothing")
 
 
-class Price(FlaskForm):  # type: ignore[misc]
-    """A new price for a product."""
+class Seen(FlaskForm):  # type: ignore[misc]
+    """What a person saw when they decided."""
 
-    price = StringField("New price", validators=[InputRequired(), Length(max=14)])
     etag = StringField(
         validators=[InputRequired(), Length(max=80), Regexp(r'^"[\w.:-]+"$')]
     )
+
+
+class Price(Seen):
+    """A new price for a product."""
+
+    price = StringField("New price", validators=[InputRequired(), Length(max=14)])
+
+
+class Once(FlaskForm):  # type: ignore[misc]
+    """A form that does its work once, however often it is sent."""
+
+    key = StringField(
+        default=lambda: uuid4().hex,
+        validators=[InputRequired(), Regexp(r"^[0-9a-f]{32}$")],
+    )
+
+
+class Number(FloatField):  # type: ignore[misc]
+    """A number, shown as people write it."""
+
+    def _value(self) -> str:
+        return self.raw_data[0] if self.raw_data else schedules.plain(self.data)
+
+
+class Pace(FlaskForm):  # type: ignore[misc]
+    """How often something happens; all that can change of the platform's own."""
+
+    interval_seconds = Number(
+        "Seconds between two runs",
+        validators=[Optional(), NumberRange(min=0, max=_YEAR_SECONDS)],
+    )
+    jitter_seconds = Number(
+        "Jitter, in seconds",
+        default=0,
+        validators=[InputRequired(), NumberRange(min=0, max=3600)],
+    )
+    etag = StringField(validators=[Optional(), Length(max=80)])
+
+    def fields(self) -> dict[str, Any]:
+        """Return what the schedules API is told."""
+        return {
+            "interval_seconds": self.interval_seconds.data,
+            "jitter_seconds": self.jitter_seconds.data,
+        }
+
+
+class Plan(Pace, Once):
+    """A schedule of somebody's."""
+
+    name = StringField("Name", validators=[InputRequired(), Length(max=64)])
+    # The API knows the kinds.
+    kind = SelectField("Kind of job", validate_choice=False)
+    params = TextAreaField(
+        "Parameters", default="{}", validators=[Length(max=_PARAMS_CHARS)]
+    )
+    timing = RadioField(
+        "When", choices={"cron": "By the clock", "interval": "At an interval"}
+    )
+    cron = StringField("Cron expression", validators=[Optional(), Length(max=100)])
+    time_zone = StringField("Time zone", default="UTC", validators=[Length(max=64)])
+    catch_up = SelectField("Missed times", choices=schedules.CATCH_UP)
+
+    def validate_params(self, field: Any) -> None:  # noqa: ANN401 (wtforms has no types)
+        """Refuse what is no JSON object."""
+        try:
+            found = json.loads(field.data or "{}")
+        except (ValueError, RecursionError) as error:
+            raise ValidationError("This is no JSON.") from error
+        if not isinstance(found, dict):
+            raise ValidationError("Write an object: { … }.")
+
+    def fields(self) -> dict[str, Any]:
+        """Return what the schedules API is told."""
+        by_clock = self.timing.data == "cron"
+        names = ("name", "kind", "time_zone", "catch_up")
+        return {
+            **super().fields(),
+            **{name: self[name].data for name in names},
+            "params": json.loads(self.params.data or "{}"),
+            "cron": (self.cron.data or "") if by_clock else None,
+            "interval_seconds": None if by_clock else self.interval_seconds.data,
+        }
+
+
+class Endpoint(Once):
+    """A webhook."""
+
+    url = StringField("URL", validators=[InputRequired(), Length(max=2000)])
+    event_types = TextAreaField(
+        "Event types",
+        default="*",
+        validators=[InputRequired(), Length(max=_PARAMS_CHARS)],
+    )
+    description = StringField("Description", validators=[Length(max=200)])
+    enabled = BooleanField("Send to it", default=True)
+    etag = StringField(validators=[Optional(), Length(max=80)])
+
+    def fields(self) -> dict[str, Any]:
+        """Return what the webhooks API is told."""
+        return {
+            "url": self.url.data.strip(),
+            "event_types": self.event_types.data.split(),
+            "description": self.description.data or "",
+            "enabled": self.enabled.data,
+        }
+
+
+class Export(Once):
+    """Products into a file: which ones, and what file."""
+
+    format = SelectField("File", choices=_FORMATS)
+    status = SelectField("Status", choices=_STATUSES)
+    words = StringField("Words", validators=[Length(max=200)])
+    # The catalog knows the categories.
+    category = SelectField("Category", validate_choice=False)
+    price_from = StringField("Price from", validators=[Length(max=14)])
+    price_to = StringField("Price to", validators=[Length(max=14)])
+    currency = SelectField("Currency", choices={"": "Any", **_CURRENCIES})
+    sku = StringField("SKU", validators=[Length(max=64)])
+    in_stock = BooleanField("Only what is in stock")
+
+    def validate_currency(self, field: Any) -> None:  # noqa: ANN401 (wtforms has no types)
+        """Refuse amounts of nobody knows what."""
+        if (self.price_from.data or self.price_to.data) and not field.data:
+            raise ValidationError("Choose the currency of the prices.")
+
+    def validate_price_from(self, field: Any) -> None:  # noqa: ANN401 (wtforms has no types)
+        """Refuse what is no amount of the currency."""
+        try:
+            money.minor_units(field.data or "0", self.currency.data or "EUR")
+        except money.AmountUnreadable as failure:
+            raise ValidationError(failure.detail) from failure
+
+    validate_price_to = validate_price_from
+
+
+def blame(
+    form: Any,  # noqa: ANN401 (wtforms has no types)
+    refused: Refused,
+    places: MappingType[str, str] | None = None,
+) -> str:
+    """Put what another service refused at the fields that it is about.
+
+    :param places: the form's names of members that it calls otherwise.
+    :return: a sentence on top of the form, with what is about no field.
+    """
+    rest, placed = [], False
+    found = refused.problem.get("errors")
+    for error in found if isinstance(found, list) else ():
+        if not isinstance(error, dict):
+            continue
+        path = str(error.get("pointer", "")).removeprefix("#").strip("/").split("/")
+        words = str(error.get("detail") or "").removeprefix("Value error, ")
+        if path[0] == "params" and "params" not in form:
+            path = path[1:] or [""]
+        name = (places or {}).get(path[0], path[0])
+        if name not in form:
+            rest.append(words)
+            continue
+        inner = " ".join(part for part in path[1:] if not part.isdigit())
+        field = form[name]
+        field.errors = [*field.errors, f"{inner}: {words}" if inner else words]
+        placed = True
+    if any(rest):
+        return "; ".join(filter(None, rest))
+    if placed:
+        return "It was not saved. Look at the marked fields."
+    return refused.detail or "It was not saved."
 
 
 def first_error(form: Any) -> str:  # noqa: ANN401 (wtforms has no types)

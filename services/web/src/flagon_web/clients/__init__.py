@@ -6,12 +6,15 @@ from typing import cast
 from flask import current_app
 
 from .catalog import Catalog
+from .dead import DeadLetters
 from .gather import Gather
 from .identity import Identity
 from .jobs import Jobs
 from .readiness import Readiness
+from .schedules import Schedules
 from .sessions import Sessions
 from .spool import Spool
+from .webhooks import Webhooks
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,9 @@ class Backends:
 
     catalog: Catalog
     jobs: Jobs
+    dead: DeadLetters
+    schedules: Schedules
+    webhooks: Webhooks
     identity: Identity
     readiness: Readiness
     sessions: Sessions

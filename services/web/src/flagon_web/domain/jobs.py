@@ -7,7 +7,14 @@ from pydantic import Field, field_validator
 
 from .products import Shown
 
+_IMPORTED = ("created", "updated", "unchanged", "refused")
 FINISHED = frozenset({"succeeded", "failed", "cancelled"})
+STATES = ("queued", "running", "succeeded", "failed", "cancelled")
+DEAD = {
+    "poison": "It took down every worker that tried it.",
+    "exhausted": "What it needs stayed away for too long.",
+}
+"""Why a job is a dead letter, in words."""
 
 
 class Progress(Shown):
@@ -26,20 +33,18 @@ class Progress(Shown):
         return max(0, min(100, self.done * 100 // self.total))
 
 
-class Result(Shown):
-    """What an import did to the catalog."""
-
-    created: int = 0
-    updated: int = 0
-    unchanged: int = 0
-    refused: int = 0
-
-
 class Artefact(Shown):
     """A file that a job left behind."""
 
     name: str
     url: str
+
+    @property
+    def title(self) -> str:
+        """What it is, for people."""
+        if self.name == "refused.csv":
+            return "Report of the refused rows"
+        return f"Download {self.name}"
 
     @field_validator("url")
     @classmethod
@@ -54,6 +59,7 @@ class Upload(Shown):
     """The file that came with a job."""
 
     name: str
+    bytes: int = 0
 
 
 class Job(Shown):
@@ -63,9 +69,11 @@ class Job(Shown):
     kind: str
     state: str
     progress: Progress = Field(default_factory=Progress)
-    result: Result | None = None
+    result: dict[str, Any] | None = None
     error: Any = None
+    dead: str | None = None
     attempts: int = 0
+    log_lines: int = 0
     cancel_requested: bool = False
     upload: Upload | None = None
     artefacts: list[Artefact] = Field(default_factory=list)
@@ -75,6 +83,7 @@ class Job(Shown):
     started_at: datetime | None = None
     finished_at: datetime | None = None
     version: int = 1
+    etag: str = ""
 
     @field_validator("progress", mode="before")
     @classmethod
@@ -100,10 +109,21 @@ class Job(Shown):
         return f"{words} of {self.upload.name}" if self.upload else words
 
     @property
+    def counts(self) -> list[tuple[str, int]]:
+        """Pairs of (what, how many) in its result; an import has always the same."""
+        found = self.result or {}
+        if self.kind == "import" and self.result is not None:
+            found = {what: found.get(what, 0) for what in _IMPORTED}
+        return [
+            (what.replace("_", " "), count)
+            for what, count in found.items()
+            if isinstance(count, int) and not isinstance(count, bool)
+        ]
+
+    @property
     def outcome(self) -> list[tuple[str, int]]:
-        """Pairs of (what, how many rows), without what did not happen."""
-        counts = self.result.model_dump() if self.result else {}
-        return [(what, count) for what, count in counts.items() if count]
+        """Its counts without what did not happen."""
+        return [(what, count) for what, count in self.counts if count]
 
     @property
     def seconds(self) -> float | None:
@@ -119,9 +139,101 @@ class Job(Shown):
             return str(self.error.get("detail") or self.error.get("title") or "")
         return str(self.error or "")
 
+    @property
+    def why_dead(self) -> str:
+        """Why nobody tries it again by itself; empty when it is no dead letter."""
+        return DEAD.get(self.dead, "Nobody tries it again.") if self.dead else ""
+
+    @property
+    def cancellable(self) -> bool:
+        """Whether the jobs API would cancel it."""
+        return not self.finished and not self.cancel_requested
+
+    def retryable(self, *, manages: bool) -> bool:
+        """Say whether the jobs API would queue it again.
+
+        :param manages: whether the person may start jobs that take workers down.
+        """
+        if self.state not in {"failed", "cancelled"}:
+            return False
+        return manages or self.dead != "poison"
+
 
 class JobPage(Shown):
     """Some jobs, newest first, and where the next ones begin."""
 
     items: list[Job]
     next_cursor: str | None = None
+
+
+class Attempt(Shown):
+    """One attempt at a job."""
+
+    number: int
+    started_at: datetime
+    ended_at: datetime | None = None
+    worker: str = ""
+    outcome: str | None = None
+    error: str | None = None
+
+    @property
+    def words(self) -> str:
+        """How it ended, for people."""
+        return (self.outcome or "running").replace("_", " ")
+
+
+class AttemptPage(Shown):
+    """Some attempts, newest first."""
+
+    items: list[Attempt]
+    next_cursor: str | None = None
+
+
+class Line(Shown):
+    """One line of a job's log."""
+
+    number: int
+    at: datetime
+    level: str = "info"
+    text: str
+
+
+class LinePage(Shown):
+    """Some lines of a log, oldest first."""
+
+    items: list[Line]
+    next_cursor: str | None = None
+
+
+class Kind(Shown):
+    """A kind of job."""
+
+    kind: str
+    title: str = ""
+    scope: str = ""
+    takes_file: bool = False
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return self.kind.replace("_", " ").capitalize()
+
+
+class KindList(Shown):
+    """All kinds of jobs."""
+
+    items: list[Kind]
+
+
+class DeadLetter(Job):
+    """A job that nobody tries again by itself, with what helps to judge it."""
+
+    last_attempts: list[Attempt] = Field(default_factory=list)
+    last_lines: list[Line] = Field(default_factory=list)
+
+
+class Replayed(Shown):
+    """What came of queueing many dead letters again."""
+
+    replayed: int = 0
+    left: int = 0

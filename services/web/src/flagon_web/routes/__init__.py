@@ -3,7 +3,19 @@
 from flask import Flask
 from werkzeug.routing import BaseConverter
 
-from . import access, account, imports, jobs, shop, status
+from . import (
+    access,
+    account,
+    dead,
+    exports,
+    imports,
+    jobs,
+    office,
+    schedules,
+    shop,
+    status,
+    webhooks,
+)
 
 
 class Ref(BaseConverter):
@@ -16,5 +28,16 @@ def init_app(app: Flask) -> None:
     """Give the app its pages and what all of them share."""
     app.url_map.converters["ref"] = Ref
     access.init_app(app)
-    for pages in (shop, account, imports, jobs, status):
+    for pages in (
+        shop,
+        account,
+        imports,
+        exports,
+        jobs,
+        dead,
+        schedules,
+        webhooks,
+        office,
+        status,
+    ):
         app.register_blueprint(pages.bp)

@@ -4,6 +4,7 @@ import { follow } from "flagon/live";
 import { renew } from "flagon/page";
 
 const FINISHED = ["succeeded", "failed", "cancelled"];
+const HISTORY_MS = 3_000;
 const place = () => document.querySelector("#job");
 const id = place().dataset.job;
 
@@ -27,12 +28,23 @@ function update(job) {
   if (count) count.textContent = [done.toLocaleString("en"), total && `of ${total.toLocaleString("en")}`, unit].filter(Boolean).join(" ");
   const words = element.querySelector("[data-message]");
   if (words && message) words.textContent = message;
+  soon();
+}
+
+// What it did and said meanwhile, every few seconds while it works.
+let waiting = 0;
+function soon() {
+  waiting ||= setTimeout(async () => {
+    waiting = 0;
+    // Not under the hands of somebody who reads or marks a line.
+    if (!document.querySelector("#history :focus") && getSelection().isCollapsed) await renew("#history");
+  }, HISTORY_MS);
 }
 
 async function renewAndMaybeStop() {
   // What arrives while the page is read makes it old again: try until it is done.
   for (let attempt = 0; attempt < 5; attempt += 1) {
-    if (await renew("#job")) break;
+    if (await renew("#job", "#history")) break;
     await new Promise((resolve) => setTimeout(resolve, 400 * (attempt + 1)));
   }
   if (finished()) {

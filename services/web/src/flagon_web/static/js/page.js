@@ -30,22 +30,24 @@ export function localTimes(root = document) {
   }
 }
 
-// Read this page again and exchange one part of it; false when that is not possible.
+// Read this page again and exchange parts of it; false when that is not possible.
 let reading = false;
-export async function renew(selector) {
+export async function renew(...selectors) {
   if (reading) return false;
   reading = true;
   try {
     const answer = await fetch(location.href, { headers: { Accept: "text/html" }, credentials: "same-origin" });
     if (!answer.ok || answer.redirected) return false;
     const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-    const [present, fresh] = [document.querySelector(selector), page.querySelector(selector)];
-    if (!present || !fresh) return false;
-    const live = present.querySelector("[data-live]");
-    present.replaceWith(fresh);
-    // The state of the connection is the page's, not the server's.
-    if (live) fresh.querySelector("[data-live]")?.replaceWith(live);
-    localTimes(fresh);
+    const parts = selectors.map((selector) => [document.querySelector(selector), page.querySelector(selector)]);
+    if (!parts.every(([present, fresh]) => present && fresh)) return false;
+    for (const [present, fresh] of parts) {
+      const live = present.querySelector("[data-live]");
+      present.replaceWith(fresh);
+      // The state of the connection is the page's, not the server's.
+      if (live) fresh.querySelector("[data-live]")?.replaceWith(live);
+      localTimes(fresh);
+    }
     return true;
   } catch {
     return false;

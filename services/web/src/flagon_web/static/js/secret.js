@@ -1,0 +1,17 @@
+// A secret that is shown once: copied by a button, and gone from the page that the
+// browser would keep for its Back button.
+
+import "flagon/page";
+
+const secret = document.querySelector("#secret");
+const button = document.querySelector("[data-copy]");
+button.hidden = !navigator.clipboard;
+button.addEventListener("click", async () => {
+  try {
+    await navigator.clipboard.writeText(secret.textContent);
+    button.textContent = "Copied";
+  } catch {
+    getSelection().selectAllChildren(secret);
+  }
+});
+addEventListener("pagehide", () => { secret.textContent = ""; });
