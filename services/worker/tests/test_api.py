@@ -66,7 +66,8 @@ class TestSubmitJob:
             "worker.run_job",
             job_id,
         )
-        assert task.body == {"queue": "bulk", "kwargs": {"job_id": job_id}}
+        kwargs = {"job_id": job_id, "queue": "bulk"}
+        assert task.body == {"queue": "bulk", "kwargs": kwargs}
         assert task.headers["request_id"] == "my-own-request"
         assert event.body["type"] == "market.flagon.job.changed.v1"
         assert event.body["topics"] == [
