@@ -187,6 +187,7 @@ class TestCommands:
         assert named == {
             "queues": ["bulk", "maintenance"],
             "concurrency": concurrency,
+            "tasks_per_process": 5000,
         }
 
     def test_celery_keeps_the_metrics_folder_it_is_given(self, monkeypatch, tmp_path):
