@@ -67,6 +67,8 @@ seed: ## Make demonstration accounts and clients where missing
 	@$(FLAGON) seed $(VALUES)
 bench: ## Measure what is promised [N=… for one of tests/bench]
 	@$(FLAGON) bench $(VALUES)
+ledger: setup ## Jobs while workers are killed every second: none lost, none twice [N=5000]
+	@FLAGON_LEDGER_JOBS=$(or $(N),5000) $(VENV)/python -m pytest -q --no-cov services/worker/tests/test_ledger.py
 
 # -- In a cluster -------------------------------------------------------------------------
 

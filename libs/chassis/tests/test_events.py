@@ -107,7 +107,7 @@ class TestEmit:
         with pytest.raises(events.EventInvalid, match="no schema"):
             emit("thing.unheard.v1")
 
-    @pytest.mark.parametrize("count", [1, 3])
+    @pytest.mark.parametrize("count", [1, 3, 9])
     def test_wakes_the_relay_when_it_is_committed(self, app, database_url, count):
         event = ("thing.changed.v1", "7", {"id": "7", "changed": ["name"]}, ["things"])
         engine = create_engine(database_url, poolclass=NullPool)

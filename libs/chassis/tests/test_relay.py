@@ -1,3 +1,4 @@
+import base64
 import json
 from uuid import uuid4
 
@@ -225,6 +226,28 @@ class TestTasks:
         assert len(self.message(store)) == 1
         assert waiting(rows) == 1
         assert "message_unsendable" in str(logged)
+
+    def test_sends_those_that_may_be_folded_as_one(self, relay, rows, store):
+        put_task(rows, n=0)
+        for number in range(5):
+            put_task(rows, more={"fold": 3}, n=number)
+        put_task(rows, queue="mail", more={"fold": 3}, n=9)
+        put_task(rows, n=7)
+
+        relay.step(rows)
+
+        sent = [
+            json.loads(base64.b64decode(json.loads(each)["body"]))[1]
+            for each in store.lrange("things:bulk", 0, -1)
+        ]
+        assert sent[::-1] == [
+            {"n": 0},
+            {"n": 0, "times": 3},
+            {"n": 3, "times": 2},
+            {"n": 7},
+        ]
+        assert store.llen("things:mail") == 1
+        assert waiting(rows) == 0
 
     def test_keeps_tasks_while_the_broker_is_away(
         self, make_settings, database_url, rows

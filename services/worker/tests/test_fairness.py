@@ -69,12 +69,8 @@ def take(begin):
     def take(rules=CAPPED, queue=QUEUE):
         token = uuid4()
         with begin() as session:
-            found = fairness.choose(session, queue, rules)
-            if found is None:
-                return None
-            job = leases.claim(session, found, token=token, lease_seconds=15)
-            assert job is not None
-        return job, token
+            job = fairness.take(session, queue, rules, token=token, lease_seconds=15)
+        return (job, token) if job else None
 
     return take
 
@@ -105,7 +101,7 @@ def state_of(begin, job_id):
         return session.get(Job, job_id).state
 
 
-class TestChoose:
+class TestTake:
     def test_serves_owners_in_turn_not_by_age(self, add, take, end):
         add("many", 5)
         add("few", 2)

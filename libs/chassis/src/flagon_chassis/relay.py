@@ -44,6 +44,7 @@ KEPT_BYTES = 64 * 1024 * 1024
 
 _BATCH = 200
 _POLL_SECONDS = 1.0
+_LINGER_SECONDS = 0.01
 _MEASURE_SECONDS = 5.0
 _PURGE_SECONDS = 60.0
 _PURGE_STEP = 1000
@@ -173,6 +174,9 @@ class Relay:
                 # One notification is enough: the batch takes all there is.
                 for _ in connection.notifies(timeout=_POLL_SECONDS, stop_after=1):
                     pass
+            if 0 < sent < _BATCH:
+                # Where one has come more are coming: one batch for all of them.
+                self.stop.wait(_LINGER_SECONDS)
 
     def _connection(self) -> psycopg.Connection[Any]:
         url = self.settings.database_url.get_secret_value()
@@ -230,10 +234,10 @@ class Relay:
         tasks = [message for message in batch if message.channel == "task"]
         handed: list[int] = []
         try:
-            for message in tasks:
-                if self._publish_task(message):
+            for message, sequences in fold(tasks):
+                if self._publish_task(message, sequences):
                     # One by one: when the broker goes away, those before are sent.
-                    handed.append(message.sequence)  # noqa: PERF401
+                    handed += sequences
         finally:
             if handed:
                 connection.execute(_MARK, [handed])
@@ -290,8 +294,11 @@ class Relay:
             for span in spans:
                 span.end()
 
-    def _publish_task(self, message: Message) -> bool:
-        """Send one task; say whether it is sent."""
+    def _publish_task(self, message: Message, sequences: list[int]) -> bool:
+        """Send one task; say whether it is sent.
+
+        :param sequences: of all rows that it stands for.
+        """
         from . import queue  # noqa: PLC0415 (20 MB that only senders of tasks pay)
 
         # A task is called after the service that runs it, `<service>.<verb_noun>`, and
@@ -319,7 +326,11 @@ class Relay:
                     self._publishers[receiver],
                     message.name,
                     queue=message.body["queue"],
-                    kwargs=message.body["kwargs"],
+                    kwargs=(
+                        {**message.body["kwargs"], "times": len(sequences)}
+                        if len(sequences) > 1
+                        else message.body["kwargs"]
+                    ),
                     headers={**headers, **traced},
                     task_id=str(message.id),
                     expires_seconds=message.body.get("expires_seconds"),
@@ -329,7 +340,7 @@ class Relay:
             except Exception as error:
                 # A row that can never be sent must not hold up all that follow. It stays
                 # in the table, counted as pending, and is tried again after a restart.
-                self._unsendable.add(message.sequence)
+                self._unsendable.update(sequences)
                 log.exception("message_unsendable", sequence=message.sequence)
                 sentry.report(error)
                 return False
@@ -361,6 +372,27 @@ class Relay:
         if self.trouble.get(dependency) != name:
             log.warning("relay_interrupted", dependency=dependency, error=repr(error))
         self.trouble[dependency] = name
+
+
+def fold(tasks: list[Message]) -> list[tuple[Message, list[int]]]:
+    """Return the messages to send, and the rows that each of them stands for.
+
+    A row whose body has `fold` may be sent together with others of its task and queue, so
+    many at most: as the first of them, with `times` among its keyword arguments.
+    """
+    found: list[tuple[Message, list[int]]] = []
+    latest: dict[tuple[str, str], list[int]] = {}
+    for message in tasks:
+        most = message.body.get("fold", 1)
+        kind = (message.name, message.body["queue"])
+        if most > 1 and len(latest.get(kind, range(most))) < most:
+            latest[kind].append(message.sequence)
+            continue
+        rows = [message.sequence]
+        found.append((message, rows))
+        if most > 1:
+            latest[kind] = rows
+    return found
 
 
 @contextlib.contextmanager

@@ -108,18 +108,23 @@ def _within(job: Job) -> "Iterator[None]":
 
 
 @shared_task(name=jobs.TASK)
-def run_job(*, job_id: str, queue: str | None = None, **_newer: object) -> None:
+def run_job(
+    *, job_id: str, queue: str | None = None, times: int = 1, **_newer: object
+) -> None:
     """Take up the job whose turn it is and work on it, for a turn or to its end.
+
+    Goes on with the next one while they are short.
 
     Safe to run twice, also at once: the job's row says who has it.
 
     :param job_id: UUID of the job that the message was sent for, as text.
     :param queue: where to look for a job; without it, as older releases sent, the task
         is for that one job.
+    :param times: how many messages this one stands for.
     """
     settings = _settings()
     with bound_contextvars(woken_for=job_id):
-        outcome = runs.run_job(
+        outcomes = runs.run_jobs(
             _begin_anywhere(),
             UUID(job_id),
             kinds={
@@ -144,17 +149,20 @@ def run_job(*, job_id: str, queue: str | None = None, **_newer: object) -> None:
             cancel_grace_seconds=settings.cancel_grace_seconds,
             kill=_end_process,
             queue=queue,
+            times=times,
             rules=rules_of(settings),
             within=_within,
         )
-        if outcome is None:
+        idle = True
+        for outcome in outcomes:
+            idle = False
+            telemetry.observe(outcome)
+            log.info("job_turn", kind=outcome.kind, outcome=outcome.name)
+            if outcome.failure is not None:
+                # Already written down; raised so that it is reported.
+                raise outcome.failure
+        if idle:
             log.info("job_not_ready")
-            return
-        telemetry.observe(outcome)
-        log.info("job_turn", kind=outcome.kind, outcome=outcome.name)
-        if outcome.failure is not None:
-            # Already written down; raised so that it is reported.
-            raise outcome.failure
 
 
 @shared_task(

@@ -6,9 +6,10 @@ for each owner the ready jobs, but no more than the cap leaves). It holds becaus
 
 - whatever makes a job ready sends one message, in the same transaction;
 - whoever takes a job uses up one message and one slot;
-- a message is used up for nothing only where there is no slot (`choose` waits for the
+- a message is used up for nothing only where there is no slot (`take` waits for the
   queue's lock and for locked rows, so it never overlooks one);
-- a slot that opens because a job of an owner at the cap ends gets a message (`release`).
+- a slot that opens because a job of an owner at the cap ends gets a message (`release`),
+  or whoever ended it takes the next job without using one up.
 
 Broken brokers and workers lose messages; the reaper counts slots and messages and sends
 what is missing. That is also what wakes jobs whose kind has used up its rate.
@@ -23,9 +24,11 @@ from sqlalchemy import delete, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from flagon_chassis import events
 from flagon_worker.models import Bucket, Job, Turn
 
-from .jobs import now, wake
+from . import history
+from .jobs import news, now, wake, wake_up
 
 READY = (Job.state.in_(("queued", "running")), Job.lease_token.is_(None))
 """Jobs that nobody has; they may start once their time has come."""
@@ -49,9 +52,17 @@ class Rules:
     """By kind; no limit for others."""
 
 
-# One statement, because it is asked for each message. The owners are found by jumps
-# through the index, so the time depends on how many they are, not on their jobs.
-_FAIREST = text("""
+LOCK = "pg_advisory_xact_lock(hashtextextended('turns ' || :queue, 0))"
+"""SQL: waits until no other worker chooses in a queue."""
+CHOOSING = "worker.choosing"
+"""In the `info` of a session whose transaction has that lock: the queue."""
+_LOCK = text(f"select {LOCK}")
+
+# One statement, because each is a round trip. The owners are found by jumps through the
+# index, so the time depends on how many they are, not on their jobs. It returns no row
+# where there is no job, and a row without a job where another was faster.
+_TAKE = text(
+    """
 with recursive waiting(owner) as (
     (select owner from job
      where queue = :queue and state in ('queued', 'running') and lease_token is null
@@ -66,7 +77,8 @@ with recursive waiting(owner) as (
 held as (
     select owner, count(*) as running from job
     where queue = :queue and lease_token is not null group by owner
-)
+),
+found as materialized (
 select first.id
 from waiting
 cross join lateral (
@@ -81,59 +93,105 @@ left join job_turn as turn on turn.queue = :queue and turn.owner = waiting.owner
 where coalesce(held.running, 0) < :owner_max
 order by coalesce(held.running, 0), turn.served_at nulls first, first.queued_at, first.id
 limit 1
-""")
+),
+-- Not SKIP LOCKED: who has the row may leave it as it is, and then this message would have
+-- been used up for nothing.
+mine as (
+    select id, state = 'queued' as fresh, wake_at = queued_at as unsent from job
+    where id = (select id from found)
+      and state in ('queued', 'running') and lease_token is null and queued_at <= :at
+    for update
+),
+taken as (
+    update job set
+        state = 'running', lease_token = :token, lease_until = :until,
+        attempts = attempts + fresh::int, version = version + fresh::int,
+        started_at = coalesce(started_at, :at)
+    from mine where job.id = mine.id
+    returning job.*, fresh, unsent
+),
+turn as (
+    insert into job_turn (queue, owner, served_at) select queue, owner, :at from taken
+    on conflict (queue, owner) do update set served_at = excluded.served_at
+),
+begun as (
+    insert into job_attempt (job_id, number, started_at, worker)
+    select id, attempts, :at, :worker from taken where fresh
+),
+continued as (
+    update job_attempt set worker = :worker from taken
+    where not fresh and job_id = id and number = attempts and ended_at is null
+)
+select taken.* from found left join taken on taken.id = found.id
+"""
+)
+_COLUMNS = tuple(each.name for each in Job.__table__.c)
 
 
-def choose(session: Session, queue: str, rules: Rules) -> UUID | None:
-    """Return the job of a queue whose turn it is, locked, or None: there is none.
+def take(
+    session: Session,
+    queue: str,
+    rules: Rules,
+    *,
+    token: UUID,
+    lease_seconds: float,
+    worker: str = "",
+) -> Job | None:
+    """Take up the job of a queue whose turn it is, or None: there is none.
 
     First come owners with the fewest running jobs, of those who waited longest since
     their last turn, of one owner's jobs the oldest. Until the transaction ends no other
     worker chooses in this queue, so a cap cannot be overstepped by two at once.
+
+    :param worker: who takes it, for people: host and process.
+    :return: the row as it is now, in no session: whoever writes to it loads it anew.
     """
-    session.execute(
-        select(func.pg_advisory_xact_lock(func.hashtextextended(f"turns {queue}", 0)))
-    )
+    # A statement of its own: the next one must see what was committed while it waited.
+    if session.info.pop(CHOOSING, None) != queue:
+        session.execute(_LOCK, {"queue": queue})
     while True:
         at = now()
-        spent = [
-            kind
-            for kind, rate in rules.rates.items()
-            if tokens(session, kind, rate) < 1
-        ]
-        found = session.scalar(
-            _FAIREST,
-            {
-                "queue": queue,
-                "at": at,
-                "spent": spent,
-                "owner_max": rules.owner_max.get(queue, 2**31 - 1),
-            },
+        # Not by the session: to make an entity of it takes longer than all the rest.
+        row = (
+            session.connection()
+            .execute(
+                _TAKE,
+                {
+                    "queue": queue,
+                    "at": at,
+                    "spent": [
+                        kind
+                        for kind, rate in rules.rates.items()
+                        if tokens(session, kind, rate) < 1
+                    ],
+                    "owner_max": rules.owner_max.get(queue, 2**31 - 1),
+                    "token": token,
+                    "until": at + timedelta(seconds=lease_seconds),
+                    "worker": worker,
+                },
+            )
+            .first()
         )
-        if found is None:
+        if row is None:
             return None
-        # Not SKIP LOCKED: who has the row may leave it as it is, and then this message
-        # would have been used up for nothing.
-        job = session.scalar(
-            select(Job)
-            .where(Job.id == found, *READY, Job.queued_at <= at)
-            .with_for_update()
-            .execution_options(populate_existing=True)
-        )
-        if job is not None:
-            _take_turn(session, job, at, rules)
-            return job.id
+        if row.id is not None:
+            break
+    job = Job(**{name: row._mapping[name] for name in _COLUMNS})  # noqa: SLF001
+    told = []
+    if row.fresh:
+        _pay(session, job, at, rules)
+        history.forget_attempts(session, job)
+        told = news(job, ["state", "attempts", "started_at"], headers=job.headers)
+    if row.unsent:
+        # It paused, and nobody has sent a message for it: this one was another job's.
+        told.append(wake_up(job))
+    events.put(session, told)
+    return job
 
 
-def _take_turn(session: Session, job: Job, at: datetime, rules: Rules) -> None:
-    turn = insert(Turn).values(queue=job.queue, owner=job.owner, served_at=at)
-    session.execute(
-        turn.on_conflict_do_update(
-            index_elements=["queue", "owner"], set_={"served_at": at}
-        )
-    )
+def _pay(session: Session, job: Job, at: datetime, rules: Rules) -> None:
     rate = rules.rates.get(job.kind)
-    if rate and job.state == "queued":
+    if rate:
         left = tokens(session, job.kind, rate) - 1
         bucket = insert(Bucket).values(kind=job.kind, tokens=left, filled_at=at)
         session.execute(
@@ -141,9 +199,6 @@ def _take_turn(session: Session, job: Job, at: datetime, rules: Rules) -> None:
                 index_elements=["kind"], set_={"tokens": left, "filled_at": at}
             )
         )
-    if job.wake_at == job.queued_at:
-        # It paused, and nobody has sent a message for it: this one was another job's.
-        wake(session, job)
 
 
 def tokens(session: Session, kind: str, rate: Rate) -> float:
@@ -165,23 +220,18 @@ def release(session: Session, job: Job, rules: Rules) -> None:
         return
     session.flush()
     mine = (Job.queue == job.queue, Job.owner == job.owner)
-    running = (
-        session.scalar(
-            select(func.count())
-            .select_from(Job)
-            .where(*mine, Job.lease_token.is_not(None))
-        )
-        or 0
+    held = (
+        select(func.count()).select_from(Job).where(*mine, Job.lease_token.is_not(None))
     )
-    following = session.scalars(
-        select(Job)
+    following = session.execute(
+        select(Job, held.scalar_subquery())
         .where(*mine, *READY, Job.queued_at <= now())
         .order_by(Job.queued_at)
-        .limit(max(cap - running, 1))
+        .limit(max(cap, 1))
     ).all()
     # With fewer of them each had its slot before, and has its message.
-    if following and len(following) >= cap - running:
-        wake(session, following[0])
+    if following and len(following) >= cap - following[0][1]:
+        wake(session, following[0][0])
 
 
 @dataclass(frozen=True)

@@ -25,16 +25,18 @@ def write_line(session: Session, job: Job, level: Level, text: str) -> None:
     :param text: for the job's owner; cut off after 2,000 characters.
     """
     job.log_lines += 1
-    session.execute(
-        insert(LogLine).values(
-            job_id=job.id,
-            number=job.log_lines,
-            at=datetime.now(UTC),
-            level=level,
-            # Postgres takes every character but this one, and files hold anything.
-            text=text.replace("\0", "\ufffd")[:_TEXT_MAX],
+    # The counter is written with what else changes in the job.
+    with session.no_autoflush:
+        session.execute(
+            insert(LogLine).values(
+                job_id=job.id,
+                number=job.log_lines,
+                at=datetime.now(UTC),
+                level=level,
+                # Postgres takes every character but this one, and files hold anything.
+                text=text.replace("\0", "\ufffd")[:_TEXT_MAX],
+            )
         )
-    )
     if job.log_lines > LINES_MAX:
         session.execute(
             delete(LogLine).where(
@@ -53,6 +55,11 @@ def begin_attempt(session: Session, job: Job, worker: str) -> None:
             worker=worker,
         )
     )
+    forget_attempts(session, job)
+
+
+def forget_attempts(session: Session, job: Job) -> None:
+    """Let only the newest attempts stay."""
     if job.attempts > ATTEMPTS_MAX:
         session.execute(
             delete(Attempt).where(
@@ -85,15 +92,18 @@ def end_attempt(
 
 
 def _change(session: Session, job: Job, **values: object) -> None:
-    session.execute(
-        update(Attempt)
-        .where(
-            Attempt.job_id == job.id,
-            Attempt.number == job.attempts,
-            Attempt.ended_at.is_(None),
+    with session.no_autoflush:
+        session.execute(
+            update(Attempt)
+            .where(
+                Attempt.job_id == job.id,
+                Attempt.number == job.attempts,
+                Attempt.ended_at.is_(None),
+            )
+            .values(values)
+            # Nobody has attempts in the session.
+            .execution_options(synchronize_session=False)
         )
-        .values(values)
-    )
 
 
 def list_attempts(

@@ -6,19 +6,20 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Select, delete, insert, select
+from sqlalchemy import Select, delete, select
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
 from flagon_chassis import events
 from flagon_chassis.errors import Conflict, NotFound
-from flagon_chassis.tables import outbox
 from flagon_worker.models import FINISHED, Job
 
 from . import history
 
 TASK = "worker.run_job"
 """The task whose message wakes a worker for one job."""
+FOLDED = {"interactive": 8}
+"""Queues of short jobs, and how many wake-ups one message of theirs may stand for."""
 
 
 class JobNotFound(NotFound):
@@ -106,13 +107,21 @@ def tell(
     session: Session, job: Job, changed: Sequence[str], event: str = "job.changed.v1"
 ) -> None:
     """Add the event of a change, named by the members of `show` that changed."""
-    events.emit(
-        session,
-        event,
-        subject=str(job.id),
-        data={**show(job), "changed": list(changed)},
-        topics=topics_of(job),
-    )
+    events.put(session, news(job, changed, event))
+
+
+def news(
+    job: Job,
+    changed: Sequence[str],
+    event: str = "job.changed.v1",
+    headers: dict[str, str] | None = None,
+) -> list[dict[str, Any]]:
+    """Return the outbox row that `tell` would add.
+
+    :param headers: trace and request id, where they are not those at hand.
+    """
+    data = {**show(job), "changed": list(changed)}
+    return events.prepare([(event, str(job.id), data, topics_of(job))], headers)
 
 
 def wake(session: Session, job: Job) -> None:
@@ -120,21 +129,30 @@ def wake(session: Session, job: Job) -> None:
 
     It bears the job's own trace, but the worker takes whose turn it is.
     """
-    session.execute(
-        insert(outbox).values(
-            id=uuid7(),
-            channel="task",
-            name=TASK,
-            subject=str(job.id),
-            body={
-                "queue": job.queue,
-                # The queue says what to look for; the job, whom it was sent for.
-                "kwargs": {"job_id": str(job.id), "queue": job.queue},
-            },
-            headers=job.headers,
-        )
-    )
-    events.wake_relay(session)
+    events.put(session, [wake_up(job)])
+
+
+def wake_up(job: Job, times: int = 1, *, alone: bool = False) -> dict[str, Any]:
+    """Return the outbox row that `wake` would add.
+
+    :param times: how many wake-ups it stands for.
+    :param alone: whether each needs a worker of its own.
+    """
+    # The queue says what to look for; the job, whom it was sent for.
+    kwargs: dict[str, Any] = {"job_id": str(job.id), "queue": job.queue}
+    if times > 1:
+        kwargs["times"] = times
+    body: dict[str, Any] = {"queue": job.queue, "kwargs": kwargs}
+    if job.queue in FOLDED and times == 1 and not alone:
+        body["fold"] = FOLDED[job.queue]
+    return {
+        "id": uuid7(),
+        "channel": "task",
+        "name": TASK,
+        "subject": str(job.id),
+        "body": body,
+        "headers": job.headers,
+    }
 
 
 def submit_job(
@@ -179,8 +197,8 @@ def submit_job(
     )
     session.add(job)
     session.flush()
-    wake(session, job)
-    tell(session, job, sorted(set(show(job)) - {"id", "version"}))
+    told = news(job, sorted(set(show(job)) - {"id", "version"}))
+    events.put(session, [wake_up(job), *told])
     return job
 
 

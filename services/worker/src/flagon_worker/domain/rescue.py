@@ -11,10 +11,11 @@ from flagon_chassis.tables import outbox
 from flagon_worker.models import Job
 
 from . import fairness
-from .jobs import TASK, now, wake
+from .jobs import FOLDED, TASK, now, wake
 from .leases import Patience, crash, stop
 
 _REAP_MAX = 500
+_TIMES = outbox.c.body["kwargs"]["times"].as_integer()
 
 
 @dataclass(frozen=True)
@@ -83,14 +84,20 @@ def _replace_messages(
     """Send messages where a queue has fewer than jobs that could start."""
     unsent: dict[str, int] = dict(
         session.execute(
-            select(outbox.c.body["queue"].astext.label("queue"), func.count())
+            select(
+                outbox.c.body["queue"].astext.label("queue"),
+                func.sum(func.coalesce(_TIMES, 1)),
+            )
             .where(outbox.c.sent_at.is_(None), outbox.c.name == TASK)
             .group_by(text("queue"))
         ).all()
     )
     woken = 0
     for queue, waiting in fairness.waiting(session, rules).items():
-        missing = waiting.slots - depths.get(queue, 0) - unsent.get(queue, 0)
+        # Each may stand for several. If it does not, its worker is sent for the rest once
+        # it is used up: while messages wait no worker is idle.
+        sent = depths.get(queue, 0) * FOLDED.get(queue, 1)
+        missing = waiting.slots - sent - int(unsent.get(queue, 0))
         if missing <= 0:
             continue
         overdue = session.scalars(
