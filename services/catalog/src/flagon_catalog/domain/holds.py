@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID
 
 from pydantic_core import to_jsonable_python
-from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy import ColumnElement, delete, func, select, text, update
 from sqlalchemy.orm import Session
 
 from flagon_catalog.models import MOMENT, RESERVATION_VIEW, Reservation
@@ -16,6 +16,18 @@ View = dict[str, Any]
 
 _HELD = Reservation.state == "held"
 _OVERDUE = _HELD & (Reservation.expires_at <= MOMENT)
+
+# Ids begin with the time at which they were made (UUIDv7), and nothing ends before it
+# begins: the primary key leads to what is old, and no index is kept up for that.
+_MADE_BEFORE = text(
+    """
+    reservation.id < cast(
+        lpad(to_hex(cast(1000 * extract(
+            epoch from now() - make_interval(days => :days)
+        ) as bigint)), 12, '0') || repeat('0', 20) as uuid
+    )
+    """
+)
 
 
 def settle(session: Session, product_id: UUID) -> int:
@@ -50,6 +62,33 @@ def sweep(session: Session, *, limit: int) -> int:
     )
     # A CTE is carried out once; a subquery's limit counts anew at each execution.
     return _expire(session, Reservation.id.in_(select(due.cte("due").c.id)))
+
+
+def purge(session: Session, *, days: int, limit: int) -> int:
+    """Delete some of what ended longer ago; return how many were deleted.
+
+    Several may do so at once. What is held stays, however old it is.
+    """
+    old = (
+        select(Reservation.id)
+        .where(
+            _MADE_BEFORE,
+            ~_HELD,
+            # Nothing changes after the end.
+            Reservation.updated_at < func.now() - text("make_interval(days => :days)"),
+        )
+        .order_by(Reservation.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    # As in `sweep`.
+    found = session.execute(
+        delete(Reservation)
+        .where(Reservation.id.in_(select(old.cte("old").c.id)))
+        .returning(Reservation.id),
+        {"days": days},
+    )
+    return len(found.all())
 
 
 def _expire(session: Session, which: ColumnElement[bool]) -> int:
