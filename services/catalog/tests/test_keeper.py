@@ -74,8 +74,8 @@ def overdue(rows):
 
     def overdue(number):
         rows.execute(
-            "insert into reservation (id, product_id, quantity, state, holder,"
-            " expires_at) select gen_random_uuid(), %s, 1, 'held', 'x', now()"
+            "insert into reservation (id, product_id, quantity, holder, expires_at)"
+            " select gen_random_uuid(), %s, 1, 'x', now()"
             " from generate_series(1, %s)",
             [uuid4(), number],
         )
@@ -87,15 +87,22 @@ def overdue(rows):
 def reservations(rows):
     """Make as many that began and ended so many days ago; the quantity tells the age."""
 
-    def reservations(number, state, *, began, ended):
+    def reservations(number, outcome, *, began, ended):
         made = int(time.time() - began * 86400) * 1000 << 80
         with rows.cursor() as cursor:
             cursor.executemany(
-                "insert into reservation (id, product_id, quantity, state, holder,"
-                " expires_at, updated_at) values (%s, gen_random_uuid(), %s, %s, 'x',"
-                " now() + interval '1 hour', now() - make_interval(days => %s))",
+                "insert into reservation (id, product_id, quantity, holder, expires_at,"
+                " outcome, ended_at) values (%s, gen_random_uuid(), %s, 'x',"
+                " now() + interval '1 hour', %s::text, case when %s::text is not null"
+                " then now() - make_interval(days => %s) end)",
                 [
-                    (UUID(int=made | uuid4().int >> 48), ended + 1, state, ended)
+                    (
+                        UUID(int=made | uuid4().int >> 48),
+                        ended + 1,
+                        outcome,
+                        outcome,
+                        ended,
+                    )
                     for _ in range(number)
                 ],
             )
@@ -130,7 +137,7 @@ class TestKeeper:
 
         told = wait_for(rows, 1400)
         assert len(told) == len(set(told)) == 1400
-        states = rows.execute("select distinct state, version from reservation")
+        states = rows.execute("select distinct outcome, version from reservation")
         assert states.fetchall() == [("expired", 2)]
 
     def test_removes_what_the_audit_has_kept_long_enough(self, serve, rows):
@@ -154,10 +161,10 @@ class TestKeeper:
     def test_removes_what_has_ended_long_ago_and_nothing_else(
         self, serve, rows, reservations
     ):
-        for state in ("committed", "released", "expired"):
-            reservations(700, state, began=92, ended=91)
-            reservations(3, state, began=92, ended=89)
-        reservations(2, "held", began=99, ended=99)
+        for outcome in ("committed", "released", "expired"):
+            reservations(700, outcome, began=92, ended=91)
+            reservations(3, outcome, began=92, ended=89)
+        reservations(2, None, began=99, ended=99)
 
         # Slow enough to be met in the midst of it.
         rows.execute(
@@ -177,14 +184,14 @@ class TestKeeper:
 
         assert first.poll() == -signal.SIGKILL
         kept = rows.execute(
-            "select state, quantity, count(*) from reservation"
-            " group by state, quantity order by state"
+            "select outcome, quantity, count(*) from reservation"
+            " group by outcome, quantity order by outcome"
         ).fetchall()
         assert kept == [
             ("committed", 90, 3),
             ("expired", 90, 3),
-            ("held", 100, 2),
             ("released", 90, 3),
+            (None, 100, 2),
         ]
         assert rows.execute("select count(*) from outbox").fetchone() == (0,)
 

@@ -14,7 +14,7 @@ from flagon_chassis import events
 View = dict[str, Any]
 """A reservation as the API shows it, by field name."""
 
-_HELD = Reservation.state == "held"
+_HELD = Reservation.ended_at.is_(None)
 _OVERDUE = _HELD & (Reservation.expires_at <= MOMENT)
 
 # Ids begin with the time at which they were made (UUIDv7), and nothing ends before it
@@ -73,9 +73,8 @@ def purge(session: Session, *, days: int, limit: int) -> int:
         select(Reservation.id)
         .where(
             _MADE_BEFORE,
-            ~_HELD,
-            # Nothing changes after the end.
-            Reservation.updated_at < func.now() - text("make_interval(days => :days)"),
+            # What is held has none.
+            Reservation.ended_at < func.now() - text("make_interval(days => :days)"),
         )
         .order_by(Reservation.id)
         .limit(limit)
@@ -96,9 +95,10 @@ def _expire(session: Session, which: ColumnElement[bool]) -> int:
         update(Reservation)
         .where(which)
         .values(
-            state="expired",
+            outcome="expired",
+            ended_at=MOMENT,
             version=Reservation.version + 1,
-            updated_at=func.clock_timestamp(),
+            updated_at=MOMENT,
         )
         .returning(*RESERVATION_VIEW)
     ).all()
