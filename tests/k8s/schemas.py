@@ -22,6 +22,7 @@ def _list(item, **more):
 _TEXT = {"type": "string", "minLength": 1}
 _SECONDS = {"type": "integer", "minimum": 0}
 _DURATION = {"type": "string", "pattern": r"^([0-9]+(h|m|s|ms))+$"}
+_LABELS = {"type": "object", "additionalProperties": {"type": "string"}}
 _PORT = {"type": "integer", "minimum": 1, "maximum": 65535}
 
 SPECS = {
@@ -151,7 +152,22 @@ SPECS = {
             _object(
                 "name rules",
                 name=_TEXT,
-                rules=_list(_object("record expr", record=_TEXT, expr=_TEXT)),
+                interval=_DURATION,
+                rules=_list(
+                    {
+                        "oneOf": [
+                            _object(
+                                "record expr", record=_TEXT, expr=_TEXT, labels=_LABELS
+                            ),
+                            _object(
+                                "alert expr labels annotations",
+                                **{"alert": _TEXT, "expr": _TEXT, "for": _DURATION},
+                                labels=_LABELS,
+                                annotations=_LABELS,
+                            ),
+                        ]
+                    }
+                ),
             )
         ),
     ),

@@ -27,14 +27,17 @@ EDGES = {
         for owner in OWNERS
         for process in ("", "-relay", "-migrate")
     ),
-    *((one, "postgres", 5432) for one in ("auth-seed", "worker-consumer", *TASKS)),
+    *(
+        (one, "postgres", 5432)
+        for one in ("auth-seed", "catalog-consumer", "worker-consumer", *TASKS)
+    ),
     # Sessions, denylist, streams and queues: all that serve, send or take.
     *(
         (one, "redis-store", 6379)
         for one in (
             *("auth", "catalog", "realtime", "web", "worker", "auth-seed", *TASKS),
             *("auth-relay", "catalog-relay", "worker-relay"),
-            *("worker-consumer", "worker-beat"),
+            *("catalog-consumer", "worker-consumer", "worker-beat"),
         )
     ),
     # Rate limits of what serves, and kept answers.
@@ -99,8 +102,8 @@ class TestMatrix:
 
     def test_has_every_pair_of_the_local_overlay(self, local):
         assert wanted(local) == EDGES
-        # Twenty pods, so nearly all of some 3,400 possible connections are refused.
-        assert len(ends(local)) == 20
+        # Twenty-one pods, so nearly all of some 3,800 possible connections are refused.
+        assert len(ends(local)) == 21
         assert len(EDGES) < 60
 
     def test_lets_everything_through_without_the_component(self):

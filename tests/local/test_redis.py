@@ -1,6 +1,7 @@
 """Redis users: what each may do, and that a restart keeps everything."""
 
 import subprocess
+from uuid import uuid4
 
 import pytest
 import redis
@@ -118,6 +119,32 @@ class TestUsers:
             mine.xrange("events")
         with pytest.raises(redis.exceptions.NoPermissionError):
             mine.delete("events")
+
+    def test_catalog_may_read_as_a_group_and_take_nothing_away(self, as_user):
+        mine, group = as_user("catalog"), f"group-{uuid4()}"
+        identity = mine.xadd("events", {"id": "1"})
+
+        mine.xgroup_create("events", group, "0", mkstream=True)
+        assert mine.xreadgroup(group, "me", {"events": ">"})
+        assert mine.xpending_range("events", group, "-", "+", 9)
+        assert mine.xautoclaim("events", group, "you", 0)
+        assert mine.xinfo_consumers("events", group)
+        with mine.pipeline(transaction=True) as both:
+            both.xadd("events:dead", {"id": "1"}, maxlen=10, approximate=True)
+            both.xack("events", group, identity).execute()
+        mine.xgroup_delconsumer("events", group, "me")
+        for refused in (
+            lambda: mine.xread({"events": "0"}),
+            lambda: mine.xrange("events"),
+            lambda: mine.xdel("events", identity),
+            lambda: mine.xgroup_destroy("events", group),
+            lambda: mine.xgroup_setid("events", group, "$"),
+            lambda: mine.xrange("events:dead"),
+            lambda: mine.xtrim("events:dead", maxlen=0),
+            lambda: mine.xgroup_create("events:dead", group, mkstream=True),
+        ):
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                refused()
 
     def test_realtime_may_read_and_add_events_and_change_none(self, as_user):
         identity = as_user("worker").xadd("events", {"id": "1"})

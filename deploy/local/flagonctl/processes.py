@@ -51,6 +51,7 @@ PROCESSES = (
     ),
     _python("worker-bulk", 25, "worker", "celery", "--queues", "bulk,maintenance"),
     _python("worker-beat", 26, "worker", "beat"),
+    _python("catalog-consumer", 27, "catalog", "consumer"),
 )
 """All of them, in the order in which people like to read them."""
 

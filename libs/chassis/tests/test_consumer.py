@@ -57,7 +57,7 @@ def consumer(make_consumer):
     return make_consumer()
 
 
-def put(store, subject, id_=None):
+def put(store, subject, id_=None, type_=TYPE):
     """Add an event to the stream as the relay does and return its entry id."""
     id_ = id_ or uuid4()
     envelope = {
@@ -66,7 +66,7 @@ def put(store, subject, id_=None):
         "time": datetime.now(UTC).isoformat(),
         "topics": ["things"],
     }
-    entry = store.xadd(streams.EVENTS, streams.encode(id_, TYPE, envelope))
+    entry = store.xadd(streams.EVENTS, streams.encode(id_, type_, envelope))
     return entry.decode()
 
 
@@ -169,6 +169,36 @@ class TestStep:
         consumer.step()
 
         assert sample(name, consumer="things") == before + 1
+
+
+class TestTypes:
+    OTHER = "market.flagon.other.changed.v1"
+
+    def test_that_are_not_named_leave_nothing(
+        self, make_consumer, store, effects, rows
+    ):
+        consumer = make_consumer(types=frozenset({TYPE}))
+        put(store, "a")
+        put(store, "other", type_=self.OTHER)
+        # Nor is what nobody can read set aside by whoever does not want it.
+        store.xadd(streams.EVENTS, {"type": self.OTHER})
+        store.xadd(streams.EVENTS, {"nonsense": "1"})
+        put(store, "b")
+
+        consumer.step()
+
+        assert effects() == ["a", "b"]
+        assert rows.execute("select count(*) from inbox").fetchone() == (2,)
+        assert (pending(store), dead(store)) == (0, [])
+
+    def test_that_are_named_are_set_aside_when_unreadable(self, make_consumer, store):
+        consumer = make_consumer(types=frozenset({TYPE}))
+        store.xadd(streams.EVENTS, {"type": TYPE})
+
+        consumer.step()
+
+        assert pending(store) == 0
+        assert dead(store)[0][b"error"].startswith(b"ValueError")
 
 
 class TestLabels:

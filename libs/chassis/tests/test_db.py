@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from types import SimpleNamespace
 
+import psycopg
 import pytest
 from alembic import command
 from flask import Flask
@@ -22,7 +23,7 @@ from sqlalchemy.exc import DataError, OperationalError
 
 from flagon_chassis import auth, db, health, tables, web
 
-from .conftest import SECRET, sample
+from .conftest import SECRET, eventually, sample
 
 
 @pytest.fixture
@@ -471,6 +472,26 @@ class TestMigrate:
         both = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
 
         assert [one.wait(30) for one in both] == [0, 0]
+        assert "thing" in self.names(url)
+
+    def test_waits_without_a_transaction(self, owner, folder, url):
+        """Whoever has the lock may build an index that waits for all transactions."""
+        plain = url.replace("postgresql+psycopg:", "postgresql:")
+        asked = (
+            "select state from pg_stat_activity where pid <> pg_backend_pid()"
+            " and datname = current_database() and query ~ '(try_advisory|ROLLBACK)'"
+        )
+        with (
+            psycopg.connect(plain, autocommit=True) as other,
+            ThreadPoolExecutor(1) as pool,
+        ):
+            other.execute("select pg_advisory_lock(728114001)")
+            waiting = pool.submit(db.migrate, owner, folder)
+            seen = eventually(lambda: ("idle",) in other.execute(asked).fetchall())
+            other.execute("select pg_advisory_unlock(728114001)")
+            waiting.result(30)
+
+        assert seen
         assert "thing" in self.names(url)
 
     def test_can_be_taken_back(self, owner, folder, url):

@@ -8,9 +8,9 @@ import redis
 from sqlalchemy import func, select
 
 from flagon_catalog import __main__ as main
-from flagon_catalog import keeper
+from flagon_catalog import accounts, keeper
 from flagon_catalog.models import Category, Product
-from flagon_chassis import relay, server
+from flagon_chassis import consumer, relay, server
 
 
 class TestSeed:
@@ -88,6 +88,19 @@ class TestMain:
             before = cache.get("catalog:answers:content")
             calls[0][2]()
             assert cache.get("catalog:answers:content") not in {None, before}
+
+    def test_consumes_what_it_wants_to_know_alone(self, monkeypatch):
+        calls = []
+        monkeypatch.setattr(
+            consumer, "run", lambda *args, types: calls.append((*args, types))
+        )
+
+        main.consumer(main.Settings())
+
+        assert calls[0][1:] == (
+            *("catalog", accounts.GROUP, accounts.forget),
+            {"market.flagon.user.deleted.v1"},
+        )
 
     @pytest.mark.parametrize("arguments", [[], ["nonsense"], ["serve", "more"]])
     def test_refuses_what_it_does_not_know(self, monkeypatch, arguments):

@@ -490,13 +490,13 @@ class TestEverythingAtOnce:
         assert {code for seen in answers for code in seen} <= {200, 201, 409}
         sweep()
         with wide_app.app_context(), transaction() as session:
-            for state, product_id, quantity in session.execute(
+            for outcome, product_id, quantity in session.execute(
                 select(
-                    Reservation.state, Reservation.product_id, Reservation.quantity
+                    Reservation.outcome, Reservation.product_id, Reservation.quantity
                 ).where(Reservation.product_id.in_(list(sold)))
             ):
-                assert state in {"committed", "released", "expired"}
-                if state == "committed":
+                assert outcome in {"committed", "released", "expired"}
+                if outcome == "committed":
                     sold[str(product_id)] += quantity
         for product in goods:
             after = shown(product)

@@ -42,9 +42,10 @@ insert into word (text)
 insert into price (product_id, version, price_minor, currency, "from")
     select id, n, price_minor, currency, created_at
     from product, generate_series(1, 40) n where product.price_minor % 400 = 1;
-insert into reservation (id, product_id, quantity, state, holder, expires_at)
+insert into reservation (id, product_id, quantity, outcome, ended_at, holder, expires_at)
     select gen_random_uuid(), product.id, 1,
-        case when n = 1 and price_minor % 400 = 1 then 'held' else 'committed' end,
+        case when n > 1 or price_minor % 400 > 1 then 'committed' end,
+        case when n > 1 or price_minor % 400 > 1 then now() end,
         'holder-' || price_minor % 97,
         now() + interval '1 day'
     from product, generate_series(1, 4) n where product.price_minor % 40 = 1;

@@ -52,7 +52,7 @@ class Reservation(SQLModel, table=True):
     id: UUID = Field(primary_key=True)
     product_id: UUID
     quantity: int
-    state: str
+    ended_at: datetime | None
     expires_at: datetime
 
 
@@ -106,7 +106,7 @@ Product.available = column_property(
     - sa_select(func.coalesce(func.sum(Reservation.quantity), 0))
     .where(
         Reservation.product_id == Product.__table__.c.id,
-        Reservation.state == "held",
+        Reservation.ended_at.is_(None),
         Reservation.expires_at > func.now(),
     )
     .correlate(Product.__table__)

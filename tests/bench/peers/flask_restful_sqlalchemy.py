@@ -49,7 +49,7 @@ class Reservation(db.Model):
     id = db.Column(db.Uuid, primary_key=True)
     product_id = db.Column(db.Uuid)
     quantity = db.Column(db.Integer)
-    state = db.Column(db.Text)
+    ended_at = db.Column(db.DateTime(timezone=True))
     expires_at = db.Column(db.DateTime(timezone=True))
 
 
@@ -79,7 +79,7 @@ class Product(db.Model):
         - select(func.coalesce(func.sum(Reservation.quantity), 0))
         .where(
             Reservation.product_id == id,  # noqa: A003 (the column)
-            Reservation.state == "held",
+            Reservation.ended_at.is_(None),
             Reservation.expires_at > func.now(),
         )
         .correlate_except(Reservation)

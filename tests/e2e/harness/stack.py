@@ -20,6 +20,7 @@ PROCESSES = (
     *SERVICES,
     "auth-relay",
     "catalog-relay",
+    "catalog-consumer",
     "worker-relay",
     "worker-consumer",
     "worker-interactive",

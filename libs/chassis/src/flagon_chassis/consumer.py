@@ -58,6 +58,8 @@ class Consumer:
     """One member of a consumer group; `run` makes and runs one.
 
     :param group: the group's name; each event has its effect once per group.
+    :param types: the types that it handles, all if it names none. Others are
+        acknowledged unread and leave nothing in the inbox.
     :param attempts: how often a failing event is tried before it is set aside.
     :param claim_seconds: after this without an answer an event is taken from the
         consumer that has it; longer than any batch takes.
@@ -67,6 +69,7 @@ class Consumer:
     settings: DatabaseSettings
     group: str
     handle: Handle
+    types: frozenset[str] = frozenset()
     attempts: int = 5
     claim_seconds: float = 30.0
     name: str = ""
@@ -75,6 +78,7 @@ class Consumer:
     def __post_init__(self) -> None:
         # The same after a restart, so that it finds at once what it had begun.
         self.name = self.name or f"{socket.gethostname()}:{self.settings.bind}"
+        self._types = {type_.encode() for type_ in self.types}
         self._redis = streams.connect(
             self.settings.redis_store_url.get_secret_value(),
             block_seconds=_BLOCK_SECONDS,
@@ -221,19 +225,22 @@ class Consumer:
 
     def _handle_all(self, entries: list[Entry]) -> None:
         events: list[Event] = []
-        gone: list[str] = []
+        done: list[str] = []
         for entry_id, fields in entries:
             if not fields:
                 # Trimmed before anyone handled it; the group must not keep asking.
                 log.warning("event_trimmed", entry=entry_id)
-                gone.append(entry_id)
+                done.append(entry_id)
+                continue
+            if self._types and fields.get(b"type") not in self._types:
+                done.append(entry_id)
                 continue
             try:
                 events.append(streams.decode(entry_id, fields))
             except ValueError as error:
                 self._bury((entry_id, fields), error, 1)
-        if gone:
-            self._redis.xack(streams.EVENTS, self.group, *gone)
+        if done:
+            self._redis.xack(streams.EVENTS, self.group, *done)
         if not events:
             return
         try:
@@ -428,18 +435,26 @@ def is_outage(error: Exception) -> bool:
     )
 
 
-def run(settings: DatabaseSettings, service: str, group: str, handle: Handle) -> None:
+def run(
+    settings: DatabaseSettings,
+    service: str,
+    group: str,
+    handle: Handle,
+    *,
+    types: frozenset[str] = frozenset(),
+) -> None:
     """Consume the event stream until SIGTERM.
 
     Serves `/livez`, `/readyz` and `/metrics` at `settings.bind`.
 
     :param group: the consumer group, named after what it does with the events.
     :param handle: makes the effect of a batch in the given session's transaction.
+    :param types: the types that it handles, all if it names none.
     """
     logs.configure(service, settings.log_level)
     sentry.init(settings, f"{service}-consumer")
     tracing.init(settings, service)
-    consumer = Consumer(settings, group, handle)
+    consumer = Consumer(settings, group, handle, types)
     stop_at_signals(consumer.stop)
     sidecar = server.sidecar(
         settings.bind,

@@ -1,4 +1,4 @@
-"""Start a process of the catalog: `python -m flagon_catalog serve|relay|migrate`."""
+"""Start a process of the catalog: `python -m flagon_catalog serve|relay|consumer|migrate`."""
 
 import sys
 from pathlib import Path
@@ -39,6 +39,17 @@ def relay(settings: Settings) -> None:
     chassis_relay.run(settings, "catalog", told=content.changed)
 
 
+def consumer(settings: Settings) -> None:
+    """Forget what accounts wrote that are gone."""
+    from flagon_chassis import consumer as chassis_consumer  # noqa: PLC0415
+
+    from . import accounts  # noqa: PLC0415 (only this command needs them)
+
+    chassis_consumer.run(
+        settings, "catalog", accounts.GROUP, accounts.forget, types=accounts.TYPES
+    )
+
+
 def migrate(settings: Settings) -> None:
     """Bring the database to the newest revision, as the role that owns it."""
     from flagon_chassis import db  # noqa: PLC0415 (only this command needs it)
@@ -48,7 +59,12 @@ def migrate(settings: Settings) -> None:
 
 def main() -> None:
     """Run the command that was asked for."""
-    commands = {"serve": serve, "relay": relay, "migrate": migrate}
+    commands = {
+        "serve": serve,
+        "relay": relay,
+        "consumer": consumer,
+        "migrate": migrate,
+    }
     asked = " ".join(sys.argv[1:])
     if asked not in commands:
         sys.exit(f"usage: python -m flagon_catalog {'|'.join(commands)}")

@@ -25,9 +25,7 @@ from .routes import (
     reviews,
     tags,
 )
-from .settings import Settings
-
-SOURCE = "/services/catalog"
+from .settings import SOURCE, Settings
 
 
 def create_app(

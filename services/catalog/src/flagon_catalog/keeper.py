@@ -1,4 +1,4 @@
-"""What time itself does: reservations end, unused pictures and old audit rows go."""
+"""What time itself does: reservations end, and what nobody needs any more goes."""
 
 import random
 import threading
@@ -18,7 +18,7 @@ _BATCH = 500
 """Reservations of one transaction: short enough that nobody waits for it."""
 _PICTURES = 100
 _PURGE_SECONDS = 3600.0
-"""How often each process looks for audit rows that are too old."""
+"""How often each process looks for rows that are too old."""
 
 
 def sweep() -> int:
@@ -70,6 +70,25 @@ def purge() -> int:
     return gone
 
 
+def purge_reservations() -> int:
+    """Delete reservations that ended longer ago than the setting says; return how many.
+
+    Any number of processes may do so at once. Nobody is told: to whoever follows the
+    events a reservation is over when it ends.
+    """
+    days = current_app.extensions["flagon.settings"].reservation_days
+    gone = 0
+    while True:
+        with transaction() as session:
+            found = holds.purge(session, days=days, limit=_BATCH)
+        gone += found
+        if not found:
+            break
+    if gone:
+        log.info("reservations_purged", number=gone, days=days)
+    return gone
+
+
 def start(
     app: Flask, *, seconds: float, stop: threading.Event | None = None
 ) -> threading.Thread:
@@ -90,6 +109,7 @@ def start(
                     now = time.monotonic()
                     if purged_at is None or now - purged_at > _PURGE_SECONDS:
                         purge()
+                        purge_reservations()
                         purged_at = now
             except (SQLAlchemyError, OSError) as error:
                 log.warning("sweep_failed", error=type(error).__name__)

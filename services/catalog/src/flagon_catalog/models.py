@@ -39,6 +39,8 @@ REVIEW_STATES = ("pending", "published", "rejected")
 """A pending review waits for a moderator; only published ones are shown and counted."""
 STATES = ("held", "committed", "released", "expired")
 """What a reservation can be: held at first, and then one of the others for good."""
+OUTCOMES = STATES[1:]
+"""How it can end."""
 
 LEVELS_MAX = 6
 """Most categories on the way from a root to a leaf, both counted."""
@@ -306,7 +308,9 @@ class Reservation(Base):
     # the lock on the product keeps it there while something is held.
     product_id: Mapped[UUID]
     quantity: Mapped[int]
-    state: Mapped[str]
+    outcome: Mapped[str | None]
+    """How it ended; None as long as nobody has written down an end."""
+    ended_at: Mapped[datetime | None]
     holder: Mapped[str]
     """The subject of the token that reserved: an account's id or a service's."""
     reference: Mapped[str | None]
@@ -317,21 +321,24 @@ class Reservation(Base):
 
     __table_args__ = (
         CheckConstraint("quantity > 0", name="quantity"),
-        CheckConstraint(f"state in ({', '.join(map(repr, STATES))})", name="state"),
+        CheckConstraint(
+            f"outcome in ({', '.join(map(repr, OUTCOMES))})", name="outcome"
+        ),
+        CheckConstraint("(outcome is null) = (ended_at is null)", name="ended"),
         # Two for the list, two for what is held alone: few rows, whatever was sold before.
         Index("ix_reservation_holder_id", "holder", "id"),
         Index("ix_reservation_product_id_id", "product_id", "id"),
         Index(
-            "ix_reservation_held",
+            "ix_reservation_open",
             "product_id",
             "expires_at",
             postgresql_include=["quantity"],
-            postgresql_where=text("state = 'held'"),
+            postgresql_where=text("ended_at is null"),
         ),
         Index(
-            "ix_reservation_due",
+            "ix_reservation_open_due",
             "expires_at",
-            postgresql_where=text("state = 'held'"),
+            postgresql_where=text("ended_at is null"),
         ),
     )
 
@@ -345,7 +352,7 @@ HELD = (
     select(func.coalesce(func.sum(Reservation.quantity), 0))
     .where(
         Reservation.product_id == Product.id,
-        Reservation.state == "held",
+        Reservation.ended_at.is_(None),
         Reservation.expires_at > MOMENT,
     )
     .correlate(Product)
@@ -355,10 +362,10 @@ HELD = (
 
 RESERVATION_STATE = case(
     (
-        (Reservation.state == "held") & (Reservation.expires_at <= MOMENT),
+        Reservation.ended_at.is_(None) & (Reservation.expires_at <= MOMENT),
         "expired",
     ),
-    else_=Reservation.state,
+    else_=func.coalesce(Reservation.outcome, "held"),
 )
 """The state of a reservation at this moment, whether or not its end is written down."""
 

@@ -7,6 +7,9 @@ from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, model_validat
 
 from flagon_chassis.settings import DatabaseSettings
 
+SOURCE = "/services/catalog"
+"""Whom its events name as their source; nobody can set it."""
+
 
 class Settings(DatabaseSettings, frozen=True, env_prefix="CATALOG_"):
     """Settings of one catalog process: read once at start-up, never changed."""
@@ -55,6 +58,8 @@ class Settings(DatabaseSettings, frozen=True, env_prefix="CATALOG_"):
     """How often, about, each process writes down which reservations have expired."""
     audit_days: int = Field(default=400, ge=30)
     """How long it is kept who changed what; at least what the database insists on."""
+    reservation_days: int = Field(default=90, ge=7)
+    """How long a reservation is kept after its end; longer than any order takes."""
     images_dir: Path | None = None
     """Folder of the pictures of products; the gateway reads it as well."""
     images_url: str = Field(default="", pattern=r"^(https?://[^/?#@]+/[^/?#]+/?)?$")

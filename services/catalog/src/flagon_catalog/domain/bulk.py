@@ -125,7 +125,7 @@ _UPSERT = text(
                 WHERE product_id = product.id ORDER BY tag.slug COLLATE "C"
             ) AS tags, product.attributes, (
                 SELECT coalesce(sum(quantity), 0) FROM reservation
-                WHERE product_id = product.id AND state = 'held'
+                WHERE product_id = product.id AND ended_at IS NULL
             ) AS held
         FROM product JOIN item USING (sku)
     ), wanted AS (

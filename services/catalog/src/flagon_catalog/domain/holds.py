@@ -5,7 +5,7 @@ from typing import Any
 from uuid import UUID
 
 from pydantic_core import to_jsonable_python
-from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy import ColumnElement, delete, func, select, text, update
 from sqlalchemy.orm import Session
 
 from flagon_catalog.models import MOMENT, RESERVATION_VIEW, Reservation
@@ -14,8 +14,20 @@ from flagon_chassis import events
 View = dict[str, Any]
 """A reservation as the API shows it, by field name."""
 
-_HELD = Reservation.state == "held"
+_HELD = Reservation.ended_at.is_(None)
 _OVERDUE = _HELD & (Reservation.expires_at <= MOMENT)
+
+# Ids begin with the time at which they were made (UUIDv7), and nothing ends before it
+# begins: the primary key leads to what is old, and no index is kept up for that.
+_MADE_BEFORE = text(
+    """
+    reservation.id < cast(
+        lpad(to_hex(cast(1000 * extract(
+            epoch from now() - make_interval(days => :days)
+        ) as bigint)), 12, '0') || repeat('0', 20) as uuid
+    )
+    """
+)
 
 
 def settle(session: Session, product_id: UUID) -> int:
@@ -52,14 +64,41 @@ def sweep(session: Session, *, limit: int) -> int:
     return _expire(session, Reservation.id.in_(select(due.cte("due").c.id)))
 
 
+def purge(session: Session, *, days: int, limit: int) -> int:
+    """Delete some of what ended longer ago; return how many were deleted.
+
+    Several may do so at once. What is held stays, however old it is.
+    """
+    old = (
+        select(Reservation.id)
+        .where(
+            _MADE_BEFORE,
+            # What is held has none.
+            Reservation.ended_at < func.now() - text("make_interval(days => :days)"),
+        )
+        .order_by(Reservation.id)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    # As in `sweep`.
+    found = session.execute(
+        delete(Reservation)
+        .where(Reservation.id.in_(select(old.cte("old").c.id)))
+        .returning(Reservation.id),
+        {"days": days},
+    )
+    return len(found.all())
+
+
 def _expire(session: Session, which: ColumnElement[bool]) -> int:
     rows = session.execute(
         update(Reservation)
         .where(which)
         .values(
-            state="expired",
+            outcome="expired",
+            ended_at=MOMENT,
             version=Reservation.version + 1,
-            updated_at=func.clock_timestamp(),
+            updated_at=MOMENT,
         )
         .returning(*RESERVATION_VIEW)
     ).all()

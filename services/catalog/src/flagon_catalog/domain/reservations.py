@@ -68,7 +68,6 @@ def reserve_stock(
             id=uuid7(),
             product_id=product_id,
             quantity=quantity,
-            state="held",
             holder=holder,
             reference=reference,
             expires_at=MOMENT + timedelta(seconds=seconds),
@@ -118,15 +117,15 @@ def list_reservations(
         conditions.append(Reservation.product_id == product_id)
     if after is not None:
         conditions.append(Reservation.id < after)
-    held = Reservation.state == "held"
+    held = Reservation.ended_at.is_(None)
     match state:
         case "held":
             conditions += [held, Reservation.expires_at > MOMENT]
         case "expired":
             overdue = held & (Reservation.expires_at <= MOMENT)
-            conditions.append(or_(Reservation.state == "expired", overdue))
+            conditions.append(or_(Reservation.outcome == "expired", overdue))
         case str():
-            conditions.append(Reservation.state == state)
+            conditions.append(Reservation.outcome == state)
     rows = session.execute(statement.where(*conditions))
     return [row._asdict() for row in rows]
 
@@ -223,9 +222,10 @@ def _end(session: Session, reservation: View, state: str) -> View:
         update(Reservation)
         .where(Reservation.id == reservation["id"])
         .values(
-            state=state,
+            outcome=state,
+            ended_at=MOMENT,
             version=Reservation.version + 1,
-            updated_at=func.clock_timestamp(),
+            updated_at=MOMENT,
         )
         .returning(*RESERVATION_VIEW)
     ).one()
