@@ -187,7 +187,7 @@ def base_environment(stack: Stack) -> dict[str, str]:
         "TMPDIR": str(stack.state / "spool"),
         "FLAGON_STACK": str(stack.state),
         # Memory given back by one burst is returned instead of kept by arenas.
-        "MALLOC_ARENA_MAX": "2",
+        "MALLOC_ARENA_MAX": "1",
     }
 
 

@@ -145,7 +145,7 @@ class Supervisor:
                 "TZ": "UTC",
                 "PYTHONPATH": str(Path(__file__).parents[1]),
                 # Read at the start of an interpreter: it counts for what is forked, too.
-                "MALLOC_ARENA_MAX": "2",
+                "MALLOC_ARENA_MAX": "1",
             },
             **who.options,
         )
