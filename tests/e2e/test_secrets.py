@@ -43,30 +43,38 @@ with psycopg.connect(url) as connection:
 print(json.dumps([hits, rows]))
 """
 _OF_REDIS = """
+import itertools
 import redis
 hits, read, unread = {}, [], []
+def pages(client, key):
+    # The stream is larger than the memory that a container has left.
+    last = "-"
+    while page := client.xrange(key, last, count=200):
+        yield page
+        last = "(" + page[-1][0]
 readers = {
     "string": lambda client, key: [client.get(key)],
     "hash": lambda client, key: client.hgetall(key).items(),
     "list": lambda client, key: client.lrange(key, 0, -1),
     "set": lambda client, key: client.smembers(key),
     "zset": lambda client, key: client.zrange(key, 0, -1),
-    "stream": lambda client, key: client.xrange(key),
+    "stream": pages,
 }
 for name in ("redis_store_url", "redis_cache_url"):
     url = getattr(settings, name).get_secret_value()
     client = redis.Redis.from_url(url, decode_responses=True, encoding_errors="replace")
     for key in client.scan_iter(count=1000):
         try:
-            value = readers[client.type(key)](client, key)
+            pieces = readers[client.type(key)](client, key)
+            for piece in itertools.chain([key], pieces):
+                for hit in found(str(piece), tails):
+                    hits[hit] = key
         except redis.exceptions.NoPermissionError:
             unread.append(f"{name} {key}")
             continue
         except KeyError:
             continue
         read.append(f"{name} {key}")
-        for hit in found(key + " " + str(list(value)), tails):
-            hits[hit] = key
 print(json.dumps([hits, read, unread]))
 """
 
