@@ -73,6 +73,7 @@ while kill -0 "$child" 2>/dev/null; do
   render > "$target.new"
   if ! cmp -s "$target" "$target.new"; then
     mv "$target.new" "$target"
+    # It may just have ended: then so does the loop.
     kill -HUP "$child" 2>/dev/null || true
   fi
 done

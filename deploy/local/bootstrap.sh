@@ -110,6 +110,8 @@ if [ "$(cat $stamp 2>/dev/null)" != "$wanted" ] || [ ! -x .venv/bin/uv ]; then
   # Compiled once, here: the processes run as a user that may not write beside the sources,
   # and compiling at each start costs seconds and tens of megabytes a process. What was
   # installed earlier and without this is not compiled by the installer.
+  # Some packages bring files for other versions of Python: what cannot be compiled is
+  # never imported here.
   .venv/bin/python -m compileall -q -j 0 .venv/lib > /dev/null 2>&1 || true
   echo "$wanted" > $stamp
 fi

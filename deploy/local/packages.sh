@@ -12,6 +12,7 @@ units() { find /lib/systemd/system /usr/lib/systemd/system -maxdepth 1 -name '*.
 undo() {
   [ -z "${made_policy:-}" ] || rm -f "$policy"
   rm -f "$cluster"
+  # Not empty: somebody else has put something there, which stays.
   rmdir /etc/postgresql-common/createcluster.d /etc/postgresql-common 2>/dev/null || true
 }
 trap undo EXIT
@@ -36,7 +37,8 @@ if ! { apt-get update -qq && apt-get install -y -qq --no-install-recommends -o D
   exit 1
 fi
 
-# What has just come would start at the next boot.
+# What has just come would start at the next boot. Nothing new is no failure, nor is an init
+# system that is installed and not running: then nothing starts anything.
 for unit in $(units | grep -vxFf "$before" || true); do
   case $unit in
     *@.service) ;;

@@ -17,6 +17,8 @@ from harness import engine, failures
 from harness.people import Person
 from harness.stack import running
 
+from flagon_chassis.testing import lacking
+
 if "docker" not in os.environ.get("FLAGON_MODE", ""):
     # Only a stack in containers has any to look at.
     collect_ignore = ["test_containers.py"]
@@ -52,7 +54,7 @@ def pytest_terminal_summary(terminalreporter):
 @pytest.fixture(scope="session")
 def stack(request):
     if os.environ.get("FLAGON_MODE") == "docker" and not engine.find():
-        pytest.skip("no container engine answers")
+        lacking("A container engine", "install Docker, or FLAGON_MODE=local")
     with running() as found:
         found.ready()
         yield found

@@ -10,6 +10,8 @@ import uuid
 
 import pytest
 
+from flagon_chassis.testing import lacking
+
 from .manifests import K8S, ROOT, containers, overlay, pod
 
 sys.path.insert(0, str(ROOT / "deploy" / "local"))
@@ -27,7 +29,7 @@ def docker(*arguments, check=True):
 def image(tmp_path_factory):
     """The gateway's image, built from the checkout; it goes again."""
     if not shutil.which("docker") or docker("version", check=False).returncode:
-        pytest.skip("no container engine answers")
+        lacking("A container engine", "install Docker")
     pages = tmp_path_factory.mktemp("pages")
     configuration.page_files(pages, ROOT, 0o644)
     name = f"flagon-gateway-test:{uuid.uuid4().hex}"

@@ -197,6 +197,8 @@ class TestDown:
 
     def test_sources_that_only_root_may_read_are_opened_and_closed(self, fresh):
         if os.geteuid() != 0:
+            # Then the processes run as the owner of the sources, who may read them: there
+            # is nothing to open. CI runs as root.
             pytest.skip("nobody else runs the processes")
         fresh.run("down")
         (fresh.folder / "gateway").unlink()

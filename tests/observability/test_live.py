@@ -24,12 +24,19 @@ from harness.people import Person, browser
 from harness.stack import Stack as Running
 from harness.waiting import until
 
+from flagon_chassis.testing import lacking
+
 from .conftest import ROOT, all_rules
 
-try:
-    watching.check()
-except Problem as problem:
-    pytest.skip(str(problem), allow_module_level=True)
+
+@pytest.fixture(scope="module", autouse=True)
+def installed():
+    """The exporters and Alertmanager; local mode needs them only when asked for them."""
+    try:
+        watching.check()
+    except Problem as problem:
+        lacking(str(problem), "JUDGES=1 make setup")
+
 
 NEVER_HAPPENED = {
     # Counters that begin to exist with what they count, by the code that makes them. Their

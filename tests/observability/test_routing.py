@@ -13,12 +13,19 @@ from flagonctl import programs, watching
 from flagonctl.problem import Problem
 from flagonctl.stack import Stack
 
+from flagon_chassis.testing import lacking
+
 from .conftest import ROOT, all_rules
 
-try:
-    programs.find("prometheus-alertmanager")
-except Problem:
-    pytest.skip("needs Debian's prometheus-alertmanager", allow_module_level=True)
+
+@pytest.fixture(scope="module", autouse=True)
+def installed():
+    """Alertmanager, which local mode needs only when asked for it."""
+    try:
+        programs.find("prometheus-alertmanager")
+    except Problem:
+        lacking("Alertmanager", "JUDGES=1 make setup")
+
 
 STACK = Stack("local", 27_550, ROOT)
 NAMES = {rule["alert"] for _file, rule in all_rules() if "alert" in rule}

@@ -282,6 +282,8 @@ class TestRelease:
 
         before = _committed("HEAD^1:docs/api/released.json")
         if before is None:
+            # A first commit, or a clone without history: what was promised before cannot
+            # be known. The checkouts of CI have their history.
             pytest.skip("the commit before is not here, or has no release")
         now = json.loads(self.RELEASED.read_text())
 

@@ -131,7 +131,8 @@ def in_thread(work, stop):
     def run():
         try:
             work()
-        except BaseException as error:  # noqa: BLE001 (told to the test below)
+        # A thread's failure is nobody's: it is told to the test below.
+        except BaseException as error:  # noqa: BLE001
             failures.append(error)
 
     thread = threading.Thread(target=run, daemon=True)

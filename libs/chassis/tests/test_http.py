@@ -522,7 +522,8 @@ def in_background(call):
     def run():
         try:
             call()
-        except BaseException as error:  # noqa: BLE001 (told to the test below)
+        # A thread's failure is nobody's: it is told to the test below.
+        except BaseException as error:  # noqa: BLE001
             failures.append(error)
 
     thread = threading.Thread(target=run)

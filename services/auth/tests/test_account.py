@@ -367,9 +367,17 @@ class TestExport:
         assert answer.headers["Content-Disposition"].startswith("attachment")
         assert answer.headers["Cache-Control"] == "no-store"
         assert set(answer.json) == {
-            "profile", "consents", "grants", "sessions", "identities", "passkeys",
-            "authenticator_apps", "recovery_codes", "api_keys", "events",
-        }  # fmt: skip
+            "profile",
+            "consents",
+            "grants",
+            "sessions",
+            "identities",
+            "passkeys",
+            "authenticator_apps",
+            "recovery_codes",
+            "api_keys",
+            "events",
+        }
         assert answer.json["profile"]["email"] == "ada@flagon.test"
         assert answer.json["grants"][0]["client_id"] == "web"
         assert answer.json["sessions"][0]["this_one"] is True
@@ -383,8 +391,11 @@ class TestExport:
         exported = self.export(ada).text
 
         for secret in (
-            PASSWORD, phc, cookie, *(str(value) for value in tokens.values()),
-        ):  # fmt: skip
+            PASSWORD,
+            phc,
+            cookie,
+            *(str(value) for value in tokens.values()),
+        ):
             if len(secret) > 12:
                 assert secret not in exported or secret == tokens["scope"]
 

@@ -305,9 +305,19 @@ class TestForget:
 
 class TestKilled:
     def test_between_effect_and_acknowledgement_has_one_effect(
-        self, begin, review, tell, handled, held, pending, store, until, written_by,
-        traces, product
-    ):  # fmt: skip
+        self,
+        begin,
+        review,
+        tell,
+        handled,
+        held,
+        pending,
+        store,
+        until,
+        written_by,
+        traces,
+        product,
+    ):
         gone = str(uuid4())
         mine = review(gone, 2)
         first = begin()

@@ -245,7 +245,9 @@ class Consumer:
             return
         try:
             self._until_done(partial(self._effect, events))
-        except Exception as error:  # noqa: BLE001 (whatever the handler raises)
+        # Whatever the handler raises: an event that it cannot bear is tried again and then
+        # laid aside with its error, or it would stop all that follow for ever.
+        except Exception as error:  # noqa: BLE001
             if len(events) > 1:
                 # One of them is at fault; the others need not wait for it.
                 for event in events:
@@ -264,7 +266,8 @@ class Consumer:
             tried += 1
             try:
                 self._until_done(partial(self._effect, [event]))
-            except Exception as error:  # noqa: BLE001 (whatever the handler raises)
+            # As above; the dead letter tells it.
+            except Exception as error:  # noqa: BLE001
                 failed = error
             else:
                 return
@@ -302,6 +305,7 @@ class Consumer:
                 fresh = self._fresh(session, events)
                 if fresh:
                     self.handle(session, fresh)
+        # Only looked at: the trace of each event shows how it failed.
         except Exception as error:
             for span in spans:
                 span.record_exception(error)
@@ -350,6 +354,8 @@ class Consumer:
         while True:
             try:
                 action()
+            # An outage has the exceptions of three libraries: `is_outage` knows them, and
+            # what is none goes on.
             except Exception as error:
                 if not is_outage(error):
                     raise

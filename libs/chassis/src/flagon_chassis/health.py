@@ -69,7 +69,9 @@ def report(checks: dict[str, tuple[Check, bool]]) -> Report:
         failure = None
         try:
             probe()
-        except Exception as error:  # noqa: BLE001 (whatever a driver raises means down)
+        # Whatever a driver raises means down, and is shown: a probe that raises would hide
+        # the state of all others.
+        except Exception as error:  # noqa: BLE001
             failure = type(error).__name__
             healthy = healthy and not required
         results[name] = {

@@ -473,6 +473,7 @@ class _Circuit:
         if self._breaker.current_state == pybreaker.STATE_CLOSED:
             try:
                 response = attempt()
+            # Only looked at: which of them count as failures the breaker decides.
             except Exception as error:
                 self._tell(error)
                 raise

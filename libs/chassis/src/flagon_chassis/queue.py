@@ -464,8 +464,9 @@ def _begin_process(app: "Flask") -> Callable[..., None]:
         try:
             for step in app.extensions.get("flagon.process_steps", []):
                 step()
+        # Celery would swallow it and go on with a process that fails every task: it is
+        # told and the process ends.
         except BaseException:
-            # Celery would swallow it and go on with a process that fails every task.
             log.exception("worker_process_broken")
             os._exit(1)
 

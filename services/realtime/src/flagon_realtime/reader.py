@@ -77,8 +77,9 @@ class Reader:
                 self._lost(error)
                 self._stopping.wait(pause)
                 pause = min(_LONGEST_PAUSE, pause * 2)
+            # Raised again: a process whose reader is dead looks well and tells nobody
+            # anything, so it has to end.
             except Exception:
-                # A process whose reader is dead looks well and tells nobody anything.
                 log.exception("reader_crashed")
                 self._on_crash()
                 raise

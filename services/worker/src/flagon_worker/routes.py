@@ -161,8 +161,8 @@ def submit_job() -> Response:
             return idempotency.once(
                 session, respond, body=json.dumps(sent, sort_keys=True).encode()
             )
+    # Raised again, also when the process is told to end: no row, no files.
     except BaseException:
-        # No row, no files.
         files.remove_files(settings.files_dir, job_id)
         raise
 

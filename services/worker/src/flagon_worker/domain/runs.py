@@ -359,7 +359,9 @@ def _work(
             return kind(run), None
     except leases.LeaseLost:
         raise
-    except Exception as error:  # noqa: BLE001 (whatever it is, the job's row must tell)
+    # Whatever a kind raises, the job's row must tell; who calls raises it again once it
+    # is written down.
+    except Exception as error:  # noqa: BLE001
         return {}, error
 
 

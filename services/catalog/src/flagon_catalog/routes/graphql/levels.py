@@ -34,6 +34,7 @@ class Asker:
             return load()
         except Failure:
             raise
+        # Remembered and raised: it is unexpected, so the next field would meet it too.
         except Exception as error:
             self.broken = error
             raise

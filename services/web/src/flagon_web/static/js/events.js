@@ -171,7 +171,10 @@ export class Channel {
       const answer = await fetch(source.url, { method: "HEAD", cache: "no-store", credentials: "same-origin" });
       status = answer.status;
       least = 1_000 * (Number(answer.headers.get("Retry-After")) || 0);
-    } catch { /* Nobody answers: try again. */ }
+    } catch (error) {
+      // What fetch says when nobody answers; the next attempt will tell.
+      if (!(error instanceof TypeError)) throw error;
+    }
     if (source !== this.#source) return;
     // The kept position may be of another installation: better none than no events.
     const foreign = status === 422 && this.#last !== "";
@@ -225,14 +228,19 @@ export class Channel {
     if (!this.#last) return;
     try {
       sessionStorage.setItem(this.#options.storageKey, JSON.stringify({ id: this.#last, at: Date.now() }));
-    } catch { /* Private windows may have no storage. */ }
+    } catch (error) {
+      // Private windows may have no storage, or a full one: the page goes on without.
+      if (!(error instanceof DOMException)) throw error;
+    }
   }
 
   #recall() {
     try {
       const { id, at } = JSON.parse(sessionStorage.getItem(this.#options.storageKey)) ?? {};
       return Date.now() - at < this.#options.keptMs ? id : "";
-    } catch {
+    } catch (error) {
+      // No storage, or something else than we have put there.
+      if (!(error instanceof DOMException || error instanceof SyntaxError)) throw error;
       return "";
     }
   }
@@ -247,7 +255,12 @@ function within(topic, asked) {
 }
 
 function parse(text) {
-  try { return JSON.parse(text) ?? {}; } catch { return {}; }
+  try {
+    return JSON.parse(text) ?? {};
+  } catch (error) {
+    if (!(error instanceof SyntaxError)) throw error;
+    return {};
+  }
 }
 
 // What goes wrong in one part of a page is not the others' matter.

@@ -49,7 +49,9 @@ export async function renew(...selectors) {
       localTimes(fresh);
     }
     return true;
-  } catch {
+  } catch (error) {
+    // What fetch says when nobody answers; the caller tries again later.
+    if (!(error instanceof TypeError)) throw error;
     return false;
   } finally {
     reading = false;

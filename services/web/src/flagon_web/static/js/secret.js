@@ -10,7 +10,9 @@ button.addEventListener("click", async () => {
   try {
     await navigator.clipboard.writeText(secret.textContent);
     button.textContent = "Copied";
-  } catch {
+  } catch (error) {
+    // The person said no to the clipboard: then they copy it by hand.
+    if (!(error instanceof DOMException)) throw error;
     getSelection().selectAllChildren(secret);
   }
 });

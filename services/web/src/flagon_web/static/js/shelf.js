@@ -104,7 +104,9 @@ document.addEventListener("click", async (event) => {
     if (next) { link.href = next.href; link.removeAttribute("aria-busy"); } else link.remove();
     added[0]?.querySelector("a")?.focus({ preventScroll: true });
     line?.widen(topics());
-  } catch {
+  } catch (error) {
+    // Whatever went wrong here, the link itself leads to the same products.
+    console.warn(error);
     location.href = link.href;
   }
 });
