@@ -1,5 +1,8 @@
 """The catalog against a real Postgres and a real Redis."""
 
+import os
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -14,7 +17,7 @@ from flagon_catalog.app import create_app
 from flagon_catalog.settings import Settings
 from flagon_chassis import db
 from flagon_chassis.tables import outbox
-from flagon_chassis.testing import ISSUER
+from flagon_chassis.testing import ISSUER, free_port
 
 PRODUCTS = "/api/v1/products"
 CATEGORIES = "/api/v1/categories"
@@ -71,6 +74,39 @@ def make_app(make_settings, bearer, postgres_server):
     for app in made:
         # A server that is asked to stop waits for its connections to end.
         app.extensions["flagon.sessions"].kw["bind"].dispose()
+
+
+@pytest.fixture
+def run_catalog(redis_server, tmp_path):
+    """Start a process of the catalog: its command, its database, `CATALOG_` settings."""
+    started = []
+
+    def run(command, database_url, **settings):
+        values = {
+            "ENVIRONMENT": "testing",
+            "SECRET_KEY": "s" * 32,
+            "DATABASE_URL": database_url,
+            "REDIS_STORE_URL": redis_server.url,
+            "REDIS_CACHE_URL": redis_server.url,
+            "BIND": f"127.0.0.1:{free_port()}",
+            "IMAGES_DIR": str(tmp_path / "images"),
+            **settings,
+        }
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flagon_catalog", command],
+            env={**os.environ, **{f"CATALOG_{k}": v for k, v in values.items()}},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        if process.poll() is None:
+            process.terminate()
+            process.wait(30)
 
 
 @pytest.fixture(scope="session")

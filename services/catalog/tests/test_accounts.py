@@ -1,8 +1,5 @@
 """The real process that forgets what accounts wrote that are gone."""
 
-import os
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -61,10 +58,10 @@ def until(rows):
 
 
 @pytest.fixture
-def begin(shop, redis_url, tmp_path, until):
+def begin(shop, redis_url, run_catalog, until):
     """Start the process, always as the same consumer, and wait until it is ready."""
-    started, port = [], free_port()
-    settings = shop.extensions["flagon.settings"]
+    port = free_port()
+    database = shop.extensions["flagon.settings"].database_url.get_secret_value()
 
     def ready():
         try:
@@ -74,30 +71,17 @@ def begin(shop, redis_url, tmp_path, until):
             return False
 
     def begin():
-        process = subprocess.Popen(
-            [sys.executable, "-m", "flagon_catalog", "consumer"],
-            env={
-                **os.environ,
-                "CATALOG_ENVIRONMENT": "testing",
-                "CATALOG_SECRET_KEY": "s" * 32,
-                "CATALOG_DATABASE_URL": settings.database_url.get_secret_value(),
-                "CATALOG_REDIS_STORE_URL": redis_url,
-                "CATALOG_REDIS_CACHE_URL": redis_url,
-                "CATALOG_BIND": f"127.0.0.1:{port}",
-                "CATALOG_IMAGES_DIR": str(tmp_path / "images"),
-            },
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+        process = run_catalog(
+            "consumer",
+            database,
+            BIND=f"127.0.0.1:{port}",
+            REDIS_STORE_URL=redis_url,
+            REDIS_CACHE_URL=redis_url,
         )
-        started.append(process)
         until(ready)
         return process
 
-    yield begin
-    for process in started:
-        if process.poll() is None:
-            process.terminate()
-            process.wait(WAIT)
+    return begin
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """Pictures in a bucket: a real store with the S3 protocol, which checks signatures."""
 
 import io
+import threading
 from contextlib import contextmanager
 from urllib.parse import urlsplit
 
@@ -8,6 +9,7 @@ import httpx2
 import pytest
 from PIL import Image
 from pydantic import ValidationError
+from sqlalchemy import text
 
 from flagon_catalog import keeper
 from flagon_catalog.clients import Bucket, PicturesUnreachable
@@ -153,6 +155,49 @@ class TestCatalog:
         # It comes back, and nothing has to be started again.
         with contextmanager(start_bucket)(port, tmp_path):
             assert send().status_code == 201
+
+    def test_without_the_store_time_goes_on(self, migrated, make_app):
+        """The thread that ends reservations lives, though it cannot remove pictures."""
+        app = make_app(
+            migrated(),
+            images_dir=None,
+            images_url=f"http://127.0.0.1:{free_port()}/pictures",
+            images_key_id=BUCKET_KEY[0],
+            images_key=BUCKET_KEY[1],
+        )
+        sessions, stop = app.extensions["flagon.sessions"], threading.Event()
+        with sessions.begin() as session:
+            session.execute(
+                text(
+                    "insert into picture (sha256, bytes, width, height, created_at)"
+                    " values (repeat('a', 64), 1, 1, 1, '2026-01-01')"
+                )
+            )
+        thread = keeper.start(app, seconds=0.01, stop=stop)
+        try:
+            for _ in range(3):
+                with sessions.begin() as session:
+                    session.execute(
+                        text(
+                            "insert into reservation"
+                            " (id, product_id, quantity, holder, expires_at) values"
+                            " (gen_random_uuid(), gen_random_uuid(), 1, 'x', now())"
+                        )
+                    )
+                with sessions() as session:
+                    for _ in range(1500):
+                        held = "select count(*) from reservation where outcome is null"
+                        if not session.scalar(text(held)):
+                            break
+                        session.execute(text("select pg_sleep(0.02)"))
+                        session.rollback()
+                    else:
+                        pytest.fail("a reservation did not end")
+        finally:
+            stop.set()
+            thread.join(30)
+
+        assert not thread.is_alive()
 
 
 class TestSettings:

@@ -5,8 +5,6 @@ import sys
 
 import pytest
 from alembic import command
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
@@ -16,24 +14,12 @@ from flagon_catalog.__main__ import MIGRATIONS
 from flagon_catalog.domain import products
 from flagon_catalog.models import SEARCH, Base
 from flagon_chassis import db
+from flagon_chassis.testing import differences
 
 
 class TestMigrations:
     def test_add_up_to_the_models(self, database_url):
-        engine = create_engine(database_url, poolclass=NullPool)
-        with engine.connect() as connection:
-            context = MigrationContext.configure(
-                connection,
-                opts={
-                    "compare_type": True,
-                    "compare_server_default": True,
-                    "include_name": lambda name, kind, _parents: (
-                        kind != "table" or name in Base.metadata.tables
-                    ),
-                },
-            )
-
-            assert compare_metadata(context, Base.metadata) == []
+        assert differences(database_url, Base.metadata) == []
 
     def test_make_the_search_column_that_the_model_says(self, database_url):
         engine = create_engine(database_url, poolclass=NullPool)

@@ -3,9 +3,8 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
+from functools import partial
 from uuid import UUID, uuid4
 
 import psycopg
@@ -16,7 +15,6 @@ from sqlalchemy.pool import NullPool
 
 from flagon_catalog import keeper
 from flagon_catalog.domain import holds
-from flagon_chassis.testing import free_port
 
 WAIT = 30
 
@@ -34,38 +32,11 @@ def rows(database):
 
 
 @pytest.fixture
-def serve(database, redis_server, tmp_path):
+def serve(database, run_catalog):
     """Start a catalog of two processes that look often."""
-    started = []
-
-    def serve():
-        environment = {
-            **os.environ,
-            "CATALOG_ENVIRONMENT": "testing",
-            "CATALOG_SECRET_KEY": "s" * 32,
-            "CATALOG_DATABASE_URL": database,
-            "CATALOG_REDIS_STORE_URL": redis_server.url,
-            "CATALOG_REDIS_CACHE_URL": redis_server.url,
-            "CATALOG_BIND": f"127.0.0.1:{free_port()}",
-            "CATALOG_IMAGES_DIR": str(tmp_path / "images"),
-            "CATALOG_SWEEP_SECONDS": "0.05",
-            "CATALOG_DRAIN_SECONDS": "0",
-        }
-        process = subprocess.Popen(
-            [sys.executable, "-m", "flagon_catalog", "serve"],
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        started.append(process)
-        return process
-
-    yield serve
-    for process in started:
-        if process.poll() is None:
-            process.terminate()
-            process.wait(WAIT)
+    return partial(
+        run_catalog, "serve", database, SWEEP_SECONDS="0.05", DRAIN_SECONDS="0"
+    )
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ import psycopg
 import pytest
 import redis
 from cryptography.hazmat.primitives.asymmetric import ec
-from sqlalchemy import create_engine
+from sqlalchemy import MetaData, NullPool, create_engine
 from sqlalchemy.orm import Session, sessionmaker
 
 from . import dpop
@@ -169,6 +169,29 @@ def start_redis(*options: str, port: int | None = None) -> Iterator[Server]:
         process.kill()
         process.wait(20)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def differences(database_url: str, metadata: MetaData) -> list[Any]:
+    """Return in what the tables that migrations have made differ from the models.
+
+    Tables of others, such as the chassis' own, do not count.
+    """
+    from alembic.autogenerate import compare_metadata  # noqa: PLC0415 (few tests need it)
+    from alembic.migration import MigrationContext  # noqa: PLC0415
+
+    engine = create_engine(database_url, poolclass=NullPool)
+    with engine.connect() as connection:
+        context = MigrationContext.configure(
+            connection,
+            opts={
+                "compare_type": True,
+                "compare_server_default": True,
+                "include_name": lambda name, kind, _parents: (
+                    kind != "table" or name in metadata.tables
+                ),
+            },
+        )
+        return list(compare_metadata(context, metadata))
 
 
 BUCKET_KEY = ("test-key", "test-secret")

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib.resources import files
 from itertools import islice
 from time import perf_counter
@@ -193,14 +193,7 @@ def forget(subject: UUID) -> None:
 @with_appcontext
 def render() -> None:
     """Make the HTML of all reviews anew: after an upgrade of what makes it."""
-    after, total = None, 0
-    while True:
-        with transaction() as session:
-            after, differed = domain.render_reviews(session, after=after)
-        total += differed
-        if after is None:
-            break
-    click.echo(f"{total} reviews look different.")
+    click.echo(f"{_rendered(domain.render_reviews)} reviews look different.")
 
 
 @click.group
@@ -212,14 +205,19 @@ def products() -> None:
 @with_appcontext
 def render_products() -> None:
     """Make the HTML of all descriptions anew: after an upgrade of what makes it."""
+    count = _rendered(domain_products.render_products)
+    click.echo(f"{count} descriptions were written.")
+
+
+def _rendered(step: Callable[..., tuple[UUID | None, int]]) -> int:
+    """Take step after step, each in a transaction; return how many were written."""
     after, total = None, 0
     while True:
         with transaction() as session:
-            after, written = domain_products.render_products(session, after=after)
+            after, written = step(session, after=after)
         total += written
         if after is None:
-            break
-    click.echo(f"{total} descriptions were written.")
+            return total
 
 
 @click.command

@@ -3,12 +3,16 @@
 import random
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 
 import structlog
 from flask import Flask, current_app
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from flagon_chassis.db import transaction
+from flagon_chassis.errors import Unavailable
 
 from .domain import audit, holds, images
 
@@ -27,13 +31,7 @@ def sweep() -> int:
     Any number of processes may do so at once. Nothing waits for it: whoever reads or
     reserves goes by the time.
     """
-    ended = 0
-    while True:
-        with transaction() as session:
-            found = holds.sweep(session, limit=_BATCH)
-        ended += found
-        if found < _BATCH:
-            break
+    ended = _in_batches(partial(holds.sweep, limit=_BATCH), full=_BATCH)
     if ended:
         log.info("reservations_expired", number=ended)
     return ended
@@ -58,13 +56,7 @@ def purge() -> int:
     Any number of processes may do so at once.
     """
     days = current_app.extensions["flagon.settings"].audit_days
-    gone = 0
-    while True:
-        with transaction() as session:
-            found = audit.purge(session, days=days)
-        gone += found
-        if not found:
-            break
+    gone = _in_batches(partial(audit.purge, days=days))
     if gone:
         log.info("audit_purged", number=gone, days=days)
     return gone
@@ -77,16 +69,24 @@ def purge_reservations() -> int:
     events a reservation is over when it ends.
     """
     days = current_app.extensions["flagon.settings"].reservation_days
-    gone = 0
-    while True:
-        with transaction() as session:
-            found = holds.purge(session, days=days, limit=_BATCH)
-        gone += found
-        if not found:
-            break
+    gone = _in_batches(partial(holds.purge, days=days, limit=_BATCH))
     if gone:
         log.info("reservations_purged", number=gone, days=days)
     return gone
+
+
+def _in_batches(work: Callable[[Session], int], *, full: int = 1) -> int:
+    """Do it in one transaction after the other; return how many it were in all.
+
+    :param full: as many as there are when there may be more.
+    """
+    total = 0
+    while True:
+        with transaction() as session:
+            found = work(session)
+        total += found
+        if found < full:
+            return total
 
 
 def start(
@@ -99,21 +99,28 @@ def start(
     stop = stop or threading.Event()
 
     def look_after() -> None:
-        purged_at: float | None = None
+        purged_at = -_PURGE_SECONDS
         # Not all processes at the moment at which all of them started.
         while not stop.wait(random.uniform(0, 2 * seconds)):  # noqa: S311
-            try:
-                with app.app_context():
-                    sweep()
-                    tidy()
-                    now = time.monotonic()
-                    if purged_at is None or now - purged_at > _PURGE_SECONDS:
-                        purge()
-                        purge_reservations()
-                        purged_at = now
-            except (SQLAlchemyError, OSError) as error:
-                log.warning("sweep_failed", error=type(error).__name__)
+            with app.app_context():
+                _attempt(sweep)
+                _attempt(tidy)
+                now = time.monotonic()
+                if now - purged_at > _PURGE_SECONDS:
+                    # Each in any case: one that fails is no reason to leave out another.
+                    done = [_attempt(purge), _attempt(purge_reservations)]
+                    purged_at = now if all(done) else purged_at
 
     thread = threading.Thread(target=look_after, name="keeper", daemon=True)
     thread.start()
     return thread
+
+
+def _attempt(step: Callable[[], int]) -> bool:
+    """Do one of the above; say whether nothing that it needs was away."""
+    try:
+        step()
+    except (SQLAlchemyError, OSError, Unavailable) as error:
+        log.warning("sweep_failed", step=step.__name__, error=type(error).__name__)
+        return False
+    return True
