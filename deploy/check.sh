@@ -121,31 +121,42 @@ second() {
   stage deployment "$bin/python" -m pytest -q tests/local
   stage observability "$bin/python" -m pytest -q tests/observability
 }
+# Then the whole platform, in both modes at once.
+processes() {
+  stage e2e-local end_to_end local
+  stage browser browser
+}
+containers() {
+  if docker info > /dev/null 2>&1; then
+    stage e2e-docker end_to_end docker
+  else
+    skip e2e-docker "no container engine answers"
+  fi
+}
+# Run the first here and the second beside it, which is heard when both are done.
+lanes() {
+  # A shell has what it starts in the background ignore Ctrl-C; tests are to end by it.
+  CHECK_FOLDER=$folder CHECK_LANE=$2 env --default-signal=INT \
+    sh deploy/check.sh $selected > "$folder/said" 2>&1 &
+  other=$!
+  "$1"
+  wait "$other"
+  cat "$folder/said"
+}
 
-if [ -n "${CHECK_FOLDER-}" ]; then
-  enter second
-  second
+if [ -n "${CHECK_LANE-}" ]; then
+  enter "$CHECK_LANE"
+  "$CHECK_LANE"
   exit
 fi
-enter first
+enter main
 : > "$summary"
 : > "$again"
 stage format formatted
 stage style style
 stage types types
-# A shell has what it starts in the background ignore Ctrl-C; tests are to end by it.
-CHECK_FOLDER=$folder env --default-signal=INT sh deploy/check.sh "$@" > "$folder/said" 2>&1 &
-other=$!
-first
-wait "$other"
-cat "$folder/said"
-stage e2e-local end_to_end local
-stage browser browser
-if docker info > /dev/null 2>&1; then
-  stage e2e-docker end_to_end docker
-else
-  skip e2e-docker "no container engine answers"
-fi
+lanes first second
+lanes processes containers
 
 passed=$(grep -c ' ok  ' "$summary")
 failed=$(grep -c ' FAILED ' "$summary")

@@ -53,8 +53,9 @@ class TestPasskey:
         expect(page.get_by_role("heading", level=1)).to_have_text("Your recovery codes")
         page.context.clear_cookies()
 
-        # Offered in the field for the address, and picked by the authenticator.
-        page.goto("/sign-in?next=/jobs")
+        # Offered in the field for the address, and picked by the authenticator: perhaps
+        # before the page has all of its pictures, so nobody waits for those.
+        page.goto("/sign-in?next=/jobs", wait_until="commit")
 
         page.wait_for_url(f"{stranger.url}/jobs")
         (credential,) = stranger.cdp.send("WebAuthn.getCredentials", stranger.device)[

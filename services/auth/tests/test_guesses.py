@@ -16,17 +16,10 @@ from flagon_auth.domain.passwords import Hasher
 from flagon_chassis.errors import Unavailable
 from flagon_chassis.metrics import REGISTRY
 
-from .conftest import PASSWORD, Browser, basic, token_request
+from .conftest import PASSWORD, Browser, Clock, basic, token_request
 
 WRONG = "not the password at all"
 DEAD = "redis://127.0.0.1:1/0"
-
-
-class Clock:
-    now = 1_800_000_000.0
-
-    def __call__(self):
-        return self.now
 
 
 @pytest.fixture
@@ -379,7 +372,6 @@ class TestSignIn:
     def test_forty_at_once_cost_five_hashes(self, make_app, person):
         person()
         other = make_app(login_pair_limit=5)
-        other.extensions["flagon.auth"].guesses._attempts._clock = Clock()
         browsers = [Browser(other) for _ in range(40)]
         forms = [browser.form("/login") for browser in browsers]
         real = Hasher.matches
@@ -405,7 +397,6 @@ class TestSignIn:
     def test_victim_gets_in_from_the_own_browser_while_attacked(self, make_app, person):
         person()
         other = make_app(login_pair_limit=2, login_account_limit=3)
-        other.extensions["flagon.auth"].guesses._attempts._clock = Clock()
         own, strange = Browser(other), Browser(other)
         own.sign_in()
         own.post("/account/sign-out", own.form("/account"))
@@ -424,8 +415,7 @@ class TestSignIn:
     def test_nobody_is_locked_out_for_good(self, make_app, person):
         person()
         other = make_app(login_pair_limit=2, login_account_limit=3)
-        clock = Clock()
-        other.extensions["flagon.auth"].guesses._attempts._clock = clock
+        clock = other.extensions["flagon.auth"].guesses._attempts._clock
         for _ in range(50):
             Browser(other).sign_in(password=WRONG)
 
@@ -436,7 +426,6 @@ class TestSignIn:
     def test_wrong_guesses_of_the_device_count_apart(self, make_app, person):
         person()
         other = make_app(login_pair_limit=1)
-        other.extensions["flagon.auth"].guesses._attempts._clock = Clock()
         own = Browser(other)
         own.sign_in()
         own.post("/account/sign-out", own.form("/account"))
@@ -461,7 +450,6 @@ class TestSignIn:
     def test_unknown_accounts_wait_as_long_as_known_ones(self, make_app, person):
         person()
         other = make_app(login_pair_limit=2)
-        other.extensions["flagon.auth"].guesses._attempts._clock = Clock()
 
         found = {
             email: [
@@ -475,7 +463,6 @@ class TestSignIn:
 
     def test_programs_get_a_problem_and_people_a_page(self, make_app):
         other = make_app(login_pair_limit=1)
-        other.extensions["flagon.auth"].guesses._attempts._clock = Clock()
         browser = Browser(other)
         browser.sign_in("eve@flagon.test", WRONG)
 
@@ -500,16 +487,15 @@ class TestClientFailures:
 
     @pytest.mark.parametrize("path", ["/oauth/token", "/oauth/introspect"])
     def test_are_slowed_down_and_harm_no_other(self, app, parts, path):
-        with patch.object(parts.guesses._attempts, "_clock", Clock()):
-            wrong = [
-                app.test_client().post(
-                    path,
-                    data={"grant_type": "client_credentials", "token": "x"},
-                    headers=basic("worker", "guess"),
-                )
-                for _ in range(52)
-            ]
-            right = token_request(app, "worker", grant_type="client_credentials")
+        wrong = [
+            app.test_client().post(
+                path,
+                data={"grant_type": "client_credentials", "token": "x"},
+                headers=basic("worker", "guess"),
+            )
+            for _ in range(52)
+        ]
+        right = token_request(app, "worker", grant_type="client_credentials")
 
         assert [answer.status_code for answer in wrong] == [401] * 50 + [429] * 2
         assert wrong[-1].json["error"] == "temporarily_unavailable"

@@ -246,33 +246,34 @@ class Stack:
                     text = line if isinstance(line, str) else json.dumps(line)
                     file.write(f"{text}\n")
 
-    def inside(self, service, code):
+    def inside(self, service, code, *, given=""):
         """Run Python code with exactly what a service's process holds.
 
         It is what somebody gets who takes over that process: its user, its settings and
         secrets, its network. `settings` is its settings object.
 
+        :param given: what the code reads from its standard input.
         :returns: what the code printed, read as JSON.
         """
         script = _CODE_OF_A_SERVICE.replace("{service}", service) + code
+        environment = None
         if self.mode == "docker":
-            out, err, status = self.compose.exec_in_container(
-                ["python", "-c", script], service
-            )
+            command = ["docker", "exec", "-i", self.container(service), "python"]
         else:
+            command = [ROOT / ".venv/bin/python"]
             program = self.state / "config" / "programs" / f"{service}.json"
             environment = json.loads(program.read_text())["env"]
-            done = subprocess.run(
-                [str(ROOT / ".venv/bin/python"), "-c", script],
-                check=False,
-                env=environment,
-                capture_output=True,
-                text=True,
-                timeout=60,
-            )
-            out, err, status = done.stdout, done.stderr, done.returncode
-        assert status == 0, err
-        return json.loads(out)
+        done = subprocess.run(
+            [*command, "-c", script],
+            check=False,
+            env=environment,
+            input=given,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
 
     # -- HTTP ---------------------------------------------------------------------------
 

@@ -165,6 +165,7 @@ export class Channel {
   // The browser has given up, and does not say why.
   async #ask() {
     const source = this.#source;
+    const reason = this.#reason;
     let status = 0;
     let least = 0;
     try {
@@ -187,7 +188,9 @@ export class Channel {
       this.#tell("refused");
       return;
     }
-    this.#reason = status === 200 ? this.#reason : String(status || "unreachable");
+    if (status !== 200) this.#reason = String(status || "unreachable");
+    // Said before the reason was known: say it again with it.
+    if (this.#state === "lost" && this.#reason !== reason) this.#tell("lost");
     const { firstPauseMs, longestPauseMs } = this.#options;
     const longest = Math.min(longestPauseMs, firstPauseMs * 2 ** this.#attempt);
     this.#attempt += 1;
