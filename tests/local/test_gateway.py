@@ -654,8 +654,10 @@ class TestApiKeys:
 
 
 class TestStreams:
-    def test_events_arrive_while_the_stream_is_open(self, gateway):
-        go_on = threading.Event()
+    @pytest.fixture
+    def go_on(self, gateway):
+        """Lets a stream, which has sent one event, send another and end."""
+        event = threading.Event()
 
         def stream(handler):
             handler.send_response(200)
@@ -664,11 +666,15 @@ class TestStreams:
             handler.end_headers()
             handler.wfile.write(b"data: 1\n\n")
             handler.wfile.flush()
-            go_on.wait(60)
+            event.wait(60)
             handler.wfile.write(b"data: 2\n\n")
             handler.close_connection = True
 
         gateway.upstream.answer = stream
+        yield event
+        event.set()
+
+    def test_events_arrive_while_the_stream_is_open(self, gateway, go_on):
         with gateway.client.stream("GET", unique("/api/v1/events")) as reply:
             parts = reply.iter_raw()
             first = next(parts)
@@ -680,21 +686,7 @@ class TestStreams:
         assert "content-encoding" not in reply.headers
 
     @pytest.mark.parametrize("version", ["1.1", "2"])
-    def test_events_arrive_over_each_version_of_http(self, gateway, version):
-        go_on = threading.Event()
-
-        def stream(handler):
-            handler.send_response(200)
-            handler.send_header("Content-Type", "text/event-stream")
-            handler.send_header("Connection", "close")
-            handler.end_headers()
-            handler.wfile.write(b"data: 1\n\n")
-            handler.wfile.flush()
-            go_on.wait(60)
-            handler.wfile.write(b"data: 2\n\n")
-            handler.close_connection = True
-
-        gateway.upstream.answer = stream
+    def test_events_arrive_over_each_version_of_http(self, gateway, go_on, version):
         # No Python client in the lock speaks HTTP/2.
         with subprocess.Popen(
             [

@@ -71,6 +71,15 @@ class Gateway:
             timeout=60,
         )
 
+    def watched(self):
+        return subprocess.Popen(
+            self.command(),
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
 
 def environment(**more):
     kept = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
@@ -146,13 +155,7 @@ class TestWatch:
 
     def test_ends_quietly_by_ctrl_c(self, gateway):
         gateway.answers = [(200, [event(1), None])]
-        with subprocess.Popen(
-            gateway.command(),
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as watching:
+        with gateway.watched() as watching:
             assert "product-1" in watching.stdout.readline()
             watching.send_signal(signal.SIGINT)
             _out, said = watching.communicate(timeout=60)
@@ -162,13 +165,7 @@ class TestWatch:
 
     def test_ends_quietly_when_nobody_reads(self, gateway):
         gateway.answers = [(200, [event(1), None, *[event(n) for n in range(2, 2000)]])]
-        with subprocess.Popen(
-            gateway.command(),
-            env=environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as watching:
+        with gateway.watched() as watching:
             watching.stdout.readline()
             watching.stdout.close()
             gateway.hold.set()

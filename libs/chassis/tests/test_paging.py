@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 from flask import Flask
 
@@ -35,3 +37,40 @@ class TestCursor:
 
         with pytest.raises(paging.CursorInvalid):
             paging.decode("things", cursor)
+
+
+class TestPage:
+    @pytest.fixture
+    def page(self, app):
+        """Returns a page of the numbers from 1 to 7."""
+
+        def page(cursor, limit=3, purpose="numbers"):
+            asked = SimpleNamespace(cursor=cursor, limit=limit)
+            numbers = range(1, 8)
+            return paging.page(
+                purpose,
+                asked,
+                lambda after, most: [n for n in numbers if n > (after or 0)][:most],
+                lambda number: number,
+            )
+
+        return page
+
+    def test_follows_page_until_the_last(self, page):
+        found, cursor = [], None
+        while True:
+            items, cursor = page(cursor)
+            found.append(items)
+            if cursor is None:
+                break
+
+        assert found == [[1, 2, 3], [4, 5, 6], [7]]
+
+    def test_that_ends_the_list_has_no_next(self, page):
+        assert page(None, limit=7) == ([1, 2, 3, 4, 5, 6, 7], None)
+
+    def test_of_another_list_is_refused(self, page):
+        _items, cursor = page(None)
+
+        with pytest.raises(paging.CursorInvalid):
+            page(cursor, purpose="letters")

@@ -1,11 +1,13 @@
 import io
 import json
+from contextlib import nullcontext
 
 import pytest
 from flask import g, request
 from flask.views import MethodView
 from openapi_spec_validator import validate
 from pydantic import BaseModel
+from werkzeug.exceptions import UnsupportedMediaType
 
 from flagon_chassis import auth, web
 
@@ -13,6 +15,11 @@ from flagon_chassis import auth, web
 class Thing(BaseModel):
     name: str
     count: int = 1
+
+
+class Things(BaseModel):
+    items: list[Thing]
+    next_cursor: str | None
 
 
 class Search(BaseModel, extra="forbid"):
@@ -175,6 +182,31 @@ class TestHostileRequests:
         response = client.post(path, data="a=1", content_type="text/plain")
 
         assert response.status_code == 415
+
+    def test_page_is_kept_by_nobody_else(self):
+        page = web.reply_page(Things, [Thing(name="a")], "next")
+
+        assert page.json == {
+            "items": [{"name": "a", "count": 1}],
+            "next_cursor": "next",
+        }
+        assert page.headers["Cache-Control"] == "private, no-cache"
+
+    @pytest.mark.parametrize(
+        ("method", "kind", "refused"),
+        [
+            ("PATCH", "application/merge-patch+json", False),
+            ("PATCH", "application/json; charset=utf-8", False),
+            ("PATCH", "application/json-patch+json", True),
+            ("PATCH", None, True),
+            ("POST", "application/json-patch+json", False),
+        ],
+    )
+    def test_other_patches_are_refused(self, app, method, kind, refused):
+        with app.test_request_context(method=method, content_type=kind):
+            told = pytest.raises(UnsupportedMediaType) if refused else nullcontext()
+            with told:
+                web.refuse_other_patches()
 
     def test_endless_bodies_are_refused(self, client):
         response = client.post(

@@ -3,7 +3,7 @@
 import json
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import cache
 from http import HTTPStatus
@@ -23,6 +23,8 @@ from .settings import ServiceSettings
 
 T = TypeVar("T", bound=BaseModel)
 
+PATCH_TYPES = ("application/merge-patch+json", "application/json")
+"""What a JSON merge patch (RFC 7396) is sent as."""
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _BODY_BYTES = 1 << 20
 _REST_BYTES = 16 << 20
@@ -265,6 +267,24 @@ def reply(
     return Response(
         adapter.dump_json(shaped), status, headers, mimetype="application/json"
     )
+
+
+def reply_page(schema: Any, items: Sequence[Any], cursor: str | None) -> Response:  # noqa: ANN401
+    """Return one page of a list that is the caller's own matter."""
+    return reply(
+        schema,
+        {"items": items, "next_cursor": cursor},
+        headers={"Cache-Control": "private, no-cache"},
+    )
+
+
+def refuse_other_patches() -> None:
+    """Refuse a patch that is no JSON merge patch; to be called before each request.
+
+    :raises UnsupportedMediaType: it is something else.
+    """
+    if request.method == "PATCH" and request.mimetype not in PATCH_TYPES:
+        raise UnsupportedMediaType(f"Send the patch as {PATCH_TYPES[0]}.")
 
 
 def _complete_document(document: Any) -> Any:  # noqa: ANN401 (OpenAPI, as APIFlask gives it)

@@ -3,7 +3,7 @@
 import contextlib
 import smtplib
 import ssl
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from email.message import EmailMessage
 from email.utils import parseaddr
 from functools import cached_property
@@ -64,19 +64,12 @@ class Catalog:
         :raises leases.Trouble: the catalog (or auth, for the token) does not answer.
         :raises imports.BatchRefused: the catalog does not understand the batch.
         """
-        try:
+        with _trouble(imports.BatchRefused):
             answer = self._http.post(
                 "/api/v1/products/bulk",
                 json={"items": items},
                 idempotency_key=key,
             )
-        except http.Unreachable as error:
-            raise leases.Trouble(str(error)) from error
-        except http.Refused as refusal:
-            reason = _reason(refusal.problem) or f"status {refusal.status}"
-            if refusal.status in _PASSING:
-                raise leases.Trouble(f"The catalog refused: {reason}") from refusal
-            raise imports.BatchRefused(reason) from refusal
         return [_result(found) for found in answer.json()["results"]]
 
     @contextlib.contextmanager
@@ -92,17 +85,15 @@ class Catalog:
         params = {**filters, "format": "ndjson"}
         if after is not None:
             params["after"] = after
-        try:
-            with self._http.stream("/api/v1/products/export", params=params) as pieces:
-                yield pieces
-        except http.Unreachable as error:
-            raise leases.Trouble(str(error)) from error
-        except http.Refused as refusal:
-            reason = _reason(refusal.problem) or f"status {refusal.status}"
-            if refusal.status in _PASSING:
-                raise leases.Trouble(f"The catalog refused: {reason}") from refusal
-            said = f"The catalog refuses the export: {reason}"
-            raise leases.JobFailed(said) from refusal
+        with (
+            _trouble(
+                lambda reason: leases.JobFailed(
+                    f"The catalog refuses the export: {reason}"
+                )
+            ),
+            self._http.stream("/api/v1/products/export", params=params) as pieces,
+        ):
+            yield pieces
 
     def picture(self, sha256: str) -> bytes | None:
         """Return a picture of a product; None when it is gone.
@@ -343,6 +334,23 @@ def _sentences(errors: Sequence[Mapping[str, Any]]) -> str:
         f"{str(error.get('pointer', '')).lstrip('#/')}: {error.get('detail', '')}"
         for error in errors
     )
+
+
+@contextlib.contextmanager
+def _trouble(refused: Callable[[str], Exception]) -> Iterator[None]:
+    """Say what of the catalog's answers is trouble that passes.
+
+    :param refused: makes what is raised for the others, from the catalog's reason.
+    """
+    try:
+        yield
+    except http.Unreachable as error:
+        raise leases.Trouble(str(error)) from error
+    except http.Refused as refusal:
+        reason = _reason(refusal.problem) or f"status {refusal.status}"
+        if refusal.status in _PASSING:
+            raise leases.Trouble(f"The catalog refused: {reason}") from refusal
+        raise refused(reason) from refusal
 
 
 def _reason(problem: Mapping[str, Any]) -> str:

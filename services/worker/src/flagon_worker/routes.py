@@ -237,28 +237,21 @@ def list_jobs() -> Response:
     asked = web.query(JobQuery)
     who = viewer()
     purpose = f"jobs {asked.state} {asked.kind} {who.manages or who.sub}"
-    before = UUID(paging.decode(purpose, asked.cursor)[0]) if asked.cursor else None
     with transaction() as session:
-        found = jobs.list_jobs(
-            session,
-            who,
-            state=asked.state,
-            kind=asked.kind,
-            before=before,
-            limit=asked.limit + 1,
+        found, cursor = paging.page(
+            purpose,
+            asked,
+            lambda before, limit: jobs.list_jobs(
+                session,
+                who,
+                state=asked.state,
+                kind=asked.kind,
+                before=before and UUID(before),
+                limit=limit,
+            ),
+            lambda job: str(job.id),
         )
-    shown = found[: asked.limit]
-    more = len(found) > asked.limit
-    return web.reply(
-        JobPage,
-        {
-            "items": [jobs.show(job) for job in shown],
-            "next_cursor": paging.encode(purpose, [str(shown[-1].id)])
-            if more
-            else None,
-        },
-        headers={"Cache-Control": "private, no-cache"},
-    )
+    return web.reply_page(JobPage, [jobs.show(job) for job in found], cursor)
 
 
 @bp.get("/<uuid:job_id>")

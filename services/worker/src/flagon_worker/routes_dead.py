@@ -34,23 +34,16 @@ def _settings() -> Settings:
 def list_dead(asked: DeadQuery) -> Response:
     """Return everybody's dead letters, newest first."""
     purpose = f"dead {asked.kind}"
-    before = UUID(paging.decode(purpose, asked.cursor)[0]) if asked.cursor else None
     with transaction() as session:
-        found = dead.list_dead(
-            session, kind=asked.kind, before=before, limit=asked.limit + 1
+        found, cursor = paging.page(
+            purpose,
+            asked,
+            lambda before, limit: dead.list_dead(
+                session, kind=asked.kind, before=before and UUID(before), limit=limit
+            ),
+            lambda job: str(job.id),
         )
-    shown = found[: asked.limit]
-    more = len(found) > asked.limit
-    return web.reply(
-        JobPage,
-        {
-            "items": [jobs.show(job) for job in shown],
-            "next_cursor": paging.encode(purpose, [str(shown[-1].id)])
-            if more
-            else None,
-        },
-        headers=_PRIVATE,
-    )
+    return web.reply_page(JobPage, [jobs.show(job) for job in found], cursor)
 
 
 @bp.get("/<uuid:job_id>")

@@ -79,22 +79,18 @@ def retry_job(job_id: UUID) -> Response:
 def list_attempts(job_id: UUID, asked: PageQuery) -> Response:
     """Return the attempts at a job, newest first; the newest hundred are kept."""
     purpose = f"attempts {job_id}"
-    before = int(paging.decode(purpose, asked.cursor)[0]) if asked.cursor else None
     with transaction() as session:
         jobs.find_job(session, job_id, viewer())
-        found = history.list_attempts(
-            session, job_id, before=before, limit=asked.limit + 1
+        found, cursor = paging.page(
+            purpose,
+            asked,
+            lambda before, limit: history.list_attempts(
+                session, job_id, before=before, limit=limit
+            ),
+            lambda attempt: attempt.number,
         )
-    shown = found[: asked.limit]
-    more = len(found) > asked.limit
-    return web.reply(
-        AttemptPage,
-        {
-            "items": [history.show_attempt(attempt) for attempt in shown],
-            "next_cursor": paging.encode(purpose, [shown[-1].number]) if more else None,
-        },
-        headers=_PRIVATE,
-    )
+    items = [history.show_attempt(attempt) for attempt in found]
+    return web.reply_page(AttemptPage, items, cursor)
 
 
 @bp.get("/<uuid:job_id>/log")
@@ -105,17 +101,15 @@ def list_attempts(job_id: UUID, asked: PageQuery) -> Response:
 def list_lines(job_id: UUID, asked: LogQuery) -> Response:
     """Return what a job says of itself, oldest first; the newest 1,000 lines are kept."""
     purpose = f"log {job_id}"
-    after = int(paging.decode(purpose, asked.cursor)[0]) if asked.cursor else 0
     with transaction() as session:
         jobs.find_job(session, job_id, viewer())
-        found = history.list_lines(session, job_id, after=after, limit=asked.limit + 1)
-    shown = found[: asked.limit]
-    more = len(found) > asked.limit
-    return web.reply(
-        LinePage,
-        {
-            "items": [history.show_line(line) for line in shown],
-            "next_cursor": paging.encode(purpose, [shown[-1].number]) if more else None,
-        },
-        headers=_PRIVATE,
-    )
+        found, cursor = paging.page(
+            purpose,
+            asked,
+            lambda after, limit: history.list_lines(
+                session, job_id, after=after or 0, limit=limit
+            ),
+            lambda line: line.number,
+        )
+    items = [history.show_line(line) for line in found]
+    return web.reply_page(LinePage, items, cursor)

@@ -7,7 +7,6 @@ from uuid import UUID
 from apiflask import APIBlueprint
 from flask import Response, current_app, request, url_for
 from pydantic import ValidationError
-from werkzeug.exceptions import UnsupportedMediaType
 
 from flagon_chassis import (
     auth,
@@ -37,8 +36,8 @@ from .settings import Settings
 bp = APIBlueprint(
     "schedules", __name__, url_prefix="/api/v1/schedules", tag="Schedules"
 )
+bp.before_request(web.refuse_other_patches)
 MANAGE = "jobs:manage"
-PATCH_TYPES = ("application/merge-patch+json", "application/json")
 
 
 class KindNotSchedulable(Invalid):
@@ -47,13 +46,6 @@ class KindNotSchedulable(Invalid):
 
 class ParamsInvalid(Invalid):
     """The parameters are not those of the kind."""
-
-
-@bp.before_request
-def refuse_other_patches() -> None:
-    """Refuse a patch that is no JSON merge patch."""
-    if request.method == "PATCH" and request.mimetype not in PATCH_TYPES:
-        raise UnsupportedMediaType(f"Send the patch as {PATCH_TYPES[0]}.")
 
 
 def _settings() -> Settings:
@@ -106,18 +98,17 @@ def _locked(session: Any, schedule_id: UUID) -> schedules.Seen:  # noqa: ANN401
 @bp.output(SchedulePage)
 def list_schedules(asked: PageQuery) -> Response:
     """List everybody's schedules, and the platform's own."""
-    after = paging.decode("schedules", asked.cursor)[0] if asked.cursor else None
     with transaction() as session:
-        found = schedules.list_schedules(session, after=after, limit=asked.limit + 1)
-        items = [seen.show() for seen in found[: asked.limit]]
-    cursor = None
-    if len(found) > asked.limit:
-        cursor = paging.encode("schedules", [items[-1]["name"]])
-    return web.reply(
-        SchedulePage,
-        {"items": items, "next_cursor": cursor},
-        headers={"Cache-Control": "private, no-cache"},
-    )
+        found, cursor = paging.page(
+            "schedules",
+            asked,
+            lambda after, limit: schedules.list_schedules(
+                session, after=after, limit=limit
+            ),
+            lambda seen: seen.schedule.name,
+        )
+        items = [seen.show() for seen in found]
+    return web.reply_page(SchedulePage, items, cursor)
 
 
 @bp.post("")

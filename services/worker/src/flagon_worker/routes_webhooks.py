@@ -7,7 +7,6 @@ from uuid import UUID
 
 from apiflask import APIBlueprint
 from flask import Response, current_app, request, url_for
-from werkzeug.exceptions import UnsupportedMediaType
 
 from flagon_chassis import auth, conditional, idempotency, paging, web
 from flagon_chassis.db import transaction
@@ -30,20 +29,13 @@ from .webhook_schemas import (
 )
 
 bp = APIBlueprint("webhooks", __name__, url_prefix="/api/v1/webhooks", tag="Webhooks")
+bp.before_request(web.refuse_other_patches)
 # Events tell of everybody's jobs and accounts: whoever has them sent out sees all.
 MANAGE = "jobs:manage"
-PATCH_TYPES = ("application/merge-patch+json", "application/json")
 
 
 class WebhookUrlRefused(Invalid):
     """Nothing is sent to such a URL."""
-
-
-@bp.before_request
-def refuse_other_patches() -> None:
-    """Refuse a patch that is no JSON merge patch."""
-    if request.method == "PATCH" and request.mimetype not in PATCH_TYPES:
-        raise UnsupportedMediaType(f"Send the patch as {PATCH_TYPES[0]}.")
 
 
 def _settings() -> Settings:
@@ -111,14 +103,6 @@ def _shown(
     return response
 
 
-def _listed(schema: Any, items: list[dict[str, Any]], more: str | None) -> Response:  # noqa: ANN401
-    return web.reply(
-        schema,
-        {"items": items, "next_cursor": more},
-        headers={"Cache-Control": "private, no-cache"},
-    )
-
-
 def _locked(session: Any, webhook_id: UUID) -> WebhookEndpoint:  # noqa: ANN401
     endpoint = webhooks.find_webhook(session, webhook_id, lock=True)
     conditional.require_match(endpoint.version, extras=[_health(_view(endpoint))])
@@ -132,13 +116,16 @@ def _locked(session: Any, webhook_id: UUID) -> WebhookEndpoint:  # noqa: ANN401
 @bp.output(WebhookPage)
 def list_webhooks(asked: PageQuery) -> Response:
     """List all endpoints that get webhooks."""
-    before = UUID(paging.decode("webhooks", asked.cursor)[0]) if asked.cursor else None
     with transaction() as session:
-        found = webhooks.list_webhooks(session, before=before, limit=asked.limit + 1)
-    items = [_view(endpoint) for endpoint in found[: asked.limit]]
-    more = len(found) > asked.limit
-    cursor = paging.encode("webhooks", [str(items[-1]["id"])]) if more else None
-    return _listed(WebhookPage, items, cursor)
+        found, cursor = paging.page(
+            "webhooks",
+            asked,
+            lambda before, limit: webhooks.list_webhooks(
+                session, before=before and UUID(before), limit=limit
+            ),
+            lambda endpoint: str(endpoint.id),
+        )
+    return web.reply_page(WebhookPage, [_view(one) for one in found], cursor)
 
 
 @bp.post("")
@@ -272,20 +259,21 @@ def test_webhook(webhook_id: UUID) -> Response:
 def list_deliveries(webhook_id: UUID, asked: DeliveryQuery) -> Response:
     """List what was sent to an endpoint, with each attempt."""
     purpose = f"deliveries {webhook_id} {asked.state}"
-    before = UUID(paging.decode(purpose, asked.cursor)[0]) if asked.cursor else None
     with transaction() as session:
         webhooks.find_webhook(session, webhook_id)
-        found = webhooks.list_deliveries(
-            session,
-            webhook_id,
-            state=asked.state,
-            before=before,
-            limit=asked.limit + 1,
+        found, cursor = paging.page(
+            purpose,
+            asked,
+            lambda before, limit: webhooks.list_deliveries(
+                session,
+                webhook_id,
+                state=asked.state,
+                before=before and UUID(before),
+                limit=limit,
+            ),
+            lambda delivery: str(delivery.id),
         )
-    items = [_delivery(delivery) for delivery in found[: asked.limit]]
-    more = len(found) > asked.limit
-    cursor = paging.encode(purpose, [str(items[-1]["id"])]) if more else None
-    return _listed(DeliveryPage, items, cursor)
+    return web.reply_page(DeliveryPage, [_delivery(one) for one in found], cursor)
 
 
 @bp.post("/<uuid:webhook_id>/deliveries/<uuid:delivery_id>/resend")

@@ -47,14 +47,15 @@ class PlatformsOwn(Forbidden):
 @bp.output(ClientPage)
 def list_clients(asked: ClientsQuery) -> ResponseReturnValue:
     """Return clients by id, a page at a time."""
-    after = ""
-    if asked.cursor is not None:
-        [after] = paging.decode("clients", asked.cursor)
     with transaction() as db:
-        found = clients.list_clients(db, limit=asked.limit + 1, after=after)
-        items = found[: asked.limit]
-        more = len(found) > asked.limit
-        following = paging.encode("clients", [items[-1].id]) if more else None
+        items, following = paging.page(
+            "clients",
+            asked,
+            lambda after, limit: clients.list_clients(
+                db, limit=limit, after=after or ""
+            ),
+            lambda client: client.id,
+        )
         return reply(ClientPage, {"items": items, "next_cursor": following})
 
 

@@ -140,15 +140,15 @@ def list_events(asked: AuditQuery) -> ResponseReturnValue:
 def _audit_page(
     asked: AuditQuery, purpose: str, account_id: UUID | None
 ) -> ResponseReturnValue:
-    before = None
-    if asked.cursor is not None:
-        [before] = paging.decode(purpose, asked.cursor)
     with transaction() as db:
-        found = audit.list_records(db, account_id, limit=asked.limit + 1, before=before)
-        items = found[: asked.limit]
-        following = None
-        if len(found) > asked.limit:
-            following = paging.encode(purpose, [items[-1].sequence])
+        items, following = paging.page(
+            purpose,
+            asked,
+            lambda before, limit: audit.list_records(
+                db, account_id, limit=limit, before=before
+            ),
+            lambda record: record.sequence,
+        )
         return reply(AuditPage, {"items": items, "next_cursor": following})
 
 

@@ -8,9 +8,9 @@ from urllib.parse import urlencode
 
 from flask import Response, current_app, request
 from pydantic_core import to_json
-from werkzeug.exceptions import BadRequest, UnsupportedMediaType
+from werkzeug.exceptions import BadRequest
 
-from flagon_chassis import auth, conditional
+from flagon_chassis import auth, conditional, web
 
 from . import formats
 
@@ -21,14 +21,13 @@ PAGING = {"limit", "cursor", "format"}
 """What a list takes that is no filter and no order."""
 REPEATABLE = frozenset({"tag", "attribute"})
 """Names that may be in a query several times."""
-PATCH_TYPES = ("application/merge-patch+json", "application/json")
 
 V = TypeVar("V", bound=Callable[..., Any])
 
 
 def merge_patch(view: V) -> V:
     """Mark a view that takes a JSON merge patch; put it right above `bp.input`."""
-    view.__dict__["_spec"]["content_type"] = list(PATCH_TYPES)
+    view.__dict__["_spec"]["content_type"] = list(web.PATCH_TYPES)
     return view
 
 
@@ -46,8 +45,7 @@ def refuse_twice() -> None:
 def refuse_unclear() -> None:
     """Refuse a query that says two things, and a patch that is no JSON merge patch."""
     refuse_twice()
-    if request.method == "PATCH" and request.mimetype not in PATCH_TYPES:
-        raise UnsupportedMediaType(f"Send the patch as {PATCH_TYPES[0]}.")
+    web.refuse_other_patches()
     if request.method not in {"GET", "HEAD", "OPTIONS"}:
         # Before anything is changed: the answer will be JSON.
         formats.chosen("json")

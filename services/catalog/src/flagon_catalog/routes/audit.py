@@ -26,13 +26,13 @@ def list_audit(asked: AuditQuery) -> Response:
     """List who changed what, the newest first."""
     wanted = asked.model_dump(exclude=PAGING)
     purpose = f"audit {asked.model_dump_json(exclude=PAGING)}"
-    before = None
-    if asked.cursor is not None:
-        (before,) = paging.decode(purpose, asked.cursor)
     with reading() as session:
-        rows = audit.list_rows(session, **wanted, limit=asked.limit + 1, before=before)
-    items = rows[: asked.limit]
-    cursor = None
-    if len(rows) > asked.limit:
-        cursor = paging.encode(purpose, [items[-1]["sequence"]])
+        items, cursor = paging.page(
+            purpose,
+            asked,
+            lambda before, limit: audit.list_rows(
+                session, **wanted, limit=limit, before=before
+            ),
+            lambda row: row["sequence"],
+        )
     return listed(items, cursor, FIELDS, "rows")

@@ -33,21 +33,19 @@ def list_prices(product_id: UUID, asked: PriceQuery) -> Response:
     """List the prices that a product has had, the newest first."""
     hidden = sees_hidden()
     purpose = purpose_of(product_id)
-    after = None
-    if asked.cursor is not None:
-        (after,) = paging.decode(purpose, asked.cursor)
     with reading() as session:
-        rows = prices.list_prices(
-            session,
-            product_id=product_id,
-            limit=asked.limit + 1,
-            after=after,
-            hidden=hidden,
+        items, cursor = paging.page(
+            purpose,
+            asked,
+            lambda after, limit: prices.list_prices(
+                session,
+                product_id=product_id,
+                limit=limit,
+                after=after,
+                hidden=hidden,
+            ),
+            lambda price: price["version"],
         )
-    items = rows[: asked.limit]
-    cursor = None
-    if len(rows) > asked.limit:
-        cursor = paging.encode(purpose, [items[-1]["version"]])
     return listed(items, cursor, FIELDS, "prices", hidden=hidden)
 
 

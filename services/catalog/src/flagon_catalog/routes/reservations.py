@@ -73,23 +73,20 @@ def list_reservations(asked: ReservationQuery) -> Response:
         raise reservations.ReservationForeign("Only merchandisers see all of them.")
     caller = auth.caller().sub
     purpose = f"reservations {caller} {asked.model_dump_json(exclude=PAGING)}"
-    after = None
-    if asked.cursor is not None:
-        (id_,) = paging.decode(purpose, asked.cursor)
-        after = UUID(id_)
     with reading() as session:
-        rows = reservations.list_reservations(
-            session,
-            holder=None if asked.holder == "any" else caller,
-            state=asked.state,
-            product_id=asked.product_id,
-            limit=asked.limit + 1,
-            after=after,
+        items, cursor = paging.page(
+            purpose,
+            asked,
+            lambda after, limit: reservations.list_reservations(
+                session,
+                holder=None if asked.holder == "any" else caller,
+                state=asked.state,
+                product_id=asked.product_id,
+                limit=limit,
+                after=after and UUID(after),
+            ),
+            lambda reservation: str(reservation["id"]),
         )
-    items = rows[: asked.limit]
-    cursor = None
-    if len(rows) > asked.limit:
-        cursor = paging.encode(purpose, [str(items[-1]["id"])])
     return listed(items, cursor, FIELDS, "reservations")
 
 
