@@ -1,8 +1,9 @@
+import hashlib
 import threading
 
 import pytest
 from flask import Response
-from sqlalchemy import select
+from sqlalchemy import insert, select
 
 from flagon_chassis import auth, db, idempotency, web
 from flagon_chassis.errors import Conflict
@@ -134,6 +135,26 @@ class TestOnce:
         assert (twin.status_code, twin.headers["Retry-After"]) == (409, "1")
         assert first[0].status_code == 201
         assert post("k").text == "thing 1"
+
+    def test_undoes_what_a_twin_did_between_the_look_and_the_lock(self, app, post):
+        def twin_commits():
+            with app.app_context(), db.transaction() as session:
+                session.execute(
+                    insert(idempotency_key).values(
+                        scope="someone POST /things",
+                        key="k",
+                        fingerprint=hashlib.sha256(b"a").digest(),
+                        status=201,
+                        headers={},
+                        body=b"thing of the twin",
+                    )
+                )
+
+        app.during = twin_commits
+        second = post("k")
+
+        assert (second.status_code, second.headers["Retry-After"]) == (409, "1")
+        assert post("k").text == "thing of the twin"
 
     def test_does_not_store_failures(self, app, post):
         def fail():

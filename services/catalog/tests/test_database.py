@@ -298,7 +298,7 @@ class TestPlans:
         assert "Filter" not in scan
 
     def test_walk_an_order_and_look_whether_the_tag_is_there(self, index_of):
-        found = index_of("-created_at", tag=["t1"])
+        found = index_of("-created_at", tag=("t1",))
 
         indexes = [node.get("Index Name") for node in found]
         assert "ix_product_status_created_at_id" in indexes
@@ -306,7 +306,7 @@ class TestPlans:
         assert "Sort" not in [node["Node Type"] for node in found]
 
     def test_begin_at_a_tag_when_an_order_is_no_help(self, index_of):
-        found = index_of("-created_at", tag=["t1", "t2", "t3"])
+        found = index_of("-created_at", tag=("t1", "t2", "t3"))
 
         assert "product_tag" in [node.get("Relation Name") for node in found]
         assert ("Seq Scan", "product") not in [

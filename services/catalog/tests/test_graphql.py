@@ -492,7 +492,7 @@ class TestReviews:
 
 class TestStatements:
     QUERY = """query($first: Int!) { products(first: $first) { nodes {
-        name available rating { count }
+        name available descriptionHtml rating { count }
         category { name parent { name } ancestors { name }
             children(first: 2) { nodes { name } }
             products(first: 2) { nodes { name tags { name } } } }
@@ -516,9 +516,9 @@ class TestStatements:
         few = statements(lambda: data(self.QUERY, first=1))
         many = statements(lambda: data(self.QUERY, first=50))
 
-        # Products; their category, above and in it, products in it with tags; tags,
-        # reviews and their product, prices.
-        assert few == many == 10
+        # Products, their descriptions; their category, above and in it, products in it
+        # with tags; tags, reviews and their product, prices.
+        assert few == many == 11
         found = data(self.QUERY, first=50)["products"]["nodes"]
         assert len(found) == 50
         assert all(len(node["category"]["products"]["nodes"]) == 2 for node in found)

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from flask import Response, request
-from sqlalchemy import insert, select, text
+from sqlalchemy import and_, bindparam, func, literal, select
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from . import db
@@ -16,6 +17,30 @@ from .tables import idempotency_key
 
 _FORM = re.compile(r"\A[\x21-\x7e]{1,200}\Z")
 _HEADERS = ("Content-Type", "Location", "ETag")
+# One round trip for both. The lock lives as long as the transaction; a twin does not wait
+# but is told.
+_LOOK = (
+    select(
+        func.pg_try_advisory_xact_lock(
+            func.hashtextextended(bindparam("name"), 0)
+        ).label("free"),
+        idempotency_key.c.fingerprint,
+        idempotency_key.c.status,
+        idempotency_key.c.headers,
+        idempotency_key.c.body,
+    )
+    .select_from(select(literal(1)).subquery("one"))
+    .outerjoin(
+        idempotency_key,
+        and_(
+            idempotency_key.c.scope == bindparam("scope"),
+            idempotency_key.c.key == bindparam("key"),
+        ),
+    )
+)
+_KEEP = (
+    insert(idempotency_key).on_conflict_do_nothing().returning(idempotency_key.c.status)
+)
 
 
 class IdempotencyKeyMalformed(Invalid):
@@ -67,21 +92,12 @@ def once(
         raise IdempotencyKeyMalformed("Use 1 to 200 visible ASCII characters.")
     db.keyed(session)
     scope = f"{caller().sub} {request.method} {request.path}"
-    # The lock lives as long as the transaction; a twin does not wait but is told.
-    free = session.scalar(
-        select(text("pg_try_advisory_xact_lock(hashtextextended(:name, 0))")).params(
-            name=f"{scope} {key}"
-        )
-    )
-    if not free:
-        raise TwinInProgress("Ask again for its answer.", retry_after_seconds=1)
+    own = {"name": f"{scope} {key}", "scope": scope, "key": key}
+    stored = session.connection().execute(_LOOK, own).one()
+    if not stored.free:
+        raise _twin()
     fingerprint = hashlib.sha256(request.get_data() if body is None else body).digest()
-    stored = session.execute(
-        select(idempotency_key).where(
-            idempotency_key.c.scope == scope, idempotency_key.c.key == key
-        )
-    ).one_or_none()
-    if stored is not None:
+    if stored.status is not None:
         if stored.fingerprint != fingerprint:
             raise IdempotencyKeyReused("Use a new key for a new request.")
         content = sealer.open(f"{scope} {key}", stored.body) if sealer else stored.body
@@ -90,18 +106,26 @@ def once(
         return replayed
     response = respond()
     content = response.get_data()
-    session.execute(
-        insert(idempotency_key).values(
-            scope=scope,
-            key=key,
-            fingerprint=fingerprint,
-            status=response.status_code,
-            headers={
+    kept = session.connection().execute(
+        _KEEP,
+        {
+            "scope": scope,
+            "key": key,
+            "fingerprint": fingerprint,
+            "status": response.status_code,
+            "headers": {
                 name: response.headers[name]
                 for name in _HEADERS
                 if name in response.headers
             },
-            body=sealer.seal(f"{scope} {key}", content) if sealer else content,
-        )
+            "body": sealer.seal(f"{scope} {key}", content) if sealer else content,
+        },
     )
+    if kept.one_or_none() is None:
+        # A twin ended between the look and the lock. All that was done here is undone.
+        raise _twin()
     return response
+
+
+def _twin() -> TwinInProgress:
+    return TwinInProgress("Ask again for its answer.", retry_after_seconds=1)

@@ -1,6 +1,7 @@
 """The catalog service, assembled."""
 
 from collections.abc import Callable
+from functools import wraps
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -113,15 +114,19 @@ def _limit_work(app: APIFlask, limiter: Limiter, settings: Settings) -> None:
     limiter.shared_limit(settings.graphql_limit, "graphql", override_defaults=False)(
         graphql.bp
     )
-    narrower: dict[str, Any] = {
-        "products.products": limiter.limit(
-            settings.facet_limit,
-            override_defaults=False,
-            exempt_when=lambda: "facets" not in request.args,
-        ),
-        "products.export_products": limiter.limit(
-            settings.export_limit, override_defaults=False
-        ),
-    }
-    for endpoint, limit in narrower.items():
-        app.view_functions[endpoint] = limit(app.view_functions[endpoint])
+    views: dict[str, Callable[..., Any]] = app.view_functions
+    exporting = limiter.limit(settings.export_limit, override_defaults=False)
+    views["products.export_products"] = exporting(views["products.export_products"])
+    listing = views["products.products"]
+
+    @limiter.limit(settings.facet_limit, override_defaults=False)
+    def count_facets() -> None:
+        """Count one more; a limit of the list itself would cost all that have none."""
+
+    @wraps(listing)
+    def list_products(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+        if "facets" in request.args:
+            count_facets()
+        return listing(*args, **kwargs)
+
+    views["products.products"] = list_products

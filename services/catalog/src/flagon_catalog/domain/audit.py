@@ -61,7 +61,7 @@ def record(session: Session, entity: str, changes: Iterable[Change]) -> None:
         return
     context = get_contextvars()
     traceparent = tracing.current_traceparent()
-    session.execute(
+    session.connection().execute(
         _ADD,
         {
             "actor": context.get("sub", SYSTEM),

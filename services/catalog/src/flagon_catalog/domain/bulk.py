@@ -103,7 +103,7 @@ _ASKED = text(
 #   is current, not one that was read earlier;
 # - `held` is true because nothing can be reserved of what is locked;
 # - only what differs is written: an unchanged row costs no new version and no event;
-# - `learned` waits for nobody (`words.learn`);
+# - `learned` waits for nobody (`words.LEARN`);
 # - a row whose id is not the one that we gave it, without being in `old`, was made by
 #   somebody else after our snapshot, and one in `old` that is not locked just before it:
 #   the caller tries again.

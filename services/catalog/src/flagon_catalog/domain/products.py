@@ -3,19 +3,24 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from math import isfinite
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
 from pydantic_core import from_json, to_jsonable_python
 from sqlalchemy import (
+    BindParameter,
     ColumnElement,
     Insert,
     Integer,
     Select,
     Subquery,
+    Table,
     Text,
     Update,
+    bindparam,
     delete,
     func,
     literal_column,
@@ -75,6 +80,11 @@ _PRICE = frozenset({"price_minor", "currency"})
 _FITTING = frozenset({"attributes", "category"})
 _RENDERED_AT_ONCE = 200
 """Descriptions of one transaction: 4 MB at most, and a moment's locks."""
+_STATEMENTS_KEPT = 256
+_PRODUCTS = cast("Table", Product.__table__)
+# Parameters named as columns are would be set, too.
+_SET = "set_"
+_KEY = "key"
 _GOES_ALONG: tuple[tuple[type[Review | Image], str, Sequence[Any]], ...] = (
     (Review, "review", (Review.id, Review.version, Review.product_id, Review.state)),
     (Image, "image", (Image.id, Image.version, Image.product_id, Image.sha256)),
@@ -121,9 +131,9 @@ class Filter:
     """Words to search for; `"a phrase"`, `or` and `-without` work as on the web."""
     category: str | None = None
     """A category's slug; what is in the categories in it counts too."""
-    tag: Sequence[str] = ()
+    tag: tuple[str, ...] = ()
     """Slugs of tags; a product must have all of them."""
-    attribute: Sequence[str] = ()
+    attribute: tuple[str, ...] = ()
     """`name:value` each; a product must fit all of them."""
     sku: str | None = None
     slug: str | None = None
@@ -176,6 +186,18 @@ def find_products(
     return {row.id: row._asdict() for row in rows if visible(row.status, hidden=hidden)}
 
 
+def find_articles(
+    session: Session, views: Iterable[Mapping[str, Any]]
+) -> dict[UUID, str]:
+    """Return the descriptions of these products as HTML, by id."""
+    made = select(Product.id, Product.description_html)
+    described = {view["id"]: view["description"] for view in views}
+    rows = session.execute(made.where(Product.id.in_(described)))
+    html: dict[UUID, str | None] = {row.id: row.description_html for row in rows}
+    # Those from before there was any have none yet.
+    return {id_: html.get(id_) or article_of(text) for id_, text in described.items()}
+
+
 def list_products(
     session: Session,
     wanted: Filter,
@@ -193,21 +215,30 @@ def list_products(
     :param shape: what to select; more comes with it, see `Shape.show`.
     :raises RelevanceUnknown: it is to be sorted by relevance without a search.
     """
+    last = None if after is None else tuple(after)
+    # Of its connection: rows without entities need nothing that the session would add.
+    result = session.connection().execute(_listing(shape, wanted, sort, limit, last))
+    # Half the time of `Row._asdict`, and this is the busiest line of the shop.
+    names = tuple(result.keys())
+    return [dict(zip(names, row, strict=True)) for row in result.all()]
+
+
+# To put one together takes as long as all else here, and most people ask for the same.
+@lru_cache(maxsize=_STATEMENTS_KEPT)
+def _listing(
+    shape: Shape, wanted: Filter, sort: str, limit: int, after: tuple[Any, ...] | None
+) -> Select[Any]:
+    """Return the statement of `list_products`."""
     # Without a search each status is a range of its own in the index of the order.
     merged = wanted.q is None and (wanted.category, len(wanted.statuses)) != (None, 1)
     within_range = replace(wanted, statuses=()) if merged else wanted
     position, page = _paged(within_range, sort, limit, after)
     backward = _backward(sort)
     if merged:
-        statement = _merged(shape, wanted, page, position, limit, backward=backward)
-    elif wanted.q is None:
-        statement = page(shape.select().add_columns(position.label("position")))
-    else:
-        statement = _ranked(shape, wanted, page, position, backward=backward)
-    result = session.execute(statement)
-    # Half the time of `Row._asdict`, and this is the busiest line of the shop.
-    names = tuple(result.keys())
-    return [dict(zip(names, row, strict=True)) for row in result]
+        return _merged(shape, wanted, page, position, limit, backward=backward)
+    if wanted.q is None:
+        return page(shape.select().add_columns(position.label("position")))
+    return _ranked(shape, wanted, page, position, backward=backward)
 
 
 def list_products_in(
@@ -509,18 +540,11 @@ def _insert(
     for slug in nicer:
         values = {**columns, "slug": slug}
         # Not an error that is caught: it would cost a savepoint, two round trips.
-        adding = (
-            insert(Product)
-            .values(values)
-            .on_conflict_do_nothing(index_elements=["slug"])
-        )
-        statement = _writing(adding, values, priced=True)
-        created = _try_write(session, statement, values)
+        created = _try_write(session, _adding(tuple(values), yielding=True), values)
         if created is not None:
             return values, created
     values = {**columns, "slug": last}
-    statement = _writing(insert(Product).values(values), values, priced=True)
-    return values, _write(session, statement, values)
+    return values, _write(session, _adding(tuple(values), yielding=False), values)
 
 
 def lock_product(session: Session, *, id: UUID) -> View:
@@ -576,20 +600,11 @@ def change_product(session: Session, product: View, fields: Mapping[str, Any]) -
         tags = find_tag_ids(session, changed["tags"])
         set_tags(session, product["id"], tags)
     values = _columns(changed, shelf)
-    statement = (
-        update(Product)
-        .where(Product.id == product["id"])
-        .values(
-            **values,
-            version=Product.version + 1,
-            versions_sold=0,
-            updated_at=func.clock_timestamp(),
-        )
-    )
     written = _write(
         session,
-        _writing(statement, values, priced=not _PRICE.isdisjoint(changed)),
-        {**product, **values},
+        _changing(tuple(values), priced=not _PRICE.isdisjoint(changed)),
+        values,
+        product,
     )
     if "stock" in changed:
         changed["available"] = changed["stock"] - held
@@ -690,9 +705,42 @@ def _shelf(session: Session, slug: str | None) -> Shelf | None:
     return shelf
 
 
-def _writing(
-    statement: Insert | Update, values: Mapping[str, Any], *, priced: bool
-) -> Select[Any]:
+# To put together the statement of a write takes longer than to carry it out.
+@lru_cache(maxsize=_STATEMENTS_KEPT)
+def _adding(names: tuple[str, ...], *, yielding: bool) -> Select[Any]:
+    """Return what adds a product with these columns; see `_writing`.
+
+    :param yielding: whether it adds nothing where another product has the slug.
+    """
+    adding = insert(_PRODUCTS).values(_to_be_set(names))
+    if yielding:
+        adding = adding.on_conflict_do_nothing(index_elements=["slug"])
+    return _writing(adding, priced=True)
+
+
+@lru_cache(maxsize=_STATEMENTS_KEPT)
+def _changing(names: tuple[str, ...], *, priced: bool) -> Select[Any]:
+    """Return what changes these columns of a product; see `_writing`."""
+    changing = (
+        update(_PRODUCTS)
+        .where(_PRODUCTS.c.id == bindparam(_KEY))
+        .values(
+            **_to_be_set(names),
+            version=_PRODUCTS.c.version + 1,
+            versions_sold=0,
+            updated_at=func.clock_timestamp(),
+        )
+    )
+    return _writing(changing, priced=priced)
+
+
+def _to_be_set(names: Iterable[str]) -> dict[str, BindParameter[Any]]:
+    return {
+        name: bindparam(_SET + name, type_=_PRODUCTS.c[name].type) for name in names
+    }
+
+
+def _writing(statement: Insert | Update, *, priced: bool) -> Select[Any]:
     """Return a statement that writes a product and tells what the database sets itself.
 
     In the same round trip it writes down which words the product has.
@@ -701,9 +749,7 @@ def _writing(
     """
     written = statement.returning(*_WRITTEN).cte("written")
     told = select(*(written.c[name] for name in _GENERATED))
-    new = words.words_of([values])
-    if new:
-        told = told.add_cte(words.learn(new).cte("learned"))
+    told = told.add_cte(words.LEARN.cte("learned"))
     if not priced:
         return told
     columns = ("id", "version", "price_minor", "currency", "updated_at")
@@ -714,24 +760,38 @@ def _writing(
     return told.add_cte(price.cte("priced"))
 
 
-def _write(session: Session, statement: Select[Any], values: Mapping[str, Any]) -> View:
+def _write(
+    session: Session,
+    statement: Select[Any],
+    values: Mapping[str, Any],
+    product: Mapping[str, Any] = MappingProxyType({}),
+) -> View:
     """Write one product and return what the database sets itself; see `_try_write`."""
-    return cast("View", _try_write(session, statement, values))
+    return cast("View", _try_write(session, statement, values, product))
 
 
 def _try_write(
-    session: Session, statement: Select[Any], values: Mapping[str, Any]
+    session: Session,
+    statement: Select[Any],
+    values: Mapping[str, Any],
+    product: Mapping[str, Any] = MappingProxyType({}),
 ) -> View | None:
     """Do the same, and return None if the statement leaves a slug to who has it.
 
+    :param values: of the columns that are set.
+    :param product: what it was before; empty for a new one.
     :raises SkuTaken: another product has this SKU; the transaction is lost.
     :raises SlugTaken: another product has this slug; the transaction is lost.
     """
+    given = {_SET + name: value for name, value in values.items()}
+    given["words"] = words.words_of([values])
+    if product:
+        given[_KEY] = product["id"]
     try:
-        written = session.execute(statement).one_or_none()
+        written = session.connection().execute(statement, given).one_or_none()
     except IntegrityError as error:
         failure, name = _TAKEN[broken_rule(error)]
-        detail = f"{values[name]} is in use."
+        detail = f"{({**product, **values})[name]} is in use."
         wrong = [{"pointer": f"#/{name}", "detail": detail}]
         raise failure(detail, errors=wrong) from error
     return written._asdict() if written else None

@@ -6,7 +6,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any
 
-from sqlalchemy import ARRAY, Insert, Text, cast, func, insert, select, text
+from sqlalchemy import (
+    ARRAY,
+    Insert,
+    Text,
+    bindparam,
+    cast,
+    func,
+    insert,
+    select,
+    text,
+)
 from sqlalchemy.orm import Session
 
 from flagon_catalog.models import word
@@ -89,14 +99,18 @@ def _texts(value: Any) -> Iterator[str]:  # noqa: ANN401 (attributes are any JSO
             yield from _texts(inner)
 
 
-def learn(words: Sequence[str]) -> Insert:
-    """Return what adds those of some words that are not there, as a part of a statement.
-
-    It waits for nobody: two that add a word at the same moment leave it there twice.
-    """
-    new = func.unnest(cast(words, ARRAY(Text))).column_valued("new")
+def _learn() -> Insert:
+    given = bindparam("words", type_=ARRAY(Text))
+    new = func.unnest(cast(given, ARRAY(Text))).column_valued("new")
     known = select(word.c.text).where(word.c.text == new).exists()
     return insert(word).from_select(["text"], select(new).where(~known))
+
+
+LEARN = _learn()
+"""A part of a statement that adds those of `words` that are not there.
+
+It waits for nobody: two that add a word at the same moment leave it there twice.
+"""
 
 
 def corrected(session: Session, q: str, statuses: Sequence[str]) -> str | None:

@@ -419,7 +419,8 @@ def wanted_products(
     """
     if asked.status != "active" and not hidden:
         raise HiddenProducts(f"The status {asked.status} needs {WRITE}.")
+    given = asked.model_dump(exclude={"status", "sort", "exact", "after", *_PAGE})
+    given["tag"], given["attribute"] = tuple(asked.tag), tuple(asked.attribute)
     return products.Filter(
-        statuses=STATUSES if asked.status == "any" else (asked.status,),
-        **asked.model_dump(exclude={"status", "sort", "exact", "after", *_PAGE}),
+        statuses=STATUSES if asked.status == "any" else (asked.status,), **given
     )

@@ -480,6 +480,16 @@ class Product:
     created_at: datetime
     updated_at: datetime
 
+    @_resolver("The description, which is Markdown, as HTML that is safe to show.")
+    def description_html(self) -> str:
+        """Return the description as HTML that is safe to show."""
+        asker = self._level.asker
+
+        def load(rows: Sequence[Row]) -> dict[UUID, str]:
+            return products.find_articles(asker.session, rows)
+
+        return self._level.once("description_html", load)[self._row["id"]]
+
     @_resolver("The category that it is in.")
     def category(self) -> Category | None:
         """Return the category that it is in."""
