@@ -295,7 +295,7 @@ class TestLearn:
             for session, order in ((one, new), (other, new[::-1])):
                 session.execute(sql("set local lock_timeout = '1ms'"))
                 for each in order:
-                    session.execute(words.learn([each]))
+                    session.execute(words.LEARN, {"words": [each]})
             one.commit()
             other.commit()
         with real_sessions() as session:
@@ -303,7 +303,7 @@ class TestLearn:
         assert sorted(found) == sorted(new * 2)
         # A twin does no harm.
         with real_sessions.begin() as session:
-            session.execute(words.learn(new))
+            session.execute(words.LEARN, {"words": new})
             (near,) = session.execute(
                 words._NEAR, {"words": [new[0][:-1]], "most": 20}
             ).all()
