@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import urllib.request
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
@@ -18,18 +19,28 @@ from uuid import UUID
 import psycopg
 import pytest
 from sqlalchemy import select, update
+from uuid_utils.compat import uuid7
 
 import flagon_worker
 from flagon_chassis import db, tables
 from flagon_chassis.testing import ISSUER, free_port
 from flagon_worker import tasks
 from flagon_worker.app import create_app
-from flagon_worker.domain import jobs
+from flagon_worker.domain import fairness, jobs, leases
 from flagon_worker.models import Job
 from flagon_worker.settings import Settings
 
 MIGRATIONS = Path(flagon_worker.__file__).parent / "migrations"
 BOOKS = Path(__file__).parents[4] / "shared" / "data" / "books.csv"
+QUEUE = "interactive"
+CAPPED = fairness.Rules(owner_max={QUEUE: 2})
+PATIENCE = leases.Patience(
+    lease_seconds=15,
+    crashes_max=3,
+    patience_seconds=60,
+    backoff_seconds=60,
+    resend_seconds=10,
+)
 
 
 @pytest.fixture(scope="session")
@@ -213,9 +224,14 @@ def client(app):
 
 @pytest.fixture
 def begin(app):
-    """Opens a transaction of its own, as the workers do."""
-    with app.app_context():
-        yield app.extensions["flagon.sessions"].begin
+    """Opens a transaction in a context of its own: an open one would keep the caller."""
+
+    @contextmanager
+    def begin():
+        with app.app_context(), app.extensions["flagon.sessions"].begin() as session:
+            yield session
+
+    return begin
 
 
 class FakeCatalog:
@@ -429,6 +445,30 @@ def change(begin):
             )
 
     return change
+
+
+@pytest.fixture
+def add(begin):
+    """Adds probes of an owner and returns their ids, oldest first."""
+
+    def add(owner, count=1, *, queue=QUEUE, kind="probe", **params):
+        ids = [uuid7() for _ in range(count)]
+        with begin() as session:
+            for job_id in ids:
+                jobs.submit_job(
+                    session,
+                    job_id=job_id,
+                    kind=kind,
+                    queue=queue,
+                    owner=owner,
+                    params={"seconds": 0, **params},
+                    upload=None,
+                    headers={"request_id": f"of-{owner}"},
+                    resend_seconds=10,
+                )
+        return ids
+
+    return add
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Kinds, attempts, logs, retries and dead letters through the API."""
 
 import json
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -19,18 +18,6 @@ PATIENCE = leases.Patience(
     backoff_seconds=60,
     resend_seconds=10,
 )
-
-
-@pytest.fixture
-def begin(app):
-    """Opens a transaction in a context of its own: an open one would keep the caller."""
-
-    @contextmanager
-    def begin():
-        with app.app_context(), app.extensions["flagon.sessions"].begin() as session:
-            yield session
-
-    return begin
 
 
 @pytest.fixture
