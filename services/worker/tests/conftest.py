@@ -73,9 +73,9 @@ class Stack:
         self.processes = {}
         self.urls = {}
 
-    def start(self, name, *arguments, **environment):
+    def start(self, name, *arguments, port=None, **environment):
         """Start a process and wait until it is ready."""
-        port = free_port()
+        port = port or free_port()
         log = (self.folder / f"{name}.log").open("ab")
         with log:
             self.processes[name] = subprocess.Popen(
@@ -184,6 +184,7 @@ def database_url(migrated):
         # The platform's own stay: beat makes them when it connects.
         connection.execute("delete from schedule where task is null")
         connection.execute("delete from webhook_endpoint")
+        connection.execute("truncate watch, import_profile")
     return migrated
 
 
@@ -213,6 +214,7 @@ def app(settings, bearer):
     app.extensions["flagon.keys"]._fetch = bearer.jwks
     yield app
     app.extensions["flagon.catalog"].close()
+    app.extensions["flagon.products"].close()
     app.extensions["flagon.denylist"].close()
     app.extensions["flagon.sessions"].kw["bind"].dispose()
 
@@ -247,7 +249,12 @@ class FakeCatalog:
 
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                status, answer = outer.bulk(self.headers, body)
+                self.answer(*outer.bulk(self.headers, body))
+
+            def do_GET(self):
+                self.answer(*outer.find(self.path.rpartition("/")[2]))
+
+            def answer(self, status, answer):
                 sent = json.dumps(answer).encode()
                 self.send_response(status)
                 kind = (
@@ -269,12 +276,20 @@ class FakeCatalog:
 
     def reset(self):
         self.products = {}
+        self.offers = {}
         self.answers = {}
         self.calls = []
         self.failures = []
         self.delay = 0.0
         self.refuse = lambda item: None
         vars(self).pop("bulk", None)
+
+    def find(self, product_id):
+        with self.lock:
+            if self.failures:
+                return self.failures.pop(0)
+            offer = self.offers.get(product_id)
+            return (200, offer) if offer else (404, {"title": "gone"})
 
     def bulk(self, headers, body):
         with self.lock:
@@ -369,8 +384,10 @@ MAPPING = {"sku": "sku", "name": "name"}
 def submit(client, bearer):
     """Hands in an import and returns the response."""
 
-    def submit(content=b"sku,name\na,A\n", *, who="me", headers=None, **params):
-        params = {"mapping": MAPPING, **params}
+    def submit(
+        content=b"sku,name\na,A\n", *, who="me", headers=None, bare=False, **params
+    ):
+        params = params if bare else {"mapping": MAPPING, **params}
         response = client.post(
             "/api/v1/jobs",
             data={

@@ -17,7 +17,7 @@ from celery import Celery
 
 from flagon_chassis import http
 
-from .domain import deliveries, imports, leases, mails
+from .domain import deliveries, imports, leases, mails, watches
 from .domain.mapping import Item
 from .settings import Settings
 
@@ -133,6 +133,48 @@ class Catalog:
             raise deliveries.NotYet(detail) from refusal
 
 
+class Products:
+    """The catalog as the public sees it: who watches a product waits for the answer."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    @cached_property
+    def _http(self) -> http.Client:
+        # No token: what is hidden from the public is not there to be watched.
+        return http.Client(
+            self._settings.catalog_url,
+            self._settings,
+            name="products",
+            deadline_seconds=2.0,
+            retries=1,
+        )
+
+    def close(self) -> None:
+        """Close the connections."""
+        if "_http" in vars(self):
+            self._http.close()
+
+    def find(self, product_id: UUID) -> watches.Offer:
+        """Return a product.
+
+        :raises watches.ProductUnknown: the public sees none with this id.
+        :raises watches.CatalogAway: it does not answer.
+        """
+        try:
+            found = self._http.get(f"/api/v1/products/{product_id}").json()
+        except http.Unreachable as error:
+            raise watches.CatalogAway(str(error)) from error
+        except http.Refused as refusal:
+            if refusal.status == HTTPStatus.NOT_FOUND:
+                detail = f"There is no product {product_id}."
+                raise watches.ProductUnknown(detail) from refusal
+            raise watches.CatalogAway(str(refusal.status)) from refusal
+        return watches.Offer(
+            found["price_minor"], found["currency"], found["status"], found["version"]
+        )
+
+
 class Auth:
     """auth, as the delivery of mails and logout notices needs it."""
 
@@ -158,7 +200,11 @@ class Auth:
             self.http.close()
 
     def ask(
-        self, path: str, body: Mapping[str, object] | None = None
+        self,
+        path: str,
+        body: Mapping[str, object] | None = None,
+        *,
+        method: str = "POST",
     ) -> dict[str, Any] | None:
         """Return what auth says, None where it knows nothing (any more).
 
@@ -166,7 +212,9 @@ class Auth:
         """
         try:
             # Asking twice does no harm: so auth's endpoints for the worker are made.
-            answer = self.http.post(f"/internal/{path}", json=body, idempotent=True)
+            answer = self.http.request(
+                method, f"/internal/{path}", json=body, idempotent=True
+            )
         except http.Unreachable as error:
             raise deliveries.NotYet(str(error)) from error
         except http.Refused as refusal:
@@ -191,6 +239,13 @@ class Auth:
     def compose_mail(self, mail_id: UUID, attempt: str) -> dict[str, Any] | None:
         """Return recipient, subject and both texts of a mail; None when it is over."""
         return self.ask(f"mails/{mail_id}", {"attempt": attempt})
+
+    def order_mail(self, mail_id: UUID, order: Mapping[str, object]) -> bool:
+        """Have a mail sent, once for its id; say whether anybody is to get it.
+
+        :raises deliveries.NotYet: auth does not answer, or not us.
+        """
+        return self.ask(f"mails/{mail_id}", order, method="PUT") is not None
 
     def mail_ended(self, mail_id: UUID, outcome: mails.Outcome) -> None:
         """Say what became of a mail that was composed."""
