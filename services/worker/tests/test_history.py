@@ -96,7 +96,8 @@ class TestListKinds:
         assert kinds["import"]["queue"] == "bulk"
         assert kinds["import"]["scope"] == "jobs:write"
         assert kinds["import"]["takes_file"]
-        assert "mapping" in kinds["import"]["params"]["required"]
+        assert {"mapping", "profile"} <= kinds["import"]["params"]["properties"].keys()
+        assert kinds["report"]["params"]["properties"]["hours"]["default"] == 24
         assert kinds["probe"]["scope"] == "jobs:manage"
 
     def test_asks_for_a_token(self, client):

@@ -91,6 +91,8 @@ def settings(settings, shop, auth):
         update={
             "catalog_url": shop.url,
             "catalog_seconds": 20.0,
+            # One turn for all, also where the machine is busy.
+            "slice_seconds": 600.0,
             "token_url": f"{auth}/token",
             "client_id": "worker",
         }
@@ -145,3 +147,22 @@ def test_the_catalogs_own_refusals_are_in_the_report(submit, run, report, shop):
         "select product.name, price_minor, category.slug, attributes->>'colour'"
         " from product join category on category.id = category_id where sku = 'w1'"
     ) == [("Käse", 1250, "milch-kase", "gelb")]
+
+
+def test_a_report_counts_what_the_catalog_has(submit, client, bearer, run, shop):
+    rows = b"sku,name,price,currency,category\nr1,A,5,EUR,shelf\nr2,B,70,EUR,shelf\n"
+    mapping = {name: name for name in ("sku", "name", "price", "currency", "category")}
+    run(submit(rows, mapping=mapping).json["id"])
+    answer = client.post(
+        "/api/v1/jobs",
+        data={"kind": "report"},
+        content_type="multipart/form-data",
+        headers=bearer("jobs:write", "jobs:manage", sub="me"),
+    )
+
+    job = run(answer.json["id"])
+
+    assert job["state"] == "succeeded", job
+    ((count,),) = shop.query("select count(*) from product")
+    assert job["result"]["products"] == count >= 2
+    assert job["artefacts"][0]["name"] == "report.pdf"

@@ -104,6 +104,25 @@ class Catalog:
             said = f"The catalog refuses the export: {reason}"
             raise leases.JobFailed(said) from refusal
 
+    def count(
+        self, facets: Sequence[str], filters: Mapping[str, str]
+    ) -> Mapping[str, Any]:
+        """Return how many products have which value; drafts and archived ones count.
+
+        :raises leases.Trouble: the catalog does not answer, or not us.
+        """
+        asked = {"status": "any", "limit": "1", "fields": "id", **filters}
+        try:
+            answer = self._http.get(
+                "/api/v1/products", params={**asked, "facets": ",".join(facets)}
+            )
+        except http.Unreachable as error:
+            raise leases.Trouble(str(error)) from error
+        except http.Refused as refusal:
+            said = f"The catalog refused to count: {refusal.status}"
+            raise leases.Trouble(said) from refusal
+        return dict(answer.json()["facets"])
+
     def picture(self, sha256: str) -> bytes | None:
         """Return a picture of a product; None when it is gone.
 

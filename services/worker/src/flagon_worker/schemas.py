@@ -137,6 +137,13 @@ class ExportParams(BaseModel, extra="forbid"):
         return self
 
 
+class ReportParams(BaseModel, extra="forbid"):
+    """Parameters of a `report` job."""
+
+    hours: int = Field(default=24, ge=1, le=168)
+    """Of how many hours before it was handed in it tells what changed."""
+
+
 class ProbeParams(BaseModel, extra="forbid"):
     """Parameters of a `probe` job."""
 
@@ -148,11 +155,12 @@ class ProbeParams(BaseModel, extra="forbid"):
     """Take the process down in which it runs."""
 
 
-KindName = Literal["import", "export", "probe"]
+KindName = Literal["import", "export", "report", "probe"]
 
 PARAMS: dict[str, type[BaseModel]] = {
     "import": ImportParams,
     "export": ExportParams,
+    "report": ReportParams,
     "probe": ProbeParams,
 }
 """The parameters of each kind."""

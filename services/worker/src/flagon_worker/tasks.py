@@ -32,6 +32,7 @@ from .domain import (
     leases,
     logouts,
     mails,
+    overviews,
     probes,
     rescue,
     runs,
@@ -135,6 +136,11 @@ def run_job(
                     batch_rows=settings.import_batch_rows,
                 ),
                 "export": lambda run: exports.run_export(
+                    run,
+                    folder=files.folder_of(settings.files_dir, run.job.id),
+                    catalog=current_app.extensions["flagon.catalog"],
+                ),
+                "report": lambda run: overviews.run_report(
                     run,
                     folder=files.folder_of(settings.files_dir, run.job.id),
                     catalog=current_app.extensions["flagon.catalog"],

@@ -41,6 +41,14 @@ KINDS = {
             title="Write products to a file, filtered as lists are.",
         ),
         Kind(
+            "report",
+            "bulk",
+            # It counts drafts, and everybody's jobs.
+            "jobs:manage",
+            takes_file=False,
+            title="Draw what is in the catalog and what changed lately, as PDF.",
+        ),
+        Kind(
             "probe",
             "interactive",
             "jobs:manage",
