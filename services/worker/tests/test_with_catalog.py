@@ -166,3 +166,25 @@ def test_a_report_counts_what_the_catalog_has(submit, client, bearer, run, shop)
     ((count,),) = shop.query("select count(*) from product")
     assert job["result"]["products"] == count >= 2
     assert job["artefacts"][0]["name"] == "report.pdf"
+
+
+def test_a_reindex_brings_back_the_words_of_searches(submit, client, bearer, run, shop):
+    run(submit(b"sku,name,price\nq1,Quokka,5\n", mapping=QUOKKA).json["id"])
+    with psycopg.connect(shop.database) as connection:
+        connection.execute("delete from word")
+        connection.execute("insert into word values ('quetzalx'), ('quetzalx')")
+    answer = client.post(
+        "/api/v1/jobs",
+        data={"kind": "reindex"},
+        content_type="multipart/form-data",
+        headers=bearer("jobs:write", "jobs:manage", sub="me"),
+    )
+
+    job = run(answer.json["id"])
+
+    assert job["state"] == "succeeded", job
+    assert job["result"]["learned"] >= 1
+    assert shop.query("select count(*) from word where text like 'qu%'") == [(1,)]
+
+
+QUOKKA = {name: name for name in ("sku", "name", "price")}

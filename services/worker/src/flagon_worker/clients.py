@@ -112,16 +112,26 @@ class Catalog:
         :raises leases.Trouble: the catalog does not answer, or not us.
         """
         asked = {"status": "any", "limit": "1", "fields": "id", **filters}
+        params = {**asked, "facets": ",".join(facets)}
+        return dict(self._told("GET", "/api/v1/products", params=params)["facets"])
+
+    def index_words(self, step: str, asked: Mapping[str, str]) -> Mapping[str, Any]:
+        """Have a step done, `learn` or `forget`; safe to repeat.
+
+        :raises leases.Trouble: the catalog does not answer, or not us.
+        """
+        path = f"/internal/words/{step}"
+        return self._told("POST", path, json=dict(asked), idempotent=True)
+
+    def _told(self, method: str, path: str, **options: Any) -> dict[str, Any]:  # noqa: ANN401
+        """Return what the catalog answers to a question without mistakes of ours."""
         try:
-            answer = self._http.get(
-                "/api/v1/products", params={**asked, "facets": ",".join(facets)}
-            )
+            return dict(self._http.request(method, path, **options).json())
         except http.Unreachable as error:
             raise leases.Trouble(str(error)) from error
         except http.Refused as refusal:
-            said = f"The catalog refused to count: {refusal.status}"
+            said = f"The catalog refused: {refusal.status}"
             raise leases.Trouble(said) from refusal
-        return dict(answer.json()["facets"])
 
     def picture(self, sha256: str) -> bytes | None:
         """Return a picture of a product; None when it is gone.

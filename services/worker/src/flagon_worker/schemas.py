@@ -144,6 +144,10 @@ class ReportParams(BaseModel, extra="forbid"):
     """Of how many hours before it was handed in it tells what changed."""
 
 
+class ReindexParams(BaseModel, extra="forbid"):
+    """Parameters of a `reindex` job: none."""
+
+
 class ProbeParams(BaseModel, extra="forbid"):
     """Parameters of a `probe` job."""
 
@@ -155,12 +159,13 @@ class ProbeParams(BaseModel, extra="forbid"):
     """Take the process down in which it runs."""
 
 
-KindName = Literal["import", "export", "report", "probe"]
+KindName = Literal["import", "export", "report", "reindex", "probe"]
 
 PARAMS: dict[str, type[BaseModel]] = {
     "import": ImportParams,
     "export": ExportParams,
     "report": ReportParams,
+    "reindex": ReindexParams,
     "probe": ProbeParams,
 }
 """The parameters of each kind."""

@@ -34,6 +34,7 @@ from .domain import (
     mails,
     overviews,
     probes,
+    reindexing,
     rescue,
     runs,
     schedules,
@@ -144,6 +145,9 @@ def run_job(
                     run,
                     folder=files.folder_of(settings.files_dir, run.job.id),
                     catalog=current_app.extensions["flagon.catalog"],
+                ),
+                "reindex": lambda run: reindexing.run_reindex(
+                    run, catalog=current_app.extensions["flagon.catalog"]
                 ),
                 "probe": probes.run_probe,
             },

@@ -49,6 +49,13 @@ KINDS = {
             title="Draw what is in the catalog and what changed lately, as PDF.",
         ),
         Kind(
+            "reindex",
+            "bulk",
+            "jobs:manage",
+            takes_file=False,
+            title="Make the words anew by which searches find what was meant.",
+        ),
+        Kind(
             "probe",
             "interactive",
             "jobs:manage",
