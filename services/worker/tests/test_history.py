@@ -99,6 +99,7 @@ class TestListKinds:
         assert {"mapping", "profile"} <= kinds["import"]["params"]["properties"].keys()
         assert kinds["report"]["params"]["properties"]["hours"]["default"] == 24
         assert kinds["probe"]["scope"] == "jobs:manage"
+        assert all(kind["once"] for kind in kinds.values())
 
     def test_asks_for_a_token(self, client):
         assert client.get("/api/v1/jobs/kinds").status_code == 401
