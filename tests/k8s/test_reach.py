@@ -18,8 +18,8 @@ EDGES = {
     *((one, "auth", 8000) for one in ("catalog", "realtime", "web", "worker", *TASKS)),
     *(("web", to, 8000) for to in ("catalog", "realtime", "worker")),
     ("web", "gateway", 8081),
-    # Imports and thumbnails; logouts.
-    ("worker-bulk", "catalog", 8000),
+    # Prices that are watched, imports and thumbnails; logouts.
+    *((one, "catalog", 8000) for one in ("worker", "worker-bulk")),
     ("worker-interactive", "web", 8000),
     # Each owner's database, from its own processes.
     *(

@@ -13,6 +13,14 @@ from flagon_chassis import db
 from .conftest import Browser, bearer_of, fields, token_request
 from .letters import code_in, link_in
 
+DROP = {
+    "product": "Mug <b>",
+    "product_id": "01987654-0000-7000-8000-000000000001",
+    "previous_price": "1250.00",
+    "price": "9.90",
+    "currency": "EUR",
+}
+
 
 def rows(app, statement, **values):
     with app.app_context(), db.transaction() as session:
@@ -63,6 +71,87 @@ class TestSend:
             assert code[:20] not in found[0]
 
 
+class TestOrder:
+    @pytest.fixture
+    def order(self, app, send, post):
+        run(app, "update account set email_verified_at = now()")
+        mail_id = uuid.uuid4()
+
+        def order(mail_id=mail_id, **changes):
+            new = {"account_id": str(send.account.id), "letter": "price_dropped"}
+            return app.test_client().put(
+                f"/internal/mails/{mail_id}",
+                json={**new, **DROP, **changes},
+                headers=post.headers,
+            )
+
+        return order
+
+    def test_sends_one_mail_however_often_it_is_asked_for(self, order, post):
+        assert [order().status_code for _ in range(3)] == [204] * 3
+
+        (mail_id,) = post.waiting()
+        (mail,) = post.deliver()
+        assert mail["to"] == "ada@flagon.test"
+        assert order().status_code == 204
+        assert post.waiting() == [mail_id]
+        assert post.ask(mail_id).status_code == 404
+
+    @pytest.mark.parametrize(
+        ("locale", "now", "before"),
+        [
+            ("en", "EUR\N{NO-BREAK SPACE}9.90", "EUR\N{NO-BREAK SPACE}1250.00"),
+            ("de", "9,90\N{NO-BREAK SPACE}EUR", "1250,00\N{NO-BREAK SPACE}EUR"),
+        ],
+    )
+    def test_writes_amounts_as_the_person_does(
+        self, app, order, post, locale, now, before
+    ):
+        run(app, "update account set locale = :locale", locale=locale)
+        order()
+
+        (mail,) = post.deliver()
+
+        assert now in mail["text"]
+        assert before in mail["text"]
+        assert link_in(mail).startswith(f"/products/{DROP['product_id']}?")
+
+    def test_what_others_named_is_text_in_html(self, order, post):
+        order(product='<img src="https://evil.test/x">%(price)s')
+
+        (mail,) = post.deliver()
+
+        assert "<img" not in mail["html"]
+        assert "%(price)s" in mail["html"]
+
+    def test_writes_to_nobody_who_did_not_prove_the_address(self, app, order, post):
+        run(app, "update account set email_verified_at = null")
+
+        assert order().status_code == 404
+        assert order(account_id=str(uuid.uuid4())).status_code == 404
+        assert post.waiting() == []
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"letter": "reset_password"},
+            {"letter": "account_deleted"},
+            {"product_id": "../login"},
+            {"price": "free"},
+            {"currency": "eur\n"},
+            {"email": "eve@example.com"},
+        ],
+    )
+    def test_orders_nothing_else(self, order, post, changes):
+        assert order(**changes).status_code == 422
+        assert post.waiting() == []
+
+    def test_asks_for_a_service_token(self, app, order):
+        path = f"/internal/mails/{uuid.uuid4()}"
+
+        assert app.test_client().put(path, json=DROP).status_code == 401
+
+
 class TestCompose:
     def test_asks_for_a_service_token(self, app, send):
         mail_id = send()
@@ -98,7 +187,8 @@ class TestCompose:
     ):
         run(app, "update account set locale = :locale", locale=locale)
 
-        mail = post.ask(send(template, action="totp_enabled")).json
+        values = {"action": "totp_enabled", **DROP}
+        mail = post.ask(send(template, **values)).json
 
         assert mail["language"] == locale
         assert f'<html lang="{locale}">' in mail["html"]

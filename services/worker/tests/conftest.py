@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import urllib.request
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
@@ -18,18 +19,28 @@ from uuid import UUID
 import psycopg
 import pytest
 from sqlalchemy import select, update
+from uuid_utils.compat import uuid7
 
 import flagon_worker
 from flagon_chassis import db, tables
 from flagon_chassis.testing import ISSUER, free_port
 from flagon_worker import tasks
 from flagon_worker.app import create_app
-from flagon_worker.domain import jobs
+from flagon_worker.domain import fairness, jobs, leases
 from flagon_worker.models import Job
 from flagon_worker.settings import Settings
 
 MIGRATIONS = Path(flagon_worker.__file__).parent / "migrations"
 BOOKS = Path(__file__).parents[4] / "shared" / "data" / "books.csv"
+QUEUE = "interactive"
+CAPPED = fairness.Rules(owner_max={QUEUE: 2})
+PATIENCE = leases.Patience(
+    lease_seconds=15,
+    crashes_max=3,
+    patience_seconds=60,
+    backoff_seconds=60,
+    resend_seconds=10,
+)
 
 
 @pytest.fixture(scope="session")
@@ -62,9 +73,9 @@ class Stack:
         self.processes = {}
         self.urls = {}
 
-    def start(self, name, *arguments, **environment):
+    def start(self, name, *arguments, port=None, **environment):
         """Start a process and wait until it is ready."""
-        port = free_port()
+        port = port or free_port()
         log = (self.folder / f"{name}.log").open("ab")
         with log:
             self.processes[name] = subprocess.Popen(
@@ -173,6 +184,7 @@ def database_url(migrated):
         # The platform's own stay: beat makes them when it connects.
         connection.execute("delete from schedule where task is null")
         connection.execute("delete from webhook_endpoint")
+        connection.execute("truncate watch, import_profile")
     return migrated
 
 
@@ -202,6 +214,7 @@ def app(settings, bearer):
     app.extensions["flagon.keys"]._fetch = bearer.jwks
     yield app
     app.extensions["flagon.catalog"].close()
+    app.extensions["flagon.products"].close()
     app.extensions["flagon.denylist"].close()
     app.extensions["flagon.sessions"].kw["bind"].dispose()
 
@@ -213,9 +226,14 @@ def client(app):
 
 @pytest.fixture
 def begin(app):
-    """Opens a transaction of its own, as the workers do."""
-    with app.app_context():
-        yield app.extensions["flagon.sessions"].begin
+    """Opens a transaction in a context of its own: an open one would keep the caller."""
+
+    @contextmanager
+    def begin():
+        with app.app_context(), app.extensions["flagon.sessions"].begin() as session:
+            yield session
+
+    return begin
 
 
 class FakeCatalog:
@@ -231,7 +249,12 @@ class FakeCatalog:
 
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                status, answer = outer.bulk(self.headers, body)
+                self.answer(*outer.bulk(self.headers, body))
+
+            def do_GET(self):
+                self.answer(*outer.find(self.path.rpartition("/")[2]))
+
+            def answer(self, status, answer):
                 sent = json.dumps(answer).encode()
                 self.send_response(status)
                 kind = (
@@ -253,12 +276,20 @@ class FakeCatalog:
 
     def reset(self):
         self.products = {}
+        self.offers = {}
         self.answers = {}
         self.calls = []
         self.failures = []
         self.delay = 0.0
         self.refuse = lambda item: None
         vars(self).pop("bulk", None)
+
+    def find(self, product_id):
+        with self.lock:
+            if self.failures:
+                return self.failures.pop(0)
+            offer = self.offers.get(product_id)
+            return (200, offer) if offer else (404, {"title": "gone"})
 
     def bulk(self, headers, body):
         with self.lock:
@@ -353,8 +384,10 @@ MAPPING = {"sku": "sku", "name": "name"}
 def submit(client, bearer):
     """Hands in an import and returns the response."""
 
-    def submit(content=b"sku,name\na,A\n", *, who="me", headers=None, **params):
-        params = {"mapping": MAPPING, **params}
+    def submit(
+        content=b"sku,name\na,A\n", *, who="me", headers=None, bare=False, **params
+    ):
+        params = params if bare else {"mapping": MAPPING, **params}
         response = client.post(
             "/api/v1/jobs",
             data={
@@ -429,6 +462,30 @@ def change(begin):
             )
 
     return change
+
+
+@pytest.fixture
+def add(begin):
+    """Adds probes of an owner and returns their ids, oldest first."""
+
+    def add(owner, count=1, *, queue=QUEUE, kind="probe", **params):
+        ids = [uuid7() for _ in range(count)]
+        with begin() as session:
+            for job_id in ids:
+                jobs.submit_job(
+                    session,
+                    job_id=job_id,
+                    kind=kind,
+                    queue=queue,
+                    owner=owner,
+                    params={"seconds": 0, **params},
+                    upload=None,
+                    headers={"request_id": f"of-{owner}"},
+                    resend_seconds=10,
+                )
+        return ids
+
+    return add
 
 
 @pytest.fixture

@@ -173,7 +173,8 @@ class TestCommands:
         handle = called[0][1][-1]
 
         with begin() as session:
-            handle(session, [SimpleNamespace(envelope=event())])
+            taken = event(type_="market.flagon.tag.changed.v1")
+            handle(session, [SimpleNamespace(envelope=taken)])
             count = session.scalar(select(func.count()).select_from(ArchivedEvent))
         assert count == 1
 

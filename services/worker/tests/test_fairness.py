@@ -2,7 +2,6 @@
 
 import random
 import threading
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -17,49 +16,7 @@ from flagon_worker.domain import fairness, jobs, leases, rescue
 from flagon_worker.models import Bucket, Job, Turn
 from flagon_worker.settings import Settings
 
-QUEUE = "interactive"
-CAPPED = fairness.Rules(owner_max={QUEUE: 2})
-PATIENCE = leases.Patience(
-    lease_seconds=15,
-    crashes_max=3,
-    patience_seconds=60,
-    backoff_seconds=60,
-    resend_seconds=10,
-)
-
-
-@pytest.fixture
-def begin(app):
-    @contextmanager
-    def begin():
-        with app.app_context(), app.extensions["flagon.sessions"].begin() as session:
-            yield session
-
-    return begin
-
-
-@pytest.fixture
-def add(begin):
-    """Adds probes of an owner and returns their ids, oldest first."""
-
-    def add(owner, count=1, *, queue=QUEUE, kind="probe", **params):
-        ids = [uuid7() for _ in range(count)]
-        with begin() as session:
-            for job_id in ids:
-                jobs.submit_job(
-                    session,
-                    job_id=job_id,
-                    kind=kind,
-                    queue=queue,
-                    owner=owner,
-                    params={"seconds": 0, **params},
-                    upload=None,
-                    headers={},
-                    resend_seconds=10,
-                )
-        return ids
-
-    return add
+from .conftest import CAPPED, PATIENCE, QUEUE
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Kinds, attempts, logs, retries and dead letters through the API."""
 
 import json
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
@@ -19,18 +18,6 @@ PATIENCE = leases.Patience(
     backoff_seconds=60,
     resend_seconds=10,
 )
-
-
-@pytest.fixture
-def begin(app):
-    """Opens a transaction in a context of its own: an open one would keep the caller."""
-
-    @contextmanager
-    def begin():
-        with app.app_context(), app.extensions["flagon.sessions"].begin() as session:
-            yield session
-
-    return begin
 
 
 @pytest.fixture
@@ -109,8 +96,10 @@ class TestListKinds:
         assert kinds["import"]["queue"] == "bulk"
         assert kinds["import"]["scope"] == "jobs:write"
         assert kinds["import"]["takes_file"]
-        assert "mapping" in kinds["import"]["params"]["required"]
+        assert {"mapping", "profile"} <= kinds["import"]["params"]["properties"].keys()
+        assert kinds["report"]["params"]["properties"]["hours"]["default"] == 24
         assert kinds["probe"]["scope"] == "jobs:manage"
+        assert all(kind["once"] for kind in kinds.values())
 
     def test_asks_for_a_token(self, client):
         assert client.get("/api/v1/jobs/kinds").status_code == 401

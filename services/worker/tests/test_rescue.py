@@ -11,13 +11,7 @@ from flagon_chassis import tables
 from flagon_worker import tasks
 from flagon_worker.domain import fairness, jobs, leases, rescue, schedule
 
-PATIENCE = leases.Patience(
-    lease_seconds=15,
-    crashes_max=3,
-    patience_seconds=60,
-    backoff_seconds=60,
-    resend_seconds=10,
-)
+from .conftest import PATIENCE
 
 
 @pytest.fixture

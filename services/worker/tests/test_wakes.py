@@ -1,61 +1,17 @@
 """One message, several jobs: in turn, none forgotten, and nobody waits for a long one."""
 
 import time
-from contextlib import contextmanager
 from uuid import uuid4
 
 import pytest
 from billiard.exceptions import SoftTimeLimitExceeded
 from sqlalchemy import select, text, update
-from uuid_utils.compat import uuid7
 
 from flagon_chassis import tables
-from flagon_worker.domain import fairness, jobs, leases, rescue, runs
+from flagon_worker.domain import fairness, jobs, rescue, runs
 from flagon_worker.models import Job
 
-QUEUE = "interactive"
-CAPPED = fairness.Rules(owner_max={QUEUE: 2})
-PATIENCE = leases.Patience(
-    lease_seconds=15,
-    crashes_max=3,
-    patience_seconds=60,
-    backoff_seconds=60,
-    resend_seconds=10,
-)
-
-
-@pytest.fixture
-def begin(app):
-    @contextmanager
-    def begin():
-        with app.app_context(), app.extensions["flagon.sessions"].begin() as session:
-            yield session
-
-    return begin
-
-
-@pytest.fixture
-def add(begin):
-    """Adds probes of an owner and returns their ids, oldest first."""
-
-    def add(owner, count=1):
-        ids = [uuid7() for _ in range(count)]
-        with begin() as session:
-            for job_id in ids:
-                jobs.submit_job(
-                    session,
-                    job_id=job_id,
-                    kind="probe",
-                    queue=QUEUE,
-                    owner=owner,
-                    params={},
-                    upload=None,
-                    headers={"request_id": f"of-{owner}"},
-                    resend_seconds=10,
-                )
-        return ids
-
-    return add
+from .conftest import CAPPED, PATIENCE, QUEUE
 
 
 @pytest.fixture

@@ -364,7 +364,7 @@ class TestTakeEvents:
         envelope = {
             "id": str(uuid4()),
             "source": "/services/catalog",
-            "type": CHANGED,
+            "type": "market.flagon.tag.changed.v1",
             "subject": "s",
             "time": "2026-11-21T09:30:00.000Z",
         }

@@ -91,6 +91,8 @@ def settings(settings, shop, auth):
         update={
             "catalog_url": shop.url,
             "catalog_seconds": 20.0,
+            # One turn for all, also where the machine is busy.
+            "slice_seconds": 600.0,
             "token_url": f"{auth}/token",
             "client_id": "worker",
         }
@@ -145,3 +147,44 @@ def test_the_catalogs_own_refusals_are_in_the_report(submit, run, report, shop):
         "select product.name, price_minor, category.slug, attributes->>'colour'"
         " from product join category on category.id = category_id where sku = 'w1'"
     ) == [("Käse", 1250, "milch-kase", "gelb")]
+
+
+def test_a_report_counts_what_the_catalog_has(submit, client, bearer, run, shop):
+    rows = b"sku,name,price,currency,category\nr1,A,5,EUR,shelf\nr2,B,70,EUR,shelf\n"
+    mapping = {name: name for name in ("sku", "name", "price", "currency", "category")}
+    run(submit(rows, mapping=mapping).json["id"])
+    answer = client.post(
+        "/api/v1/jobs",
+        data={"kind": "report"},
+        content_type="multipart/form-data",
+        headers=bearer("jobs:write", "jobs:manage", sub="me"),
+    )
+
+    job = run(answer.json["id"])
+
+    assert job["state"] == "succeeded", job
+    ((count,),) = shop.query("select count(*) from product")
+    assert job["result"]["products"] == count >= 2
+    assert job["artefacts"][0]["name"] == "report.pdf"
+
+
+def test_a_reindex_brings_back_the_words_of_searches(submit, client, bearer, run, shop):
+    run(submit(b"sku,name,price\nq1,Quokka,5\n", mapping=QUOKKA).json["id"])
+    with psycopg.connect(shop.database) as connection:
+        connection.execute("delete from word")
+        connection.execute("insert into word values ('quetzalx'), ('quetzalx')")
+    answer = client.post(
+        "/api/v1/jobs",
+        data={"kind": "reindex"},
+        content_type="multipart/form-data",
+        headers=bearer("jobs:write", "jobs:manage", sub="me"),
+    )
+
+    job = run(answer.json["id"])
+
+    assert job["state"] == "succeeded", job
+    assert job["result"]["learned"] >= 1
+    assert shop.query("select count(*) from word where text like 'qu%'") == [(1,)]
+
+
+QUOKKA = {name: name for name in ("sku", "name", "price")}

@@ -125,6 +125,21 @@ def emit_task(
     :param subject: what the task is about; messages of one subject keep their order.
     :param kwargs: the task's keyword arguments, JSON values.
     """
+    emit_tasks(session, name, queue=queue, tasks=[(subject, kwargs)])
+
+
+def emit_tasks(
+    session: Session,
+    name: str,
+    *,
+    queue: str,
+    tasks: list[tuple[str, dict[str, Any]]],
+) -> None:
+    """Add messages of one task to the session's outbox; see `emit_task`.
+
+    :param tasks: what each is about, and its keyword arguments.
+    """
+    headers = _headers()
     put(
         session,
         [
@@ -134,8 +149,9 @@ def emit_task(
                 "name": name,
                 "subject": subject,
                 "body": {"queue": queue, "kwargs": kwargs},
-                "headers": _headers(),
+                "headers": headers,
             }
+            for subject, kwargs in tasks
         ],
     )
 

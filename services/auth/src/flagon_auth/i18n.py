@@ -91,6 +91,17 @@ def speaking(code: str | None) -> Iterator[None]:
         _spoken.reset(token)
 
 
+def spoken_amount(amount: str, currency: str) -> str:
+    """Return an amount of money as the language at hand writes it.
+
+    :param amount: with a decimal point, if any.
+    """
+    # A no-break space keeps code and amount on one line.
+    if language() == "de":
+        return f"{amount.replace('.', ',')}\N{NO-BREAK SPACE}{currency}"
+    return f"{currency}\N{NO-BREAK SPACE}{amount}"
+
+
 def fitting(tags: str) -> str | None:
     """Return the first language of a list of BCP 47 tags that we speak, if any."""
     for tag in tags.split():

@@ -13,6 +13,7 @@ from .domain.api_keys import LIFE_DAYS_MAX
 
 Role = Literal["customer", "merchandiser", "operator", "admin"]
 Uri = Annotated[str, Field(min_length=1, max_length=500)]
+Amount = Annotated[str, Field(pattern=r"^\d{1,20}(\.\d{1,4})?$")]
 
 
 class AccountView(BaseModel):
@@ -164,6 +165,18 @@ class MailAttempt(BaseModel, extra="forbid"):
     """Who is about to send a mail."""
 
     attempt: str = Field(min_length=16, max_length=64)
+
+
+class MailOrder(BaseModel, extra="forbid"):
+    """A mail that a service of ours wants sent: that a watched product got cheaper."""
+
+    account_id: UUID
+    letter: Literal["price_dropped"]
+    product: str = Field(min_length=1, max_length=500)
+    product_id: UUID
+    previous_price: Amount
+    price: Amount
+    currency: str = Field(pattern=r"^[A-Z]{3}$")
 
 
 class MailView(BaseModel):

@@ -25,6 +25,7 @@ from .routes import (
     reservations,
     reviews,
     tags,
+    words,
 )
 from .settings import SOURCE, Settings
 
@@ -68,6 +69,7 @@ def create_app(
     app.register_blueprint(reviews.bp)
     app.register_blueprint(tags.bp)
     app.register_blueprint(audit.bp)
+    app.register_blueprint(words.inside)
     app.register_blueprint(graphql.bp)
     graphql.init_app(app, settings)
     _add_images(app, limiter, settings)

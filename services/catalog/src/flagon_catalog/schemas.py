@@ -15,6 +15,7 @@ from uuid import UUID
 
 from pydantic import (
     AfterValidator,
+    AwareDatetime,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -981,3 +982,25 @@ def _field_error(error: ErrorDetails) -> dict[str, str]:
         "pointer": "#" + "".join(f"/{part}" for part in parts),
         "detail": error["msg"],
     }
+
+
+class LearnStep(BaseModel, extra="forbid"):
+    """The words of which products come next."""
+
+    after: UUID | None = None
+    since: AwareDatetime | None = None
+
+
+class ForgetStep(BaseModel, extra="forbid"):
+    """Which words come next."""
+
+    after: str = Field(default="", max_length=200)
+
+
+class WordsView(BaseModel):
+    """What came of a step through the words."""
+
+    after: str | None
+    looked_at: int
+    written: int
+    at: datetime

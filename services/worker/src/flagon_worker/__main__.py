@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .domain import schedule
-from .settings import Settings
+from .settings import EVENTS, SOURCE, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
         ("relay", "sends what the outbox holds"),
         ("migrate", "brings the database to the newest revision"),
         ("beat", "sends what is due"),
-        ("consumer", "archives the platform's events and writes webhooks for them"),
+        ("consumer", "archives the platform's events, writes webhooks, follows prices"),
     ):
         commands.add_parser(name, help=help_)
     celery = commands.add_parser("celery", help="runs tasks")
@@ -107,16 +107,25 @@ def create_clock() -> Clock:
 
 
 def _consume(settings: Settings, _chosen: argparse.Namespace) -> int:
-    from flagon_chassis import consumer  # noqa: PLC0415
+    from flask import Flask  # noqa: PLC0415
 
-    from .domain import archive, webhooks  # noqa: PLC0415
+    from flagon_chassis import consumer, events  # noqa: PLC0415
 
-    def take(session: "Session", events: "Sequence[streams.Event]") -> None:
-        # One group and one inbox for both effects: no second process, and no second
+    from .domain import archive, profiles, watches, webhooks  # noqa: PLC0415
+
+    # As little of an app as events need: that a price fell is told.
+    app = Flask(__package__)
+    events.init_app(app, SOURCE, EVENTS)
+
+    def take(session: "Session", taken: "Sequence[streams.Event]") -> None:
+        # One group and one inbox for all effects: no second process, and no second
         # reading of the stream.
-        envelopes = [event.envelope for event in events]
+        envelopes = [event.envelope for event in taken]
         archive.archive_events(session, envelopes)
         webhooks.take_events(session, envelopes)
+        profiles.take_events(session, envelopes)
+        with app.app_context():
+            watches.take_events(session, envelopes)
 
     consumer.run(settings, "worker", "worker-archive", take)
     return 0

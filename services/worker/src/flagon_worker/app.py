@@ -13,14 +13,14 @@ from . import (
     egress,
     tasks,
     tasks_schedules,  # noqa: F401 (tasks register themselves)
+    tasks_watches,  # noqa: F401
     tasks_webhooks,  # noqa: F401
     telemetry,
 )
 from .domain.sealing import Sealer
-from .settings import Settings
+from .settings import EVENTS, SOURCE, Settings
 
 NAME = "worker"
-EVENTS = Path(__file__).parent / "events"
 
 
 def create_app(settings: Settings | None = None) -> Flask:
@@ -36,7 +36,9 @@ def create_app(settings: Settings | None = None) -> Flask:
         routes,
         routes_dead,
         routes_history,
+        routes_profiles,
         routes_schedules,
+        routes_watches,
         routes_webhooks,
     )
 
@@ -46,7 +48,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         settings,
         name=NAME,
         title="Flagon worker",
-        description="Jobs that take longer than a request: imports and their reports.",
+        description="Jobs that take longer than a request, and prices that people follow.",
     )
     app.request_class = routes.JobRequest
     auth.init_app(
@@ -61,7 +63,10 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(routes_history.bp)
     app.register_blueprint(routes_dead.bp)
     app.register_blueprint(routes_schedules.bp)
+    app.register_blueprint(routes_profiles.bp)
+    app.register_blueprint(routes_watches.bp)
     app.register_blueprint(routes_webhooks.bp)
+    app.extensions["flagon.products"] = clients.Products(settings)
     metrics.before_scrape(
         app,
         lambda: telemetry.measure_queues(
@@ -92,7 +97,7 @@ def create_tasks(settings: Settings | None = None) -> Flask:
 
 def _fit(app: Flask, settings: Settings) -> None:
     db.init_app(app, settings)
-    events.init_app(app, "/services/worker", EVENTS)
+    events.init_app(app, SOURCE, EVENTS)
     queue.init_app(
         app,
         settings,

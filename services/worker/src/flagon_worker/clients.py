@@ -17,7 +17,7 @@ from celery import Celery
 
 from flagon_chassis import http
 
-from .domain import deliveries, imports, leases, mails
+from .domain import deliveries, imports, leases, mails, watches
 from .domain.mapping import Item
 from .settings import Settings
 
@@ -95,6 +95,35 @@ class Catalog:
         ):
             yield pieces
 
+    def count(
+        self, facets: Sequence[str], filters: Mapping[str, str]
+    ) -> Mapping[str, Any]:
+        """Return how many products have which value; drafts and archived ones count.
+
+        :raises leases.Trouble: the catalog does not answer, or not us.
+        """
+        asked = {"status": "any", "limit": "1", "fields": "id", **filters}
+        params = {**asked, "facets": ",".join(facets)}
+        return dict(self._told("GET", "/api/v1/products", params=params)["facets"])
+
+    def index_words(self, step: str, asked: Mapping[str, str]) -> Mapping[str, Any]:
+        """Have a step done, `learn` or `forget`; safe to repeat.
+
+        :raises leases.Trouble: the catalog does not answer, or not us.
+        """
+        path = f"/internal/words/{step}"
+        return self._told("POST", path, json=dict(asked), idempotent=True)
+
+    def _told(self, method: str, path: str, **options: Any) -> dict[str, Any]:  # noqa: ANN401
+        """Return what the catalog answers to a question without mistakes of ours."""
+        try:
+            return dict(self._http.request(method, path, **options).json())
+        except http.Unreachable as error:
+            raise leases.Trouble(str(error)) from error
+        except http.Refused as refusal:
+            said = f"The catalog refused: {refusal.status}"
+            raise leases.Trouble(said) from refusal
+
     def picture(self, sha256: str) -> bytes | None:
         """Return a picture of a product; None when it is gone.
 
@@ -124,6 +153,48 @@ class Catalog:
             raise deliveries.NotYet(detail) from refusal
 
 
+class Products:
+    """The catalog as the public sees it: who watches a product waits for the answer."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    @cached_property
+    def _http(self) -> http.Client:
+        # No token: what is hidden from the public is not there to be watched.
+        return http.Client(
+            self._settings.catalog_url,
+            self._settings,
+            name="products",
+            deadline_seconds=2.0,
+            retries=1,
+        )
+
+    def close(self) -> None:
+        """Close the connections."""
+        if "_http" in vars(self):
+            self._http.close()
+
+    def find(self, product_id: UUID) -> watches.Offer:
+        """Return a product.
+
+        :raises watches.ProductUnknown: the public sees none with this id.
+        :raises watches.CatalogAway: it does not answer.
+        """
+        try:
+            found = self._http.get(f"/api/v1/products/{product_id}").json()
+        except http.Unreachable as error:
+            raise watches.CatalogAway(str(error)) from error
+        except http.Refused as refusal:
+            if refusal.status == HTTPStatus.NOT_FOUND:
+                detail = f"There is no product {product_id}."
+                raise watches.ProductUnknown(detail) from refusal
+            raise watches.CatalogAway(str(refusal.status)) from refusal
+        return watches.Offer(
+            found["price_minor"], found["currency"], found["status"], found["version"]
+        )
+
+
 class Auth:
     """auth, as the delivery of mails and logout notices needs it."""
 
@@ -149,7 +220,11 @@ class Auth:
             self.http.close()
 
     def ask(
-        self, path: str, body: Mapping[str, object] | None = None
+        self,
+        path: str,
+        body: Mapping[str, object] | None = None,
+        *,
+        method: str = "POST",
     ) -> dict[str, Any] | None:
         """Return what auth says, None where it knows nothing (any more).
 
@@ -157,7 +232,9 @@ class Auth:
         """
         try:
             # Asking twice does no harm: so auth's endpoints for the worker are made.
-            answer = self.http.post(f"/internal/{path}", json=body, idempotent=True)
+            answer = self.http.request(
+                method, f"/internal/{path}", json=body, idempotent=True
+            )
         except http.Unreachable as error:
             raise deliveries.NotYet(str(error)) from error
         except http.Refused as refusal:
@@ -182,6 +259,13 @@ class Auth:
     def compose_mail(self, mail_id: UUID, attempt: str) -> dict[str, Any] | None:
         """Return recipient, subject and both texts of a mail; None when it is over."""
         return self.ask(f"mails/{mail_id}", {"attempt": attempt})
+
+    def order_mail(self, mail_id: UUID, order: Mapping[str, object]) -> bool:
+        """Have a mail sent, once for its id; say whether anybody is to get it.
+
+        :raises deliveries.NotYet: auth does not answer, or not us.
+        """
+        return self.ask(f"mails/{mail_id}", order, method="PUT") is not None
 
     def mail_ended(self, mail_id: UUID, outcome: mails.Outcome) -> None:
         """Say what became of a mail that was composed."""

@@ -17,6 +17,10 @@ class KindView(BaseModel):
     scope: str
     """What a caller needs, beside `jobs:write`, to submit one."""
     takes_file: bool
+    once: str = Field(
+        description="Why it has its effect once, however often its worker dies.",
+        examples=["Its numbers are stored before it draws."],
+    )
     params: dict[str, Any]
     """The JSON Schema of `params`."""
 

@@ -351,3 +351,58 @@ class WebhookDelivery(Base):
     """Until then one worker has it."""
     created_at: Mapped[datetime]
     ended_at: Mapped[datetime | None]
+
+
+class Watch(Base):
+    """A product whose price somebody follows, and what was last seen of it."""
+
+    __tablename__ = "watch"
+    __table_args__ = (
+        UniqueConstraint("owner", "product_id"),
+        CheckConstraint(
+            "(below_minor is null) = (currency is null)", name="below_whole"
+        ),
+        CheckConstraint(
+            "(seen_minor is null) = (seen_currency is null)", name="seen_whole"
+        ),
+        Index("ix_watch_owner_id", "owner", "id"),
+        Index("ix_watch_product_id", "product_id"),
+        # Each new price writes the rows of all who follow it.
+        {"postgresql_with": {"fillfactor": 80}},
+    )
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    owner: Mapped[str]
+    product_id: Mapped[UUID]
+    below_minor: Mapped[int | None] = mapped_column(BigInteger)
+    """Tell only of prices below this one; None: of every lower price."""
+    currency: Mapped[str | None]
+    seen_minor: Mapped[int | None] = mapped_column(BigInteger)
+    """The last price that the product was on sale for; None: not known yet."""
+    seen_currency: Mapped[str | None]
+    seen_version: Mapped[int | None] = mapped_column(BigInteger)
+    """The version of the product that was looked at last."""
+    told_at: Mapped[datetime | None]
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+    version: Mapped[int] = mapped_column(BigInteger, server_default=text("1"))
+
+
+class ImportProfile(Base):
+    """How somebody maps the columns of a supplier's files."""
+
+    __tablename__ = "import_profile"
+    __table_args__ = (UniqueConstraint("owner", "name"),)
+
+    id: Mapped[UUID] = mapped_column(primary_key=True)
+    owner: Mapped[str]
+    name: Mapped[str]
+    mapping: Mapped[dict[str, Any]]
+    """The file's column for each target."""
+    defaults: Mapped[dict[str, Any]]
+    encoding: Mapped[str | None]
+    delimiter: Mapped[str | None]
+    decimals: Mapped[str]
+    created_at: Mapped[datetime]
+    updated_at: Mapped[datetime]
+    version: Mapped[int] = mapped_column(BigInteger, server_default=text("1"))

@@ -24,7 +24,7 @@ from flagon_chassis.db import transaction
 from flagon_chassis.errors import Invalid
 
 from . import telemetry
-from .domain import exports, files, jobs
+from .domain import exports, files, jobs, profiles
 from .domain.kinds import Kind, find_kind
 from .models import Job
 from .schemas import (
@@ -209,6 +209,8 @@ def _read_params(kind: Kind, text: str) -> dict[str, Any]:
             "The field params is not usable JSON.",
             errors=[{"pointer": "#/params", "detail": str(error)[:200]}],
         ) from error
+    if kind.name == "import" and isinstance(given, dict) and given.get("profile"):
+        given = _with_profile(given)
     try:
         params = PARAMS[kind.name].model_validate(given)
     except ValidationError as error:
@@ -220,6 +222,21 @@ def _read_params(kind: Kind, text: str) -> dict[str, Any]:
             ],
         ) from error
     return params.model_dump(mode="json")
+
+
+def _with_profile(given: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters of an import with those of the profile that they name."""
+    try:
+        with transaction() as session:
+            profile = profiles.find_profile(
+                session, auth.caller().sub, UUID(str(given["profile"]))
+            )
+    except (profiles.ProfileNotFound, ValueError) as error:
+        raise FormInvalid(
+            "There is no such import profile.",
+            errors=[{"pointer": "#/params/profile", "detail": "there is none"}],
+        ) from error
+    return profiles.applied(profile, given)
 
 
 def _message_headers() -> dict[str, str]:

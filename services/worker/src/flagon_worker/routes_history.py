@@ -39,6 +39,7 @@ def list_kinds() -> Response:
         {
             "kind": kind.name,
             "title": kind.title,
+            "once": kind.once,
             "queue": kind.queue,
             "scope": kind.scope,
             "takes_file": kind.takes_file,

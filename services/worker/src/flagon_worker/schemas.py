@@ -1,6 +1,6 @@
 """JSON in and out of the jobs API."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 from pydantic import (
@@ -38,15 +38,13 @@ def _is_target(name: str) -> bool:
     return name in TARGETS or bool(ATTRIBUTE.match(name))
 
 
-class ImportParams(BaseModel, extra="forbid"):
-    """Parameters of an `import` job."""
+class ImportMapping(BaseModel, extra="forbid"):
+    """How the columns of a file become products."""
 
     mapping: dict[str, Column] = Field(max_length=_TARGETS_MAX)
     """The file's column for each target: `sku`, `name`, `price`, `attributes.<name>` …"""
     defaults: dict[str, Default] = Field(default_factory=dict, max_length=_TARGETS_MAX)
     """What a target is where its cell is empty or no column is mapped to it."""
-    dry_run: bool = False
-    """Read and check every row, and change nothing."""
     encoding: str | None = None
     """The file's encoding, when it is not found rightly."""
     delimiter: Literal[",", ";", "\t", "|"] | None = None
@@ -79,7 +77,7 @@ class ImportParams(BaseModel, extra="forbid"):
         return name
 
     @model_validator(mode="after")
-    def _complete(self) -> "ImportParams":
+    def _complete(self) -> Self:
         for needed in ("sku", "name"):
             if needed not in self.mapping:
                 message = f"map a column to {needed}"
@@ -95,6 +93,17 @@ class ImportParams(BaseModel, extra="forbid"):
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+
+class ImportParams(ImportMapping):
+    """Parameters of an `import` job."""
+
+    mapping: dict[str, Column] = Field(default_factory=dict, max_length=_TARGETS_MAX)
+    """The file's column for each target; may be left out where a profile is named."""
+    dry_run: bool = False
+    """Read and check every row, and change nothing."""
+    profile: UUID | None = None
+    """An import profile of the caller: what is not given here is taken from it."""
 
 
 class ExportParams(BaseModel, extra="forbid"):
@@ -128,6 +137,17 @@ class ExportParams(BaseModel, extra="forbid"):
         return self
 
 
+class ReportParams(BaseModel, extra="forbid"):
+    """Parameters of a `report` job."""
+
+    hours: int = Field(default=24, ge=1, le=168)
+    """Of how many hours before it was handed in it tells what changed."""
+
+
+class ReindexParams(BaseModel, extra="forbid"):
+    """Parameters of a `reindex` job: none."""
+
+
 class ProbeParams(BaseModel, extra="forbid"):
     """Parameters of a `probe` job."""
 
@@ -139,11 +159,13 @@ class ProbeParams(BaseModel, extra="forbid"):
     """Take the process down in which it runs."""
 
 
-KindName = Literal["import", "export", "probe"]
+KindName = Literal["import", "export", "report", "reindex", "probe"]
 
 PARAMS: dict[str, type[BaseModel]] = {
     "import": ImportParams,
     "export": ExportParams,
+    "report": ReportParams,
+    "reindex": ReindexParams,
     "probe": ProbeParams,
 }
 """The parameters of each kind."""

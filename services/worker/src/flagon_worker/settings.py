@@ -15,6 +15,9 @@ from pydantic import (
 
 from flagon_chassis.settings import DatabaseSettings
 
+SOURCE = "/services/worker"
+EVENTS = Path(__file__).parent / "events"
+"""The schemas of what it tells."""
 _RATE = re.compile(r"([1-9]\d{0,6}) per (minute|hour|day)")
 # No seconds: the reaper lets waiting jobs go on every few seconds.
 _UNITS = {"minute": 60.0, "hour": 3600.0, "day": 86_400.0}

@@ -32,7 +32,9 @@ from .domain import (
     leases,
     logouts,
     mails,
+    overviews,
     probes,
+    reindexing,
     rescue,
     runs,
     schedules,
@@ -138,6 +140,14 @@ def run_job(
                     run,
                     folder=files.folder_of(settings.files_dir, run.job.id),
                     catalog=current_app.extensions["flagon.catalog"],
+                ),
+                "report": lambda run: overviews.run_report(
+                    run,
+                    folder=files.folder_of(settings.files_dir, run.job.id),
+                    catalog=current_app.extensions["flagon.catalog"],
+                ),
+                "reindex": lambda run: reindexing.run_reindex(
+                    run, catalog=current_app.extensions["flagon.catalog"]
                 ),
                 "probe": probes.run_probe,
             },

@@ -18,7 +18,7 @@ class Letter:
     lines: tuple[_, ...]
     button: _
     path: str
-    """Where the button leads."""
+    """Where the button leads; it may name values, too."""
     after: tuple[_, ...] = ()
     purpose: Purpose | None = None
     """What the code in the link is for; None: there is no code."""
@@ -123,6 +123,17 @@ LETTERS = {
         ),
         button=_("Look at your account"),
         path="/account/activity",
+    ),
+    "price_dropped": Letter(
+        subject=_("A price that you watch has fallen"),
+        lines=(
+            _("%(product)s costs %(price)s now. Before, it was %(previous_price)s."),
+        ),
+        button=_("Look at it"),
+        path="/products/%(product_id)s",
+        after=(_("You get this mail because you watch the price of this product."),),
+        # By then it may cost something else.
+        lives=_DAY,
     ),
     "account_deleted": Letter(
         subject=_("Your account was deleted"),

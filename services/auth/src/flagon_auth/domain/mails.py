@@ -10,6 +10,7 @@ from typing import Literal
 from uuid import UUID
 
 from sqlalchemy import delete, or_, select
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
@@ -106,9 +107,40 @@ def send_farewell(session: Session, account: Account, *, now: datetime) -> UUID:
     )
 
 
+def order(
+    session: Session,
+    mail_id: UUID,
+    account_id: UUID,
+    template: str,
+    values: dict[str, str],
+    *,
+    now: datetime,
+) -> None:
+    """Have a mail sent that a service of ours asks for; safe to ask again by its id.
+
+    :param template: a name of `letters.LETTERS` without a purpose.
+    :raises MailOver: there is no such account, or its address was never proved: anybody
+        could have strangers written to.
+    """
+    account = accounts.find_account_if_enabled(session, account_id)
+    if account is None or account.email_verified_at is None:
+        raise MailOver("Nobody is to get it.")
+    _send(
+        session,
+        mail_id=mail_id,
+        account_id=account.id,
+        email=account.email,
+        template=template,
+        locale=account.locale or "en",
+        values=values,
+        now=now,
+    )
+
+
 def _send(
     session: Session,
     *,
+    mail_id: UUID | None = None,
     account_id: UUID | None,
     email: str,
     template: str,
@@ -116,26 +148,34 @@ def _send(
     values: dict[str, str],
     now: datetime,
 ) -> UUID:
-    mail = Mail(
-        id=uuid7(),
-        account_id=account_id,
-        email=email,
-        template=template,
-        locale=locale,
-        values=values,
-        created_at=now,
-        expires_at=now + LETTERS[template].lives,
-    )
-    session.add(mail)
+    mail_id = mail_id or uuid7()
+    # An account that was made in this very transaction.
     session.flush()
-    events.emit_task(
-        session,
-        "worker.send_mail",
-        queue="mail",
-        subject=str(mail.id),
-        mail_id=str(mail.id),
+    made = session.scalar(
+        insert(Mail)
+        .values(
+            id=mail_id,
+            account_id=account_id,
+            email=email,
+            template=template,
+            locale=locale,
+            values=values,
+            created_at=now,
+            expires_at=now + LETTERS[template].lives,
+        )
+        .on_conflict_do_nothing(index_elements=[Mail.id])
+        .returning(Mail.id)
     )
-    return mail.id
+    # Else it was ordered before: it is on its way, or was sent.
+    if made is not None:
+        events.emit_task(
+            session,
+            "worker.send_mail",
+            queue="mail",
+            subject=str(mail_id),
+            mail_id=str(mail_id),
+        )
+    return mail_id
 
 
 def compose(

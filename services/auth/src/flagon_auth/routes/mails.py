@@ -15,8 +15,8 @@ from flask.typing import ResponseReturnValue
 from flagon_auth.clients import parts
 from flagon_auth.domain import mails
 from flagon_auth.domain.actions import spoken_action
-from flagon_auth.i18n import speaking
-from flagon_auth.schemas import MailAttempt, MailView
+from flagon_auth.i18n import speaking, spoken_amount
+from flagon_auth.schemas import MailAttempt, MailOrder, MailView
 from flagon_chassis import auth
 from flagon_chassis.db import transaction
 from flagon_chassis.web import reply
@@ -28,6 +28,24 @@ bp = APIBlueprint(
     enable_openapi=False,
 )
 log = structlog.get_logger()
+
+
+@bp.put("")
+@auth.requires("mails:send")
+@bp.input(MailOrder, location="json", arg_name="order")
+def order_mail(mail_id: UUID, order: MailOrder) -> ResponseReturnValue:
+    """Have a mail sent, once for its id; 404 when nobody is to get it."""
+    values = order.model_dump(mode="json", exclude={"account_id", "letter"})
+    with transaction() as db:
+        mails.order(
+            db,
+            mail_id,
+            order.account_id,
+            order.letter,
+            values,
+            now=datetime.now(UTC),
+        )
+    return Response(status=204)
 
 
 @bp.post("")
@@ -61,11 +79,14 @@ def _written(composed: mails.Composed) -> dict[str, str]:
     if composed.token is not None:
         query["code"] = parts().linker.code(composed.token)
     # From the settings, never from a header of the request (host header poisoning).
-    link = f"{parts().issuer.url}{letter.path}?{urlencode(query)}"
+    path = letter.path % composed.values
+    link = f"{parts().issuer.url}{path}?{urlencode(query)}"
     with speaking(composed.locale):
         values = dict(composed.values)
         if "action" in values:
             values["action"] = spoken_action(values["action"])
+        for name in {"price", "previous_price"} & values.keys():
+            values[name] = spoken_amount(values[name], values["currency"])
         shown = {
             "subject": str(letter.subject),
             "lines": [str(line) % values for line in letter.lines],

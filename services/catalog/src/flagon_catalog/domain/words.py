@@ -3,8 +3,11 @@
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from itertools import chain, islice
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import (
     ARRAY,
@@ -19,7 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Session
 
-from flagon_catalog.models import word
+from flagon_catalog.models import Product, word
 
 WORDS_MAX = 60
 """Most words of one product that are kept, those of its name first."""
@@ -32,6 +35,10 @@ REPLACED_MAX = 4
 NEAR_MAX = 20
 """Most words that are looked at for each; the best of them must be on a product."""
 _TRIED = 3
+_PRODUCTS = 500
+_WORDS = 200
+_LONGEST = timedelta(minutes=5)
+"""Longer than any transaction that writes products."""
 
 _ACCENTS = re.compile("[\u0300-\u036f]")
 # Letters alone: there is no telling which number or SKU was meant.
@@ -67,6 +74,42 @@ _NEAR = text(
     FROM unnest(cast(:words AS text[])) AS asked (text)
     """
 ).columns(text=Text, near=ARRAY(Text))
+
+
+_FORGET = text(
+    """
+    WITH gone AS MATERIALIZED (
+        SELECT asked.text FROM unnest(cast(:words AS text[])) AS asked (text)
+        WHERE numnode(plainto_tsquery('english', asked.text)) > 0 AND NOT exists (
+            SELECT FROM product
+            WHERE search @@ (plainto_tsquery('english', asked.text)
+                || plainto_tsquery('simple', asked.text))
+        )
+    ), copy AS MATERIALIZED (
+        SELECT word.ctid AS place, word.text,
+            row_number() OVER (PARTITION BY word.text ORDER BY word.ctid) AS number
+        FROM word WHERE word.text = ANY (cast(:words AS text[]))
+    )
+    DELETE FROM word WHERE word.ctid IN (
+        SELECT place FROM copy WHERE number > 1 OR text IN (SELECT text FROM gone)
+    )
+    RETURNING word.text
+    """
+).columns(text=Text)
+"""Takes words out that are on no product, and all but the first copy of the others."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What came of one of many steps through the words."""
+
+    after: str | None
+    """Where the next one goes on; None: there is no more."""
+    looked_at: int
+    written: int
+    """Words that were added or taken out."""
+    at: datetime
+    """When it began, by the database's clock."""
 
 
 def folded(text: str) -> str:
@@ -111,6 +154,48 @@ LEARN = _learn()
 
 It waits for nobody: two that add a word at the same moment leave it there twice.
 """
+_LEARNED = LEARN.returning(word.c.text)
+
+
+def learn_some(session: Session, *, after: UUID | None, since: datetime | None) -> Step:
+    """Add the words of some products that are not there; safe to repeat.
+
+    :param after: the last product of the call before, None to begin.
+    :param since: only products that were written since then, or shortly before.
+    """
+    statement = select(Product.id, Product.name, Product.attributes)
+    if after is not None:
+        statement = statement.where(Product.id > after)
+    if since is not None:
+        statement = statement.where(Product.updated_at > since - _LONGEST)
+    found = session.execute(statement.order_by(Product.id).limit(_PRODUCTS)).all()
+    new = words_of(row._asdict() for row in found)
+    added = session.scalars(_LEARNED, {"words": new}).all() if new else ()
+    after = found[-1].id if found else None
+    return Step(after and str(after), len(found), len(added), _now(session))
+
+
+def forget_some(session: Session, *, after: str) -> Step:
+    """Take out some words that no search finds a product by, and those there twice.
+
+    Safe to repeat. A product that brings such a word at this moment may find it there
+    and see it go: `learn_some` for what was written since heals that.
+
+    :param after: the last word of the call before, an empty one to begin.
+    """
+    statement = select(word.c.text).where(word.c.text > after).distinct()
+    some = session.scalars(statement.order_by(word.c.text).limit(_WORDS)).all()
+    if not some:
+        return Step(None, 0, 0, _now(session))
+    # The planner, who does not know the words, may expect to meet each soon and read the
+    # whole table for those that are gone.
+    session.execute(text("SET LOCAL enable_seqscan = off"))
+    gone = session.scalars(_FORGET, {"words": list(some)}).all()
+    return Step(some[-1], len(some), len(gone), _now(session))
+
+
+def _now(session: Session) -> datetime:
+    return session.scalars(select(func.now())).one()
 
 
 def corrected(session: Session, q: str, statuses: Sequence[str]) -> str | None:

@@ -49,6 +49,7 @@ _TYPES = {
     "xml": "application/xml",
     "xlsx": "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet",
     "gz": "application/gzip",
+    "pdf": "application/pdf",
 }
 BINARY_TYPES = frozenset(_TYPES.values()) - {"text/csv"}
 

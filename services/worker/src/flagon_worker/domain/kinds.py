@@ -20,6 +20,8 @@ class Kind:
     takes_file: bool
     title: str
     """What it does, for people."""
+    once: str
+    """Why it has its effect once, however often its worker dies, for people."""
 
 
 KINDS = {
@@ -31,6 +33,7 @@ KINDS = {
             "jobs:write",
             takes_file=True,
             title="Create and change products, row by row of a file.",
+            once="Each batch has a key: the catalog answers a repeat and does nothing.",
         ),
         Kind(
             "export",
@@ -39,6 +42,24 @@ KINDS = {
             "catalog:write",
             takes_file=False,
             title="Write products to a file, filtered as lists are.",
+            once="It goes on where the last confirmed batch ended in the file.",
+        ),
+        Kind(
+            "report",
+            "bulk",
+            # It counts drafts, and everybody's jobs.
+            "jobs:manage",
+            takes_file=False,
+            title="Draw what is in the catalog and what changed lately, as PDF.",
+            once="Its numbers are stored before it draws: the file is the same again.",
+        ),
+        Kind(
+            "reindex",
+            "bulk",
+            "jobs:manage",
+            takes_file=False,
+            title="Make the words anew by which searches find what was meant.",
+            once="A step that is done again finds nothing left to do.",
         ),
         Kind(
             "probe",
@@ -46,6 +67,7 @@ KINDS = {
             "jobs:manage",
             takes_file=False,
             title="Do nothing for a while, to see that the queue is served.",
+            once="It has no effect.",
         ),
     )
 }
