@@ -9,7 +9,11 @@ from typing import Any
 from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict, Field
 
+from flagon_web.i18n import gettext as _
+from flagon_web.i18n import ngettext
+
 from . import covers, money
+from .terms import capitalized, term
 
 _LINK = re.compile(r"\Ahttps?://", re.IGNORECASE)
 _SMALL = 3
@@ -132,7 +136,12 @@ class Product(Shown):
     def byline(self) -> str:
         """The makers in one short line: all of them only when they are few."""
         if len(self.makers) > _SMALL:
-            return f"{self.makers[0]} and {len(self.makers) - 1} others"
+            return ngettext(
+                "%(first)s and %(num)s other",
+                "%(first)s and %(num)s others",
+                len(self.makers) - 1,
+                first=self.makers[0],
+            )
         return ", ".join(self.makers)
 
     @property
@@ -153,7 +162,7 @@ class Product(Shown):
     @property
     def price_plain(self) -> str:
         """The price as a form holds it."""
-        return money.plain(self.price_minor, self.currency)
+        return money.writable(self.price_minor, self.currency)
 
     @property
     def left(self) -> int:
@@ -204,7 +213,7 @@ def label(name: str) -> str:
     if name.lower() in _NAMES:
         return _NAMES[name.lower()]
     words = re.sub(r"[_\-.]+", " ", name).strip() or name
-    return words[:1].upper() + words[1:]
+    return capitalized(term(words))
 
 
 def _worth_reading(value: object) -> bool:
@@ -215,7 +224,7 @@ def _worth_reading(value: object) -> bool:
 
 def _fact(name: str, value: object) -> str:
     if isinstance(value, bool):
-        return "Yes" if value else "No"
+        return _("Yes") if value else _("No")
     if isinstance(value, list):
         return ", ".join(str(part) for part in value)
     text = str(value).strip()
@@ -223,5 +232,5 @@ def _fact(name: str, value: object) -> str:
         # Spreadsheets write whole years as decimals.
         text = text[:-2]
     if "year" in name and text.startswith("-") and text[1:].isdigit():
-        text = f"{text[1:]} BC"
+        text = _("%(year)s BC", year=text[1:])
     return text

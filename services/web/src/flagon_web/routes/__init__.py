@@ -10,6 +10,7 @@ from . import (
     exports,
     imports,
     jobs,
+    languages,
     office,
     schedules,
     shop,
@@ -39,5 +40,6 @@ def init_app(app: Flask) -> None:
         webhooks,
         office,
         status,
+        languages,
     ):
         app.register_blueprint(pages.bp)

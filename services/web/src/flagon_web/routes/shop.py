@@ -22,6 +22,7 @@ from flagon_web.clients import backends
 from flagon_web.domain import money
 from flagon_web.domain.products import Product, ProductPage
 from flagon_web.forms import Price, first_error
+from flagon_web.i18n import gettext as _
 
 from . import access
 
@@ -132,7 +133,7 @@ def change_price(ref: str) -> ResponseReturnValue:
         if refused.status == HTTPStatus.UNPROCESSABLE_ENTITY:
             return _product_page(found, form, refused.detail, refused.status)
         raise
-    flash(f"The price is {changed.price} now.", "success")
+    flash(_("The price is %(price)s now.", price=changed.price), "success")
     return redirect(url_for("shop.product", ref=changed.ref), 303)
 
 
@@ -140,10 +141,11 @@ def _conflict(present: Product, form: Price) -> ResponseReturnValue:
     # The next attempt is made against what the person now sees.
     form.etag.process_data(present.etag)
     form.etag.raw_data = None
-    why = (
+    why = _(
         "Somebody changed this product while you were editing it."
-        f" It costs {present.price} now; your price was not saved."
-        " Save again to replace it."
+        " It costs %(price)s now; your price was not saved."
+        " Save again to replace it.",
+        price=present.price,
     )
     return _product_page(present, form, why, HTTPStatus.CONFLICT)
 
