@@ -20,6 +20,7 @@ from .clients.gather import Gather
 from .clients.identity import Identity
 from .clients.jobs import Jobs
 from .clients.readiness import Readiness
+from .clients.reviews import Reviews
 from .clients.schedules import Schedules
 from .clients.sessions import RedisSessions, Sessions
 from .clients.spool import Spool
@@ -97,9 +98,11 @@ def _backends(settings: Settings) -> Backends:
         absolute_seconds=settings.session_absolute_seconds,
         anonymous_seconds=settings.session_anonymous_seconds,
     )
+    catalog = client("catalog", settings.catalog_url)
     worker = client("worker", settings.worker_url)
     return Backends(
-        catalog=Catalog(client("catalog", settings.catalog_url)),
+        catalog=Catalog(catalog),
+        reviews=Reviews(catalog),
         jobs=Jobs(worker, upload_seconds=settings.upload_seconds),
         dead=DeadLetters(worker),
         schedules=Schedules(worker),

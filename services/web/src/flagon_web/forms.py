@@ -19,6 +19,7 @@ from wtforms import (
 )
 from wtforms.fields.choices import SelectChoice
 from wtforms.validators import (
+    UUID,
     InputRequired,
     Length,
     NumberRange,
@@ -31,11 +32,13 @@ from flagon_chassis.http import Refused
 
 from . import i18n
 from .domain import imports, money, schedules
+from .domain.reviews import STARS
 from .i18n import LazyText as _
 from .i18n import gettext
 
 _YEAR_SECONDS = 366 * 86_400
 _PARAMS_CHARS = 20_000
+_REVIEW_CHARS = 10_000
 _CURRENCIES = {code: code for code in money.CURRENCIES}
 _FORMATS = {
     "csv": "CSV",
@@ -251,6 +254,33 @@ class Export(Once):
             raise ValidationError(failure.detail) from failure
 
     validate_price_to = validate_price_from
+
+
+class Opinion(Once):
+    """A review of a product; with an entity tag it changes the one that was seen."""
+
+    rating = SelectField(
+        _("Stars"),
+        choices=_offered({"": _("Choose"), **{str(n): "★" * n for n in STARS}}),
+        validators=[InputRequired(_("Choose between one and five stars."))],
+    )
+    author = StringField(_("Your name"), validators=[InputRequired(), Length(max=80)])
+    title = StringField(
+        _("In one sentence"), validators=[InputRequired(), Length(max=120)]
+    )
+    body = TextAreaField(_("Your review"), validators=[Length(max=_REVIEW_CHARS)])
+    etag = StringField(validators=[Optional(), Length(max=80)])
+    review = StringField(validators=[Optional(), UUID()])
+
+    def fields(self) -> dict[str, Any]:
+        """Return what the catalog is told."""
+        return {
+            "rating": int(self.rating.data),
+            "author": self.author.data,
+            "title": self.title.data,
+            # Browsers end lines as HTTP did in 1992.
+            "body": (self.body.data or "").replace("\r\n", "\n"),
+        }
 
 
 def blame(

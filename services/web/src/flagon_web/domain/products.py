@@ -64,6 +64,14 @@ class Image(Shown):
         return min(wide, key=lambda small: small.width, default=self)
 
 
+class Rating(Shown):
+    """What people think of a product."""
+
+    count: int = 0
+    average: float | None = None
+    """Stars, 1 to 5; None while nobody has reviewed it."""
+
+
 class Embedded(Shown):
     """What was asked for with a product."""
 
@@ -88,6 +96,7 @@ class Product(Shown):
     """The stock without what is reserved; None from a catalog that has no reservations."""
     category: str | None = None
     attributes: dict[str, Any] = Field(default_factory=dict)
+    rating: Rating = Rating()
     version: int = 1
     updated_at: datetime | None = None
     embedded: Embedded = Embedded()

@@ -41,6 +41,8 @@ TERMS = frozenset(
         N_("draining"),
         N_("down"),
         N_("active"),
+        N_("pending"),
+        N_("rejected"),
         N_("draft"),
         N_("archived"),
         # Attributes that many products have.

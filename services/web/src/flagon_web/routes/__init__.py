@@ -12,6 +12,7 @@ from . import (
     jobs,
     languages,
     office,
+    reviews,
     schedules,
     shop,
     status,
@@ -31,6 +32,7 @@ def init_app(app: Flask) -> None:
     access.init_app(app)
     for pages in (
         shop,
+        reviews,
         account,
         imports,
         exports,
