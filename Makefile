@@ -94,7 +94,7 @@ lint: ## Style, types, direction of imports
 	@bash deploy/check.sh lint
 check: setup ## All that CI runs, with a summary
 	@bash deploy/check.sh lint test
-translations: ## Collect the texts of the pages and compile what was translated
+translations: ## Collect the texts of pages and scripts and compile what was translated
 	@$(VENV)/python deploy/translations.py tidy
 api: ## Write docs/api from the code; what breaks clients needs a version [RELEASE=1]
 	@PYTHONPATH=deploy/api $(VENV)/python -m flagonapi $(if $(RELEASE),release,write)

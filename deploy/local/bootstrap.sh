@@ -120,7 +120,7 @@ fi
 
 # Exact versions and no lock file: for tests alone, and no scripts of theirs are run. Only
 # oidc-provider brings others along (koa).
-judges='openid-client@6.8.9 oauth4webapi@3.8.8 jose@6.2.17 oidc-provider@9.13.3'
+judges='openid-client@6.8.9 oauth4webapi@3.8.8 jose@6.2.17 oidc-provider@9.13.3 axe-core@4.14.1'
 if [ -n "${BROWSER:-}" ] || { [ -n "${JUDGES:-}" ] && has npm; } &&
   [ "$(cat .venv/judges/installed 2>/dev/null)" != "$judges" ]; then
   say "installing $judges"

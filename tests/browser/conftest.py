@@ -74,3 +74,15 @@ def merchandiser(person, accounts):
     found = person()
     found.sign_in(accounts["merchandiser"])
     return found
+
+
+@pytest.fixture
+def operator(person, accounts):
+    """Make an operator who is signed in."""
+
+    def make(**options):
+        found = person(**options)
+        found.sign_in(accounts["operator"], then="/back-office")
+        return found
+
+    return make

@@ -4,44 +4,9 @@ import json
 import re
 import uuid
 
-import pytest
+from axe import judge
 from playwright.sync_api import expect
-
-
-@pytest.fixture
-def operator(person, accounts):
-    """Make an operator who is signed in."""
-
-    def make(**options):
-        found = person(**options)
-        found.sign_in(accounts["operator"], then="/back-office")
-        return found
-
-    return make
-
-
-def plan(page, name, params):
-    """Make a schedule of probes that is due once a year, and open its page."""
-    page.goto("/back-office/schedules/new")
-    page.fill("#name", name)
-    page.select_option("#kind", "probe")
-    page.fill("#cron", "0 0 29 2 *")
-    page.fill("#params", json.dumps(params))
-    page.click("main button:text-is('Make it')")
-    expect(page.locator("h1")).to_have_text(name)
-
-
-def run_now(page):
-    """Run the open schedule and open the page of its job."""
-    page.click("main button:text-is('Run now')")
-    page.click("main a:text-is('its job')")
-    page.wait_for_url("**/jobs/*")
-
-
-def forget(page):
-    """Delete what the page shows."""
-    page.click("main summary:has-text('Delete')")
-    page.click("main button:text-is('Delete for good')")
+from steps import forget, plan, run_now
 
 
 class TestSchedules:
@@ -120,6 +85,10 @@ class TestDeadLetters:
         page.click(f"main a[href$='{bad}']")
         expect(page.locator("h1 + .badge")).to_have_text("Poison")
         expect(page.locator("tbody tr")).to_have_count(3)
+        judge(page)
+        page.goto("/back-office/dead-letters")
+        judge(page)
+        page.go_back()
         page.click("main summary:has-text('Discard')")
         page.click("main button:text-is('Discard for good')")
         page.wait_for_url("**/dead-letters")

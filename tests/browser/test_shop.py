@@ -6,41 +6,9 @@ import uuid
 import pytest
 from people import Person
 from playwright.sync_api import expect
+from steps import a_file, find, imported
 
 PHONE = {"width": 360, "height": 740}
-
-
-def a_file(folder, rows=40, *, broken=0):
-    """Write a supplier's file whose products no other test knows."""
-    mark = uuid.uuid4().hex[:8]
-    lines = ["Artikelnummer;Titel;Autor;Preis;Bestand"]
-    lines += [
-        f"{mark}-{n};Bräuche {mark} Band {n} (Bräuche, #{n});Ünal Öz;{n % 90 + 5},50;7"
-        for n in range(rows)
-    ]
-    lines += [f"{mark} no sku {n};x;y;z;-1" for n in range(broken)]
-    path = folder / "lieferung.csv"
-    path.write_text("\n".join(lines), encoding="cp1252")
-    return path, mark
-
-
-def find(page, mark, number):
-    page.goto("/")
-    page.fill("#q", f"{mark} Band {number}")
-    page.press("#q", "Enter")
-    page.click(f".book__link:has-text('{mark} Band {number}') >> nth=0")
-    expect(page.locator("h1")).to_contain_text(mark)
-
-
-def imported(person, folder, rows=40, **more):
-    """Import a file by the pages and return its mark, with the job's page open."""
-    path, mark = a_file(folder, rows, **more)
-    person.upload(path)
-    page = person.page
-    page.fill("#category", "Browser tests")
-    page.click("main button:text-is('Import')")
-    page.wait_for_url("**/jobs/*")
-    return mark
 
 
 class TestImport:

@@ -127,5 +127,5 @@ class TestCatalogs:
         translations = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(translations)
 
-        assert translations.complaints(language) == []
-        assert not translations.translated(language).obsolete
+        assert translations.complaints("auth", language) == []
+        assert not translations.translated("auth", language).obsolete

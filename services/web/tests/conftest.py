@@ -34,6 +34,7 @@ SCOPES = {
     "operator": "openid profile email offline_access reviews:write jobs:read"
     " catalog:write jobs:write ops:read jobs:manage",
 }
+REVIEWER = "11111111-2222-4333-8444-555555555555"
 KINDS = [
     {"kind": "import", "title": "", "scope": "jobs:write", "takes_file": True},
     {"kind": "export", "title": "", "scope": "catalog:write", "takes_file": False},
@@ -63,6 +64,25 @@ def make_product(name: str = "The Hobbit", **members: Any) -> dict[str, Any]:
         "available": members.get("stock", 5),
         "category": "books",
         "attributes": {"authors": "J.R.R. Tolkien"},
+        "version": 1,
+        "created_at": "2026-01-02T03:04:05Z",
+        "updated_at": "2026-01-02T03:04:05Z",
+        **members,
+    }
+
+
+def make_review(product_id: str, **members: Any) -> dict[str, Any]:
+    return {
+        "id": str(uuid4()),
+        "product_id": product_id,
+        "subject": None,
+        "author": "Ada",
+        "rating": 4,
+        "title": "Keeps tea warm",
+        "body": "Two *hours*.",
+        "body_html": "<p>Two <em>hours</em>.</p>",
+        "state": "published",
+        "note": None,
         "version": 1,
         "created_at": "2026-01-02T03:04:05Z",
         "updated_at": "2026-01-02T03:04:05Z",
@@ -107,6 +127,7 @@ class Platform:
     categories: list[dict[str, Any]] = field(
         default_factory=lambda: [{"id": "c1", "slug": "books", "name": "Books"}]
     )
+    reviews: dict[str, dict[str, Any]] = field(default_factory=dict)
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
     attempts: list[dict[str, Any]] = field(default_factory=list)
     """Of every job, newest first."""
@@ -351,6 +372,7 @@ def stand_in(platform: Platform) -> Flask:  # noqa: PLR0915 (one route after ano
         found["version"] += 1
         return jsonify(found)
 
+    stand_in_reviews(app, platform)
     stand_in_jobs(app, platform)
     stand_in_dead(app, platform)
     stand_in_schedules(app, platform)
@@ -375,6 +397,74 @@ def stale(item: dict[str, Any]) -> Response | None:
     if request.headers.get("If-Match") == f'"v{item["version"]}"':
         return None
     return problem(412 if "If-Match" in request.headers else 428, "stale")
+
+
+def stand_in_reviews(app: Flask, platform: Platform) -> None:
+    """Give the app the catalog's reviews; whoever has a token is the same person."""
+
+    def person() -> str | None:
+        known = request.headers.get("Authorization", "").startswith("Bearer access-")
+        return REVIEWER if known else None
+
+    @app.get("/api/v1/products/<product_id>/reviews")
+    def product_reviews(product_id: str) -> Response:
+        return listed(
+            [
+                {**one, "subject": None}
+                for one in platform.reviews.values()
+                if one["product_id"] == product_id and one["state"] == "published"
+            ]
+        )
+
+    @app.post("/api/v1/products/<product_id>/reviews")
+    def create_review(product_id: str) -> Any:
+        if person() is None:
+            return problem(401)
+        platform.keys.append(request.headers["Idempotency-Key"])
+        body = request.get_json()
+        if "@" in body["author"]:
+            error = {"pointer": "#/author", "detail": "Give a name and not an address."}
+            return problem(422, "No.", errors=[error])
+        if any(
+            (one["subject"], one["product_id"]) == (REVIEWER, product_id)
+            for one in platform.reviews.values()
+        ):
+            kind = "http://localhost/docs/problems#review-exists"
+            return problem(409, "Already reviewed.", type=kind)
+        made = make_review(product_id, subject=REVIEWER, **body)
+        platform.reviews[made["id"]] = made
+        return tagged(made, 201)
+
+    @app.get("/api/v1/reviews")
+    def reviews() -> Response:
+        assert request.args["own"] == "true"
+        found = platform.reviews.values()
+        return listed([one for one in found if one["subject"] == person()])
+
+    @app.get("/api/v1/reviews/<uuid:review_id>")
+    def review(review_id: UUID) -> Any:
+        if str(review_id) not in platform.reviews:
+            return problem(404)
+        return tagged(platform.reviews[str(review_id)])
+
+    @app.patch("/api/v1/reviews/<uuid:review_id>")
+    def change_review(review_id: UUID) -> Any:
+        found = platform.reviews[str(review_id)]
+        if found["subject"] != person():
+            return problem(403)
+        if refused := stale(found):
+            return refused
+        found.update(request.get_json(), version=found["version"] + 1)
+        return tagged(found)
+
+    @app.delete("/api/v1/reviews/<uuid:review_id>")
+    def delete_review(review_id: UUID) -> Any:
+        if str(review_id) not in platform.reviews:
+            return problem(404)
+        if refused := stale(platform.reviews[str(review_id)]):
+            return refused
+        del platform.reviews[str(review_id)]
+        return Response(status=204)
 
 
 def stand_in_jobs(app: Flask, platform: Platform) -> None:
@@ -888,6 +978,18 @@ def a_product() -> dict[str, Any]:
 @pytest.fixture
 def product_with() -> Callable[..., dict[str, Any]]:
     return make_product
+
+
+@pytest.fixture
+def a_review(platform: Platform) -> Callable[..., dict[str, Any]]:
+    """Make a review of a product at the catalog."""
+
+    def make(product: dict[str, Any], **members: Any) -> dict[str, Any]:
+        made = make_review(product["id"], **members)
+        platform.reviews[made["id"]] = made
+        return made
+
+    return make
 
 
 @pytest.fixture

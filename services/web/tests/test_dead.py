@@ -106,7 +106,7 @@ class TestLetter:
             "Row 4711",
             "Größe",
             "books.csv",
-            "9 Bytes",
+            "9\N{NO-BREAK SPACE}B",
             job["owner"],
         ):
             assert words in text

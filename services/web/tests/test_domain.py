@@ -314,14 +314,14 @@ class TestSchedule:
     @pytest.mark.parametrize(
         ("seconds", "words"),
         [
-            (1, "second"),
-            (90, "90 seconds"),
-            (60, "minute"),
-            (300, "5 minutes"),
-            (3600, "hour"),
-            (172_800, "2 days"),
-            (0.5, "0.5 seconds"),
-            (90.5, "90.5 seconds"),
+            (1, "every second"),
+            (90, "every 90 seconds"),
+            (60, "every minute"),
+            (300, "every 5 minutes"),
+            (3600, "every hour"),
+            (172_800, "every 2 days"),
+            (0.5, "every 0.5 seconds"),
+            (90.5, "every 90.5 seconds"),
         ],
     )
     def test_says_its_interval_in_the_largest_whole_unit(self, seconds, words):

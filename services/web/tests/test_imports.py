@@ -164,7 +164,11 @@ class TestCreateImport:
         [
             (("", "name", "", ""), {}, "Choose the column that holds: SKU"),
             (("sku", "", "", ""), {}, "Choose the column that holds: Name"),
-            (("sku", "sku", "name", ""), {}, "Two columns are chosen for SKU"),
+            (
+                ("sku", "sku", "name", ""),
+                {},
+                "Two columns are chosen for this, keep one: SKU",
+            ),
             (("sku", "name", "", ""), {}, "Choose a column for the price"),
             (("sku", "name", "price", "price_minor"), {}, "not two"),
             (("sku", "name", "", ""), {"price": "a lot"}, "Write an amount"),

@@ -3,6 +3,8 @@ from html.parser import HTMLParser
 
 import pytest
 
+from .conftest import REVIEWER
+
 PLACE = {
     "ref": "the-hobbit",
     "slug": "books",
@@ -10,6 +12,7 @@ PLACE = {
     "step": "pause",
     "webhook_id": "0" * 8 + "-0000-0000-0000-" + "0" * 12,
     "delivery_id": "0" * 8 + "-0000-0000-0000-" + "0" * 12,
+    "review_id": "00000000-0000-0000-0000-000000000000",
     "job_id": "0" * 8 + "-0000-0000-0000-" + "0" * 12,
 }
 VOID = {
@@ -81,7 +84,7 @@ def signed_in(operator):
 
 
 @pytest.fixture
-def shop(platform, product_with, a_job, a_schedule, a_webhook, a_delivery):
+def shop(platform, product_with, a_review, a_job, a_schedule, a_webhook, a_delivery):
     """A shop with something on every page."""
     evil = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
     platform.add(
@@ -104,6 +107,11 @@ def shop(platform, product_with, a_job, a_schedule, a_webhook, a_delivery):
         ),
         product_with(slug="the-hobbit", description="There and back again."),
     )
+    for product in platform.products.values():
+        if product["slug"] in {"evil", "the-hobbit"}:
+            hostile = {"title": evil, "author": evil, "body": evil, "note": evil}
+            a_review(product, **hostile)
+            a_review(product, **hostile, subject=REVIEWER, state="rejected")
     platform.categories.append({"slug": "x", "name": evil, "description": evil})
     running = a_job("running", progress={"done": 1, "total": None, "message": evil})
     done = a_job(
@@ -161,6 +169,8 @@ def pages(shop):
         "/categories/x",
         "/products/evil",
         "/products/the-hobbit",
+        "/products/the-hobbit?review=edit",
+        "/products/the-hobbit?reviews=1",
         "/status",
         "/jobs",
         "/jobs?state=failed&kind=%3Cscript%3E",
@@ -264,7 +274,7 @@ class TestForms:
                     yield method, app.url_for(rule.endpoint, **values)
 
     def test_there_are_as_many_as_we_know(self, app):
-        assert len(list(self.routes(app))) == 22
+        assert len(list(self.routes(app))) == 26
 
     def test_refuse_what_does_not_come_from_our_page(self, signed_in, app, platform):
         before = len(platform.uploads), len(platform.revoked)

@@ -12,7 +12,7 @@ from flask_wtf import CSRFProtect
 from flagon_chassis import health, limits, web
 from flagon_chassis.http import Client
 
-from . import routes
+from . import i18n, routes
 from .clients import Backends
 from .clients.catalog import Catalog
 from .clients.dead import DeadLetters
@@ -20,10 +20,12 @@ from .clients.gather import Gather
 from .clients.identity import Identity
 from .clients.jobs import Jobs
 from .clients.readiness import Readiness
+from .clients.reviews import Reviews
 from .clients.schedules import Schedules
 from .clients.sessions import RedisSessions, Sessions
 from .clients.spool import Spool
 from .clients.webhooks import Webhooks
+from .domain.terms import capitalized, term
 from .settings import Settings
 
 
@@ -51,14 +53,32 @@ def create_app(settings: Settings | None = None) -> Flask:
     # A token lives as long as its session, not an hour: forms may stay open.
     app.config["WTF_CSRF_TIME_LIMIT"] = None
     guard = CSRFProtect(app)
-    app.jinja_env.globals["asset"] = _asset
-    app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
+    _fit_templates(app)
     routes.init_app(app)
     # From auth, not from a page: what it brings is signed.
     guard.exempt(app.view_functions["account.backchannel_logout"])
+    # On pages of strangers, who have no session; it looks at the sender itself.
+    guard.exempt(app.view_functions["languages.choose_language"])
     _limit_requests(app, settings)
     _fit_toolbar(app)
     return app
+
+
+def _fit_templates(app: Flask) -> None:
+    app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
+    i18n.texts.init_app(app)
+    app.jinja_env.filters["capitalized"] = capitalized
+    app.jinja_env.globals.update(
+        asset=_asset,
+        date_time=i18n.date_time,
+        decimal_sign=i18n.decimal_sign,
+        language=i18n.language,
+        ngettext=i18n.ngettext_html,
+        languages=i18n.LANGUAGES,
+        number=i18n.number,
+        size=i18n.size,
+        term=term,
+    )
 
 
 def _backends(settings: Settings) -> Backends:
@@ -78,9 +98,11 @@ def _backends(settings: Settings) -> Backends:
         absolute_seconds=settings.session_absolute_seconds,
         anonymous_seconds=settings.session_anonymous_seconds,
     )
+    catalog = client("catalog", settings.catalog_url)
     worker = client("worker", settings.worker_url)
     return Backends(
-        catalog=Catalog(client("catalog", settings.catalog_url)),
+        catalog=Catalog(catalog),
+        reviews=Reviews(catalog),
         jobs=Jobs(worker, upload_seconds=settings.upload_seconds),
         dead=DeadLetters(worker),
         schedules=Schedules(worker),

@@ -17,7 +17,9 @@ from wtforms import (
     StringField,
     TextAreaField,
 )
+from wtforms.fields.choices import SelectChoice
 from wtforms.validators import (
+    UUID,
     InputRequired,
     Length,
     NumberRange,
@@ -28,61 +30,88 @@ from wtforms.validators import (
 
 from flagon_chassis.http import Refused
 
+from . import i18n
 from .domain import imports, money, schedules
+from .domain.reviews import STARS
+from .i18n import LazyText as _
+from .i18n import gettext
 
 _YEAR_SECONDS = 366 * 86_400
 _PARAMS_CHARS = 20_000
+_REVIEW_CHARS = 10_000
 _CURRENCIES = {code: code for code in money.CURRENCIES}
 _FORMATS = {
     "csv": "CSV",
-    "csv.gz": "CSV, compressed",
-    "xlsx": "Excel workbook (100,000 products at most)",
-    "ndjson": "NDJSON: every field, exact",
-    "ndjson.gz": "NDJSON, compressed",
+    "csv.gz": _("CSV, compressed"),
+    "xlsx": _("Excel workbook (100,000 products at most)"),
+    "ndjson": _("NDJSON: every field, exact"),
+    "ndjson.gz": _("NDJSON, compressed"),
     "xml": "XML",
-    "xml.gz": "XML, compressed",
+    "xml.gz": _("XML, compressed"),
 }
 _STATUSES = {
-    "active": "On sale",
-    "draft": "Drafts",
-    "archived": "Archived",
-    "any": "All",
+    "active": _("On sale"),
+    "draft": _("Drafts"),
+    "archived": _("Archived"),
+    "any": _("All"),
 }
 _TARGETS = {
-    imports.IGNORED: "Leave out",
+    imports.IGNORED: _("Leave out"),
     **imports.TARGETS,
-    imports.ATTRIBUTE: "Keep as an attribute",
+    imports.ATTRIBUTE: _("Keep as an attribute"),
 }
 
 
-class Upload(FlaskForm):  # type: ignore[misc]
+def _offered(words: MappingType[str, object]) -> list[SelectChoice]:
+    """Return choices whose words are translated when they are shown."""
+    return [SelectChoice(value, label) for value, label in words.items()]
+
+
+class Form(FlaskForm):  # type: ignore[misc]
+    """A form whose own messages are in the language of the request."""
+
+    class Meta(FlaskForm.Meta):  # type: ignore[misc]
+        """What is common to all forms."""
+
+        @property
+        def locales(self) -> list[str]:
+            """Return the language in which WTForms writes."""
+            return [i18n.language()]
+
+
+class Upload(Form):
     """First step of an import: the file."""
 
-    file = FileField("The file", validators=[FileRequired("Choose a file first.")])
+    file = FileField(
+        _("The file"), validators=[FileRequired(_("Choose a file first."))]
+    )
 
 
-class Mapping(FlaskForm):  # type: ignore[misc]
+class Mapping(Form):
     """Second step of an import: what the columns mean."""
 
     targets = FieldList(
-        SelectField("Becomes", choices=_TARGETS), max_entries=imports.MAX_COLUMNS
+        SelectField(_("Becomes"), choices=_offered(_TARGETS)),
+        max_entries=imports.MAX_COLUMNS,
     )
     price = StringField(
-        "Price", validators=[Optional(), Length(max=14)], description="Such as 12.99."
+        _("Price"),
+        validators=[Optional(), Length(max=14)],
+        description=_("Such as 12.99."),
     )
-    currency = SelectField("Currency", choices=_CURRENCIES)
+    currency = SelectField(_("Currency"), choices=_CURRENCIES)
     stock = IntegerField(
-        "Stock", validators=[Optional(), NumberRange(min=0, max=1_000_000)]
+        _("Stock"), validators=[Optional(), NumberRange(min=0, max=1_000_000)]
     )
     category = StringField(
-        "Category",
+        _("Category"),
         validators=[Optional(), Length(max=80)],
-        description="Made if it does not exist.",
+        description=_("Made if it does not exist."),
     )
-    dry_run = BooleanField("Only check the file, change nothing")
+    dry_run = BooleanField(_("Only check the file, change nothing"))
 
 
-class Seen(FlaskForm):  # type: ignore[misc]
+class Seen(Form):
     """What a person saw when they decided."""
 
     etag = StringField(
@@ -93,10 +122,10 @@ class Seen(FlaskForm):  # type: ignore[misc]
 class Price(Seen):
     """A new price for a product."""
 
-    price = StringField("New price", validators=[InputRequired(), Length(max=14)])
+    price = StringField(_("New price"), validators=[InputRequired(), Length(max=14)])
 
 
-class Once(FlaskForm):  # type: ignore[misc]
+class Once(Form):
     """A form that does its work once, however often it is sent."""
 
     key = StringField(
@@ -112,15 +141,15 @@ class Number(FloatField):  # type: ignore[misc]
         return self.raw_data[0] if self.raw_data else schedules.plain(self.data)
 
 
-class Pace(FlaskForm):  # type: ignore[misc]
+class Pace(Form):
     """How often something happens; all that can change of the platform's own."""
 
     interval_seconds = Number(
-        "Seconds between two runs",
+        _("Seconds between two runs"),
         validators=[Optional(), NumberRange(min=0, max=_YEAR_SECONDS)],
     )
     jitter_seconds = Number(
-        "Jitter, in seconds",
+        _("Jitter, in seconds"),
         default=0,
         validators=[InputRequired(), NumberRange(min=0, max=3600)],
     )
@@ -137,27 +166,28 @@ class Pace(FlaskForm):  # type: ignore[misc]
 class Plan(Pace, Once):
     """A schedule of somebody's."""
 
-    name = StringField("Name", validators=[InputRequired(), Length(max=64)])
+    name = StringField(_("Name"), validators=[InputRequired(), Length(max=64)])
     # The API knows the kinds.
-    kind = SelectField("Kind of job", validate_choice=False)
+    kind = SelectField(_("Kind of job"), validate_choice=False)
     params = TextAreaField(
-        "Parameters", default="{}", validators=[Length(max=_PARAMS_CHARS)]
+        _("Parameters"), default="{}", validators=[Length(max=_PARAMS_CHARS)]
     )
     timing = RadioField(
-        "When", choices={"cron": "By the clock", "interval": "At an interval"}
+        _("When"),
+        choices=_offered({"cron": _("By the clock"), "interval": _("At an interval")}),
     )
-    cron = StringField("Cron expression", validators=[Optional(), Length(max=100)])
-    time_zone = StringField("Time zone", default="UTC", validators=[Length(max=64)])
-    catch_up = SelectField("Missed times", choices=schedules.CATCH_UP)
+    cron = StringField(_("Cron expression"), validators=[Optional(), Length(max=100)])
+    time_zone = StringField(_("Time zone"), default="UTC", validators=[Length(max=64)])
+    catch_up = SelectField(_("Missed times"), choices=_offered(schedules.CATCH_UP))
 
     def validate_params(self, field: Any) -> None:  # noqa: ANN401 (wtforms has no types)
         """Refuse what is no JSON object."""
         try:
             found = json.loads(field.data or "{}")
         except (ValueError, RecursionError) as error:
-            raise ValidationError("This is no JSON.") from error
+            raise ValidationError(gettext("This is no JSON.")) from error
         if not isinstance(found, dict):
-            raise ValidationError("Write an object: { … }.")
+            raise ValidationError(gettext("Write an object: { … }."))
 
     def fields(self) -> dict[str, Any]:
         """Return what the schedules API is told."""
@@ -177,12 +207,12 @@ class Endpoint(Once):
 
     url = StringField("URL", validators=[InputRequired(), Length(max=2000)])
     event_types = TextAreaField(
-        "Event types",
+        _("Event types"),
         default="*",
         validators=[InputRequired(), Length(max=_PARAMS_CHARS)],
     )
-    description = StringField("Description", validators=[Length(max=200)])
-    enabled = BooleanField("Send to it", default=True)
+    description = StringField(_("Description"), validators=[Length(max=200)])
+    enabled = BooleanField(_("Send to it"), default=True)
     etag = StringField(validators=[Optional(), Length(max=80)])
 
     def fields(self) -> dict[str, Any]:
@@ -198,21 +228,23 @@ class Endpoint(Once):
 class Export(Once):
     """Products into a file: which ones, and what file."""
 
-    format = SelectField("File", choices=_FORMATS)
-    status = SelectField("Status", choices=_STATUSES)
-    words = StringField("Words", validators=[Length(max=200)])
+    format = SelectField(_("File"), choices=_offered(_FORMATS))
+    status = SelectField(_("Status"), choices=_offered(_STATUSES))
+    words = StringField(_("Words"), validators=[Length(max=200)])
     # The catalog knows the categories.
-    category = SelectField("Category", validate_choice=False)
-    price_from = StringField("Price from", validators=[Length(max=14)])
-    price_to = StringField("Price to", validators=[Length(max=14)])
-    currency = SelectField("Currency", choices={"": "Any", **_CURRENCIES})
+    category = SelectField(_("Category"), validate_choice=False)
+    price_from = StringField(_("Price from"), validators=[Length(max=14)])
+    price_to = StringField(_("Price to"), validators=[Length(max=14)])
+    currency = SelectField(
+        _("Currency"), choices=_offered({"": _("Any"), **_CURRENCIES})
+    )
     sku = StringField("SKU", validators=[Length(max=64)])
-    in_stock = BooleanField("Only what is in stock")
+    in_stock = BooleanField(_("Only what is in stock"))
 
     def validate_currency(self, field: Any) -> None:  # noqa: ANN401 (wtforms has no types)
         """Refuse amounts of nobody knows what."""
         if (self.price_from.data or self.price_to.data) and not field.data:
-            raise ValidationError("Choose the currency of the prices.")
+            raise ValidationError(gettext("Choose the currency of the prices."))
 
     def validate_price_from(self, field: Any) -> None:  # noqa: ANN401 (wtforms has no types)
         """Refuse what is no amount of the currency."""
@@ -222,6 +254,33 @@ class Export(Once):
             raise ValidationError(failure.detail) from failure
 
     validate_price_to = validate_price_from
+
+
+class Opinion(Once):
+    """A review of a product; with an entity tag it changes the one that was seen."""
+
+    rating = SelectField(
+        _("Stars"),
+        choices=_offered({"": _("Choose"), **{str(n): "★" * n for n in STARS}}),
+        validators=[InputRequired(_("Choose between one and five stars."))],
+    )
+    author = StringField(_("Your name"), validators=[InputRequired(), Length(max=80)])
+    title = StringField(
+        _("In one sentence"), validators=[InputRequired(), Length(max=120)]
+    )
+    body = TextAreaField(_("Your review"), validators=[Length(max=_REVIEW_CHARS)])
+    etag = StringField(validators=[Optional(), Length(max=80)])
+    review = StringField(validators=[Optional(), UUID()])
+
+    def fields(self) -> dict[str, Any]:
+        """Return what the catalog is told."""
+        return {
+            "rating": int(self.rating.data),
+            "author": self.author.data,
+            "title": self.title.data,
+            # Browsers end lines as HTTP did in 1992.
+            "body": (self.body.data or "").replace("\r\n", "\n"),
+        }
 
 
 def blame(
@@ -254,14 +313,15 @@ def blame(
     if any(rest):
         return "; ".join(filter(None, rest))
     if placed:
-        return "It was not saved. Look at the marked fields."
-    return refused.detail or "It was not saved."
+        return gettext("It was not saved. Look at the marked fields.")
+    return refused.detail or gettext("It was not saved.")
 
 
 def first_error(form: Any) -> str:  # noqa: ANN401 (wtforms has no types)
     """Return one sentence on what is wrong with a form."""
     for field in form:
         for error in field.errors:
-            found = error if isinstance(error, str) else "; ".join(map(str, error))
+            several = isinstance(error, list | tuple)
+            found = "; ".join(map(str, error)) if several else error
             return f"{field.label.text}: {found}"
     return ""

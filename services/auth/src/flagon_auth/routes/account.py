@@ -17,9 +17,9 @@ from flagon_auth.i18n import gettext as _
 from flagon_auth.i18n import language
 from flagon_chassis import auth
 from flagon_chassis.db import transaction
+from flagon_chassis.languages import remember
 
 from .devices_and_sessions import shown_sessions
-from .languages import remember_language
 from .sessions import fresh_sign_in, login_session, record
 from .showing import form_page, only_signed_in, too_many
 
@@ -79,7 +79,7 @@ def change_profile() -> ResponseReturnValue:
         form.name.errors = [invalid.detail]
         return form_page("profile.html", form, "", status=422)
     answer = redirect("/account/profile", 303)
-    remember_language(answer, str(form.locale.data))
+    remember(answer, str(form.locale.data))
     flash(_("Your profile was saved."))
     return answer
 

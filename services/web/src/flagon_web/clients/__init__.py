@@ -11,6 +11,7 @@ from .gather import Gather
 from .identity import Identity
 from .jobs import Jobs
 from .readiness import Readiness
+from .reviews import Reviews
 from .schedules import Schedules
 from .sessions import Sessions
 from .spool import Spool
@@ -28,6 +29,7 @@ class Backends:
     webhooks: Webhooks
     identity: Identity
     readiness: Readiness
+    reviews: Reviews
     sessions: Sessions
     spool: Spool
     gather: Gather

@@ -23,6 +23,7 @@ from joserfc.jwk import KeySet
 
 from flagon_chassis.errors import Invalid, Unauthenticated, Unavailable
 from flagon_chassis.http import Client, Refused, Unreachable
+from flagon_web.i18n import gettext as _
 
 from .sessions import Sessions, Tokens
 
@@ -155,7 +156,7 @@ class Identity:
         :raises SignInRefused: it does not.
         """
         if iss != self._issuer:
-            raise SignInRefused("The answer does not come from our sign-in service.")
+            raise SignInRefused(_("The answer does not come from our sign-in service."))
 
     def finish(self, attempt: Attempt, code: str) -> tuple[Person, Tokens]:
         """Redeem the code and return who signed in and their tokens.
@@ -178,13 +179,15 @@ class Identity:
             claims = self._verified(id_token, attempt.nonce, answer["access_token"])
         except Unreachable as error:
             raise SignInUnavailable(
-                "Try again in a moment.", retry_after_seconds=2
+                _("Try again in a moment."), retry_after_seconds=2
             ) from error
         except Refused as error:
-            raise SignInRefused("The sign-in has expired. Please try again.") from error
+            raise SignInRefused(
+                _("The sign-in has expired. Please try again.")
+            ) from error
         except (JoseError, ValueError, KeyError, TypeError) as error:
             log.warning("id_token_refused", error=type(error).__name__)
-            raise SignInRefused("The answer of the sign-in is not sound.") from error
+            raise SignInRefused(_("The answer of the sign-in is not sound.")) from error
         person = Person(
             sub=str(claims["sub"]),
             name=str(claims.get("name") or claims.get("email") or "You"),
@@ -243,13 +246,13 @@ class Identity:
         """
         tokens = self._sessions.tokens(sid)
         if tokens is None:
-            raise SignedOut("Please sign in again.")
+            raise SignedOut(_("Please sign in again."))
         if not self._stale(tokens):
             return tokens.access_token
         with self._sessions.alone(sid):
             tokens = self._sessions.tokens(sid)
             if tokens is None:
-                raise SignedOut("Please sign in again.")
+                raise SignedOut(_("Please sign in again."))
             if not self._stale(tokens):
                 return tokens.access_token
             return self._refresh(sid, tokens).access_token
@@ -272,12 +275,12 @@ class Identity:
                 log.warning("refresh_postponed")
                 return tokens
             raise SignInUnavailable(
-                "Your session cannot be renewed right now.", retry_after_seconds=2
+                _("Your session cannot be renewed right now."), retry_after_seconds=2
             ) from error
         except Refused as error:
             log.info("session_ended_by_auth", status=error.status)
             self._sessions.end(sid)
-            raise SignedOut("Please sign in again.") from error
+            raise SignedOut(_("Please sign in again.")) from error
         fresh = self._tokens(answer, tokens.id_token, tokens.refresh_token)
         self._sessions.keep_tokens(sid, fresh)
         return fresh
@@ -381,7 +384,7 @@ class Identity:
         if found.get("issuer") != self._issuer:
             log.error("issuer_unexpected", issuer=str(found.get("issuer"))[:200])
             self._known.clear()
-            raise ProviderUntrusted("Sign-in is closed until this is looked into.")
+            raise ProviderUntrusted(_("Sign-in is closed until this is looked into."))
         return found
 
     def _keys(self, *, fresh: bool = False) -> KeySet:
@@ -398,7 +401,7 @@ class Identity:
                     found = self._http.get(path).json()
                 except (Unreachable, Refused) as error:
                     raise SignInUnavailable(
-                        "Try again in a moment.", retry_after_seconds=2
+                        _("Try again in a moment."), retry_after_seconds=2
                     ) from error
                 self._known[path] = (self._clock(), found)
             return found

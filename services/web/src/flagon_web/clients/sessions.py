@@ -28,6 +28,7 @@ from redis.retry import Retry
 from werkzeug.datastructures import CallbackDict
 
 from flagon_chassis.errors import Unavailable
+from flagon_web.i18n import gettext as _
 
 log = structlog.get_logger()
 
@@ -250,7 +251,7 @@ class Sessions:
             sleep=0.05,
         )
         if not lock.acquire():
-            raise RefreshBusy("Reload the page.", retry_after_seconds=1)
+            raise RefreshBusy(_("Reload the page."), retry_after_seconds=1)
         try:
             yield
         finally:

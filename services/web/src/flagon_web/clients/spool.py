@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from flagon_chassis.errors import NotFound
+from flagon_web.i18n import gettext as _
 
 _TICKET = re.compile(r"\A[A-Za-z0-9_-]{43}\Z")
 _CHUNK_BYTES = 1 << 20
@@ -49,7 +50,7 @@ class Spool:
         :raises UploadGone: it waited too long, or there never was one.
         """
         if not _TICKET.match(ticket) or not self._path(ticket).is_file():
-            raise UploadGone("Uploads are kept for a while only.")
+            raise UploadGone(_("Uploads are kept for a while only."))
         return self._path(ticket)
 
     def drop(self, ticket: str) -> None:

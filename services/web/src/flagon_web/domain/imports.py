@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from flagon_chassis.errors import Invalid
+from flagon_web.i18n import LazyText, number
+from flagon_web.i18n import gettext as _
 
 from . import money
 
@@ -21,15 +23,15 @@ HEAD_BYTES = 256 * 1024
 IGNORED = ""
 ATTRIBUTE = "attribute"
 TARGETS = {
-    "sku": "SKU (the article number)",
-    "name": "Name",
-    "description": "Description",
-    "price": "Price, as a decimal amount",
-    "price_minor": "Price, in cents",
-    "currency": "Currency",
-    "stock": "Stock",
-    "category": "Category",
-    "status": "Status",
+    "sku": LazyText("SKU (the article number)"),
+    "name": LazyText("Name"),
+    "description": LazyText("Description"),
+    "price": LazyText("Price, as a decimal amount"),
+    "price_minor": LazyText("Price, in cents"),
+    "currency": LazyText("Currency"),
+    "stock": LazyText("Stock"),
+    "category": LazyText("Category"),
+    "status": LazyText("Status"),
 }
 """What a column can become, with the words for people."""
 
@@ -201,14 +203,16 @@ def read_table(head: bytes, *, complete: bool) -> Table:
     :raises FileUnreadable: it is empty, binary, has one line or too many columns.
     """
     if not head.strip():
-        raise FileUnreadable("The file is empty.")
+        raise FileUnreadable(_("The file is empty."))
     text, encoding = _decode(head)
     if not complete:
         text = text.rpartition("\n")[0]
         if not text:
-            raise FileUnreadable("The first line is too long to be a row of columns.")
+            raise FileUnreadable(
+                _("The first line is too long to be a row of columns.")
+            )
     if "\0" in text:
-        raise FileUnreadable("The file is not text. Save it as CSV and try again.")
+        raise FileUnreadable(_("The file is not text. Save it as CSV and try again."))
     if text.lstrip()[:1] == "{":
         return _read_ndjson(text, encoding)
     return _read_csv(text, encoding)
@@ -260,19 +264,27 @@ def params(
             continue
         full = f"attributes.{attribute_name(column)}" if target == ATTRIBUTE else target
         if full in mapping:
-            words = TARGETS.get(full, f"the attribute “{full.partition('.')[2]}”")
-            raise MappingIncomplete(f"Two columns are chosen for {words}: keep one.")
+            name = full.partition(".")[2]
+            words = TARGETS.get(full) or _("the attribute “%(name)s”", name=name)
+            raise MappingIncomplete(
+                _("Two columns are chosen for this, keep one: %(target)s", target=words)
+            )
         mapping[full] = column
     for target in ("sku", "name"):
         if target not in mapping:
-            raise MappingIncomplete(f"Choose the column that holds: {TARGETS[target]}.")
+            words = TARGETS[target]
+            raise MappingIncomplete(
+                _("Choose the column that holds: %(target)s.", target=words)
+            )
     if "price" in mapping and "price_minor" in mapping:
-        raise MappingIncomplete("Choose one column for the price, not two.")
+        raise MappingIncomplete(_("Choose one column for the price, not two."))
     values: dict[str, Any] = {"currency": defaults.currency}
     if defaults.price.strip():
         values["price_minor"] = money.minor_units(defaults.price, defaults.currency)
     elif "price" not in mapping and "price_minor" not in mapping:
-        raise MappingIncomplete("Choose a column for the price, or give one for all.")
+        raise MappingIncomplete(
+            _("Choose a column for the price, or give one for all.")
+        )
     if defaults.stock is not None:
         values["stock"] = defaults.stock
     if defaults.category:
@@ -315,12 +327,13 @@ def _read_ndjson(text: str, encoding: str) -> Table:
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise FileUnreadable("A line is not a JSON object.") from error
+            raise FileUnreadable(_("A line is not a JSON object.")) from error
         if not isinstance(row, dict):
-            raise FileUnreadable("A line is not a JSON object.")
+            raise FileUnreadable(_("A line is not a JSON object."))
         columns.update(dict.fromkeys(row))
         rows.append({name: _text(value) for name, value in row.items()})
-    return _table(list(columns), rows, f"JSON lines, {encoding}")
+    kind = _("JSON lines, %(encoding)s", encoding=encoding)
+    return _table(list(columns), rows, kind)
 
 
 def _text(value: object) -> str:
@@ -338,15 +351,25 @@ def _read_csv(text: str, encoding: str) -> Table:
             if len(lines) > SAMPLE_ROWS:
                 break
     except csv.Error as error:
-        raise FileUnreadable("A field is longer than any field should be.") from error
+        raise FileUnreadable(
+            _("A field is longer than any field should be.")
+        ) from error
     if not lines:
-        raise FileUnreadable("The file is empty.")
+        raise FileUnreadable(_("The file is empty."))
     header = [cell.strip() for cell in lines[0]]
     if len(lines) == 1:
-        raise FileUnreadable("The file has a header but no rows.")
+        raise FileUnreadable(_("The file has a header but no rows."))
     rows = [dict(zip(header, line, strict=False)) for line in lines[1:]]
-    names = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
-    return _table(header, rows, f"CSV with {names[delimiter]}, {encoding}")
+    names = {
+        ",": _("commas"),
+        ";": _("semicolons"),
+        "\t": _("tabs"),
+        "|": _("bars"),
+    }
+    kind = _(
+        "CSV with %(signs)s, %(encoding)s", signs=names[delimiter], encoding=encoding
+    )
+    return _table(header, rows, kind)
 
 
 def _delimiter(text: str) -> str:
@@ -362,19 +385,27 @@ def _delimiter(text: str) -> str:
     try:
         return max(_DELIMITERS, key=evenness)
     except csv.Error as error:
-        raise FileUnreadable("A field is longer than any field should be.") from error
+        raise FileUnreadable(
+            _("A field is longer than any field should be.")
+        ) from error
 
 
 def _table(columns: Sequence[str], rows: list[dict[str, str]], kind: str) -> Table:
     if len(columns) > MAX_COLUMNS:
         raise FileUnreadable(
-            f"The file has {len(columns):,} columns; {MAX_COLUMNS} are the limit."
+            _(
+                "The file has %(count)s columns; %(limit)s are the limit.",
+                count=number(len(columns)),
+                limit=number(MAX_COLUMNS),
+            )
         )
     if not all(columns):
-        raise FileUnreadable("A column has no name. Name every column in the header.")
+        raise FileUnreadable(
+            _("A column has no name. Name every column in the header.")
+        )
     if len(set(columns)) < len(columns):
         twice = next(name for name in columns if list(columns).count(name) > 1)
-        raise FileUnreadable(f"Two columns are named “{twice[:60]}”.")
+        raise FileUnreadable(_("Two columns are named “%(name)s”.", name=twice[:60]))
     return Table(list(columns), rows, kind)
 
 

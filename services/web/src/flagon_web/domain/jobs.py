@@ -5,14 +5,18 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
+from flagon_web.i18n import LazyText
+from flagon_web.i18n import gettext as _
+
 from .products import Shown
+from .terms import capitalized, term
 
 _IMPORTED = ("created", "updated", "unchanged", "refused")
 FINISHED = frozenset({"succeeded", "failed", "cancelled"})
 STATES = ("queued", "running", "succeeded", "failed", "cancelled")
 DEAD = {
-    "poison": "It took down every worker that tried it.",
-    "exhausted": "What it needs stayed away for too long.",
+    "poison": LazyText("It took down every worker that tried it."),
+    "exhausted": LazyText("What it needs stayed away for too long."),
 }
 """Why a job is a dead letter, in words."""
 
@@ -43,8 +47,8 @@ class Artefact(Shown):
     def title(self) -> str:
         """What it is, for people."""
         if self.name == "refused.csv":
-            return "Report of the refused rows"
-        return f"Download {self.name}"
+            return _("Report of the refused rows")
+        return _("Download %(name)s", name=self.name)
 
     @field_validator("url")
     @classmethod
@@ -103,10 +107,12 @@ class Job(Shown):
     @property
     def title(self) -> str:
         """What it does, in words: `Import of books.csv`."""
-        words = self.kind.replace("_", " ").capitalize()
+        words = capitalized(term(self.kind))
         if self.dry_run:
-            words = "Check"
-        return f"{words} of {self.upload.name}" if self.upload else words
+            words = _("Check")
+        if not self.upload:
+            return words
+        return _("%(work)s of %(file)s", work=words, file=self.upload.name)
 
     @property
     def counts(self) -> list[tuple[str, int]]:
@@ -142,7 +148,9 @@ class Job(Shown):
     @property
     def why_dead(self) -> str:
         """Why nobody tries it again by itself; empty when it is no dead letter."""
-        return DEAD.get(self.dead, "Nobody tries it again.") if self.dead else ""
+        return (
+            str(DEAD.get(self.dead, _("Nobody tries it again."))) if self.dead else ""
+        )
 
     @property
     def cancellable(self) -> bool:
@@ -216,7 +224,7 @@ class Kind(Shown):
     @property
     def name(self) -> str:
         """What people call it."""
-        return self.kind.replace("_", " ").capitalize()
+        return capitalized(term(self.kind))
 
 
 class KindList(Shown):

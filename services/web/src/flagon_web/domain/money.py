@@ -1,11 +1,14 @@
 """Amounts of money as people write and read them."""
 
 import re
+from decimal import Decimal
 
 from flagon_chassis.errors import Invalid
+from flagon_web import i18n
+from flagon_web.i18n import gettext as _
+from flagon_web.i18n import ngettext
 
 _DECIMALS = {"JPY": 0, "KRW": 0, "CLP": 0, "ISK": 0, "KWD": 3, "BHD": 3, "TND": 3}
-_SYMBOLS = {"EUR": "€", "USD": "$", "GBP": "£", "JPY": "¥", "KRW": "₩", "INR": "₹"}
 _AMOUNT = re.compile(r"\A([0-9]{1,9})(?:[.,]([0-9]{1,3}))?\Z")
 
 CURRENCIES = ("EUR", "USD", "GBP", "CHF", "SEK", "PLN", "CZK", "JPY")
@@ -22,7 +25,7 @@ def decimals(currency: str) -> int:
 
 
 def plain(price_minor: int, currency: str) -> str:
-    """Return the amount with a decimal point and nothing else, as forms hold it."""
+    """Return the amount with a decimal point and nothing else."""
     places = decimals(currency)
     if places == 0:
         return str(price_minor)
@@ -31,12 +34,14 @@ def plain(price_minor: int, currency: str) -> str:
 
 
 def readable(price_minor: int, currency: str) -> str:
-    """Return the amount for people, in the form that browsers give it in English."""
-    whole, dot, part = plain(price_minor, currency).partition(".")
-    amount = f"{int(whole):,}{dot}{part}"
-    symbol = _SYMBOLS.get(currency)
-    # A no-break space keeps code and amount on one line.
-    return f"{symbol}{amount}" if symbol else f"{currency}\N{NO-BREAK SPACE}{amount}"
+    """Return the amount for people, as browsers give it in their language."""
+    value = Decimal(price_minor).scaleb(-decimals(currency))
+    return i18n.amount(value, currency, decimals(currency))
+
+
+def writable(price_minor: int, currency: str) -> str:
+    """Return the amount as people write it into a form in their language."""
+    return plain(price_minor, currency).replace(".", i18n.decimal_sign())
 
 
 def minor_units(amount: str, currency: str) -> int:
@@ -46,9 +51,22 @@ def minor_units(amount: str, currency: str) -> int:
     """
     found = _AMOUNT.match(amount.strip())
     if found is None:
-        raise AmountUnreadable("Write an amount such as 12.99, without separators.")
+        example = f"12{i18n.decimal_sign()}99"
+        raise AmountUnreadable(
+            _(
+                "Write an amount such as %(example)s, without separators.",
+                example=example,
+            )
+        )
     places = decimals(currency)
     part: str = found[2] or ""
     if len(part) > places:
-        raise AmountUnreadable(f"{currency} amounts have {places} decimals at most.")
+        raise AmountUnreadable(
+            ngettext(
+                "%(currency)s amounts have %(num)s decimal at most.",
+                "%(currency)s amounts have %(num)s decimals at most.",
+                places,
+                currency=currency,
+            )
+        )
     return int(found[1] + part.ljust(places, "0"))

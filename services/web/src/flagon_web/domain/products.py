@@ -9,7 +9,11 @@ from typing import Any
 from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict, Field
 
+from flagon_web.i18n import gettext as _
+from flagon_web.i18n import ngettext
+
 from . import covers, money
+from .terms import capitalized, term
 
 _LINK = re.compile(r"\Ahttps?://", re.IGNORECASE)
 _SMALL = 3
@@ -60,6 +64,14 @@ class Image(Shown):
         return min(wide, key=lambda small: small.width, default=self)
 
 
+class Rating(Shown):
+    """What people think of a product."""
+
+    count: int = 0
+    average: float | None = None
+    """Stars, 1 to 5; None while nobody has reviewed it."""
+
+
 class Embedded(Shown):
     """What was asked for with a product."""
 
@@ -84,6 +96,7 @@ class Product(Shown):
     """The stock without what is reserved; None from a catalog that has no reservations."""
     category: str | None = None
     attributes: dict[str, Any] = Field(default_factory=dict)
+    rating: Rating = Rating()
     version: int = 1
     updated_at: datetime | None = None
     embedded: Embedded = Embedded()
@@ -132,7 +145,12 @@ class Product(Shown):
     def byline(self) -> str:
         """The makers in one short line: all of them only when they are few."""
         if len(self.makers) > _SMALL:
-            return f"{self.makers[0]} and {len(self.makers) - 1} others"
+            return ngettext(
+                "%(first)s and %(num)s other",
+                "%(first)s and %(num)s others",
+                len(self.makers) - 1,
+                first=self.makers[0],
+            )
         return ", ".join(self.makers)
 
     @property
@@ -153,7 +171,7 @@ class Product(Shown):
     @property
     def price_plain(self) -> str:
         """The price as a form holds it."""
-        return money.plain(self.price_minor, self.currency)
+        return money.writable(self.price_minor, self.currency)
 
     @property
     def left(self) -> int:
@@ -204,7 +222,7 @@ def label(name: str) -> str:
     if name.lower() in _NAMES:
         return _NAMES[name.lower()]
     words = re.sub(r"[_\-.]+", " ", name).strip() or name
-    return words[:1].upper() + words[1:]
+    return capitalized(term(words))
 
 
 def _worth_reading(value: object) -> bool:
@@ -215,7 +233,7 @@ def _worth_reading(value: object) -> bool:
 
 def _fact(name: str, value: object) -> str:
     if isinstance(value, bool):
-        return "Yes" if value else "No"
+        return _("Yes") if value else _("No")
     if isinstance(value, list):
         return ", ".join(str(part) for part in value)
     text = str(value).strip()
@@ -223,5 +241,5 @@ def _fact(name: str, value: object) -> str:
         # Spreadsheets write whole years as decimals.
         text = text[:-2]
     if "year" in name and text.startswith("-") and text[1:].isdigit():
-        text = f"{text[1:]} BC"
+        text = _("%(year)s BC", year=text[1:])
     return text

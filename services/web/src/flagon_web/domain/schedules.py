@@ -5,15 +5,18 @@ from typing import Any
 
 from pydantic import Field
 
+from flagon_web.i18n import LazyText as _
+from flagon_web.i18n import gettext, ngettext
+
 from .products import Shown
 
 CATCH_UP = {
-    "once": "Run the last one",
-    "skip": "Leave them out",
-    "all": "Run each, the last 100",
+    "once": _("Run the last one"),
+    "skip": _("Leave them out"),
+    "all": _("Run each, the last 100"),
 }
 """What becomes of times that passed while nobody looked, in words."""
-_UNITS = ((86_400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
+_UNITS = (86_400, 3600, 60, 1)
 
 
 class Bounds(Shown):
@@ -65,7 +68,7 @@ class Schedule(Shown):
         """When it happens, in words: `every 5 minutes`, `30 2 * * * (Europe/Berlin)`."""
         if self.cron is not None:
             return f"{self.cron} ({self.time_zone})"
-        return f"every {span(self.interval_seconds or 0)}"
+        return span(self.interval_seconds or 0)
 
 
 class SchedulePage(Shown):
@@ -81,9 +84,14 @@ def plain(number: float | None) -> str:
 
 
 def span(seconds: float) -> str:
-    """Return a length of time in its largest whole unit: `hour`, `90 seconds`."""
-    for size, unit in _UNITS:
+    """Return an interval in its largest whole unit: `every hour`."""
+    for size in _UNITS:
         if seconds >= size and seconds % size == 0:
             count = int(seconds // size)
-            return unit if count == 1 else f"{count:,} {unit}s"
-    return f"{plain(seconds)} seconds"
+            return {
+                86_400: ngettext("every day", "every %(num)s days", count),
+                3600: ngettext("every hour", "every %(num)s hours", count),
+                60: ngettext("every minute", "every %(num)s minutes", count),
+                1: ngettext("every second", "every %(num)s seconds", count),
+            }[size]
+    return gettext("every %(seconds)s seconds", seconds=plain(seconds))

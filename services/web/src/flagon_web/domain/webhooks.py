@@ -4,6 +4,8 @@ from datetime import datetime
 
 from pydantic import Field
 
+from flagon_web.i18n import gettext as _
+
 from .products import Shown
 
 STATES = ("waiting", "delivered", "dead")
@@ -33,12 +35,12 @@ class Webhook(Shown):
     def state(self) -> tuple[str, str]:
         """How it does: the tone of the badge, and a word."""
         if not self.enabled:
-            return "queued", "Disabled"
+            return "queued", _("Disabled")
         if self.circuit == "open":
-            return "failed", "Failing"
+            return "failed", _("Failing")
         if self.circuit == "half_open":
-            return "queued", "Tried again"
-        return "succeeded", "Well"
+            return "queued", _("Tried again")
+        return "succeeded", _("Well")
 
 
 class WebhookPage(Shown):

@@ -10,7 +10,9 @@ from . import (
     exports,
     imports,
     jobs,
+    languages,
     office,
+    reviews,
     schedules,
     shop,
     status,
@@ -30,6 +32,7 @@ def init_app(app: Flask) -> None:
     access.init_app(app)
     for pages in (
         shop,
+        reviews,
         account,
         imports,
         exports,
@@ -39,5 +42,6 @@ def init_app(app: Flask) -> None:
         webhooks,
         office,
         status,
+        languages,
     ):
         app.register_blueprint(pages.bp)

@@ -19,7 +19,8 @@ from flask import (
     url_for,
 )
 from flask.typing import ResponseReturnValue
-from flask_wtf.csrf import CSRFError
+from flask_wtf.csrf import CSRFError, validate_csrf
+from wtforms import ValidationError
 
 from flagon_chassis.auth import open_route
 from flagon_chassis.errors import Failure, Forbidden, Unavailable
@@ -29,6 +30,8 @@ from flagon_chassis.web import csp_nonce
 from flagon_web.clients import backends
 from flagon_web.clients.identity import SignedOut
 from flagon_web.clients.sessions import Session, SessionStoreDown
+from flagon_web.i18n import gettext as _
+from flagon_web.i18n import language
 
 P = ParamSpec("P")
 log = structlog.get_logger()
@@ -118,13 +121,15 @@ def needs(
         @wraps(view)
         def guarded(*args: P.args, **kwargs: P.kwargs) -> ResponseReturnValue:
             if current().down:
-                raise SessionStoreDown("Try again in a moment.", retry_after_seconds=2)
+                raise SessionStoreDown(
+                    _("Try again in a moment."), retry_after_seconds=2
+                )
             person = visitor()
             if person is None:
                 return to_sign_in()
             if not person.may(scope):
                 raise ScopeMissing(
-                    "Ask an administrator for a role that includes this."
+                    _("Ask an administrator for a role that includes this.")
                 )
             return view(*args, **kwargs)
 
@@ -132,6 +137,15 @@ def needs(
         return open_route(guarded)
 
     return decorate
+
+
+def holds_token(token: str | None) -> bool:
+    """Say whether this is the token of our forms in this session."""
+    try:
+        validate_csrf(token)
+    except ValidationError:
+        return False
+    return True
 
 
 def own_page(address: str | None, default: str = "/") -> str:
@@ -187,6 +201,9 @@ def _headers(response: Response) -> Response:
             " frame-ancestors 'none'"
         )
         response.headers.setdefault("Cache-Control", "private, no-cache")
+        # Nobody's cache may show one language to who asked for the other.
+        response.headers["Content-Language"] = language()
+        response.vary.update(["Accept-Language", "Cookie"])
     # The CSRF check over https reads the referrer, so our own pages must send it.
     response.headers.setdefault("Referrer-Policy", "same-origin")
     response.headers.setdefault("X-Frame-Options", "DENY")
@@ -199,7 +216,7 @@ def _signed_out(failure: Failure) -> ResponseReturnValue:
     # Not the same entry emptied: the old one may be gone already.
     current().rotate()
     session.clear()
-    flash("Your session has ended. Please sign in again.", "warning")
+    flash(_("Your session has ended. Please sign in again."), "warning")
     return to_sign_in()
 
 
@@ -216,5 +233,5 @@ def _form_expired(error: CSRFError) -> ResponseReturnValue:
     log.info("form_refused", reason=error.description)
     return problem(
         HTTPStatus.BAD_REQUEST,
-        detail="This form has expired. Reload the page and send it again.",
+        detail=_("This form has expired. Reload the page and send it again."),
     )

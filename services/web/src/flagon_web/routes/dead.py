@@ -10,6 +10,8 @@ from flask.typing import ResponseReturnValue
 from flagon_chassis.http import Unreachable
 from flagon_web.clients import backends
 from flagon_web.domain.jobs import DEAD
+from flagon_web.i18n import LazyText as _
+from flagon_web.i18n import ngettext
 
 from . import access, office
 
@@ -18,7 +20,7 @@ office.degrades(bp)
 
 _PAGE_SIZE = 20
 _MOST_REPLAYED = 500
-_GONE = "It is no dead letter any more: somebody was faster."
+_GONE = _("It is no dead letter any more: somebody was faster.")
 
 
 @bp.get("")
@@ -56,7 +58,7 @@ def letter(job_id: UUID) -> ResponseReturnValue:
 def replay_letter(job_id: UUID) -> ResponseReturnValue:
     """Queue one again and go on to its job."""
     again = partial(backends().dead.replay_dead, str(job_id), token=access.token())
-    if office.act(again, "The job waits for its turn again.", gone=_GONE):
+    if office.act(again, _("The job waits for its turn again."), gone=_GONE):
         return redirect(url_for("jobs.job", job_id=job_id), 303)
     return redirect(url_for("dead.letters"), 303)
 
@@ -69,10 +71,16 @@ def replay_letters() -> ResponseReturnValue:
     done = backends().dead.replay_all(
         kind=kind, limit=_MOST_REPLAYED, token=access.token()
     )
-    words = f"{done.replayed:,} queued again."
+    told = [ngettext("%(num)s queued again.", "%(num)s queued again.", done.replayed)]
     if done.left:
-        words += f" {done.left:,} are left: replay once more for the next ones."
-    flash(words, "success" if done.replayed else "info")
+        told.append(
+            ngettext(
+                "%(num)s is left: replay once more for it.",
+                "%(num)s are left: replay once more for the next ones.",
+                done.left,
+            )
+        )
+    flash(" ".join(told), "success" if done.replayed else "info")
     return redirect(url_for("dead.letters", kind=kind or None), 303)
 
 
@@ -86,5 +94,5 @@ def discard_letter(job_id: UUID) -> ResponseReturnValue:
         etag=office.seen_etag(),
         token=access.token(),
     )
-    office.act(forget, "The job and its files are deleted.", gone=_GONE)
+    office.act(forget, _("The job and its files are deleted."), gone=_GONE)
     return redirect(url_for("dead.letters"), 303)

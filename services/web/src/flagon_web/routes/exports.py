@@ -9,6 +9,7 @@ from flagon_chassis.http import Refused, Unreachable
 from flagon_web.clients import backends
 from flagon_web.domain import money
 from flagon_web.forms import Export, blame
+from flagon_web.i18n import gettext as _
 
 from . import access, office
 
@@ -80,10 +81,12 @@ def _params(form: Export) -> dict[str, Any]:
     return {name: value for name, value in params.items() if value not in {"", None}}
 
 
-def _page(form: Export, why: str = "", status: int = 200) -> ResponseReturnValue:
+def _page(
+    form: Export, why: office.Text = "", status: int = 200
+) -> ResponseReturnValue:
     found = backends().gather({"categories": backends().catalog.list_categories})
     choices = {one.slug: one.name for one in found["categories"] or ()}
     if form.category.data:
         choices.setdefault(form.category.data, form.category.data)
-    form.category.choices = {"": "All"} | choices
+    form.category.choices = {"": _("All")} | choices
     return render_template("export.html", form=form, why=why), status

@@ -14,6 +14,7 @@ from flagon_web.clients import backends
 from flagon_web.clients.spool import UploadGone
 from flagon_web.domain import imports
 from flagon_web.forms import Mapping, Upload, first_error
+from flagon_web.i18n import gettext as _
 
 from . import access
 
@@ -78,7 +79,7 @@ def create_import() -> ResponseReturnValue:
     if len(form.targets) != len(table.columns):
         # Another file was uploaded since, in another tab.
         return _columns_page(
-            table, _suggested(table), "The form does not fit the file. Look again."
+            table, _suggested(table), _("The form does not fit the file. Look again.")
         )
     if not form.validate_on_submit():
         return _columns_page(table, form, first_error(form))

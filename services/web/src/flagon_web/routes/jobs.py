@@ -9,6 +9,7 @@ from flask.typing import ResponseReturnValue
 from flagon_chassis.http import Unreachable
 from flagon_web.clients import backends
 from flagon_web.domain.jobs import STATES
+from flagon_web.i18n import LazyText as _
 
 from . import access, office
 
@@ -66,7 +67,7 @@ def job(job_id: UUID) -> ResponseReturnValue:
 def cancel_job(job_id: UUID) -> ResponseReturnValue:
     """Ask a job to stop."""
     stop = partial(backends().jobs.cancel_job, str(job_id), token=access.token())
-    office.act(stop, "The job stops at its next step.")
+    office.act(stop, _("The job stops at its next step."))
     return redirect(url_for("jobs.job", job_id=job_id), 303)
 
 
@@ -75,7 +76,7 @@ def cancel_job(job_id: UUID) -> ResponseReturnValue:
 def retry_job(job_id: UUID) -> ResponseReturnValue:
     """Queue a failed or cancelled job again."""
     again = partial(backends().jobs.retry_job, str(job_id), token=access.token())
-    office.act(again, "The job waits for its turn again.")
+    office.act(again, _("The job waits for its turn again."))
     return redirect(url_for("jobs.job", job_id=job_id), 303)
 
 
@@ -89,6 +90,6 @@ def delete_job(job_id: UUID) -> ResponseReturnValue:
         etag=office.seen_etag(),
         token=access.token(),
     )
-    if office.act(forget, "The job and its files are deleted."):
+    if office.act(forget, _("The job and its files are deleted.")):
         return redirect(url_for("jobs.jobs"), 303)
     return redirect(url_for("jobs.job", job_id=job_id), 303)

@@ -15,20 +15,26 @@ from werkzeug.exceptions import BadRequest
 from flagon_chassis.http import Refused, Unreachable
 from flagon_chassis.problems import from_failure
 from flagon_web.forms import Seen
+from flagon_web.i18n import LazyText, gettext
+from flagon_web.i18n import LazyText as _
 
 from . import access
 
+Text = str | LazyText
+
 bp = Blueprint("office", __name__, url_prefix="/back-office")
 
-MARKED = "Look at the marked fields."
-AWAY = (
+MARKED = _("Look at the marked fields.")
+AWAY = _(
     "The jobs service does not answer. What you wrote is still here:"
     " send it again in a moment."
 )
 _LATE = {
-    HTTPStatus.CONFLICT: "That is not possible any more.",
-    HTTPStatus.PRECONDITION_FAILED: "It changed since you looked, so nothing was done."
-    " Look at it as it is now and try again.",
+    HTTPStatus.CONFLICT: _("That is not possible any more."),
+    HTTPStatus.PRECONDITION_FAILED: _(
+        "It changed since you looked, so nothing was done."
+        " Look at it as it is now and try again."
+    ),
 }
 
 
@@ -52,7 +58,7 @@ def _down(failure: Unreachable) -> ResponseReturnValue:
     return response
 
 
-def act(change: Callable[[], object], done: str, *, gone: str = "") -> bool:
+def act(change: Callable[[], object], done: Text, *, gone: Text = "") -> bool:
     """Make a change and tell the person what came of it; return whether it was made.
 
     Somebody else may have been faster: that is told, and no error.
@@ -63,14 +69,16 @@ def act(change: Callable[[], object], done: str, *, gone: str = "") -> bool:
     try:
         change()
     except Refused as refused:
-        words = {**_LATE, HTTPStatus.NOT_FOUND: gone}.get(HTTPStatus(refused.status))
-        if not words:
+        found = {**_LATE, HTTPStatus.NOT_FOUND: gone}.get(HTTPStatus(refused.status))
+        if not found:
             raise
+        words = str(found)
         if refused.status == HTTPStatus.CONFLICT and refused.detail:
             words = refused.detail
         flash(words, "warning")
         return False
-    flash(done, "success")
+    # The session keeps it until the next page.
+    flash(str(done), "success")
     return True
 
 
@@ -81,7 +89,7 @@ def seen_etag() -> str:
     """
     form = Seen()
     if not form.validate_on_submit():
-        raise BadRequest("Reload the page and send the form again.")
+        raise BadRequest(gettext("Reload the page and send the form again."))
     return str(form.etag.data)
 
 

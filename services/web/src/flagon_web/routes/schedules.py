@@ -13,6 +13,8 @@ from flagon_chassis.http import Refused, Unreachable
 from flagon_web.clients import backends
 from flagon_web.domain.schedules import CATCH_UP, Schedule, plain
 from flagon_web.forms import Pace, Plan, blame
+from flagon_web.i18n import LazyText as _
+from flagon_web.i18n import gettext
 
 from . import access, office
 
@@ -20,7 +22,7 @@ bp = Blueprint("schedules", __name__, url_prefix="/back-office/schedules")
 office.degrades(bp)
 
 _PAGE_SIZE = 50
-_CHANGED = (
+_CHANGED = _(
     "Somebody changed this schedule while you were editing it."
     " Yours was not saved. Save again to replace theirs."
 )
@@ -60,7 +62,7 @@ def create_schedule() -> ResponseReturnValue:
         return _new_page(form, _judged(form, refused), refused.status)
     except Unreachable:
         return _new_page(form, office.AWAY, 503)
-    flash(f"The schedule {made.name} is made.", "success")
+    flash(gettext("The schedule %(name)s is made.", name=made.name), "success")
     return redirect(url_for("schedules.schedule", schedule_id=made.id), 303)
 
 
@@ -94,7 +96,7 @@ def change_schedule(schedule_id: UUID) -> ResponseReturnValue:
         return _page(found, form, _judged(form, refused), refused.status)
     except Unreachable:
         return _page(found, form, office.AWAY, 503)
-    flash("The schedule is saved.", "success")
+    flash(gettext("The schedule is saved."), "success")
     return redirect(url_for("schedules.schedule", schedule_id=schedule_id), 303)
 
 
@@ -108,7 +110,7 @@ def switch_schedule(schedule_id: UUID, step: str) -> ResponseReturnValue:
         on=step == "resume",
         token=access.token(),
     )
-    office.act(switch, "It goes on." if step == "resume" else "It rests.")
+    office.act(switch, _("It goes on.") if step == "resume" else _("It rests."))
     return redirect(url_for("schedules.schedule", schedule_id=schedule_id), 303)
 
 
@@ -122,7 +124,7 @@ def run_schedule(schedule_id: UUID) -> ResponseReturnValue:
         key=office.sent_key(),
         token=access.token(),
     )
-    office.act(run, "It runs.")
+    office.act(run, _("It runs."))
     return redirect(url_for("schedules.schedule", schedule_id=schedule_id), 303)
 
 
@@ -136,7 +138,7 @@ def delete_schedule(schedule_id: UUID) -> ResponseReturnValue:
         etag=office.seen_etag(),
         token=access.token(),
     )
-    if office.act(forget, "The schedule is deleted."):
+    if office.act(forget, _("The schedule is deleted.")):
         return redirect(url_for("schedules.schedules"), 303)
     return redirect(url_for("schedules.schedule", schedule_id=schedule_id), 303)
 
@@ -173,7 +175,7 @@ def _conflict(present: Schedule, form: Plan | Pace) -> ResponseReturnValue:
     form.etag.raw_data = None
     told = form.fields()
     theirs = [
-        (form[name].label.text, _words(name, value))
+        (str(form[name].label.text), _words(name, value))
         for name, value in present.model_dump(include=set(told)).items()
         if value != told[name]
     ]
@@ -182,11 +184,11 @@ def _conflict(present: Schedule, form: Plan | Pace) -> ResponseReturnValue:
 
 def _words(name: str, value: Any) -> str:  # noqa: ANN401 (any member's)
     if value is None:
-        return "none"
+        return gettext("none")
     if name == "params":
         return dumps(value, ensure_ascii=False)
     if name == "catch_up":
-        return CATCH_UP.get(value, str(value))
+        return str(CATCH_UP.get(value, value))
     return plain(value) if isinstance(value, int | float) else str(value)
 
 
@@ -200,7 +202,9 @@ def _kinds(form: Plan) -> None:
     form.kind.choices = choices
 
 
-def _new_page(form: Plan, why: str = "", status: int = 200) -> ResponseReturnValue:
+def _new_page(
+    form: Plan, why: office.Text = "", status: int = 200
+) -> ResponseReturnValue:
     _kinds(form)
     return render_template("schedule_new.html", form=form, why=why), status
 
@@ -208,7 +212,7 @@ def _new_page(form: Plan, why: str = "", status: int = 200) -> ResponseReturnVal
 def _page(
     found: Schedule,
     form: Plan | Pace,
-    why: str = "",
+    why: office.Text = "",
     status: int = 200,
     theirs: list[tuple[str, str]] | None = None,
 ) -> ResponseReturnValue:

@@ -11,6 +11,7 @@ from flask import (
     redirect,
     render_template,
     request,
+    session,
     url_for,
 )
 from flask.typing import ResponseReturnValue
@@ -21,9 +22,12 @@ from flagon_chassis.http import Refused
 from flagon_web.clients import backends
 from flagon_web.domain import money
 from flagon_web.domain.products import Product, ProductPage
-from flagon_web.forms import Price, first_error
+from flagon_web.domain.reviews import Review
+from flagon_web.forms import Opinion, Price, first_error
+from flagon_web.i18n import gettext as _
 
 from . import access
+from .office import Text
 
 bp = Blueprint("shop", __name__)
 
@@ -104,11 +108,7 @@ def product(ref: str) -> ResponseReturnValue:
     found = backends().catalog.find_product(
         ref, token=access.token_for("catalog:write")
     )
-    form = None
-    if access.may("catalog:write"):
-        # Only then: a form begins a session, which strangers have no use for.
-        form = Price(price=found.price_plain, etag=found.etag)
-    return _product_page(found, form)
+    return product_page(found)
 
 
 @bp.post("/products/<ref:ref>/price")
@@ -118,21 +118,21 @@ def change_price(ref: str) -> ResponseReturnValue:
     catalog, token, form = backends().catalog, access.token(), Price()
     found = catalog.find_product(ref, token=token)
     if not form.validate_on_submit():
-        return _product_page(found, form, first_error(form), HTTPStatus.BAD_REQUEST)
+        return product_page(found, form, first_error(form), HTTPStatus.BAD_REQUEST)
     try:
         price_minor = money.minor_units(form.price.data, found.currency)
         changed = catalog.change_price(
             found.id, price_minor=price_minor, etag=form.etag.data, token=token
         )
     except money.AmountUnreadable as error:
-        return _product_page(found, form, error.detail, error.status)
+        return product_page(found, form, error.detail, error.status)
     except Refused as refused:
         if refused.status == HTTPStatus.PRECONDITION_FAILED:
             return _conflict(catalog.find_product(ref, token=token), form)
         if refused.status == HTTPStatus.UNPROCESSABLE_ENTITY:
-            return _product_page(found, form, refused.detail, refused.status)
+            return product_page(found, form, refused.detail, refused.status)
         raise
-    flash(f"The price is {changed.price} now.", "success")
+    flash(_("The price is %(price)s now.", price=changed.price), "success")
     return redirect(url_for("shop.product", ref=changed.ref), 303)
 
 
@@ -140,19 +140,35 @@ def _conflict(present: Product, form: Price) -> ResponseReturnValue:
     # The next attempt is made against what the person now sees.
     form.etag.process_data(present.etag)
     form.etag.raw_data = None
-    why = (
+    why = _(
         "Somebody changed this product while you were editing it."
-        f" It costs {present.price} now; your price was not saved."
-        " Save again to replace it."
+        " It costs %(price)s now; your price was not saved."
+        " Save again to replace it.",
+        price=present.price,
     )
-    return _product_page(present, form, why, HTTPStatus.CONFLICT)
+    return product_page(present, form, why, HTTPStatus.CONFLICT)
 
 
-def _product_page(
-    product: Product, form: Price | None, why: str = "", status: int = HTTPStatus.OK
+def product_page(
+    product: Product,
+    form: Price | None = None,
+    why: Text = "",
+    status: int = HTTPStatus.OK,
+    *,
+    review_form: Opinion | None = None,
+    review_why: Text = "",
 ) -> ResponseReturnValue:
-    catalog = backends().catalog
-    token = access.token_for("catalog:write")
+    """Show a product, with the forms that somebody is filling in.
+
+    :param form: of the price, as it was sent.
+    :param review_form: of the own review, as it was sent.
+    """
+    if form is None and access.may("catalog:write"):
+        # Only then: a form begins a session, which strangers have no use for.
+        form = Price(formdata=None, price=product.price_plain, etag=product.etag)
+    catalog, reviews = backends().catalog, backends().reviews
+    token, own = access.token_for("catalog:write"), access.token_for("reviews:write")
+    cursor = request.args.get("reviews", "")
     found = backends().gather(
         {
             "neighbours": lambda: catalog.list_products(
@@ -160,10 +176,16 @@ def _product_page(
             ),
             "categories": catalog.list_categories,
             "images": partial(catalog.list_images, product.id, token=token),
+            "reviews": partial(
+                reviews.list_reviews, product.id, cursor=cursor, token=token
+            ),
+            "own": lambda: own and reviews.find_own(product.id, token=own),
         }
     )
     others = found["neighbours"].items if found["neighbours"] else []
     names = {category.slug: category.name for category in found["categories"] or ()}
+    if review_form is None and own:
+        review_form = _review_form(product, found["own"])
     page = render_template(
         "product.html",
         product=product,
@@ -172,5 +194,31 @@ def _product_page(
         why=why,
         category_name=names.get(product.category or "", product.category),
         neighbours=[other for other in others if other.id != product.id][:_NEIGHBOURS],
+        reviews=found["reviews"],
+        reviews_cursor=cursor,
+        own_review=found["own"],
+        review_form=review_form,
+        review_why=review_why,
+        kept_review=session.get("deleted_review", {}).get("product_id") == product.id,
     )
     return page, int(status)
+
+
+def _review_form(product: Product, own: Review | None) -> Opinion | None:
+    """Return the form to write a review, or to change the own one where asked for."""
+    person = access.visitor()
+    if own is None:
+        if person is None or product.status != "active":
+            return None
+        return Opinion(formdata=None, author=person.name)
+    if request.args.get("review") != "edit":
+        return None
+    return Opinion(
+        formdata=None,
+        etag=own.etag,
+        review=own.id,
+        rating=str(own.rating),
+        author=own.author,
+        title=own.title,
+        body=own.body,
+    )

@@ -12,6 +12,8 @@ from flagon_chassis.http import Refused, Unreachable
 from flagon_web.clients import backends
 from flagon_web.domain.webhooks import STATES, Webhook
 from flagon_web.forms import Endpoint, blame
+from flagon_web.i18n import LazyText as _
+from flagon_web.i18n import gettext
 
 from . import access, office
 
@@ -19,7 +21,7 @@ bp = Blueprint("webhooks", __name__, url_prefix="/back-office/webhooks")
 office.degrades(bp)
 
 _PAGE_SIZE = 20
-_CHANGED = (
+_CHANGED = _(
     "Somebody changed this webhook while you were editing it."
     " Yours was not saved. Save again to replace theirs."
 )
@@ -95,7 +97,7 @@ def change_webhook(webhook_id: UUID) -> ResponseReturnValue:
         return _page(found, form, _judged(form, refused), refused.status)
     except Unreachable:
         return _page(found, form, office.AWAY, 503)
-    flash("The webhook is saved.", "success")
+    flash(gettext("The webhook is saved."), "success")
     return redirect(url_for("webhooks.webhook", webhook_id=webhook_id), 303)
 
 
@@ -116,7 +118,7 @@ def test_webhook(webhook_id: UUID) -> ResponseReturnValue:
     test = partial(
         backends().webhooks.test_webhook, str(webhook_id), token=access.token()
     )
-    office.act(test, "A test is on its way: see the deliveries.")
+    office.act(test, _("A test is on its way: see the deliveries."))
     return redirect(url_for("webhooks.webhook", webhook_id=webhook_id), 303)
 
 
@@ -130,7 +132,7 @@ def delete_webhook(webhook_id: UUID) -> ResponseReturnValue:
         etag=office.seen_etag(),
         token=access.token(),
     )
-    if office.act(forget, "The webhook is deleted."):
+    if office.act(forget, _("The webhook is deleted.")):
         return redirect(url_for("webhooks.webhooks"), 303)
     return redirect(url_for("webhooks.webhook", webhook_id=webhook_id), 303)
 
@@ -145,7 +147,9 @@ def resend_delivery(webhook_id: UUID, delivery_id: UUID) -> ResponseReturnValue:
         str(delivery_id),
         token=access.token(),
     )
-    office.act(again, "It is on its way again.", gone="That delivery is kept no more.")
+    office.act(
+        again, _("It is on its way again."), gone=_("That delivery is kept no more.")
+    )
     return redirect(url_for("webhooks.webhook", webhook_id=webhook_id), 303)
 
 
@@ -165,7 +169,7 @@ def _conflict(present: Webhook, form: Endpoint) -> ResponseReturnValue:
     form.etag.raw_data = None
     told = form.fields()
     theirs = [
-        (form[name].label.text, _words(value))
+        (str(form[name].label.text), _words(value))
         for name, value in present.model_dump(include=set(told)).items()
         if value != told[name]
     ]
@@ -174,8 +178,10 @@ def _conflict(present: Webhook, form: Endpoint) -> ResponseReturnValue:
 
 def _words(value: Any) -> str:  # noqa: ANN401 (any member's)
     if isinstance(value, bool):
-        return "on" if value else "off"
-    return (", ".join(value) if isinstance(value, list) else str(value)) or "empty"
+        return gettext("on") if value else gettext("off")
+    return (", ".join(value) if isinstance(value, list) else str(value)) or gettext(
+        "empty"
+    )
 
 
 def _secret_page(found: Webhook, status: int = 200) -> ResponseReturnValue:
@@ -184,14 +190,14 @@ def _secret_page(found: Webhook, status: int = 200) -> ResponseReturnValue:
     return page, status, {"Cache-Control": "no-store"}
 
 
-def _new_page(form: Endpoint, why: str, status: int) -> ResponseReturnValue:
+def _new_page(form: Endpoint, why: office.Text, status: int) -> ResponseReturnValue:
     return render_template("webhook_new.html", form=form, why=why), status
 
 
 def _page(
     found: Webhook,
     form: Endpoint,
-    why: str = "",
+    why: office.Text = "",
     status: int = 200,
     theirs: list[tuple[str, str]] | None = None,
 ) -> ResponseReturnValue:

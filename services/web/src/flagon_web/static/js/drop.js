@@ -1,5 +1,7 @@
 // The upload form: a file can be dropped on it, and its name and size are shown.
 
+import { _, number } from "flagon/texts";
+
 const form = document.querySelector("[data-drop]");
 const area = form.querySelector(".drop");
 const input = form.querySelector("input[type=file]");
@@ -10,7 +12,7 @@ function size(bytes) {
   const units = ["B", "kB", "MB", "GB"];
   let step = 0;
   while (bytes >= 1000 && step < 3) { bytes /= 1000; step += 1; }
-  return `${bytes.toLocaleString("en", { maximumFractionDigits: 1 })} ${units[step]}`;
+  return `${number(bytes, { maximumFractionDigits: 1 })} ${units[step]}`;
 }
 
 function show() {
@@ -29,5 +31,5 @@ area.addEventListener("drop", (event) => {
   if (event.dataTransfer.files.length) { input.files = event.dataTransfer.files; show(); }
 });
 input.addEventListener("change", show);
-form.addEventListener("submit", () => { button.disabled = true; button.textContent = "Uploading…"; });
-window.addEventListener("pageshow", () => { button.disabled = false; button.textContent = "Upload and look at it"; });
+form.addEventListener("submit", () => { button.disabled = true; button.textContent = _("Uploading…"); });
+window.addEventListener("pageshow", () => { button.disabled = false; button.textContent = _("Upload and look at it"); });

@@ -2,8 +2,11 @@
 
 import { follow } from "flagon/live";
 import { renew } from "flagon/page";
+import { _, number } from "flagon/texts";
 
 const FINISHED = ["succeeded", "failed", "cancelled"];
+// Words of the worker that people read.
+const TERMS = { rows: _("rows"), products: _("products") };
 const HISTORY_MS = 3_000;
 const place = () => document.querySelector("#job");
 const id = place().dataset.job;
@@ -22,12 +25,13 @@ function update(job) {
   }
   element.dataset.version = job.version;
   const { done = 0, total, unit = "", message = "" } = job.progress ?? {};
+  const values = { done: number(done), total: number(total ?? 0), unit: TERMS[unit] ?? unit };
   const bar = element.querySelector("[data-bar]");
   if (bar && total) { bar.max = 100; bar.value = Math.min(100, (done * 100) / total); }
   const count = element.querySelector("[data-count]");
-  if (count) count.textContent = [done.toLocaleString("en"), total && `of ${total.toLocaleString("en")}`, unit].filter(Boolean).join(" ");
+  if (count) count.textContent = total ? _("%(done)s of %(total)s %(unit)s", values) : `${values.done} ${values.unit}`;
   const words = element.querySelector("[data-message]");
-  if (words && message) words.textContent = message;
+  if (words && message) words.textContent = TERMS[message] ?? message;
   soon();
 }
 

@@ -1,6 +1,7 @@
 // Follows events for a page, and shows people how the connection is.
 
 import { subscribe } from "flagon/events";
+import { _ } from "flagon/texts";
 
 const TYPES = [
   "market.flagon.product.changed.v1",
@@ -9,11 +10,11 @@ const TYPES = [
   "market.flagon.job.progressed.v1",
 ];
 const WORDS = {
-  on: "Live",
-  connecting: "Connecting…",
-  lost: "Connection lost. Reconnecting…",
-  paused: "Paused",
-  refused: "Not live. Sign in again to see changes.",
+  on: _("Live"),
+  connecting: _("Connecting…"),
+  lost: _("Connection lost. Reconnecting…"),
+  paused: _("Paused"),
+  refused: _("Not live. Sign in again to see changes."),
 };
 const POLL_MS = 4_000;
 

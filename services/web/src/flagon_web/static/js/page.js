@@ -1,17 +1,11 @@
-// What several pages need: money and times as people write them, and fresh parts.
+// What several pages need: stock and times as people write them, and fresh parts.
 
-export function money(minor, currency) {
-  const format = new Intl.NumberFormat("en", { style: "currency", currency, currencyDisplay: "narrowSymbol" });
-  const plain = new Intl.NumberFormat("en", { style: "currency", currency });
-  const digits = plain.resolvedOptions().maximumFractionDigits;
-  const known = ["EUR", "USD", "GBP", "JPY", "KRW", "INR"].includes(currency);
-  return (known ? format : plain).format(minor / 10 ** digits);
-}
+import { _, ngettext, times } from "flagon/texts";
 
 export function stockWords({ stock, available = stock }) {
-  if (available <= 0) return ["none", "Sold out"];
-  if (available <= 3) return ["few", `Only ${available} left`];
-  return ["many", `${available.toLocaleString("en")} in stock`];
+  if (available <= 0) return ["none", _("Sold out")];
+  if (available <= 3) return ["few", ngettext("Only %(num)s left", "Only %(num)s left", available)];
+  return ["many", ngettext("%(num)s in stock", "%(num)s in stock", available)];
 }
 
 // Give an element a moment's highlight.
@@ -23,7 +17,7 @@ export function mark(element) {
 
 // Times as the person's own clock shows them.
 export function localTimes(root = document) {
-  const format = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+  const format = times();
   for (const element of root.querySelectorAll("time[data-moment]")) {
     element.title = element.dateTime;
     element.textContent = format.format(new Date(element.dateTime));

@@ -1,7 +1,8 @@
 // The product page: price and stock as they change.
 
 import { follow } from "flagon/live";
-import { mark, money, renew, stockWords } from "flagon/page";
+import { mark, renew, stockWords } from "flagon/page";
+import { money } from "flagon/texts";
 
 const id = document.querySelector(".product[data-product]").dataset.product;
 const page = () => document.querySelector(".product[data-product]");

@@ -2,6 +2,7 @@
 // browser would keep for its Back button.
 
 import "flagon/page";
+import { _ } from "flagon/texts";
 
 const secret = document.querySelector("#secret");
 const button = document.querySelector("[data-copy]");
@@ -9,7 +10,7 @@ button.hidden = !navigator.clipboard;
 button.addEventListener("click", async () => {
   try {
     await navigator.clipboard.writeText(secret.textContent);
-    button.textContent = "Copied";
+    button.textContent = _("Copied");
   } catch (error) {
     // The person said no to the clipboard: then they copy it by hand.
     if (!(error instanceof DOMException)) throw error;

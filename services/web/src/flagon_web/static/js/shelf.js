@@ -1,7 +1,8 @@
 // Shelves: live prices and stock, and more products without leaving the page.
 
 import { follow } from "flagon/live";
-import { mark, money, renew, stockWords } from "flagon/page";
+import { mark, renew, stockWords } from "flagon/page";
+import { _, money } from "flagon/texts";
 
 const MOST_TOPICS = 20;
 const LINES = 5;
@@ -60,11 +61,11 @@ function draw() {
     what.className = "ticker__what num";
     const price = money(product.price_minor, product.currency);
     // Not by the version: a product can be reviewed before anybody edits it.
-    if (changed.includes("id")) what.textContent = `new, ${price}`;
-    else if (changed.includes("price_minor")) what.textContent = `now ${price}`;
-    else if (changed.includes("stock")) what.textContent = stockWords(product)[1].toLowerCase();
-    else if (changed.includes("rating")) what.textContent = "reviewed";
-    else what.textContent = "updated";
+    if (changed.includes("id")) what.textContent = _("new, %(price)s", { price });
+    else if (changed.includes("price_minor")) what.textContent = _("now %(price)s", { price });
+    else if (changed.includes("stock")) what.textContent = stockWords(product)[1];
+    else if (changed.includes("rating")) what.textContent = _("reviewed");
+    else what.textContent = _("updated");
     line.append(link, what);
     list.prepend(line);
   }

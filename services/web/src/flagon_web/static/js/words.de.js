@@ -1,0 +1,27 @@
+// Made by `make translations`.
+export default {
+ "%(done)s of %(total)s %(unit)s": "%(done)s von %(total)s %(unit)s",
+ "%(num)s in stock": [
+  "%(num)s vorrätig",
+  "%(num)s vorrätig"
+ ],
+ "Only %(num)s left": [
+  "Nur noch %(num)s da",
+  "Nur noch %(num)s da"
+ ],
+ "Connecting…": "Verbindung wird aufgebaut …",
+ "Connection lost. Reconnecting…": "Verbindung verloren. Wird wieder aufgebaut …",
+ "Copied": "Kopiert",
+ "Live": "Live",
+ "Not live. Sign in again to see changes.": "Nicht live. Melde dich wieder an, um Änderungen zu sehen.",
+ "Paused": "Angehalten",
+ "Sold out": "Ausverkauft",
+ "Upload and look at it": "Hochladen und ansehen",
+ "Uploading…": "Wird hochgeladen …",
+ "new, %(price)s": "neu, %(price)s",
+ "now %(price)s": "jetzt %(price)s",
+ "products": "Produkte",
+ "reviewed": "bewertet",
+ "rows": "Zeilen",
+ "updated": "geändert"
+};

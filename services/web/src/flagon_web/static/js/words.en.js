@@ -1,0 +1,2 @@
+// Made by `make translations`.
+export default {};
