@@ -47,7 +47,10 @@ class TestRooms:
 
         assert seen == {"room": room, "count": 3}
         assert lock["token"]
-        assert (refused["status"], refused["holder"]["id"]) == (409, state["lock"]["id"])
+        assert (refused["status"], refused["holder"]["id"]) == (
+            409,
+            state["lock"]["id"],
+        )
         names = {person["name"] for person in state["people"]}
         assert len(state["people"]) == 2
         assert None not in names

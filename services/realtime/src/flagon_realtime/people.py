@@ -44,7 +44,7 @@ class Names:
             return None
         try:
             name = str(self._auth.get("/api/v1/me", token=caller.token).json()["name"])
-        except (Failure, ValueError, KeyError) as failure:
+        except (Failure, ValueError, KeyError, TypeError) as failure:
             log.info("name_unknown", reason=type(failure).__name__)
             return None
         self._known[caller.sub] = (time.monotonic() + _REMEMBERED_SECONDS, name)
