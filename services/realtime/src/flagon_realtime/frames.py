@@ -21,6 +21,8 @@ from wsproto.utilities import LocalProtocolError
 _GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _READ_BYTES = 4096
 
+TAKEN, GOODBYE, MALFORMED = "taken", "goodbye", "malformed"
+
 
 class Pace:
     """How often something may happen: so many at once, so many a second after that."""
@@ -68,7 +70,8 @@ class WebSocket:
     :param sock: after the handshake; it waits no longer than its timeout.
     :param message_bytes_max: largest message, whole or in parts.
     :param pace: of frames of any kind; who is faster is closed.
-    :param understands: says whether a message is one that may be handed on.
+    :param verdict: says of a message whether it may be handed on (`TAKEN`), is the last one
+        (`GOODBYE`), or none that anybody could make sense of (`MALFORMED`).
     """
 
     def __init__(
@@ -77,24 +80,28 @@ class WebSocket:
         *,
         message_bytes_max: int,
         pace: Pace,
-        understands: Callable[[str], bool],
+        verdict: Callable[[str], str],
     ) -> None:
         self.socket = sock
         self.reason = ""
         """Why we have closed it; empty when the client did, or has not yet."""
         self._bytes_max = message_bytes_max
         self._pace = pace
-        self._understands = understands
+        self._verdict = verdict
         self._protocol = Connection(ConnectionType.SERVER)
         self._events: Iterator[Event] = iter(())
         self._writing = threading.Lock()
-        self._closing = False
+        self.closed_at: float | None = None
+        """When we have said that this is the end, by `time.monotonic`."""
 
     def wait(self) -> str | None:
         """Return the client's next message, None when there will be no more.
 
         :raises OSError: the client is gone, or was silent for too long.
         """
+        # A client that always has sent more already must not keep others from their turn,
+        # nor the answers to itself from being written.
+        time.sleep(0)
         parts: list[str] = []
         size = 0
         while True:
@@ -102,7 +109,7 @@ class WebSocket:
                 if isinstance(event, CloseConnection):
                     self.close(event.code)
                     return None
-                if self._closing:
+                if self.closed_at is not None:
                     # It has not read yet that nobody listens any more.
                     continue
                 if not self._pace.take():
@@ -118,9 +125,13 @@ class WebSocket:
                         self._refuse("too-large", CloseReason.MESSAGE_TOO_BIG)
                     elif event.message_finished:
                         text, parts, size = "".join(parts), [], 0
-                        if self._understands(text):
+                        verdict = self._verdict(text)
+                        if verdict == TAKEN:
                             return text
-                        self._refuse("malformed", CloseReason.POLICY_VIOLATION)
+                        if verdict == GOODBYE:
+                            self.close()
+                            return None
+                        self._refuse(verdict, CloseReason.POLICY_VIOLATION)
             received = self.socket.recv(_READ_BYTES)
             if not received:
                 return None
@@ -137,7 +148,8 @@ class WebSocket:
 
     def close(self, code: int = CloseReason.NORMAL_CLOSURE) -> None:
         """Say that this is the end, and write nothing after it; safe to call twice."""
-        self._closing = True
+        if self.closed_at is None:
+            self.closed_at = time.monotonic()
         with suppress(OSError):
             self._write(CloseConnection(code=code))
         with suppress(OSError):
@@ -146,7 +158,7 @@ class WebSocket:
 
     def abort(self) -> None:
         """Break the connection; whoever waits in a call is woken."""
-        self._closing = True
+        self.closed_at = time.monotonic()
         with suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
 

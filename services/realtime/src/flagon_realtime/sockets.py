@@ -22,13 +22,15 @@ from structlog.contextvars import bind_contextvars
 
 from . import messages, presence, telemetry
 from .domain import internal_topics
-from .frames import Pace, WebSocket, accept
+from .frames import GOODBYE, MALFORMED, TAKEN, Pace, WebSocket, accept
 from .rooms import Lock, Rooms, Seats, State, shown
 from .roster import Roster, Subscriber, Ticket
 from .settings import Settings
 
 log = structlog.get_logger()
 
+_CLOSE, _PONG, _MESSAGE = "1", "3", "4"
+"""Engine.IO's packets, of those that clients send."""
 _EVENT_PARTS = 2
 """Its name, and one object."""
 _FRAMES_PER_SECOND = 50
@@ -93,7 +95,7 @@ class Peer(Subscriber):
     """An open WebSocket."""
 
     __slots__ = (
-        "ending_at",
+        "ended_at",
         "engine",
         "id",
         "pace",
@@ -121,12 +123,12 @@ class Peer(Subscriber):
         """Engine.IO's side of it."""
         self.reason = ""
         """Why we have ended it."""
-        self.ending_at: float | None = None
+        self.ended_at: float | None = None
         self.websocket = WebSocket(
             sock,
             message_bytes_max=sockets.message_bytes_max,
             pace=Pace(_FRAMES_PER_SECOND, _FRAMES_AT_ONCE),
-            understands=self._understands,
+            verdict=self._verdict,
         )
 
     @property
@@ -142,7 +144,7 @@ class Peer(Subscriber):
         if self.reason:
             return
         self.reason = reason
-        self.ending_at = time.monotonic() + _END_SECONDS
+        self.ended_at = time.monotonic()
         if self.engine is None or not self.sid:
             self.websocket.abort()
             return
@@ -154,8 +156,9 @@ class Peer(Subscriber):
 
     def check_stall(self, now: float) -> None:
         """Break the connection of a client that does not say goodbye."""
-        if self.ending_at is not None and now > self.ending_at:
-            self.websocket.abort()
+        for began in (self.ended_at, self.websocket.closed_at):
+            if began is not None and now > began + _END_SECONDS:
+                self.websocket.abort()
 
     @property
     def behind(self) -> bool:
@@ -172,36 +175,32 @@ class Peer(Subscriber):
                 "Send the next in a second.", retry_after_seconds=1
             )
 
-    def _understands(self, text: str) -> bool:
+    def _verdict(self, text: str) -> str:
         """Say whether a text is one of those packets that Socket.IO can make use of.
 
         What the library does not understand it logs, with the whole stack, for every
         packet that anybody cares to send; and it keeps attachments without an end.
         """
-        if text in {"1", "3"}:  # Engine.IO: the end, and that it is still there.
-            return True
-        if not text.startswith("4"):
-            return False
+        if text == _PONG:
+            return TAKEN
+        if text == _CLOSE:
+            return GOODBYE
+        if not text.startswith(_MESSAGE):
+            return MALFORMED
         try:
             packet = Packet(encoded_packet=text[1:])
         except (ValueError, IndexError, RecursionError):
-            return False
+            return MALFORMED
         if packet.attachment_count or packet.namespace not in {None, "/"}:
-            return False
-        if packet.packet_type == EVENT:
-            content = packet.data
-            return (
-                self.sid != ""
-                and isinstance(content, list)
-                and 0 < len(content) <= _EVENT_PARTS
-                and isinstance(content[0], str)
-                # The library's own, which a client must not be able to cause.
-                and content[0] not in {"connect", "disconnect", "*"}
-            )
+            return MALFORMED
+        if packet.packet_type == DISCONNECT:
+            # From the only namespace that there is.
+            return GOODBYE
         if packet.packet_type == CONNECT:
-            return self.sid == ""
-        goes: bool = packet.packet_type == DISCONNECT
-        return goes
+            return MALFORMED if self.sid else TAKEN
+        if packet.packet_type == EVENT and self.sid and _is_event(packet.data):
+            return TAKEN
+        return MALFORMED
 
 
 class Door:
@@ -598,6 +597,17 @@ class Sockets:
         for names in (False, True):
             content = shown(room.name, state, names=names)
             self.emit("presence", content, _group(room, names=names))
+
+
+def _is_event(content: object) -> bool:
+    """Say whether this is the name of an event, with what comes with it or without."""
+    return (
+        isinstance(content, list)
+        and 0 < len(content) <= _EVENT_PARTS
+        and isinstance(content[0], str)
+        # The library's own, which a client must not be able to cause.
+        and content[0] not in {"connect", "disconnect", "*"}
+    )
 
 
 def _group(room: Room, *, names: bool) -> str:
