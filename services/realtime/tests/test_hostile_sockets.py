@@ -2,13 +2,13 @@
 
 import json
 import os
+import socket
 import struct
+from contextlib import suppress
 from uuid import uuid4
 
 import pytest
 import websocket
-
-from flagon_chassis.testing import free_port, start_redis
 
 PATIENCE = 30.0
 TEXT, BINARY, CONTINUATION, PING = 1, 2, 0, 9
@@ -19,12 +19,13 @@ POLICY, TOO_BIG = 1008, 1009
 class Raw:
     """A WebSocket whose bytes are the test's."""
 
-    def __init__(self, port, *, greet=True, headers=None):
+    def __init__(self, port, *, greet=True, headers=None, sockopt=()):
         self.ws = websocket.create_connection(
             f"ws://127.0.0.1:{port}/socket.io/?EIO=4&transport=websocket",
             timeout=PATIENCE,
             suppress_origin=True,
             header=headers,
+            sockopt=sockopt,
         )
         self.closed_with = None
         assert self.read().startswith("0{")
@@ -68,11 +69,9 @@ class Raw:
         self.bytes(head)
 
     def bytes(self, block):
-        try:
+        # It may have closed already: `read` says how.
+        with suppress(OSError):
             self.ws.sock.sendall(block)
-        except OSError:
-            # It has closed already: `read` says how.
-            pass
 
     def call(self, event, *arguments):
         self.ws.send("427" + json.dumps([event, *arguments]))
@@ -88,7 +87,8 @@ class Raw:
 @pytest.fixture
 def process(redis_url, shared_processes):
     """A server that is as well after the test as it was before."""
-    found = shared_processes()
+    # With no time to rest, what is counted does not depend on how fast the machine is.
+    found = shared_processes(messages_per_second=0.001, messages_at_once=50)
     yield found
     found.wait_for(lambda: found.metric("flagon_websocket_connections") == 0)
     log = found.log.read_text()
@@ -170,10 +170,10 @@ class TestFrames:
     def test_of_pings_are_answered_at_a_pace(self, raw):
         one = raw()
         one.frame(PING, b"x")
-        for _ in range(20_000):
+        for _ in range(2000):
             one.frame(PING, b"x")
 
-        assert one.read_to_end() in {POLICY, None}
+        assert one.read_to_end() == POLICY
 
     def test_of_garbage_end_the_connection(self, raw):
         one = raw()
@@ -308,9 +308,11 @@ class TestMessages:
 
         slugs = [problem(a) for a in answers if "problem" in a]
         assert sum("count" in answer for answer in answers) == 20
-        assert "too-many-rooms" in slugs
-        assert "too-many-messages" in slugs
-        assert one.closed_with in {POLICY, None}
+        assert slugs.count("too-many-rooms") == 30
+        assert set(slugs[30:]) == {"too-many-messages"}
+        # The last ones were not written any more when it was one too many.
+        assert 50 < len(answers) < 500
+        assert one.closed_with == POLICY
         assert process.metric("flagon_websocket_dropped_total", reason="flooding") > 0
 
     def test_of_one_account_count_together(self, raw, bearer):
@@ -325,51 +327,44 @@ class TestMessages:
             for _ in range(30):
                 answer = json.loads(window.read().partition("[")[2][:-1])
                 slugs.append(problem(answer))
-        # 50 at once and 5 a second: how many seconds it took is not known.
-        assert slugs.count("room-not-joined") >= 50
+        assert slugs.count("room-not-joined") == 50
+        assert slugs.count("too-many-messages") == 40
         assert problem(raw().call("leave", {"room": "tags"})) == "room-not-joined"
-        if slugs.count("too-many-messages") == 0:
-            pytest.fail("ninety messages of one account were let through")
 
 
 class TestWhoReadsNothing:
     def test_is_ended_and_holds_up_nobody(self, redis_url, shared_processes):
         process = shared_processes(messages_at_once=100_000)
-        stalled, well = Raw(process.port), Raw(process.port)
-        room = f"tags/{uuid4()}"
+        before = process.metric("flagon_websocket_dropped_total", reason="behind")
+        small = (socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        stalled, well = Raw(process.port, sockopt=[small]), Raw(process.port)
+        room = {"room": f"tags/{uuid4()}"}
         for one in (stalled, well):
-            assert "count" in one.call("join", {"room": room})
-        # Each is answered with some hundred bytes, which nobody takes.
+            assert "count" in one.call("join", room)
+
+        # Each is answered with some hundred bytes, which nobody takes. Not answered
+        # are those that do not fit on the way there, so the test must not wait.
         stalled.ws.sock.setblocking(False)
-        sent = 0
-        while process.metric("flagon_websocket_connections") == 2 and sent < 200_000:
-            block = b""
-            for number in range(400):
-                block += _masked(f'42{number}["x",{{}}]')
-            try:
-                stalled.ws.sock.sendall(block)
-            except OSError:
-                pass
-            sent += 400
-            assert "count" in well.call("join", {"room": room})
+        while (
+            process.metric("flagon_websocket_dropped_total", reason="behind") == before
+        ):
+            for number in range(100):
+                stalled.frame(TEXT, f'42{number}["x",{{}}]'.encode())
+            assert "count" in well.call("join", room)
 
         process.wait_for(lambda: process.metric("flagon_websocket_connections") == 1)
         stalled.close()
         well.close()
 
 
-def _masked(text):
-    return bytes([0x81, 0x80 | len(text)]) + bytes(4) + text.encode()
-
-
 class TestLocks:
-    def test_of_many_who_want_one_go_to_one(self, redis_url, launch, raw, bearer):
+    def test_of_many_who_want_one_go_to_one(self, raw, bearer):
         room = f"products/{uuid4()}"
         people = [raw(headers=bearer("catalog:write")) for _ in range(8)]
         for one in people:
             one.call("join", {"room": room})
         for one in people:
-            one.ws.send('427["lock",{"room":"%s"}]' % room)
+            one.ws.send("427" + json.dumps(["lock", {"room": room}]))
 
         answers = []
         for one in people:
@@ -378,23 +373,3 @@ class TestLocks:
             answers.append(json.loads(text[3:])[0])
         assert sum("token" in answer for answer in answers) == 1
         assert sum("problem" in answer for answer in answers) == 7
-
-
-class TestFrozenRedis:
-    def test_ends_nothing(self, launch):
-        for server in start_redis(port=free_port()):
-            process = launch(redis_cache_url=server.url)
-            try:
-                one = Raw(process.port)
-                assert one.call("join", {"room": "tags"})["count"] == 1
-                server.process.send_signal(19)
-                try:
-                    assert problem(one.call("join", {"room": "tags"})) == (
-                        "dependency-down"
-                    )
-                finally:
-                    server.process.send_signal(18)
-                process.wait_for(lambda: "count" in one.call("join", {"room": "tags"}))
-                one.close()
-            finally:
-                process.stop()

@@ -2,6 +2,7 @@
 
 import json
 import signal
+import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -204,25 +205,9 @@ class TestLeave:
         first.wait_for(count(2))
 
         # Without a word: the socket is closed as by a crash of the browser.
-        second.io.eio.ws.sock.close()
+        second.io.eio.ws.sock.shutdown(socket.SHUT_RDWR)
 
         first.wait_for(count(1))
-
-    def test_happens_to_people_of_a_killed_process(
-        self, process, launch, connect, auth_url, room
-    ):
-        doomed = launch(auth_url=auth_url, presence_seconds=2)
-        try:
-            here, there = connect(url(process)), connect(url(doomed))
-            here.call("join", room=room)
-            there.call("join", room=room)
-            here.wait_for(count(2))
-
-            kill(doomed)
-
-            here.wait_for(count(1))
-        finally:
-            doomed.stop()
 
 
 class TestActivity:
@@ -320,22 +305,6 @@ class TestLock:
 
         bob.wait_for(lambda _e, content: content["lock"] is None)
 
-    def test_expires_when_its_process_is_killed(
-        self, launch, connect, bearer, auth_url, bob, room
-    ):
-        doomed = launch(auth_url=auth_url, presence_seconds=2, lock_seconds=2)
-        try:
-            ada = connect(url(doomed), bearer(*WORKS, sub="ada"))
-            ada.call("join", room=room)
-            ada.call("lock", room=room)
-            bob.wait_for(lambda _e, content: content["lock"])
-
-            kill(doomed)
-
-            bob.wait_for(lambda _e, content: content["lock"] is None)
-        finally:
-            doomed.stop()
-
     def test_is_not_for_customers_nor_for_whole_families(
         self, process, connect, bearer, ada, room
     ):
@@ -351,6 +320,25 @@ class TestLock:
         answer = ada.call("lock", room=room, token="../../x")
 
         assert problem(answer) == "message-malformed"
+
+
+class TestKilledProcess:
+    def test_leaves_nobody_and_no_lock_behind(
+        self, launch, connect, bearer, auth_url, bob, room
+    ):
+        doomed = launch(auth_url=auth_url, presence_seconds=2, lock_seconds=2)
+        try:
+            ada = connect(url(doomed), bearer(*WORKS, sub="ada"))
+            ada.call("join", room=room)
+            ada.call("lock", room=room)
+            bob.wait_for(lambda _e, told: told["lock"] and told["count"] == 2)
+
+            kill(doomed)
+
+            # Whichever goes first: whoever is told last knows of neither.
+            bob.wait_for(lambda _e, told: not told["lock"] and told["count"] == 1)
+        finally:
+            doomed.stop()
 
 
 class TestFindPresence:
@@ -537,15 +525,16 @@ class TestRedisAway:
         )
         try:
             client = connect(url(process))
-            refused = client.call("join", room=room)
-            assert problem(refused) == "dependency-down"
-            for _ in range(2):
-                # Comes back empty the second time, as a cache may.
-                for _server in start_redis(port=port):
-                    if refused:
-                        assert client.call("join", room=room)["count"] == 1
-                        refused = None
-                    process.wait_for(lambda: _count(process, room) == 1)
+            assert problem(client.call("join", room=room)) == "dependency-down"
+            for server in start_redis(port=port):
+                assert client.call("join", room=room)["count"] == 1
+                server.process.send_signal(signal.SIGSTOP)
+                assert problem(client.call("join", room=room)) == "dependency-down"
+                server.process.send_signal(signal.SIGCONT)
+                process.wait_for(lambda: _count(process, room) == 1)
+            # Comes back empty, as a cache may.
+            for _server in start_redis(port=port):
+                process.wait_for(lambda: _count(process, room) == 1)
             # What is not about rooms does not notice.
             assert process.open("products").status == 200
         finally:
@@ -558,22 +547,24 @@ def _count(process, room):
 
 
 class TestMetrics:
-    def test_count_and_name_no_room(self, redis_url, shared_processes, connect, room):
-        process = shared_processes(topics_max=3)
+    def test_count_and_name_no_room(self, process, connect, room):
+        def refused():
+            name = "flagon_websocket_messages_refused_total"
+            return process.metric(name, problem="message-unknown")
+
+        def joined():
+            return process.metric("flagon_websocket_messages_total", message="join")
+
+        before, refused_before = joined(), refused()
         client = connect(url(process))
         client.call("join", room=room)
         client.call("join", room="nowhere")
         client.call(f"x{room}")
 
-        assert process.metric("flagon_websocket_connections") == 1
-        assert process.metric("flagon_websocket_rooms") == 1
-        assert process.metric("flagon_websocket_messages_total", message="join") == 2
-        assert (
-            process.metric(
-                "flagon_websocket_messages_refused_total", problem="message-unknown"
-            )
-            == 1
-        )
+        assert process.metric("flagon_websocket_rooms") >= 1
+        assert process.metric("flagon_websocket_connections") >= 1
+        assert joined() - before == 2
+        assert refused() - refused_before == 1
         assert room not in process.get("/metrics")[1]
         assert process.metric("flagon_sse_connections") == 0
         client.close()

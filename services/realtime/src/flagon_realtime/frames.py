@@ -90,6 +90,8 @@ class WebSocket:
         self._verdict = verdict
         self._protocol = Connection(ConnectionType.SERVER)
         self._events: Iterator[Event] = iter(())
+        self._parts: list[str] = []
+        self._size = 0
         self._writing = threading.Lock()
         self.closed_at: float | None = None
         """When we have said that this is the end, by `time.monotonic`."""
@@ -102,36 +104,21 @@ class WebSocket:
         # A client that always has sent more already must not keep others from their turn,
         # nor the answers to itself from being written.
         time.sleep(0)
-        parts: list[str] = []
-        size = 0
         while True:
             for event in self._events:
                 if isinstance(event, CloseConnection):
                     self.close(event.code)
                     return None
-                if self.closed_at is not None:
-                    # It has not read yet that nobody listens any more.
-                    continue
-                if not self._pace.take():
-                    self._refuse("flooding", CloseReason.POLICY_VIOLATION)
-                elif isinstance(event, BytesMessage):
-                    self._refuse("binary", CloseReason.UNSUPPORTED_DATA)
-                elif isinstance(event, Ping):
-                    self._write(event.response())
-                elif isinstance(event, TextMessage):
-                    parts.append(event.data)
-                    size += len(event.data.encode())
-                    if size > self._bytes_max:
-                        self._refuse("too-large", CloseReason.MESSAGE_TOO_BIG)
-                    elif event.message_finished:
-                        text, parts, size = "".join(parts), [], 0
-                        verdict = self._verdict(text)
-                        if verdict == TAKEN:
-                            return text
-                        if verdict == GOODBYE:
-                            self.close()
-                            return None
-                        self._refuse(verdict, CloseReason.POLICY_VIOLATION)
+                # Afterwards: it has not read yet that nobody listens any more.
+                text = self._handle(event) if self.closed_at is None else None
+                verdict = "" if text is None else self._verdict(text)
+                if verdict == TAKEN:
+                    return text
+                if verdict == GOODBYE:
+                    self.close()
+                    return None
+                if verdict:
+                    self._refuse(verdict, CloseReason.POLICY_VIOLATION)
             received = self.socket.recv(_READ_BYTES)
             if not received:
                 return None
@@ -161,6 +148,25 @@ class WebSocket:
         self.closed_at = time.monotonic()
         with suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
+
+    def _handle(self, event: Event) -> str | None:
+        """Take in one frame, or a part of one; return the message that it ends."""
+        if not self._pace.take():
+            self._refuse("flooding", CloseReason.POLICY_VIOLATION)
+        elif isinstance(event, BytesMessage):
+            self._refuse("binary", CloseReason.UNSUPPORTED_DATA)
+        elif isinstance(event, Ping):
+            self._write(event.response())
+        elif isinstance(event, TextMessage):
+            self._parts.append(event.data)
+            self._size += len(event.data.encode())
+            if self._size > self._bytes_max:
+                self._refuse("too-large", CloseReason.MESSAGE_TOO_BIG)
+            elif event.message_finished:
+                text = "".join(self._parts)
+                self._parts, self._size = [], 0
+                return text
+        return None
 
     def _refuse(self, reason: str, code: int) -> None:
         self.reason = reason

@@ -45,7 +45,7 @@ class Settings(ServiceSettings, frozen=True, env_prefix="REALTIME_"):
     """Topics that one stream may ask for, and types; rooms of one WebSocket."""
 
     sockets_max: PositiveInt = 2_000
-    """WebSockets that one process serves; each takes about 60 KB."""
+    """WebSockets that one process serves; each takes about 32 KB."""
     message_bytes_max: PositiveInt = 4096
     """Largest message that a client may send over a WebSocket."""
     messages_per_second: PositiveFloat = 5.0

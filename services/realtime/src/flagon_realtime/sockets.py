@@ -23,6 +23,7 @@ from structlog.contextvars import bind_contextvars
 from . import messages, presence, telemetry
 from .domain import internal_topics
 from .frames import GOODBYE, MALFORMED, TAKEN, Pace, WebSocket, accept
+from .hub import tune
 from .rooms import Lock, Rooms, Seats, State, shown
 from .roster import Roster, Subscriber, Ticket
 from .settings import Settings
@@ -33,8 +34,9 @@ _CLOSE, _PONG, _MESSAGE = "1", "3", "4"
 """Engine.IO's packets, of those that clients send."""
 _EVENT_PARTS = 2
 """Its name, and one object."""
-_FRAMES_PER_SECOND = 50
-_FRAMES_AT_ONCE = 500
+_FRAMES_FOR_MESSAGE = 10
+"""Frames that a client may send where it may send one message; most are pongs and parts.
+Beyond them it is not even told so."""
 _OWED_PACKETS = 64
 """Packets that may wait for a client; who lets more wait is behind."""
 _TELL_SECONDS = 0.1
@@ -127,7 +129,7 @@ class Peer(Subscriber):
         self.websocket = WebSocket(
             sock,
             message_bytes_max=sockets.message_bytes_max,
-            pace=Pace(_FRAMES_PER_SECOND, _FRAMES_AT_ONCE),
+            pace=sockets.pace_of_frames(),
             verdict=self._verdict,
         )
 
@@ -226,6 +228,7 @@ class Sockets:
     ) -> None:
         self.rotate_seconds = settings.rotate_seconds
         self.message_bytes_max = settings.message_bytes_max
+        self._stall_seconds = settings.stall_seconds
         self._app = app
         self._roster = roster
         self._rooms = rooms
@@ -292,6 +295,7 @@ class Sockets:
 
         :param key: of the client's handshake.
         """
+        tune(sock, self._stall_seconds)
         peer = Peer(self, ticket, visitor, sock)
         self._roster.enter(peer)
         self._peers.add(peer)
@@ -309,6 +313,13 @@ class Sockets:
             pace = Pace(self._messages_per_second, self._messages_at_once)
             self._paces[holder] = pace
         return pace
+
+    def pace_of_frames(self) -> Pace:
+        """Return how often one connection may send anything at all."""
+        return Pace(
+            _FRAMES_FOR_MESSAGE * self._messages_per_second,
+            _FRAMES_FOR_MESSAGE * self._messages_at_once,
+        )
 
     def emit(self, event: str, content: dict[str, Any], to: str) -> None:
         """Send a message to a client or a room of this process."""
@@ -417,6 +428,7 @@ class Sockets:
         visitor = peer.visitor
         presence.check_account(name, visitor.account)
         seat = peer.seats.get(name)
+        new = seat is None
         if seat is None:
             if len(peer.seats) >= self._rooms_max:
                 raise presence.TooManyRooms(
@@ -427,7 +439,9 @@ class Sockets:
         try:
             state = self._renew(seat.room, [peer])
         except redis.RedisError:
-            self._stand_up(peer, seat)
+            # Who was there before still is: the next renewal says so.
+            if new:
+                self._stand_up(peer, seat)
             raise
         names = presence.sees_names(name, visitor.scopes)
         return shown(name, state, names=names)
