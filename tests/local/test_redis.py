@@ -10,6 +10,7 @@ from flagonctl.stack import Stack
 from flagonctl.vault import Vault
 
 from flagon_realtime.clients import EventLog
+from flagon_realtime.rooms import Rooms, Seats
 
 from .conftest import ROOT, free_port, listens, wait_for
 
@@ -56,6 +57,13 @@ class Server:
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
     server = Server(tmp_path_factory.mktemp("store"), "store")
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("cache"), "cache")
     yield server
     server.stop()
 
@@ -165,6 +173,34 @@ class TestUsers:
         with pytest.raises(redis.exceptions.ResponseError, match="can't access"):
             mine.eval("return redis.call('del', 'events')", 0)
         assert mine.xlen("events")
+
+    def test_realtime_keeps_rooms_with_no_more_rights_than_these(self, cache):
+        of = {user: cache.connect(user) for user in ("realtime", "web", "worker")}
+        rooms = Rooms(
+            f"redis://realtime:{cache.vault['redis_realtime_password']}"
+            f"@127.0.0.1:{cache.port}/0",
+            entry_seconds=60,
+            lock_seconds=60,
+        )
+
+        changes = rooms.changes()
+        assert next(changes) is None
+        assert rooms.update("products/1", Seats(strangers=["s"])).count == 1
+        assert next(changes) == "products/1"
+        assert rooms.take_lock("products/1", token="t", account="a", name=None)[0]
+        assert rooms.free_lock("products/1", "t")
+        for refused in (
+            lambda: of["realtime"].publish("web:rooms", "x"),
+            lambda: of["realtime"].get("web:thing"),
+            lambda: of["web"].publish("realtime:rooms", "products/1"),
+            lambda: of["worker"].zadd("realtime:room:strangers:products/1", {"x": 1}),
+        ):
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                refused()
+        changes.close()
+        rooms.close()
+        for connection in of.values():
+            connection.close()
 
     def test_realtime_publishes_with_no_more_rights_than_these(self, store):
         password = store.vault["redis_realtime_password"]

@@ -24,7 +24,12 @@ PUBLIC = {
         "/api/v1/tags/<uuid:tag_id>",
         "/api/v1/graphql",
     },
-    "realtime": {"/openapi.json", "/api/v1/events"},
+    "realtime": {
+        "/openapi.json",
+        "/api/v1/events",
+        "/socket.io/",
+        "/api/v1/presence",
+    },
     "worker": {"/openapi.json"},
     "auth": {"/openapi.json"},
     "web": set(),

@@ -42,7 +42,11 @@ def plain(process: Process, stack: Stack, folder: Path) -> dict[str, str]:
             "REGISTER_LIMIT": "1000",
         },
         "catalog": {"WORKERS": "2", "IMAGES_DIR": str(folder / "images")},
-        "realtime": {"WORKERS": "1", "CONNECTIONS_PER_ADDRESS": "10000"},
+        "realtime": {
+            "WORKERS": "1",
+            "CONNECTIONS_PER_ADDRESS": "10000",
+            "AUTH_URL": f"http://{stack.address('auth')}",
+        },
         "worker": {
             "WORKERS": "1",
             "CONCURRENCY": "1",

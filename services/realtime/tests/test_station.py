@@ -2,6 +2,7 @@ import os
 import signal
 
 import pytest
+from flask import Flask
 
 from flagon_chassis import health
 from flagon_realtime import station as module
@@ -14,7 +15,7 @@ def make_station(make_settings):
     made = []
 
     def make(**changes):
-        made.append(Station(make_settings(close_seconds=0.1, **changes)))
+        made.append(Station(make_settings(close_seconds=0.1, **changes), Flask("t")))
         return made[-1]
 
     yield make

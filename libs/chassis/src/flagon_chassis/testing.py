@@ -8,11 +8,13 @@ run; where none are installed they are containers (testcontainers). Load with
 import hashlib
 import os
 import pwd
+import queue
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
@@ -434,3 +436,64 @@ def _hash_of(token: str) -> str:
 def prover() -> ProofMaker:
     """Give a maker of DPoP proofs with a fresh key."""
     return ProofMaker()
+
+
+class SocketClient:
+    """One WebSocket of Socket.IO's own client, which never comes back by itself.
+
+    :param url: of the server.
+    :param headers: of the handshake.
+    :param patience: seconds for what surely happens.
+    """
+
+    def __init__(
+        self, url: str, headers: dict[str, str] | None = None, *, patience: float = 60.0
+    ) -> None:
+        import socketio  # noqa: PLC0415 (most suites have no use for it)
+
+        self.told: queue.Queue[tuple[str, Any]] = queue.Queue()
+        """What the server has sent: event and content."""
+        self.gone = threading.Event()
+        self.patience = patience
+        self.io = socketio.Client(
+            reconnection=False,
+            # Programs have none, and what a test gives would be a second one.
+            websocket_extra_options={"suppress_origin": True},
+        )
+        self.io.on("*", lambda event, content: self.told.put((event, content)))
+        self.io.on("disconnect", lambda _reason: self.gone.set())
+        self.io.connect(
+            url, headers=headers or {}, transports=["websocket"], wait_timeout=patience
+        )
+        self._connection = self.io.eio.ws
+
+    def call(self, event: str, **content: Any) -> Any:  # noqa: ANN401 (JSON)
+        """Send a message; return its acknowledgement."""
+        return self.io.call(event, content, timeout=self.patience)
+
+    def wait_for(self, condition: Callable[[str, Any], bool]) -> Any:  # noqa: ANN401
+        """Return the content of the first message that is as it should be."""
+        while True:
+            event, content = self.told.get(timeout=self.patience)
+            if condition(event, content):
+                return content
+
+    def close(self) -> None:
+        """Say goodbye."""
+        self.io.disconnect()
+        # Which leaves the socket open when the server was the first to go.
+        self._connection.shutdown()
+
+
+@pytest.fixture
+def connect() -> Iterator[Callable[..., SocketClient]]:
+    """Open WebSockets that are closed after the test."""
+    opened: list[SocketClient] = []
+
+    def make(*arguments: Any, **options: Any) -> SocketClient:  # noqa: ANN401
+        opened.append(SocketClient(*arguments, **options))
+        return opened[-1]
+
+    yield make
+    for client in opened:
+        client.close()

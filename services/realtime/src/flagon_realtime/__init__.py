@@ -1,1 +1,1 @@
-"""Server-sent events from the Redis stream to browsers."""
+"""Server-sent events from the Redis stream to browsers, and rooms over WebSockets."""

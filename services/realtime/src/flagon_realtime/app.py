@@ -4,7 +4,7 @@ from flask import Flask
 
 from flagon_chassis import auth, health, limits, web
 
-from . import routes
+from . import routes, routes_presence
 from .settings import Settings
 from .station import Station
 
@@ -30,10 +30,11 @@ def create_app(settings: Settings | None = None) -> Flask:
         redis_url=settings.redis_store_url.get_secret_value(),
     )
     limiter = limits.init_app(app, settings)
-    station = app.extensions["flagon.station"] = Station(settings)
+    station = app.extensions["flagon.station"] = Station(settings, app)
     health.check(app, "events", station.check_reader)
     health.check(app, "room", station.check_room)
     app.register_blueprint(routes.bp)
+    app.register_blueprint(routes_presence.bp)
     app.view_functions["events.publish_event"] = limiter.limit(
         settings.publish_limit, override_defaults=False
     )(routes.publish_event)

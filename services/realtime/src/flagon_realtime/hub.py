@@ -160,7 +160,7 @@ class Hub:
         :param head: what the client must get before anything else; written at once,
             so that it knows the stream is open before the first event.
         """
-        self._tune(sock)
+        tune(sock, self.source.stall_seconds)
         fd = sock.detach()
         os.set_blocking(fd, False)
         client = Client(self, ticket, self._group(ticket.interest), fd)
@@ -293,15 +293,6 @@ class Hub:
             with suppress(OSError):
                 os.write(client.fd, wire.close(reason, retry_milliseconds))
         self._drop(client, reason)
-
-    def _tune(self, sock: socket.socket) -> None:
-        if sock.family == socket.AF_UNIX:
-            return
-        stall_milliseconds = int(self.source.stall_seconds * 1000)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
-        # A peer that vanished without a word fails after this, not after 15 minutes.
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, stall_milliseconds)
 
     def _group(self, interest: Interest) -> Group:
         group = self._groups.get(interest)
@@ -558,6 +549,20 @@ class Hub:
     def _replay_for_ever(self) -> None:
         while True:
             self.replay()
+
+
+def tune(sock: socket.socket, stall_seconds: float) -> None:
+    """Let the kernel keep little for a client that takes nothing, and not for long.
+
+    :param stall_seconds: after which a peer that vanished without a word is gone.
+    """
+    if sock.family == socket.AF_UNIX:
+        return
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
+    # Without it that takes 15 minutes.
+    milliseconds = int(stall_seconds * 1000)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
 
 def _progress(parts: list[bytes], written: int) -> tuple[int, int]:

@@ -1,10 +1,12 @@
 """Who follows which topics, and how many streams one process and one caller may have."""
 
+import collections
 import random
 import threading
 import time
-from collections import Counter
 from dataclasses import dataclass
+
+from prometheus_client import Counter, Gauge
 
 from flagon_chassis.errors import Throttled, Unavailable
 
@@ -87,12 +89,21 @@ class Roster:
     """The open streams of one process.
 
     :param capacity: most streams.
+    :param open_now: tells how many there are.
+    :param refused: counts those that there was no room for.
     """
 
-    def __init__(self, capacity: int) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        open_now: Gauge = telemetry.CONNECTIONS,
+        refused: Counter = telemetry.REFUSED,
+    ) -> None:
         self._capacity = capacity
+        self._open_now = open_now
+        self._refused = refused
         self._open: set[Subscriber] = set()
-        self._held: Counter[str] = Counter()
+        self._held: collections.Counter[str] = collections.Counter()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
@@ -110,10 +121,10 @@ class Roster:
         :raises TooManyStreams: the holder has as many streams as it may.
         """
         if self.full:
-            telemetry.REFUSED.labels("full").inc()
+            self._refused.labels("full").inc()
             raise ProcessFull("Try again in a few seconds.", retry_after_seconds=2)
         if self._held[ticket.holder] >= ticket.limit:
-            telemetry.REFUSED.labels("holder").inc()
+            self._refused.labels("holder").inc()
             raise TooManyStreams(
                 f"At most {ticket.limit} streams may be open at once.",
                 retry_after_seconds=10,
@@ -125,7 +136,7 @@ class Roster:
         with self._lock:
             self._open.add(subscriber)
             self._held[subscriber.ticket.holder] += 1
-        telemetry.CONNECTIONS.inc()
+        self._open_now.inc()
 
     def leave(self, subscriber: Subscriber) -> None:
         """Count a stream no longer; safe to call twice."""
@@ -138,7 +149,7 @@ class Roster:
             # Else every address that ever came would be remembered.
             if not self._held[holder]:
                 del self._held[holder]
-        telemetry.CONNECTIONS.dec()
+        self._open_now.dec()
 
     def everyone(self) -> list[Subscriber]:
         """Return the streams that are open right now."""

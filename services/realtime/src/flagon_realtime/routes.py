@@ -123,7 +123,7 @@ def follow_events() -> ResponseReturnValue:
         request.args.getlist("type"), limit=settings.topics_max
     )
     snapshot = domain.wants_snapshot(request.args.get("snapshot", ""))
-    caller = _account() if domain.needs_account(names) else auth.caller_if_any()
+    caller = account() if domain.needs_account(names) else auth.caller_if_any()
     if caller is None:
         return station.open(
             Ticket(
@@ -142,7 +142,7 @@ def follow_events() -> ResponseReturnValue:
             interest=Interest(topics, types, prefixes),
             holder=f"account {caller.sub}",
             limit=settings.connections_per_account,
-            grant=_grant(caller),
+            grant=grant_of(caller),
             after=after,
             snapshot=snapshot,
         )
@@ -210,11 +210,13 @@ def bound_events() -> None:
 
 
 @auth.requires()
-def _account() -> Caller:
+def account() -> Caller:
+    """Return who is asking, who must be somebody."""
     return auth.caller()
 
 
-def _grant(caller: Caller) -> Grant:
+def grant_of(caller: Caller) -> Grant:
+    """Return what may end the token of a caller, and so what was opened with it."""
     return Grant(
         sub=caller.sub,
         jti=str(caller.claims["jti"]),

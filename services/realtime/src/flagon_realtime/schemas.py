@@ -63,6 +63,46 @@ class NewEvent(BaseModel, extra="forbid", strict=True, frozen=True):
     data: Annotated[dict[str, Any], AfterValidator(_plain)]
 
 
+class RoomQuery(BaseModel, extra="forbid"):
+    """Query of `GET /api/v1/presence`."""
+
+    room: str = Field(
+        max_length=200,
+        description="A topic: `products/<id>`.",
+        examples=["products/0198c3a0-8f5e-7b60-8d3c-0f9c1c3c4b5a"],
+    )
+
+
+class PersonView(BaseModel):
+    """Somebody who works with what a room is about."""
+
+    id: str = Field(description="The account.")
+    name: str | None = Field(description="null: nobody can tell at the moment.")
+    activity: Literal["viewing", "editing"]
+
+
+class LockView(BaseModel):
+    """Who keeps others from editing."""
+
+    id: str = Field(description="The account.")
+    name: str | None
+    expires_in_seconds: float = Field(description="Unless it is renewed.")
+
+
+class PresenceView(BaseModel):
+    """Who is in a room."""
+
+    room: str
+    count: int = Field(
+        ge=0,
+        description="People: an account counts once, a stranger once for each connection.",
+    )
+    people: list[PersonView] | None = Field(
+        default=None, description="For those who work with it, and of them alone."
+    )
+    lock: LockView | None = Field(default=None, description="As for `people`.")
+
+
 class PublishedEvent(BaseModel):
     """What became of a published event."""
 

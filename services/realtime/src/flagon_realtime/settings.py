@@ -42,7 +42,22 @@ class Settings(ServiceSettings, frozen=True, env_prefix="REALTIME_"):
     """Events that one client may publish; they take room in the stream from others."""
 
     topics_max: PositiveInt = 20
-    """Topics that one stream may ask for, and types."""
+    """Topics that one stream may ask for, and types; rooms of one WebSocket."""
+
+    sockets_max: PositiveInt = 2_000
+    """WebSockets that one process serves; each takes about 32 KB."""
+    message_bytes_max: PositiveInt = 4096
+    """Largest message that a client may send over a WebSocket."""
+    messages_per_second: PositiveFloat = 5.0
+    """Messages that one account, or one stranger's WebSocket, may go on sending."""
+    messages_at_once: PositiveInt = 50
+    """How far it may run ahead of that."""
+    presence_seconds: PositiveFloat = 15.0
+    """Time after which somebody is gone from a room whose process was killed."""
+    lock_seconds: PositiveFloat = 30.0
+    """Time after which a lock is free unless its holder renews it."""
+    auth_url: str = "http://127.0.0.1:8090"
+    """auth from inside: what people of the back office are called."""
 
     delivery_spans_per_second: int = Field(default=20, ge=0)
     """Most deliveries that a process writes into traces in a second."""

@@ -38,7 +38,7 @@ class StreamResponse(Response):
         self, environ: dict[str, Any], start_response: Callable[..., Any]
     ) -> Iterable[bytes]:
         """Answer one request as WSGI has it."""
-        sock = _socket(environ)
+        sock = connection_of(environ)
         if environ["REQUEST_METHOD"] == "HEAD":
             self.response = []
         elif self._hub is not None and sock is not None and _plain(sock, environ):
@@ -67,7 +67,13 @@ class StreamResponse(Response):
         return "\r\n".join(lines).encode("latin-1") + opening
 
 
-def _socket(environ: dict[str, Any]) -> socket.socket | None:
+def handed_socket(environ: dict[str, Any]) -> socket.socket | None:
+    """Return the connection of a request, where the server lets go of it."""
+    sock: socket.socket | None = environ.get("gunicorn.socket")
+    return sock if sock is not None and _plain(sock, environ) else None
+
+
+def connection_of(environ: dict[str, Any]) -> socket.socket | None:
     """Return the connection of a request, where the server tells."""
     for name in ("gunicorn.socket", "werkzeug.socket"):
         if name in environ:

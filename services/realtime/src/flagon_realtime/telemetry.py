@@ -38,6 +38,25 @@ READER_LAG = metrics.gauge(
     mode="livemax",
 )
 
+SOCKETS = metrics.gauge("flagon_websocket_connections", "Open WebSockets.")
+SOCKETS_DROPPED = metrics.counter(
+    "flagon_websocket_dropped_total", "WebSockets that the server ended.", "reason"
+)
+SOCKETS_REFUSED = metrics.counter(
+    "flagon_websocket_refused_total", "WebSockets that were not opened.", "reason"
+)
+ROOMS = metrics.gauge(
+    "flagon_websocket_rooms", "Rooms that somebody is in, once for each process."
+)
+MESSAGES = metrics.counter(
+    "flagon_websocket_messages_total", "Messages of clients.", "message"
+)
+MESSAGES_REFUSED = metrics.counter(
+    "flagon_websocket_messages_refused_total",
+    "Messages that were answered with a problem, by its type.",
+    "problem",
+)
+
 _SAMPLED = b"-01"
 
 Reached = list[tuple[Entry, int]]
