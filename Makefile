@@ -8,8 +8,8 @@ VENV := .venv/bin
 FLAGON := PYTHONPATH=deploy/local $(VENV)/python -m flagonctl --mode $(MODE) --port-base $(PORT_BASE) --format $(FORMAT)
 # Values with spaces and quotes reach the program as typed: make gives them to the shell
 # as variables, never as text.
-export C F ID N ONLY P PART ROLE S SCOPE SIGNAL SNAPSHOT TO TOPIC TYPE WITH
-VALUES := "C=$$C" "F=$$F" "ID=$$ID" "N=$$N" "ONLY=$$ONLY" "P=$$P" "PART=$$PART" "ROLE=$$ROLE" "S=$$S" "SCOPE=$$SCOPE" "SIGNAL=$$SIGNAL" "SNAPSHOT=$$SNAPSHOT" "TO=$$TO" "TOPIC=$$TOPIC" "TYPE=$$TYPE" "WITH=$$WITH"
+export ACCOUNTS AT C F ID N ONLY P PART ROLE S SCOPE SIGNAL SNAPSHOT TO TOPIC TYPE WITH
+VALUES := "AT=$$AT" "C=$$C" "F=$$F" "ID=$$ID" "N=$$N" "ONLY=$$ONLY" "P=$$P" "PART=$$PART" "ROLE=$$ROLE" "S=$$S" "SCOPE=$$SCOPE" "SIGNAL=$$SIGNAL" "SNAPSHOT=$$SNAPSHOT" "TO=$$TO" "TOPIC=$$TOPIC" "TYPE=$$TYPE" "WITH=$$WITH"
 
 K8S := $(VENV)/python deploy/k8s/cluster.py --context "$$CONTEXT" --overlay "$${OVERLAY:-local}"
 export CONTEXT OVERLAY
@@ -65,8 +65,17 @@ migrate: ## Bring the tables up to date [S=catalog]
 	@$(FLAGON) migrate $(VALUES)
 seed: ## Make demonstration accounts and clients where missing
 	@$(FLAGON) seed $(VALUES)
+backup: ## Copy the databases as they run; from the first time on, keep their log
+	@$(FLAGON) backup $(VALUES)
+restore: ## Bring everything back to a moment [AT=2026-11-21T22:00:00Z, else the latest]
+	@$(FLAGON) restore $(VALUES)
+invariants: ## Ask the databases whether what must be true is true [FORMAT=json]
+	@$(FLAGON) invariants $(VALUES)
 bench: ## Measure what is promised [N=… for one of tests/bench]
 	@$(FLAGON) bench $(VALUES)
+# HOST counts only where it is typed: some shells have a variable of that name.
+load: setup ## People who come and go, judged by the objectives [PROFILE=smoke USERS=… SECONDS=… LIVE=8089 SEED=… HOST=… ACCOUNTS=…]
+	@sh tests/load/load.sh --port-base=$(PORT_BASE) --profile=$(or $(PROFILE),smoke) --users=$(USERS) --seconds=$(SECONDS) --live=$(LIVE) --seed=$(SEED) --host="$(if $(findstring command,$(origin HOST)),$(HOST))" --accounts="$$ACCOUNTS"
 ledger: setup ## Jobs while workers are killed every second: none lost, none twice [N=5000]
 	@FLAGON_LEDGER_JOBS=$(or $(N),5000) $(VENV)/python -m pytest -q --no-cov services/worker/tests/test_ledger.py
 

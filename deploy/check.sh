@@ -118,7 +118,7 @@ first() {
 second() {
   services catalog realtime web
   stage together "$bin/python" -m pytest -q tests/together
-  stage deployment "$bin/python" -m pytest -q tests/local
+  stage deployment "$bin/python" -m pytest -q tests/local tests/load
   stage observability "$bin/python" -m pytest -q tests/observability
 }
 # Then the whole platform, in both modes at once.

@@ -5,6 +5,7 @@
 #   <name>         the service: reads and changes rows, creates and drops nothing
 #   <name>_reader  people and dashboards: reads; auth has none, its rows are secrets
 #   monitor        the exporter: the server's own figures, no row of anybody
+#   backup         copies the whole server while it runs (replication); logs in to no database
 #
 # psql finds the server by PGHOST, PGPORT, PGUSER and PGPASSWORD. Passwords are read from
 # files in SECRETS_DIR (<role>_postgres_password), so they are in no argument list. The
@@ -59,6 +60,19 @@ alter role monitor set statement_timeout = '5s';
 grant pg_monitor to monitor;
 grant connect on database postgres to monitor;
 SQL
+
+# A server that somebody else runs has backups of its own, and no file with this password.
+if [ -e "$secrets/backup_postgres_password" ]; then
+  psql --quiet --no-psqlrc --set on_error_stop=1 --dbname postgres <<SQL
+set client_min_messages to warning;
+\set password \`cat '$secrets/backup_postgres_password'\`
+select 'create role backup' where not exists (select from pg_roles where rolname = 'backup') \gexec
+-- Two: the files and the log beside them. What it copies holds every row, so no process of
+-- the platform is given its password.
+alter role backup login replication nosuperuser nocreatedb nocreaterole noinherit
+  connection limit 2 password :'password';
+SQL
+fi
 
 for name in catalog worker; do
   psql --quiet --no-psqlrc --set on_error_stop=1 --dbname "$name" \

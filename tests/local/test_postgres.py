@@ -5,8 +5,10 @@ from contextlib import ExitStack
 
 import psycopg
 import pytest
-from flagonctl import programs, reach
+from flagonctl import environment, programs, reach
 from flagonctl.problem import Problem
+from flagonctl.processes import SERVICES
+from flagonctl.stack import Stack
 from flagonctl.vault import Vault
 
 from .conftest import ROOT, free_port, own_folder, wait_for
@@ -293,3 +295,33 @@ class TestVersions:
             programs.postgres_for(tmp_path)
 
         assert "postgresql-9" in failure.value.next_step
+
+
+class TestBackup:
+    @pytest.mark.parametrize("database", ["auth", "catalog", "worker", "postgres"])
+    def test_logs_in_to_no_database(self, server, database):
+        with pytest.raises(psycopg.OperationalError, match="permission denied"):
+            server("backup", database)
+
+    def test_is_no_more_than_a_copier(self, server):
+        with server("postgres", "postgres") as administrator:
+            found = administrator.execute(
+                "select rolreplication, rolsuper, rolcreaterole, rolcreatedb,"
+                " rolbypassrls, rolconnlimit from pg_roles where rolname = 'backup'"
+            ).fetchone()
+            copiers = administrator.execute(
+                "select rolname from pg_roles where rolreplication and not rolsuper"
+            ).fetchall()
+        assert found == (True, False, False, False, False, 2)
+        assert copiers == [("backup",)]
+
+    def test_no_process_knows_its_password(self, tmp_path):
+        stack = Stack("docker", 24_000, tmp_path)
+        keeper = Vault(tmp_path / "secrets")
+        keeper.fill()
+        known = [
+            value
+            for service in SERVICES
+            for value in environment.confidential(service, stack, keeper).values()
+        ]
+        assert not any(keeper["backup_postgres_password"] in value for value in known)

@@ -8,16 +8,19 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import cast
 
 from . import (
+    backup,
     checks,
     compose,
     configuration,
+    databases,
     device,
+    invariants,
     local,
     measure,
-    programs,
     reach,
     signin,
     status,
@@ -342,28 +345,31 @@ def psql(stack: Stack, values: Values, _format: str) -> int:
             f"Nobody may read tables of {service or 'no service'}.",
             f"choose: make psql S={READABLE[0]}",
         )
-    reader = f"{service}_reader"
-    words = ["--no-psqlrc", f"--username={reader}", f"--dbname={service}"]
-    if "C" in values:
-        words.append(f"--command={values['C']}")
-    if stack.mode == "docker":
-        secret = f"/run/secrets/{reader}_postgres_password"
-        script = f'PGPASSWORD=$(cat {secret}) exec psql --host=127.0.0.1 "$@"'
-        command = [
-            *("docker", "compose", "--env-file", str(stack.state / "compose.env")),
-            # Without a statement somebody types.
-            *("exec", *(["--no-TTY"] if "C" in values else []), "postgres"),
-            *("sh", "-c", script, "psql", *words),
-        ]
-        return subprocess.run(command, check=False, cwd=stack.root).returncode
-    program = programs.postgres_for(stack.state / "postgres").program("psql")
-    password = Vault(stack.secrets)[f"{reader}_postgres_password"]
-    address = ["--host=127.0.0.1", f"--port={stack.port('postgres')}"]
-    return subprocess.run(
-        [program, *address, *words],
-        check=False,
-        env={**os.environ, "PGPASSWORD": password},
-    ).returncode
+    words = [f"--command={values['C']}"] if "C" in values else []
+    argv, variables = databases.command(
+        stack, f"{service}_reader", service, *words, typed=not words
+    )
+    return subprocess.run(argv, check=False, cwd=stack.root, env=variables).returncode
+
+
+def make_backup(stack: Stack, _values: Values, _format: str) -> None:
+    """Copy the databases while they run; from the first time on their log is kept."""
+    backup.backup(stack)
+
+
+def restore(stack: Stack, values: Values, _format: str) -> None:
+    """Bring everything back to a moment, the latest without `AT`."""
+    backup.restore(stack, values.get("AT", ""))
+
+
+def show_invariants(stack: Stack, _values: Values, format_: str) -> int:
+    """Ask the databases whether what must be true is true."""
+    found = invariants.check(stack)
+    if format_ == "json":
+        print(json.dumps([asdict(one) for one in found], indent=2))
+    else:
+        print(invariants.table(found))
+    return 1 if any(one.broken for one in found) else 0
 
 
 def migrate(stack: Stack, values: Values, _format: str) -> None:
@@ -462,12 +468,14 @@ def prepare(stack: Stack, _values: Values, _format: str) -> None:
 
 COMMANDS: dict[str, Callable[[Stack, Values, str], int | None]] = {
     "accounts": show_accounts,
+    "backup": make_backup,
     "bench": bench,
     "cli": cli,
     "device": let_device_in,
     "doctor": doctor,
     "down": down,
     "images": images,
+    "invariants": show_invariants,
     "kill": kill,
     "logs": logs,
     "mail": mail,
@@ -476,6 +484,7 @@ COMMANDS: dict[str, Callable[[Stack, Values, str], int | None]] = {
     "psql": psql,
     "reset": reset,
     "restart": restart,
+    "restore": restore,
     "seed": seed,
     "start": start,
     "status": show_status,

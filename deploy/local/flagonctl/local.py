@@ -2,6 +2,7 @@
 
 import compileall
 import os
+import shlex
 import shutil
 import socket
 import subprocess
@@ -259,6 +260,7 @@ def _program(stack: Stack, process: Process) -> list[str]:
             *("-c", f"config_file={deploy / 'postgres' / 'postgresql.conf'}"),
             *("-c", "listen_addresses=127.0.0.1"),
             *("-c", f"port={port}"),
+            *("-c", f"archive_command={_archive_command(stack)}"),
             # No socket file: its path must be short, and nothing needs it.
             *("-c", "unix_socket_directories="),
         ]
@@ -294,6 +296,15 @@ def _program(stack: Stack, process: Process) -> list[str]:
 # -- Postgres -------------------------------------------------------------------------------
 
 
+def _archive_command(stack: Stack) -> str:
+    """Return what Postgres runs for each file of its log that is full."""
+    script = stack.root / "deploy" / "postgres" / "backup.sh"
+    words = f"BACKUPS={shlex.quote(str(stack.state / 'backups'))}"
+    words += f" /bin/sh {shlex.quote(str(script))} archive"
+    # Of what follows a per cent sign, Postgres puts in the path and the name alone.
+    return words.replace("%", "%%") + " %p %f"
+
+
 def _init_postgres(
     stack: Stack, keeper: Vault, who: reach.Runner, clock: Clock
 ) -> None:
@@ -301,6 +312,9 @@ def _init_postgres(
     postgres = programs.postgres_for(data)
     if (data / "PG_VERSION").exists():
         return
+    if (stack.state / "postgres.left").exists():
+        message = "A restore was cut off; the data of before is in postgres.left."
+        raise Problem(message, "make restore   (with the same AT)")
     # Made beside and renamed when whole: a kill half-way leaves nothing half-made.
     fresh = stack.state / "postgres.new"
     shutil.rmtree(fresh, ignore_errors=True)

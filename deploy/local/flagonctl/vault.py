@@ -17,6 +17,7 @@ REDIS_USERS = ("admin", "monitor", *SERVICES)
 _TEXTS = (
     "postgres_password",
     "monitor_postgres_password",
+    "backup_postgres_password",
     *(f"{name}_postgres_password" for name in OWNERS),
     *(f"{name}_owner_postgres_password" for name in OWNERS),
     *(f"{name}_reader_postgres_password" for name in READABLE),
