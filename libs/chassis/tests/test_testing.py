@@ -1,6 +1,7 @@
 import os
 import shutil
 
+import httpx2
 import pytest
 from sqlalchemy import text
 
@@ -57,6 +58,50 @@ class TestServers:
         assert next(server).url.startswith("postgresql://")
         assert asked == ["initdb"]
         server.close()
+
+
+class Echo(testing.Peer):
+    def answer(self, method, path, headers, body):
+        if path == "/gone":
+            return 410, {"title": "Gone"}, {"X-Why": "because"}
+        if path == "/nothing":
+            return 204, None
+        return 200, [method, path, headers["X-Said"], body.decode()]
+
+
+class TestPeer:
+    @pytest.fixture
+    def echo(self):
+        found = Echo()
+        yield found
+        found.close()
+
+    @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])
+    def test_answers_what_it_says(self, echo, method):
+        url, said = f"{echo.url}/a?b=c", {"X-Said": "d"}
+
+        answer = httpx2.request(method, url, headers=said, content=b"e")
+
+        assert answer.json() == [method, "/a?b=c", "d", "e"]
+        assert answer.headers["Content-Type"] == "application/json"
+
+    def test_answers_problems_and_headers(self, echo):
+        answer = httpx2.get(f"{echo.url}/gone")
+
+        assert (answer.status_code, answer.json()) == (410, {"title": "Gone"})
+        assert answer.headers["Content-Type"] == "application/problem+json"
+        assert answer.headers["X-Why"] == "because"
+
+    def test_answers_nothing(self, echo):
+        answer = httpx2.get(f"{echo.url}/nothing")
+
+        assert (answer.status_code, answer.content) == (204, b"")
+
+    def test_ends(self, echo):
+        echo.close()
+
+        with pytest.raises(httpx2.ConnectError):
+            httpx2.get(echo.url)
 
 
 class TestLacking:

@@ -11,7 +11,6 @@ import threading
 import time
 import urllib.request
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 from uuid import UUID
@@ -23,7 +22,7 @@ from uuid_utils.compat import uuid7
 
 import flagon_worker
 from flagon_chassis import db, tables
-from flagon_chassis.testing import ISSUER, free_port
+from flagon_chassis.testing import ISSUER, Peer, free_port
 from flagon_worker import tasks
 from flagon_worker.app import create_app
 from flagon_worker.domain import fairness, jobs, leases
@@ -236,43 +235,18 @@ def begin(app):
     return begin
 
 
-class FakeCatalog:
+class FakeCatalog(Peer):
     """A catalog behind real HTTP: keeps products, repeats answers by key, fails at will."""
 
     def __init__(self):
         self.lock = threading.Lock()
         self.reset()
-        outer = self
+        super().__init__()
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self):
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                self.answer(*outer.bulk(self.headers, body))
-
-            def do_GET(self):
-                self.answer(*outer.find(self.path.rpartition("/")[2]))
-
-            def answer(self, status, answer):
-                sent = json.dumps(answer).encode()
-                self.send_response(status)
-                kind = (
-                    "application/json" if status == 200 else "application/problem+json"
-                )
-                self.send_header("Content-Type", kind)
-                self.send_header("Content-Length", str(len(sent)))
-                self.end_headers()
-                self.wfile.write(sent)
-
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(
-            target=self.server.serve_forever, args=(0.01,), daemon=True
-        ).start()
+    def answer(self, method, path, headers, body):
+        if method == "POST":
+            return self.bulk(headers, body)
+        return self.find(path.rpartition("/")[2])
 
     def reset(self):
         self.products = {}
@@ -340,8 +314,7 @@ def catalog(server):
 def server():
     fake = FakeCatalog()
     yield fake
-    fake.server.shutdown()
-    fake.server.server_close()
+    fake.close()
 
 
 @pytest.fixture

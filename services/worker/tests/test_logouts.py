@@ -1,15 +1,13 @@
 """Clients hear of logouts: once, as soon as they can, and nothing else gets out."""
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs
 from uuid import uuid4
 
 import pytest
 from celery.exceptions import Reject, Retry
 
-from flagon_chassis.testing import free_port
+from flagon_chassis.testing import Peer, free_port
 from flagon_worker import tasks
 from flagon_worker.clients import Auth, Strangers
 from flagon_worker.domain import deliveries, logouts
@@ -17,44 +15,21 @@ from flagon_worker.domain import deliveries, logouts
 NOTICE = uuid4()
 
 
-class Neighbours:
-    """auth and a client behind real HTTP, one server for both."""
+class Neighbours(Peer):
+    """auth and a client, one server for both."""
 
     def __init__(self):
         self.calls = []
         self.known = True
         self.auth_status = 200
         self.status = 200
-        outer = self
+        super().__init__()
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self):
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                outer.calls.append((self.path, self.headers, body.decode()))
-                status, answer = outer.answer(self.path)
-                sent = json.dumps(answer).encode() if answer is not None else b""
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(sent)))
-                self.send_header("Content-Type", "application/json")
-                if 300 <= status < 400:
-                    self.send_header("Location", f"{outer.url}/elsewhere")
-                self.end_headers()
-                self.wfile.write(sent)
-
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(
-            target=self.server.serve_forever, args=(0.01,), daemon=True
-        ).start()
-
-    def answer(self, path):
+    def answer(self, method, path, headers, body):
+        self.calls.append((path, headers, body.decode()))
         if path == "/backchannel-logout?tenant=1":
-            return self.status, {"error": "invalid_request"}
+            elsewhere = {"Location": f"{self.url}/elsewhere"}
+            return self.status, {"error": "invalid_request"}, elsewhere
         if self.auth_status != 200:
             return self.auth_status, {"detail": "trouble"}
         if not self.known:
@@ -82,8 +57,7 @@ def neighbours(app, settings):
     app.extensions["flagon.strangers"] = Strangers(changed)
     yield found
     app.extensions["flagon.identity"].close()
-    found.server.shutdown()
-    found.server.server_close()
+    found.close()
 
 
 def deliver(app):

@@ -8,7 +8,6 @@ import ssl
 import threading
 import uuid
 from email import message_from_bytes, policy
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from celery.exceptions import Retry
@@ -18,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from pydantic import SecretStr
 
-from flagon_chassis.testing import free_port
+from flagon_chassis.testing import Peer, free_port
 from flagon_worker import tasks
 from flagon_worker.clients import Auth, MailFolder, MailServer, mail_sender, post
 from flagon_worker.domain import mails
@@ -398,43 +397,25 @@ class TestDeliver:
         assert first["Message-ID"] == second["Message-ID"] == f"<{mail_id}@shop.test>"
 
 
-class AuthServer:
-    """auth behind real HTTP."""
+class AuthServer(Peer):
+    """auth, as far as it knows of mails."""
 
     def __init__(self):
         self.status = 200
         self.calls = []
-        outer = self
+        super().__init__()
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-                outer.calls.append((self.path, body))
-                last = self.path.rsplit("/", 1)[-1]
-                ended = last in {"sent", "returned", "refused"}
-                status = 204 if ended and outer.status == 200 else outer.status
-                sent = b"" if status == 204 else json.dumps(LETTER).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(sent)))
-                self.end_headers()
-                self.wfile.write(sent)
-
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(
-            target=self.server.serve_forever, args=(0.01,), daemon=True
-        ).start()
+    def answer(self, method, path, headers, body):
+        self.calls.append((path, body))
+        ended = path.rsplit("/", 1)[-1] in {"sent", "returned", "refused"}
+        return (204, None) if ended and self.status == 200 else (self.status, LETTER)
 
 
 @pytest.fixture
 def identity():
     found = AuthServer()
     yield found
-    found.server.shutdown()
-    found.server.server_close()
+    found.close()
 
 
 @pytest.fixture

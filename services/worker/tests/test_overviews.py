@@ -3,9 +3,7 @@
 import json
 import subprocess
 import sys
-import threading
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from urllib.parse import parse_qs, urlsplit
 from uuid import uuid4
@@ -14,6 +12,7 @@ import pytest
 from pypdf import PdfReader
 from uuid_utils.compat import uuid7
 
+from flagon_chassis.testing import Peer
 from flagon_worker import clients
 from flagon_worker.domain import archive, charts, overviews
 from flagon_worker.models import Job
@@ -30,36 +29,20 @@ FACETS = {
 }
 
 
-class Counter:
-    """A catalog that counts, behind real HTTP, and fails as told."""
+class Counter(Peer):
+    """A catalog that counts, and fails as told."""
 
     def __init__(self):
         self.asked = []
         self.facets = FACETS
         self.status = 200
-        outer = self
+        super().__init__()
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                asked = parse_qs(urlsplit(self.path).query)
-                outer.asked.append(asked)
-                names = {"complete", *asked["facets"][0].split(",")}
-                page = {"facets": {name: outer.facets[name] for name in names}}
-                sent = json.dumps(page).encode()
-                self.send_response(outer.status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(sent)))
-                self.end_headers()
-                self.wfile.write(sent)
-
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(
-            target=self.server.serve_forever, args=(0.01,), daemon=True
-        ).start()
+    def answer(self, method, path, headers, body):
+        asked = parse_qs(urlsplit(path).query)
+        self.asked.append(asked)
+        names = {"complete", *asked["facets"][0].split(",")}
+        return self.status, {"facets": {name: self.facets[name] for name in names}}
 
 
 @pytest.fixture
@@ -69,8 +52,7 @@ def counter(app, settings):
     app.extensions["flagon.catalog"] = clients.Catalog(there)
     yield found
     app.extensions["flagon.catalog"].close()
-    found.server.shutdown()
-    found.server.server_close()
+    found.close()
 
 
 @pytest.fixture

@@ -1,53 +1,34 @@
 """Reindexing: every step once or again, to the end, whatever dies."""
 
 import json
-import threading
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from flagon_chassis.testing import Peer
 from flagon_worker import clients
 from flagon_worker.domain import leases
 
 AT = "2026-11-21T09:30:00+00:00"
 
 
-class Words:
-    """A catalog with seven products and five words, two a step, behind real HTTP."""
+class Words(Peer):
+    """A catalog with seven products and five words, two a step."""
 
     def __init__(self):
         self.asked = []
         self.status = 200
-        outer = self
+        super().__init__()
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                step = self.path.removeprefix("/internal/words/")
-                outer.asked.append((step, body))
-                sent = json.dumps(outer.answer(step, body)).encode()
-                self.send_response(outer.status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(sent)))
-                self.end_headers()
-                self.wfile.write(sent)
-
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(
-            target=self.server.serve_forever, args=(0.01,), daemon=True
-        ).start()
-
-    def answer(self, step, body):
+    def answer(self, method, path, headers, body):
+        step, body = path.removeprefix("/internal/words/"), json.loads(body)
+        self.asked.append((step, body))
         there = 0 if "since" in body else {"learn": 7, "forget": 5}[step]
         begin = int(body.get("after", "0"))
         count = min(2, there - begin)
         after = str(begin + count) if count else None
-        return {"after": after, "looked_at": count, "written": count, "at": AT}
+        done = {"after": after, "looked_at": count, "written": count, "at": AT}
+        return self.status, done
 
 
 @pytest.fixture
@@ -57,8 +38,7 @@ def words(app, settings):
     app.extensions["flagon.catalog"] = clients.Catalog(there)
     yield found
     app.extensions["flagon.catalog"].close()
-    found.server.shutdown()
-    found.server.server_close()
+    found.close()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import json
 import threading
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from uuid import UUID, uuid4
 
 import pytest
@@ -12,7 +11,7 @@ from celery.exceptions import Retry
 from sqlalchemy import select
 
 from flagon_chassis import streams, tables
-from flagon_chassis.testing import free_port
+from flagon_chassis.testing import Peer, free_port
 from flagon_worker import tasks_watches
 from flagon_worker.clients import Auth
 from flagon_worker.domain import watches
@@ -478,30 +477,17 @@ class TestKilled:
         stack.kill("consumer")
 
 
-class Letters:
-    """auth behind real HTTP, as far as it takes orders of mails."""
+class Letters(Peer):
+    """auth, as far as it takes orders of mails."""
 
     def __init__(self):
         self.got = []
         self.status = 204
-        outer = self
+        super().__init__()
 
-        class Handler(BaseHTTPRequestHandler):
-            def do_PUT(self):
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                outer.got.append((self.path, json.loads(body)))
-                self.send_response(outer.status)
-                self.send_header("Content-Length", "0")
-                self.end_headers()
-
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-        threading.Thread(
-            target=self.server.serve_forever, args=(0.01,), daemon=True
-        ).start()
+    def answer(self, method, path, headers, body):
+        self.got.append((path, json.loads(body)))
+        return self.status, None
 
 
 @pytest.fixture
@@ -511,8 +497,7 @@ def letters(app, settings):
     app.extensions["flagon.identity"] = Auth(changed)
     yield found
     app.extensions["flagon.identity"].close()
-    found.server.shutdown()
-    found.server.server_close()
+    found.close()
 
 
 class TestTellPrice:

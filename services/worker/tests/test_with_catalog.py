@@ -184,7 +184,8 @@ def test_a_reindex_brings_back_the_words_of_searches(submit, client, bearer, run
 
     assert job["state"] == "succeeded", job
     assert job["result"]["learned"] >= 1
-    assert shop.query("select count(*) from word where text like 'qu%'") == [(1,)]
+    words = "select text from word where text in ('quokka', 'quetzalx')"
+    assert shop.query(words) == [("quokka",)]
 
 
 QUOKKA = {name: name for name in ("sku", "name", "price")}

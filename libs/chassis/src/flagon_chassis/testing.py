@@ -6,6 +6,7 @@ run; where none are installed they are containers (testcontainers). Load with
 """
 
 import hashlib
+import json
 import os
 import pwd
 import queue
@@ -16,9 +17,13 @@ import subprocess
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from email.message import Message
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, NoReturn
@@ -331,6 +336,57 @@ def session(sessions: sessionmaker[Session]) -> Iterator[Session]:
     """Give one session of `sessions`."""
     with sessions.begin() as session:
         yield session
+
+
+Answer = tuple[int, Any] | tuple[int, Any, dict[str, str]]
+"""A status, what is sent as JSON (None: nothing), and more headers if there are any."""
+
+
+class Peer(ABC):
+    """Another service behind real HTTP, as far as a test needs it."""
+
+    def __init__(self) -> None:
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                status, value, *more = outer.answer(
+                    self.command, self.path, self.headers, body
+                )
+                sent = b"" if value is None else json.dumps(value).encode()
+                kind = "problem+json" if status >= HTTPStatus.BAD_REQUEST else "json"
+                self.send_response(status)
+                self.send_header("Content-Type", f"application/{kind}")
+                self.send_header("Content-Length", str(len(sent)))
+                for name, text in (more[0] if more else {}).items():
+                    self.send_header(name, text)
+                self.end_headers()
+                self.wfile.write(sent)
+
+            # As the base class calls them.
+            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do  # noqa: N815
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing of each request."""
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._http.server_port}"
+        threading.Thread(
+            target=self._http.serve_forever, args=(0.01,), daemon=True
+        ).start()
+
+    @abstractmethod
+    def answer(self, method: str, path: str, headers: Message, body: bytes) -> Answer:
+        """Return what is answered."""
+
+    def close(self) -> None:
+        """Answer no more."""
+        self._http.shutdown()
+        self._http.server_close()
 
 
 class TokenMaker:
