@@ -77,6 +77,16 @@ class TestChoose:
         assert self.chosen(None, kept) == "c"
 
 
+class TestRestore:
+    def test_says_that_there_is_nothing_at_all(self, tmp_path):
+        stack = Stack("local", 24_000, tmp_path)
+
+        with pytest.raises(Problem, match="no backup of it"):
+            backup.restore(stack, "")
+
+        assert not stack.state.exists()
+
+
 class Files:
     """The script on folders of a test."""
 

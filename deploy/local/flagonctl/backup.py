@@ -143,6 +143,8 @@ def restore(stack: Stack, text: str) -> None:
     clock = Clock()
     server = _Server(stack)
     at = moment(text)
+    if not stack.state.exists():
+        raise Problem(f"There is no {stack.name}, and no backup of it.", "make up")
     kept = server.kept()
     base = choose(kept, at, datetime.now(UTC))
     if server.answers():
