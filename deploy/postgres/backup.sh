@@ -97,8 +97,13 @@ base() {
   echo "$(kilobytes "$BACKUPS/base/$1") $(kilobytes "$BACKUPS")"
 }
 
+is_left() { [ -e "$BACKUPS/base/$1/flagon/left_at" ]; }
+is_used() { ! is_left "$1"; }
+bases() { for one in "$BACKUPS"/base/*; do "$1" "$(basename "$one")" && basename "$one"; done || true; }
+
 prune() {
-  for old in $(ls "$BACKUPS/base" | sort -r | tail -n "+$(($1 + 1))"); do
+  # Those of a history that was left go first.
+  for old in $({ bases is_used | sort -r; bases is_left | sort -r; } | tail -n "+$(($1 + 1))"); do
     rm -rf "${BACKUPS:?}/base/$old"
   done
   oldest=$(ls "$BACKUPS/base" | sort | head -n 1)

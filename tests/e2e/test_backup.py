@@ -8,6 +8,7 @@ from uuid import uuid4
 import pytest
 from harness import imports
 from harness.events import Stream
+from harness.waiting import until
 
 CHANGED = "market.flagon.product.changed.v1"
 
@@ -60,6 +61,20 @@ class Shelf:
         }
 
 
+def revoke(stack, token):
+    """End an access token, and see that it has ended."""
+    with stack.client() as client:
+        client.post("/oauth/revoke", data={"client_id": "cli", "token": token})
+    until(lambda: refused(stack, token), what="the end of a token")
+
+
+def refused(stack, token):
+    """Say whether a token is worth nothing."""
+    headers = {"Authorization": f"Bearer {token}"}
+    with stack.client(headers=headers) as client:
+        return client.get("/api/v1/jobs").status_code == 401
+
+
 def lose_the_disk(stack):
     """Kill Postgres and remove all that it had written."""
     killed = stack.kill("postgres")
@@ -93,10 +108,13 @@ class TestRestore:
         content = imports.as_csv(imports.rows(f"{word}i", 3))
         job = imports.accepted(merchandiser, content, imports.params(word))
 
+        token = merchandiser.sign_in()["access_token"]
+
         noted = datetime.now(UTC)
         shelf.add(3)
         shelf.price(first, 99)
         shelf.archive(second)
+        revoke(stack, token)
         # It is of a history that will be left, and takes the log of all that to safety.
         stack.make("backup", seconds=600)
         lose_the_disk(stack)
@@ -109,6 +127,8 @@ class TestRestore:
                 f"{word}-1": (10, "active"),
                 f"{word}-2": (2, "active"),
             }
+        # No database knows of it, and it counts all the same.
+        assert refused(stack, token)
         assert imports.ended(merchandiser, job)["state"] == "succeeded"
         assert len(imports.products(stack, word)) == 3
         # Who comes back reads what was told before, in order, and what is told now.

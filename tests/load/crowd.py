@@ -44,8 +44,9 @@ class Shop:
 class Crowd:
     """Everybody of one run, and what they saw."""
 
-    def __init__(self, shop, environment, seed):
+    def __init__(self, shop, environment, seed, hesitation=1.0):
         self.shop = shop
+        self.hesitation = hesitation
         self.environment = environment
         self.chance = random.Random(seed)
         self.ledger = Ledger()
@@ -126,6 +127,7 @@ class Visitor:
 
     def think(self, mean):
         """Read, hesitate, type: some seconds, most often fewer than the mean."""
+        mean *= self.crowd.hesitation
         self.due = self.crowd.now() + min(self.chance.expovariate(1 / mean), 2.5 * mean)
         self._wait()
 

@@ -67,7 +67,7 @@ def watch(visitor):
         if event["type"] == "market.flagon.product.changed.v1":
             came.setdefault(event["data"]["version"], visitor.crowd.now())
 
-    opened = visitor.follow(f"products/{id_}", 12, seen)
+    opened = visitor.follow(f"products/{id_}", 12 * visitor.crowd.hesitation, seen)
     visitor.crowd.watched.append((id_, opened + 1, visitor.crowd.now(), came))
 
 

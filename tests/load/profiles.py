@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 HOLD, BEYOND, RECOVER, SEARCH = "hold", "beyond", "recover", "search"
 """What is asked of a stage: the objectives; only that it is graceful; the objectives again
@@ -33,6 +33,8 @@ class Profile:
     stages: tuple[Stage, ...]
     timed: bool = True
     """Whether times are judged; a smoke test on any machine judges outcomes alone."""
+    hesitation: float = 1.0
+    """Part of the usual think time that people take."""
 
     @property
     def seconds(self) -> float:
@@ -48,7 +50,7 @@ class Profile:
             Stage(one.seconds * factor, one.start, one.end, one.phase)
             for one in self.stages
         )
-        return Profile(self.users, stages, self.timed)
+        return replace(self, stages=stages)
 
     def at(self, second: float) -> tuple[float, str]:
         """Return the multiple and the phase of a moment, nobody after the end."""
@@ -79,7 +81,7 @@ class Profile:
 
 
 PROFILES = {
-    "smoke": Profile(12, (Stage(12, 1, 1),), timed=False),
+    "smoke": Profile(4, (Stage(12, 1, 1),), timed=False, hesitation=0.3),
     "average": Profile(20, (Stage(30, 0.2, 1), Stage(270, 1, 1))),
     "stress": Profile(
         40,

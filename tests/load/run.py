@@ -22,6 +22,7 @@ import gevent
 import requests
 from addresses import NotAllowed, target
 from crowd import Crowd, Shop
+from gevent.pool import Pool
 from journeys import MEAN_SECONDS, choose
 from locust.env import Environment
 from locust.stats import stats_history
@@ -76,13 +77,18 @@ class Run:
         self.url, self.local = target(asked.host, asked.port_base)
         self.profile = PROFILES[asked.profile].within(asked.seconds)
         self.users = asked.users or self.profile.users
-        self.rate = self.users / MEAN_SECONDS
+        self.rate = self.users / (MEAN_SECONDS * self.profile.hesitation)
         self.schedule = arrivals(self.profile, self.rate, asked.seed)
         self.environment = Environment(user_classes=[Arrivals], host=self.url)
         self.environment.flagon = self
         self.objectives = load()
         word = f"load-{datetime.now(UTC):%m%d%H%M%S}-{os.getpid() % 1000}"
-        self.crowd = Crowd(Shop(self.url, word), self.environment, asked.seed)
+        self.crowd = Crowd(
+            Shop(self.url, word),
+            self.environment,
+            asked.seed,
+            self.profile.hesitation,
+        )
         self.session = requests.Session()
         self.session.trust_env = False
         self.came, self.people = [], []
@@ -106,8 +112,7 @@ class Run:
         # Whoever checks tokens knows the keys from here on.
         for role in ROLES:
             self.ask("GET", "/api/v1/jobs?limit=1", role=role)
-        for number in range(PRODUCTS):
-            self._make(number)
+        Pool(4).map(self._make, range(PRODUCTS))
         page = self.ask("GET", "/api/v1/products?limit=100&sort=-created_at").json()
         shop = self.crowd.shop
         shop.shown = [item["id"] for item in page["items"]]
@@ -129,23 +134,25 @@ class Run:
 
     def renew(self):
         """Get each role an access token, by the real flow."""
-        for role in ROLES:
-            account = self.crowd.shop.accounts[role]
-            asked = {"base_url": self.url, "scope": _SCOPE}
-            asked |= {name: account[name] for name in ("email", "password")}
-            done = gevent.subprocess.run(
-                [str(ROOT / ".venv/bin/python"), "-c", _TOKEN],
-                input=json.dumps(asked).encode(),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env={**os.environ, "PYTHONPATH": str(ROOT / "deploy/local")},
-                check=False,
-            )
-            if done.returncode == 0:
-                self.crowd.shop.tokens[role] = json.loads(done.stdout)["access_token"]
-            elif role not in self.crowd.shop.tokens:
-                said = done.stderr.decode().strip().splitlines()[-2:]
-                sys.exit(f"{account['email']} could not sign in: {' '.join(said)}")
+        Pool(len(ROLES)).map(self._renew, ROLES)
+
+    def _renew(self, role):
+        account = self.crowd.shop.accounts[role]
+        asked = {"base_url": self.url, "scope": _SCOPE}
+        asked |= {name: account[name] for name in ("email", "password")}
+        done = gevent.subprocess.run(
+            [str(ROOT / ".venv/bin/python"), "-c", _TOKEN],
+            input=json.dumps(asked).encode(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(ROOT / "deploy/local")},
+            check=False,
+        )
+        if done.returncode == 0:
+            self.crowd.shop.tokens[role] = json.loads(done.stdout)["access_token"]
+        elif role not in self.crowd.shop.tokens:
+            said = done.stderr.decode().strip().splitlines()[-2:]
+            sys.exit(f"{account['email']} could not sign in: {' '.join(said)}")
 
     def _make(self, number):
         word = self.crowd.shop.run

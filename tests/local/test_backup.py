@@ -4,9 +4,11 @@ import subprocess
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from flagonctl import backup, programs, reach
+from flagonctl import backup, local, programs, reach
 from flagonctl.backup import Base, Kept, Restore
 from flagonctl.problem import Problem
+from flagonctl.stack import Stack
+from flagonctl.vault import Vault
 
 from .conftest import ROOT, own_folder
 from .test_postgres import serve
@@ -73,6 +75,16 @@ class TestChoose:
             self.chosen(at(2), kept)
         assert self.chosen(at(3.5), kept) == "a"
         assert self.chosen(None, kept) == "c"
+
+
+class TestRestore:
+    def test_says_that_there_is_nothing_at_all(self, tmp_path):
+        stack = Stack("local", 24_000, tmp_path)
+
+        with pytest.raises(Problem, match="no backup of it"):
+            backup.restore(stack, "")
+
+        assert not stack.state.exists()
 
 
 class Files:
@@ -157,6 +169,48 @@ class TestRoom:
         assert said.returncode != 0
         assert "is full" in said.stderr
         assert f"{10**12 // 1024} MB are needed" in said.stderr
+
+
+class TestPrune:
+    def test_lets_go_of_left_histories_first(self, files):
+        base = files.folder / "backups" / "base"
+        for name, left in (("1", False), ("2", True), ("3", False), ("4", False)):
+            (base / name / "flagon").mkdir(parents=True)
+            (base / name / "backup_label").write_text(
+                f"START WAL LOCATION: 0/{name}000028"
+                f" (file 00000001000000000000000{name})\n"
+            )
+            if left:
+                (base / name / "flagon" / "left_at").touch()
+        wal = files.folder / "backups" / "wal"
+        wal.mkdir()
+        for number in range(6):
+            (wal / f"00000001000000000000000{number}.gz").touch()
+        reach.give(files.folder, files.who)
+
+        assert files.run("prune", "3").returncode == 0
+        assert sorted(path.name for path in base.iterdir()) == ["1", "3", "4"]
+        assert len(list(wal.iterdir())) == 5
+
+        assert files.run("prune", "1").returncode == 0
+        assert [path.name for path in base.iterdir()] == ["4"]
+        assert sorted(path.name[-4:] for path in wal.iterdir()) == ["4.gz", "5.gz"]
+
+
+class TestLostData:
+    def test_is_not_replaced_by_an_empty_shop(self, tmp_path):
+        stack = Stack("local", 24_000, tmp_path)
+        (stack.state / "backups" / "base" / "20261121T120000.000000Z").mkdir(
+            parents=True
+        )
+        keeper = Vault(stack.secrets)
+        who = reach.runner()
+
+        with pytest.raises(Problem, match="is gone") as caught:
+            local._init_postgres(stack, keeper, who, local.Clock())
+
+        assert caught.value.next_step.startswith("make restore")
+        assert not (stack.state / "postgres").exists()
 
 
 @pytest.fixture(scope="module")

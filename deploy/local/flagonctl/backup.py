@@ -143,6 +143,8 @@ def restore(stack: Stack, text: str) -> None:
     clock = Clock()
     server = _Server(stack)
     at = moment(text)
+    if not stack.state.exists():
+        raise Problem(f"There is no {stack.name}, and no backup of it.", "make up")
     kept = server.kept()
     base = choose(kept, at, datetime.now(UTC))
     if server.answers():
@@ -177,7 +179,11 @@ def _replace(
 ) -> None:
     """Put what was at a moment in the place of what is there now."""
     goal = [] if at is None else [_written(at)]
-    reached = server.run("recover", base.name, *goal).strip()
+    try:
+        reached = server.run("recover", base.name, *goal).strip()
+    except Problem as problem:
+        message = f"{problem.what}\n  Nothing was changed, and everything is stopped."
+        raise Problem(message, "make up   (as it was before)") from problem
     clock.say(f"recovered from {base.name}; the last commit is of {reached or 'then'}")
     left = [one.name for one in kept.bases if at is not None and one.whole_at > at]
     clock.say(server.run("swap", *goal, *left).strip())

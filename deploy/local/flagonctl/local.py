@@ -312,9 +312,11 @@ def _init_postgres(
     postgres = programs.postgres_for(data)
     if (data / "PG_VERSION").exists():
         return
-    if (stack.state / "postgres.left").exists():
-        message = "A restore was cut off; the data of before is in postgres.left."
-        raise Problem(message, "make restore   (with the same AT)")
+    kept = [*(stack.state / "backups" / "base").glob("*Z")]
+    if kept or (stack.state / "postgres.left").exists():
+        # An empty shop in its place would look as if all were well.
+        message = f"{data} is gone: lost, or a restore was cut off."
+        raise Problem(message, "make restore   (or make reset, which forgets backups)")
     # Made beside and renamed when whole: a kill half-way leaves nothing half-made.
     fresh = stack.state / "postgres.new"
     shutil.rmtree(fresh, ignore_errors=True)
