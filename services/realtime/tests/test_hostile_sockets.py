@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import struct
+import time
 from contextlib import suppress
 from uuid import uuid4
 
@@ -249,6 +250,11 @@ class TestPackets:
 
         assert one.read_to_end() == POLICY
 
+    def test_that_never_come_keep_nothing_open(self, raw, bearer):
+        one = raw(greet=False, headers=bearer(exp=int(time.time()) + 1))
+
+        assert one.read_to_end() is None
+
     @pytest.mark.parametrize("text", ["1", "41"])
     def test_of_goodbye_are_taken(self, raw, process, text):
         one = raw()
@@ -313,7 +319,11 @@ class TestMessages:
         # The last ones were not written any more when it was one too many.
         assert 50 < len(answers) < 500
         assert one.closed_with == POLICY
-        assert process.metric("flagon_websocket_dropped_total", reason="flooding") > 0
+        process.wait_for(
+            lambda: (
+                process.metric("flagon_websocket_dropped_total", reason="flooding") > 0
+            )
+        )
 
     def test_of_one_account_count_together(self, raw, bearer):
         headers = bearer(sub=uuid4().hex)

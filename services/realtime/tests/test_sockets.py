@@ -8,11 +8,13 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from uuid import uuid4
 
+import jsonschema
 import jwt
 import pytest
 import socketio.exceptions
 
 from flagon_chassis.testing import free_port, start_redis
+from flagon_realtime import messages
 
 WORKS = ("catalog:write",)
 
@@ -64,12 +66,19 @@ def url(process):
     return f"http://127.0.0.1:{process.port}"
 
 
+def sent(event, content):
+    """What the server sends is as its schema says."""
+    schema = (messages.FOLDER / "sent" / f"{event}.json").read_text()
+    jsonschema.validate(content, json.loads(schema))
+    return content
+
+
 def count(number):
-    return lambda event, content: event == "presence" and content["count"] == number
+    return lambda event, content: sent(event, content).get("count") == number
 
 
-def ended(event, _content):
-    return event == "close"
+def ended(event, content):
+    return bool(sent(event, content)) and event == "close"
 
 
 def kill(process):
@@ -331,7 +340,7 @@ class TestKilledProcess:
             ada = connect(url(doomed), bearer(*WORKS, sub="ada"))
             ada.call("join", room=room)
             ada.call("lock", room=room)
-            bob.wait_for(lambda _e, told: told["lock"] and told["count"] == 2)
+            bob.wait_for(lambda e, told: sent(e, told)["lock"] and told["count"] == 2)
 
             kill(doomed)
 

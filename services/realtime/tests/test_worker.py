@@ -225,7 +225,15 @@ class TestMany:
         # Its own: on a shared one a worker of a test before may still be leaving, and
         # take some of these streams with it.
         process = start_process(workers=2)
-        streams = [process.open("products") for _ in range(40)]
+        # The process is ready when one of its workers is; the other may still refuse.
+        streams = []
+        process.wait_for(
+            lambda: (
+                streams.append(process.open("products"))
+                or sum(stream.status == 200 for stream in streams) == 40
+            )
+        )
+        streams = [stream for stream in streams if stream.status == 200]
 
         wait_until(lambda: process.metric("flagon_sse_connections") == 40)
         busiest = max(process.workers(), key=lambda one: len(one.net_connections()))

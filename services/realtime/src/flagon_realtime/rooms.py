@@ -212,7 +212,11 @@ class Rooms:
         while True:
             # A connection of its own: it waits for ever, and is made again when it breaks.
             with redis.Redis.from_url(
-                self._url, socket_connect_timeout=2, retry=Retry(NoBackoff(), 0)
+                self._url,
+                socket_connect_timeout=2,
+                retry=Retry(NoBackoff(), 0),
+                # A Redis that vanished without a word would be waited for as well.
+                health_check_interval=10,
             ) as connection:
                 try:
                     with connection.pubsub(ignore_subscribe_messages=True) as told:

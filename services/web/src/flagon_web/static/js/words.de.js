@@ -1,9 +1,14 @@
 // Made by `make translations`.
 export default {
  "%(done)s of %(total)s %(unit)s": "%(done)s von %(total)s %(unit)s",
+ "%(name)s is editing it.": "%(name)s bearbeitet das gerade.",
  "%(num)s in stock": [
   "%(num)s vorrätig",
   "%(num)s vorrätig"
+ ],
+ "%(num)s person is looking at this.": [
+  "%(num)s Person sieht sich das gerade an.",
+  "%(num)s Personen sehen sich das gerade an."
  ],
  "Only %(num)s left": [
   "Nur noch %(num)s da",
@@ -16,6 +21,7 @@ export default {
  "Not live. Sign in again to see changes.": "Nicht live. Melde dich wieder an, um Änderungen zu sehen.",
  "Paused": "Angehalten",
  "Sold out": "Ausverkauft",
+ "Somebody else": "Jemand anders",
  "Upload and look at it": "Hochladen und ansehen",
  "Uploading…": "Wird hochgeladen …",
  "new, %(price)s": "neu, %(price)s",
