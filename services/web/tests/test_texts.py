@@ -24,7 +24,7 @@ SCRIPTS = sorted(
 UNTRANSLATED = {"Flagon", "API", "SKU", "ms", "s", "B"}
 READ_ALOUD = {"alt", "aria-label", "content", "data-label", "placeholder", "title"}
 # Keys of the keyboard and headers.
-NAMES_IN_SCRIPTS = {"Accept", "Escape"}
+NAMES_IN_SCRIPTS = {"Accept", "Enter", "Escape"}
 TECHNICAL = {"code", "script", "style", "path", "svg"}
 LETTERS = re.compile(r"[^\W\d_]")
 HOLE = "\N{OBJECT REPLACEMENT CHARACTER}"

@@ -5,6 +5,10 @@ export default {
   "%(num)s vorrätig",
   "%(num)s vorrätig"
  ],
+ "%(num)s suggestion. Use the arrow keys.": [
+  "%(num)s Vorschlag. Wähle mit den Pfeiltasten.",
+  "%(num)s Vorschläge. Wähle mit den Pfeiltasten."
+ ],
  "Only %(num)s left": [
   "Nur noch %(num)s da",
   "Nur noch %(num)s da"
@@ -13,6 +17,7 @@ export default {
  "Connection lost. Reconnecting…": "Verbindung verloren. Wird wieder aufgebaut …",
  "Copied": "Kopiert",
  "Live": "Live",
+ "No suggestions": "Keine Vorschläge",
  "Not live. Sign in again to see changes.": "Nicht live. Melde dich wieder an, um Änderungen zu sehen.",
  "Paused": "Angehalten",
  "Sold out": "Ausverkauft",
