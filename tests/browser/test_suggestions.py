@@ -22,12 +22,13 @@ class TestSuggestions:
     def test_lead_to_a_product_by_keyboard(self, merchandiser, tmp_path):
         page, mark = opened(merchandiser, tmp_path)
         field = page.get_by_role("combobox")
-        field.press_sequentially(mark)
+        # The beginning of a word is enough.
+        field.press_sequentially(mark[:5])
         options = page.get_by_role("option")
 
         expect(options).to_have_count(2)
         expect(field).to_have_attribute("aria-expanded", "true")
-        expect(options.first.locator("mark")).to_have_text(mark)
+        expect(options.first.locator("mark")).to_have_text(mark[:5])
         expect(page.locator("[data-suggestions-told]")).to_contain_text("2 suggestions")
         judge(page)
         field.press("ArrowDown")
@@ -38,7 +39,7 @@ class TestSuggestions:
         expect(page.locator("[aria-selected=true]")).to_have_count(0)
         field.press("Escape")
         expect(options).to_have_count(0)
-        expect(field).to_have_value(mark)
+        expect(field).to_have_value(mark[:5])
         field.press("ArrowDown")
         expect(options).to_have_count(2)
         field.press("ArrowUp")
@@ -80,26 +81,23 @@ class TestSuggestions:
         assert held
 
     def test_show_text_and_marks_and_nothing_else(self, person):
-        hostile = (
-            "<img src=x onerror=alert(1)><mark>Tea<b>pot</b> &amp; &#39;more&#x27;</mark>"
-            "<script>1</script>"
-        )
+        hostile = "<img src=x onerror=alert(1)>Téapot &amp; <script>1</script>"
         product = {
             "id": "1",
             "slug": '../"><img src=x>',
-            "name": "Teapot",
+            "name": hostile,
             "price_minor": 1,
             "currency": "EUR",
         }
-        found = {"items": [product], "highlights": {"1": {"name": hostile}}}
+        found = {"items": [product]}
         page = person().page
         page.route(API, lambda route: route.fulfill(body=json.dumps(found)))
         page.goto("/")
         page.get_by_role("combobox").press_sequentially("tea")
 
         option = page.get_by_role("option")
-        expect(option.locator("mark")).to_have_text("Tea<b>pot</b> & 'more'")
-        expect(option).to_contain_text("<img src=x onerror=alert(1)>")
+        expect(option.locator("mark")).to_have_text("Téa")
+        expect(option.locator("span").first).to_have_text(hostile)
         inside = option.evaluate(
             "(one) => [...one.querySelectorAll('*')].map((e) => e.localName)"
         )

@@ -44,23 +44,28 @@ function close() {
   input.setAttribute("aria-expanded", "false");
 }
 
-// The catalog's escaped text with <mark> around what was found, read without a parser of
-// HTML: whatever else might be in it is text.
-const SIGNS = { amp: "&", lt: "<", gt: ">", quot: '"' };
-const unescaped = (text) => text.replace(/&(?:(amp|lt|gt|quot)|#(\d{2,6})|#x([0-9a-f]{2,5}));/gi,
-  (_all, name, decimal, hex) => SIGNS[name?.toLowerCase()] ?? String.fromCodePoint(Math.min(decimal ?? parseInt(hex, 16), 0x10ffff)));
+// Accents make no difference to the search, so they make none here.
+const folded = (text) => text.normalize("NFD").replace(/\p{M}/gu, "").toLowerCase();
 
-function marked(html) {
+// The name with what was typed in <mark>: beginnings of words.
+function marked(name, words) {
+  const typed = folded(words).match(/[\p{L}\p{N}]+/gu) ?? [];
   const parts = document.createDocumentFragment();
-  for (const [, inside, outside] of html.matchAll(/<mark>(.*?)<\/mark>|((?:(?!<mark>).)+)/gs)) {
-    const part = inside === undefined ? document.createTextNode("") : document.createElement("mark");
-    part.textContent = unescaped(inside ?? outside);
-    parts.append(part);
+  for (const word of name.normalize("NFC").match(/[\p{L}\p{N}\p{M}]+|[^\p{L}\p{N}\p{M}]+/gu) ?? []) {
+    const found = typed.filter((one) => folded(word).startsWith(one)).sort((one, other) => other.length - one.length)[0];
+    // Letters that are written with an accent are one each, as NFC has them.
+    const length = found && folded(word).length === word.length ? found.length : found ? word.length : 0;
+    if (length) {
+      const mark = document.createElement("mark");
+      mark.textContent = word.slice(0, length);
+      parts.append(mark);
+    }
+    parts.append(word.slice(length));
   }
   return parts;
 }
 
-function option(product, highlight, index) {
+function option(product, words, index) {
   const item = document.createElement("li");
   item.id = `suggestion-${index}`;
   item.setAttribute("role", "option");
@@ -68,7 +73,7 @@ function option(product, highlight, index) {
   item.dataset.href = `/products/${encodeURIComponent(product.slug || product.id)}`;
   const name = document.createElement("span");
   name.dir = "auto";
-  name.append(highlight ? marked(highlight.name) : product.name);
+  name.append(marked(product.name, words));
   const price = document.createElement("span");
   price.className = "num muted";
   price.textContent = money(product.price_minor, product.currency);
@@ -77,7 +82,7 @@ function option(product, highlight, index) {
 }
 
 function show(words, page) {
-  list.replaceChildren(...page.items.map((product, index) => option(product, page.highlights?.[product.id], index)));
+  list.replaceChildren(...page.items.map((product, index) => option(product, words, index)));
   shown = words;
   point(-1);
   list.hidden = page.items.length === 0;
@@ -95,7 +100,7 @@ async function ask() {
   asking = new AbortController();
   const { signal } = asking;
   try {
-    const query = new URLSearchParams({ q: words, limit: MOST, highlight: "true" });
+    const query = new URLSearchParams({ q: words, limit: MOST, prefix: "true" });
     const answer = await fetch(`/api/v1/products?${query}`, { headers: { Accept: "application/json" }, signal });
     if (!answer.ok) return close();
     const page = await answer.json();
