@@ -4,7 +4,8 @@
 import { _, money, ngettext } from "flagon/texts";
 
 const WAIT_MS = 180;
-const LEAST = 2;
+// Two letters or digits; signs alone are nothing to search for.
+const ENOUGH = /[\p{L}\p{N}].*[\p{L}\p{N}]/u;
 const MOST = 6;
 const form = document.querySelector("form.search");
 const input = form.querySelector("input[type=search]");
@@ -95,7 +96,7 @@ function show(words, page) {
 async function ask() {
   const words = input.value.trim();
   asking?.abort();
-  if (words.length < LEAST) return close();
+  if (!ENOUGH.test(words)) return close();
   if (words === shown && open()) return undefined;
   asking = new AbortController();
   const { signal } = asking;
