@@ -29,7 +29,7 @@ class TestChoosing:
 
         expect(page.locator("html")).to_have_attribute("lang", "de")
         assert page.url.endswith("/search?q=zebra")
-        expect(page.get_by_role("searchbox")).to_have_attribute(
+        expect(page.locator("#q")).to_have_attribute(
             "placeholder", "Titel, Autor oder Reihe"
         )
         page.goto("/login")

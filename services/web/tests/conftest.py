@@ -5,6 +5,7 @@ import re
 import threading
 import time
 from base64 import urlsafe_b64encode
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -336,6 +337,17 @@ def stand_in(platform: Platform) -> Flask:  # noqa: PLR0915 (one route after ano
             meant = platform.corrected.get(q, q)
             found = [p for p in found if meant in dumps(p, ensure_ascii=False).lower()]
             told = {} if meant == q else {"corrected": meant}
+        if request.args.get("tag"):
+            found = [p for p in found if request.args["tag"] in p.get("tags", [])]
+        if request.args.get("in_stock"):
+            found = [p for p in found if p["available"]]
+        if request.args.get("facets") == "category,tag":
+            tags = Counter(tag for p in found for tag in p.get("tags", []))
+            counts = {"category": Counter(p["category"] for p in found), "tag": tags}
+            told["facets"] = {
+                name: [{"value": v, "count": n} for v, n in counted.items()]
+                for name, counted in counts.items()
+            }
         start, limit = int(request.args.get("cursor", 0)), int(request.args["limit"])
         after = start + limit
         cursor = str(after) if after < len(found) else None

@@ -286,3 +286,64 @@ class TestChangePrice:
         monkeypatch.setattr(catalog, "change_price", refuse)
 
         assert self.change(signed_in, "1").status_code == 428
+
+
+class TestNarrowedSearch:
+    @pytest.fixture
+    def shelf(self, platform, product_with):
+        platform.add(
+            product_with("Warm tea", tags=["gift"], category="books"),
+            product_with("Cold tea", tags=["gift", "ice"], category="games", stock=0),
+        )
+
+    def links(self, text):
+        found = re.findall(r'<a class="chip" href="([^"]+)"([^>]*)>', text)
+        return [
+            (link.replace("&amp;", "&"), "aria-current" in more) for link, more in found
+        ]
+
+    def test_counts_what_it_can_be_narrowed_by(self, browser, shelf):
+        text = browser.get("/search?q=tea").text
+
+        assert self.links(text) == [
+            ("/search?q=tea&in_stock=1", False),
+            ("/search?q=tea&category=books", False),
+            ("/search?q=tea&category=games", False),
+            ("/search?q=tea&tag=gift", False),
+            ("/search?q=tea&tag=ice", False),
+        ]
+        # By its name where it has one, else by its slug.
+        assert "<bdi>Books</bdi>" in text
+        assert "<bdi>games</bdi>" in text
+
+    def test_keeps_each_filter_and_takes_it_away_again(self, browser, shelf):
+        text = browser.get("/search?q=tea&category=books&in_stock=1").text
+
+        assert "Warm tea" in text
+        assert "Cold tea" not in text
+        assert self.links(text)[:2] == [
+            ("/search?q=tea&category=books", True),
+            ("/search?q=tea&in_stock=1", True),
+        ]
+
+    def test_that_finds_nothing_still_offers_to_widen_it(self, browser, shelf):
+        text = browser.get("/search?q=tea&category=books&tag=ice").text
+
+        assert "Nothing found" in text
+        assert ("/search?q=tea&tag=ice", True) in self.links(text)
+
+    @pytest.mark.parametrize("slug", ["../x", "<script>", "A b", "a&limit=100", "-"])
+    def test_passes_on_no_filter_that_is_none(self, browser, shelf, slug):
+        answer = browser.get("/search", query_string={"q": "tea", "category": slug})
+
+        assert answer.status_code == 200
+        assert "Warm tea" in answer.text
+        assert "<script>" not in answer.text
+
+    def test_begins_to_suggest_only_with_a_script(self, browser):
+        text = browser.get("/").text
+
+        assert re.search(r'<ul class="suggestions"[^>]* hidden></ul>', text)
+        assert "suggest.js?v=" in text
+        # The roles of a combobox would promise what only the script does.
+        assert 'role="combobox"' not in text

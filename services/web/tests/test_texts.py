@@ -24,7 +24,7 @@ SCRIPTS = sorted(
 UNTRANSLATED = {"Flagon", "API", "SKU", "ms", "s", "B"}
 READ_ALOUD = {"alt", "aria-label", "content", "data-label", "placeholder", "title"}
 # Keys of the keyboard and headers.
-NAMES_IN_SCRIPTS = {"Accept", "Escape"}
+NAMES_IN_SCRIPTS = {"Accept", "Enter", "Escape"}
 TECHNICAL = {"code", "script", "style", "path", "svg"}
 LETTERS = re.compile(r"[^\W\d_]")
 HOLE = "\N{OBJECT REPLACEMENT CHARACTER}"
@@ -163,3 +163,12 @@ class TestCatalogs:
 
         assert translations.complaints("web", language) == []
         assert not translations.translated("web", language).obsolete
+
+
+class TestStyles:
+    def test_know_no_left_and_right(self):
+        """Pages of a language that is written from right to left are mirrored."""
+        styles = (PACKAGE / "static/flagon.css").read_text()
+        sides = r"(?:margin|padding|border)-(?:left|right)|text-align: (?:left|right)"
+
+        assert re.findall(rf"{sides}|float:|[\s;{{](?:left|right):", styles) == []

@@ -630,6 +630,11 @@ class ProductQuery(PageQuery, ShapeQuery, _ProductFilter):
     highlight: bool = Field(
         default=False, description="Whether to show where `q` was found, in JSON alone."
     )
+    prefix: bool = Field(
+        default=False,
+        description="Whether the last word of `q` may be the beginning of one, from two"
+        " letters on: for suggestions while somebody types.",
+    )
     exact: bool = Field(
         default=False,
         description="Whether to search for the very words of `q`; else, where they find"

@@ -1,5 +1,6 @@
 """Products: find, list, create, change and delete them."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -122,6 +123,10 @@ class RelevanceUnknown(Invalid):
 _TAKEN = {"uq_product_sku": (SkuTaken, "sku"), "uq_product_slug": (SlugTaken, "slug")}
 
 
+# A word that is being typed: of two letters or more, for one begins too many.
+_LAST_WORD = re.compile(r"(?<!\S)[^\W_]{2,}\Z")
+
+
 @dataclass(frozen=True)
 class Filter:
     """Which products a list is about; None does not filter."""
@@ -129,6 +134,8 @@ class Filter:
     statuses: tuple[str, ...] = ("active",)
     q: str | None = None
     """Words to search for; `"a phrase"`, `or` and `-without` work as on the web."""
+    prefix: bool = False
+    """Whether the last word may be the beginning of one."""
     category: str | None = None
     """A category's slug; what is in the categories in it counts too."""
     tag: tuple[str, ...] = ()
@@ -306,7 +313,7 @@ def _paged(
     wanted: Filter, sort: str, limit: int, after: Sequence[Any] | None
 ) -> tuple[ColumnElement[Any], Callable[[Select[Any]], Select[Any]]]:
     """Return the position in the order, and what makes a page of a selection."""
-    query = None if wanted.q is None else query_of(wanted.q)
+    query = None if wanted.q is None else query_of(wanted.q, prefix=wanted.prefix)
     position = _position(sort.lstrip("-"), query)
     backward = _backward(sort)
 
@@ -324,7 +331,7 @@ def _paged(
 
 def matching(statement: Select[Any], wanted: Filter) -> Select[Any]:
     """Return a selection of the products that a list is about, in no order."""
-    query = None if wanted.q is None else query_of(wanted.q)
+    query = None if wanted.q is None else query_of(wanted.q, prefix=wanted.prefix)
     statement = _filtered(statement, wanted, query)
     return statement if wanted.category is None else _inside(statement, wanted.category)
 
@@ -412,10 +419,24 @@ def _shown(shape: Shape, page: Subquery, *, backward: bool) -> Select[Any]:
     )
 
 
-def query_of(q: str) -> ColumnElement[Any]:
-    """Return what Postgres is to search for."""
+def query_of(q: str, *, prefix: bool = False) -> ColumnElement[Any]:
+    """Return what Postgres is to search for.
+
+    :param prefix: whether the last word may be the beginning of one.
+    """
     # An accent is no reason not to find something; the index has none (models.SEARCH).
     folded = words.folded(q)
+    whole = _searched(folded)
+    last = _LAST_WORD.search(folded) if prefix else None
+    if last is None:
+        return whole
+    # Letters and digits alone, so nothing in it has a meaning for Postgres.
+    begun = func.to_tsquery(literal_column("'simple'::regconfig"), f"{last[0]}:*")
+    rest = folded[: last.start()].strip()
+    return whole.op("||")(_searched(rest).op("&&")(begun) if rest else begun)
+
+
+def _searched(folded: str) -> ColumnElement[Any]:
     # English finds other forms of a word, simple finds names made of stop words.
     english, simple = (
         func.websearch_to_tsquery(literal_column(f"'{config}'::regconfig"), folded)

@@ -35,6 +35,9 @@ class Catalog:
         limit: int,
         q: str = "",
         category: str = "",
+        tag: str = "",
+        in_stock: bool = False,
+        facets: bool = False,
         cursor: str = "",
         token: str | None = None,
     ) -> ProductPage:
@@ -42,9 +45,19 @@ class Catalog:
 
         :param q: words to search for; empty for all.
         :param category: slug of a category; empty for all.
+        :param tag: slug of a tag; empty for all.
+        :param in_stock: only what can be bought.
+        :param facets: count what the list can be narrowed by.
         :param cursor: `next_cursor` of the page before; empty for the first.
         """
-        wanted = {"q": q, "category": category, "cursor": cursor}
+        wanted = {
+            "q": q,
+            "category": category,
+            "tag": tag,
+            "in_stock": "true" if in_stock else "",
+            "facets": "category,tag" if facets else "",
+            "cursor": cursor,
+        }
         params: dict[str, Any] = {k: v for k, v in wanted.items() if v}
         answer = self._http.get(
             "/api/v1/products",

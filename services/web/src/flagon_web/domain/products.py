@@ -195,11 +195,26 @@ class Product(Shown):
         ]
 
 
+class FacetValue(Shown):
+    """How many products of a list have a value."""
+
+    value: str
+    count: int
+
+
+class Facets(Shown):
+    """What a search can be narrowed by, the most first."""
+
+    category: list[FacetValue] = Field(default_factory=list)
+    tag: list[FacetValue] = Field(default_factory=list)
+
+
 class ProductPage(Shown):
     """Some products, and where the next ones begin."""
 
     items: list[Product]
     next_cursor: str | None = None
+    facets: Facets = Facets()
     corrected: str | None = None
     """What was searched for instead of words that find nothing."""
 

@@ -1,5 +1,6 @@
 """The shop: home, categories, search and products."""
 
+import re
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -32,6 +33,7 @@ from .office import Text
 bp = Blueprint("shop", __name__)
 
 _LONGEST_QUERY = 200
+_SLUG = re.compile(r"\A[a-z0-9]+(?:-[a-z0-9]+)*\Z")
 _NEIGHBOURS = 6
 
 
@@ -89,16 +91,34 @@ def search() -> ResponseReturnValue:
     """Show the products that fit some words."""
     q = " ".join(request.args.get("q", "")[:_LONGEST_QUERY].split())
     catalog, cursor = backends().catalog, request.args.get("after", "")
-    found: dict[str, Any] = {"products": ProductPage(items=[])}
+    category, tag = (_slug(request.args.get(name, "")) for name in ("category", "tag"))
+    in_stock = request.args.get("in_stock") == "1"
+    found: dict[str, Any] = {"products": ProductPage(items=[]), "categories": []}
     if q:
         found = backends().gather(
             {
                 "products": lambda: catalog.list_products(
-                    limit=_page_size(), q=q, cursor=cursor
-                )
+                    limit=_page_size(),
+                    q=q,
+                    category=category,
+                    tag=tag,
+                    in_stock=in_stock,
+                    facets=True,
+                    cursor=cursor,
+                ),
+                "categories": catalog.list_categories,
             }
         )
-    return render_template("search.html", q=q, cursor=cursor, **found)
+    names = {one.slug: one.name for one in found.pop("categories") or ()}
+    chosen = {"category": category, "tag": tag, "in_stock": "1" if in_stock else ""}
+    return render_template(
+        "search.html", q=q, cursor=cursor, names=names, chosen=chosen, **found
+    )
+
+
+def _slug(text: str) -> str:
+    """Return a slug from an address; empty for what is none, which filters nothing."""
+    return text if _SLUG.match(text) else ""
 
 
 @bp.get("/products/<ref:ref>")

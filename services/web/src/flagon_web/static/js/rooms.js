@@ -71,7 +71,7 @@ function close() {
 function forget() {
   greeted = false;
   clearTimeout(timers.silence);
-  for (const { reject } of answers.values()) reject(new Refusal({ title: "The connection is gone" }));
+  for (const { reject } of answers.values()) reject(new Refusal({ title: "disconnected" }));
   answers.clear();
 }
 
@@ -112,7 +112,7 @@ function take(text) {
 }
 
 function ask(message, content) {
-  if (!greeted) return Promise.reject(new Refusal({ title: "There is no connection" }));
+  if (!greeted) return Promise.reject(new Refusal({ title: "disconnected" }));
   const number = asked;
   asked += 1;
   return new Promise((resolve, reject) => {

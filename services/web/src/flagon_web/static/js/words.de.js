@@ -10,6 +10,10 @@ export default {
   "%(num)s Person sieht sich das gerade an.",
   "%(num)s Personen sehen sich das gerade an."
  ],
+ "%(num)s suggestion. Use the arrow keys.": [
+  "%(num)s Vorschlag. Wähle mit den Pfeiltasten.",
+  "%(num)s Vorschläge. Wähle mit den Pfeiltasten."
+ ],
  "Only %(num)s left": [
   "Nur noch %(num)s da",
   "Nur noch %(num)s da"
@@ -18,6 +22,7 @@ export default {
  "Connection lost. Reconnecting…": "Verbindung verloren. Wird wieder aufgebaut …",
  "Copied": "Kopiert",
  "Live": "Live",
+ "No suggestions": "Keine Vorschläge",
  "Not live. Sign in again to see changes.": "Nicht live. Melde dich wieder an, um Änderungen zu sehen.",
  "Paused": "Angehalten",
  "Sold out": "Ausverkauft",
