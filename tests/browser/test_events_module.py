@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from playwright.sync_api import TimeoutError  # noqa: A004 (as it is called there)
 
 MODULE = (
     Path(__file__).parents[2] / "services/web/src/flagon_web/static/js/events.js"
@@ -150,7 +151,15 @@ def page(browser, server):
 
 def wait(page, *words):
     for word in words:
-        page.wait_for_function("word => said.includes(word)", arg=word)
+        until(page, "word => said.includes(word)", word)
+
+
+def until(page, condition, value=None):
+    """Wait until something holds in the page, whether or not it is painted meanwhile."""
+    try:
+        page.wait_for_function(condition, arg=value, polling=50)
+    except TimeoutError:
+        pytest.fail(f"{condition} of {value!r}: {page.evaluate('said')}")
 
 
 def listen(page, name="a", topics=("products/1",), types=(PRODUCT,), **more):
@@ -291,7 +300,7 @@ class TestComingBack:
         # Each attempt is one question and, refused, one more for the reason.
         wait(page, f"a is lost {status}")
         server.wait_for(5)
-        page.wait_for_function("said.filter((one) => one === 'a is on').length === 2")
+        until(page, "said.filter((one) => one === 'a is on').length === 2")
         server.send(event(2))
         wait(page, "a 2")
         assert {last for _query, last in server.asked[1:]} == {"1-0"}
@@ -319,7 +328,7 @@ class TestComingBack:
 
         page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
 
-        page.wait_for_function("said.filter((one) => one === 'a is on').length === 2")
+        until(page, "said.filter((one) => one === 'a is on').length === 2")
 
     def test_reads_anew_where_no_position_is_known(self, page, server):
         listen(page, fresh=False)
@@ -383,4 +392,4 @@ class TestPages:
 
         server.wait_for(2)
         assert server.asked[1][1] == "1-0"
-        page.wait_for_function("said.filter((one) => one === 'a is on').length === 2")
+        until(page, "said.filter((one) => one === 'a is on').length === 2")
