@@ -17,7 +17,7 @@ from uuid import UUID, uuid4
 
 import pytest
 import redis
-from flask import Flask, Response, jsonify, redirect, request
+from flask import Blueprint, Flask, Response, jsonify, redirect, request
 from joserfc import jwt
 from joserfc.jwk import KeySet, RSAKey
 from werkzeug.serving import BaseWSGIServer, make_server
@@ -635,6 +635,66 @@ def make_schedule(name: str = "nightly", **members: Any) -> dict[str, Any]:
     }
 
 
+def stand_in_resources(
+    app: Flask,
+    platform: Platform,
+    kind: str,
+    judge: Callable[[dict[str, Any]], Any],
+    add: Callable[[dict[str, Any]], dict[str, Any]],
+) -> Callable[[UUID], dict[str, Any]]:
+    """Give the app what the worker's APIs of schedules and webhooks have in common.
+
+    :param judge: returns the refusal of what is wrong with some fields, if anything.
+    :param add: adds one and returns it as the answer shows it.
+    :returns: what finds one.
+    """
+    bp = Blueprint(kind, __name__, url_prefix=f"/api/v1/{kind}")
+
+    def shelf() -> dict[str, Any]:
+        found: dict[str, Any] = getattr(platform, kind)
+        return found
+
+    def find(id_: UUID) -> dict[str, Any]:
+        found: dict[str, Any] = shelf()[str(id_)]
+        return found
+
+    @bp.get("")
+    def find_page() -> Response:
+        return listed(list(shelf().values()))
+
+    @bp.post("")
+    def create() -> Any:
+        refusal = judge(request.get_json())
+        if refusal is not None:
+            return refusal
+        platform.keys.append(request.headers["Idempotency-Key"])
+        return tagged(add(request.get_json()), 201)
+
+    @bp.get("/<uuid:id_>")
+    def find_one(id_: UUID) -> Any:
+        return tagged(find(id_)) if str(id_) in shelf() else problem(404)
+
+    @bp.patch("/<uuid:id_>")
+    def change(id_: UUID) -> Any:
+        found = find(id_)
+        refusal = stale(found) or judge(request.get_json())
+        if refusal is not None:
+            return refusal
+        found.update(request.get_json())
+        found["version"] += 1
+        return tagged(found)
+
+    @bp.delete("/<uuid:id_>")
+    def delete(id_: UUID) -> Any:
+        refusal = stale(find(id_))
+        if refusal is None:
+            del shelf()[str(id_)]
+        return refusal or ("", 204)
+
+    app.register_blueprint(bp)
+    return find
+
+
 def stand_in_schedules(app: Flask, platform: Platform) -> None:
     """Give the app the worker's schedules API."""
 
@@ -654,48 +714,17 @@ def stand_in_schedules(app: Flask, platform: Platform) -> None:
             return problem(409, "Another schedule is called taken.", type=kind)
         return None
 
-    def find(schedule_id: UUID) -> dict[str, Any]:
-        return platform.schedules[str(schedule_id)]
-
-    @app.get("/api/v1/schedules")
-    def schedules() -> Response:
-        return listed(list(platform.schedules.values()))
-
-    @app.post("/api/v1/schedules")
-    def create_schedule() -> Any:
-        refusal = judge(request.get_json())
-        if refusal is not None:
-            return refusal
-        platform.keys.append(request.headers["Idempotency-Key"])
-        made = platform.add_schedule(make_schedule(**request.get_json()))
-        return tagged(made, 201)
-
-    @app.get("/api/v1/schedules/<uuid:schedule_id>")
-    def schedule(schedule_id: UUID) -> Any:
-        if str(schedule_id) not in platform.schedules:
-            return problem(404)
-        return tagged(find(schedule_id))
-
-    @app.patch("/api/v1/schedules/<uuid:schedule_id>")
-    def change_schedule(schedule_id: UUID) -> Any:
-        found = find(schedule_id)
-        refusal = stale(found) or judge(request.get_json())
-        if refusal is not None:
-            return refusal
-        found.update(request.get_json())
-        found["version"] += 1
-        return tagged(found)
-
-    @app.delete("/api/v1/schedules/<uuid:schedule_id>")
-    def delete_schedule(schedule_id: UUID) -> Any:
-        refusal = stale(find(schedule_id))
-        if refusal is None:
-            del platform.schedules[str(schedule_id)]
-        return refusal or ("", 204)
+    found_of = stand_in_resources(
+        app,
+        platform,
+        "schedules",
+        judge,
+        add=lambda fields: platform.add_schedule(make_schedule(**fields)),
+    )
 
     @app.post("/api/v1/schedules/<uuid:schedule_id>/<step>")
     def switch_schedule(schedule_id: UUID, step: str) -> Any:
-        found = find(schedule_id)
+        found = found_of(schedule_id)
         if step == "run":
             platform.keys.append(request.headers["Idempotency-Key"])
             return tagged(found, 202)
@@ -757,54 +786,25 @@ def stand_in_webhooks(app: Flask, platform: Platform) -> None:
             return problem(409, "There are 2 webhooks, and no more may be.")
         return None
 
-    def find(webhook_id: UUID) -> dict[str, Any]:
-        return platform.webhooks[str(webhook_id)]
-
-    @app.get("/api/v1/webhooks")
-    def webhooks() -> Response:
-        return listed(list(platform.webhooks.values()))
-
-    @app.post("/api/v1/webhooks")
-    def create_webhook() -> Any:
-        refusal = judge(request.get_json())
-        if refusal is not None:
-            return refusal
-        platform.keys.append(request.headers["Idempotency-Key"])
-        made = platform.add_webhook(make_webhook(**request.get_json()))
-        return tagged({**made, "secret": "whsec_first"}, 201)
-
-    @app.get("/api/v1/webhooks/<uuid:webhook_id>")
-    def webhook(webhook_id: UUID) -> Any:
-        if str(webhook_id) not in platform.webhooks:
-            return problem(404)
-        return tagged(find(webhook_id))
-
-    @app.patch("/api/v1/webhooks/<uuid:webhook_id>")
-    def change_webhook(webhook_id: UUID) -> Any:
-        found = find(webhook_id)
-        refusal = stale(found) or judge(request.get_json())
-        if refusal is not None:
-            return refusal
-        found.update(request.get_json())
-        found["version"] += 1
-        return tagged(found)
-
-    @app.delete("/api/v1/webhooks/<uuid:webhook_id>")
-    def delete_webhook(webhook_id: UUID) -> Any:
-        refusal = stale(find(webhook_id))
-        if refusal is None:
-            del platform.webhooks[str(webhook_id)]
-        return refusal or ("", 204)
+    found_of = stand_in_resources(
+        app,
+        platform,
+        "webhooks",
+        judge,
+        add=lambda fields: (
+            platform.add_webhook(make_webhook(**fields)) | {"secret": "whsec_first"}
+        ),
+    )
 
     @app.post("/api/v1/webhooks/<uuid:webhook_id>/rotate")
     def rotate_webhook(webhook_id: UUID) -> Any:
         platform.keys.append(request.headers["Idempotency-Key"])
         until = {"previous_secret_until": "2026-01-03T03:04:05Z"}
-        return tagged({**find(webhook_id), **until, "secret": "whsec_second"})
+        return tagged({**found_of(webhook_id), **until, "secret": "whsec_second"})
 
     @app.post("/api/v1/webhooks/<uuid:webhook_id>/test")
     def test_webhook(webhook_id: UUID) -> Any:
-        if not find(webhook_id)["enabled"]:
+        if not found_of(webhook_id)["enabled"]:
             return problem(409, "Enable the webhook first.")
         kind = "market.flagon.webhook.test.v1"
         platform.deliveries.insert(0, make_delivery("waiting", event_type=kind))

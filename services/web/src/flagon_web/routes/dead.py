@@ -31,7 +31,7 @@ def letters() -> ResponseReturnValue:
     api, token = backends(), access.token()
     found = api.gather(
         {
-            "letters": lambda: api.dead.list_dead(
+            "letters": lambda: api.dead.find_page(
                 token=token, limit=_PAGE_SIZE, kind=kind, cursor=cursor
             ),
             "kinds": lambda: api.jobs.list_kinds(token=token),
@@ -48,7 +48,7 @@ def letters() -> ResponseReturnValue:
 @access.needs("jobs:manage")
 def letter(job_id: UUID) -> ResponseReturnValue:
     """Show what an operator needs to judge one."""
-    found = backends().dead.find_dead(str(job_id), token=access.token())
+    found = backends().dead.find(str(job_id), token=access.token())
     params = dumps(found.params, indent=2, ensure_ascii=False)
     return render_template("dead_letter.html", job=found, params=params, reasons=DEAD)
 
@@ -57,7 +57,7 @@ def letter(job_id: UUID) -> ResponseReturnValue:
 @access.needs("jobs:manage")
 def replay_letter(job_id: UUID) -> ResponseReturnValue:
     """Queue one again and go on to its job."""
-    again = partial(backends().dead.replay_dead, str(job_id), token=access.token())
+    again = partial(backends().dead.replay, str(job_id), token=access.token())
     if office.act(again, _("The job waits for its turn again."), gone=_GONE):
         return redirect(url_for("jobs.job", job_id=job_id), 303)
     return redirect(url_for("dead.letters"), 303)
@@ -89,7 +89,7 @@ def replay_letters() -> ResponseReturnValue:
 def discard_letter(job_id: UUID) -> ResponseReturnValue:
     """Forget one, unless it changed since the person looked."""
     forget = partial(
-        backends().dead.discard_dead,
+        backends().dead.delete,
         str(job_id),
         etag=office.seen_etag(),
         token=access.token(),

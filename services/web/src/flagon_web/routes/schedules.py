@@ -33,7 +33,7 @@ _CHANGED = _(
 def schedules() -> ResponseReturnValue:
     """Show everybody's schedules and the platform's own."""
     cursor = request.args.get("after", "")
-    found = backends().schedules.list_schedules(
+    found = backends().schedules.find_page(
         token=access.token(), limit=_PAGE_SIZE, cursor=cursor
     )
     return render_template("schedules.html", schedules=found, cursor=cursor)
@@ -55,7 +55,7 @@ def create_schedule() -> ResponseReturnValue:
         return _new_page(form, office.MARKED, 422)
     fields = form.fields()
     try:
-        made = backends().schedules.create_schedule(
+        made = backends().schedules.create(
             fields, key=office.key_of(form, fields), token=access.token()
         )
     except Refused as refused:
@@ -70,7 +70,7 @@ def create_schedule() -> ResponseReturnValue:
 @access.needs("jobs:manage")
 def schedule(schedule_id: UUID) -> ResponseReturnValue:
     """Show one schedule with a form to change it."""
-    found = backends().schedules.find_schedule(str(schedule_id), token=access.token())
+    found = backends().schedules.find(str(schedule_id), token=access.token())
     form = (Pace if found.fixed else Plan)(
         formdata=None, etag=found.etag, **_as_form(found)
     )
@@ -82,16 +82,16 @@ def schedule(schedule_id: UUID) -> ResponseReturnValue:
 def change_schedule(schedule_id: UUID) -> ResponseReturnValue:
     """Change a schedule, unless somebody else did meanwhile."""
     api, token, name = backends().schedules, access.token(), str(schedule_id)
-    found = api.find_schedule(name, token=token)
+    found = api.find(name, token=token)
     form = (Pace if found.fixed else Plan)()
     if not form.validate_on_submit():
         return _page(found, form, office.MARKED, 422)
     etag = office.seen_etag()
     try:
-        api.change_schedule(name, form.fields(), etag=etag, token=token)
+        api.change(name, form.fields(), etag=etag, token=token)
     except Refused as refused:
         if refused.status == HTTPStatus.PRECONDITION_FAILED:
-            present = api.find_schedule(name, token=token)
+            present = api.find(name, token=token)
             return _conflict(present, form)
         return _page(found, form, _judged(form, refused), refused.status)
     except Unreachable:
@@ -105,7 +105,7 @@ def change_schedule(schedule_id: UUID) -> ResponseReturnValue:
 def switch_schedule(schedule_id: UUID, step: str) -> ResponseReturnValue:
     """Let a schedule rest or go on."""
     switch = partial(
-        backends().schedules.switch_schedule,
+        backends().schedules.switch,
         str(schedule_id),
         on=step == "resume",
         token=access.token(),
@@ -119,7 +119,7 @@ def switch_schedule(schedule_id: UUID, step: str) -> ResponseReturnValue:
 def run_schedule(schedule_id: UUID) -> ResponseReturnValue:
     """Run a schedule now; the same button pressed twice runs it once."""
     run = partial(
-        backends().schedules.run_schedule,
+        backends().schedules.run,
         str(schedule_id),
         key=office.sent_key(),
         token=access.token(),
@@ -133,7 +133,7 @@ def run_schedule(schedule_id: UUID) -> ResponseReturnValue:
 def delete_schedule(schedule_id: UUID) -> ResponseReturnValue:
     """Forget a schedule, unless it changed since the person looked."""
     forget = partial(
-        backends().schedules.delete_schedule,
+        backends().schedules.delete,
         str(schedule_id),
         etag=office.seen_etag(),
         token=access.token(),

@@ -32,7 +32,7 @@ _CHANGED = _(
 def webhooks() -> ResponseReturnValue:
     """Show all endpoints that get events."""
     cursor = request.args.get("after", "")
-    found = backends().webhooks.list_webhooks(
+    found = backends().webhooks.find_page(
         token=access.token(), limit=_PAGE_SIZE, cursor=cursor
     )
     return render_template("webhooks.html", webhooks=found, cursor=cursor)
@@ -54,7 +54,7 @@ def create_webhook() -> ResponseReturnValue:
         return _new_page(form, office.MARKED, 422)
     fields = form.fields()
     try:
-        made = backends().webhooks.create_webhook(
+        made = backends().webhooks.create(
             fields, key=office.key_of(form, fields), token=access.token()
         )
     except Refused as refused:
@@ -68,7 +68,7 @@ def create_webhook() -> ResponseReturnValue:
 @access.needs("jobs:manage")
 def webhook(webhook_id: UUID) -> ResponseReturnValue:
     """Show one webhook, what was delivered, and a form to change it."""
-    found = backends().webhooks.find_webhook(str(webhook_id), token=access.token())
+    found = backends().webhooks.find(str(webhook_id), token=access.token())
     form = Endpoint(
         formdata=None,
         etag=found.etag,
@@ -85,15 +85,15 @@ def webhook(webhook_id: UUID) -> ResponseReturnValue:
 def change_webhook(webhook_id: UUID) -> ResponseReturnValue:
     """Change a webhook, unless somebody else did meanwhile."""
     api, token, name = backends().webhooks, access.token(), str(webhook_id)
-    found, form = api.find_webhook(name, token=token), Endpoint()
+    found, form = api.find(name, token=token), Endpoint()
     if not form.validate_on_submit():
         return _page(found, form, office.MARKED, 422)
     etag = office.seen_etag()
     try:
-        api.change_webhook(name, form.fields(), etag=etag, token=token)
+        api.change(name, form.fields(), etag=etag, token=token)
     except Refused as refused:
         if refused.status == HTTPStatus.PRECONDITION_FAILED:
-            return _conflict(api.find_webhook(name, token=token), form)
+            return _conflict(api.find(name, token=token), form)
         return _page(found, form, _judged(form, refused), refused.status)
     except Unreachable:
         return _page(found, form, office.AWAY, 503)
@@ -105,7 +105,7 @@ def change_webhook(webhook_id: UUID) -> ResponseReturnValue:
 @access.needs("jobs:manage")
 def rotate_webhook(webhook_id: UUID) -> ResponseReturnValue:
     """Give a webhook a new secret and show it."""
-    changed = backends().webhooks.rotate_webhook(
+    changed = backends().webhooks.rotate(
         str(webhook_id), key=office.sent_key(), token=access.token()
     )
     return _secret_page(changed)
@@ -115,9 +115,7 @@ def rotate_webhook(webhook_id: UUID) -> ResponseReturnValue:
 @access.needs("jobs:manage")
 def test_webhook(webhook_id: UUID) -> ResponseReturnValue:
     """Send a test to a webhook."""
-    test = partial(
-        backends().webhooks.test_webhook, str(webhook_id), token=access.token()
-    )
+    test = partial(backends().webhooks.test, str(webhook_id), token=access.token())
     office.act(test, _("A test is on its way: see the deliveries."))
     return redirect(url_for("webhooks.webhook", webhook_id=webhook_id), 303)
 
@@ -127,7 +125,7 @@ def test_webhook(webhook_id: UUID) -> ResponseReturnValue:
 def delete_webhook(webhook_id: UUID) -> ResponseReturnValue:
     """Forget a webhook, unless it changed since the person looked."""
     forget = partial(
-        backends().webhooks.delete_webhook,
+        backends().webhooks.delete,
         str(webhook_id),
         etag=office.seen_etag(),
         token=access.token(),
