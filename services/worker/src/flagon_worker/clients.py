@@ -3,6 +3,7 @@
 import contextlib
 import smtplib
 import ssl
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from email.message import EmailMessage
 from email.utils import parseaddr
@@ -34,8 +35,8 @@ _PASSING = {
 }
 
 
-class Catalog:
-    """The catalog service, as imports and thumbnails need it."""
+class _Peer(ABC):
+    """Another service of ours."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -44,6 +45,21 @@ class Catalog:
     def _http(self) -> http.Client:
         # Made at the first use, in the process that uses it: connections do not survive
         # a fork.
+        return self._connect()
+
+    @abstractmethod
+    def _connect(self) -> http.Client: ...
+
+    def close(self) -> None:
+        """Close the connections."""
+        if "_http" in vars(self):
+            self._http.close()
+
+
+class Catalog(_Peer):
+    """The catalog service, as imports and thumbnails need it."""
+
+    def _connect(self) -> http.Client:
         return http.Client(
             self._settings.catalog_url,
             self._settings,
@@ -52,11 +68,6 @@ class Catalog:
             deadline_seconds=self._settings.catalog_seconds,
             retries=3,
         )
-
-    def close(self) -> None:
-        """Close the connections."""
-        if "_http" in vars(self):
-            self._http.close()
 
     def upsert(self, items: Sequence[Item], *, key: str) -> list[imports.ItemResult]:
         """Create or change products by SKU; a second call with the key does nothing.
@@ -153,14 +164,10 @@ class Catalog:
             raise deliveries.NotYet(detail) from refusal
 
 
-class Products:
+class Products(_Peer):
     """The catalog as the public sees it: who watches a product waits for the answer."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-
-    @cached_property
-    def _http(self) -> http.Client:
+    def _connect(self) -> http.Client:
         # No token: what is hidden from the public is not there to be watched.
         return http.Client(
             self._settings.catalog_url,
@@ -169,11 +176,6 @@ class Products:
             deadline_seconds=2.0,
             retries=1,
         )
-
-    def close(self) -> None:
-        """Close the connections."""
-        if "_http" in vars(self):
-            self._http.close()
 
     def find(self, product_id: UUID) -> watches.Offer:
         """Return a product.
@@ -195,17 +197,11 @@ class Products:
         )
 
 
-class Auth:
+class Auth(_Peer):
     """auth, as the delivery of mails and logout notices needs it."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-
-    @cached_property
-    def http(self) -> http.Client:
-        """Calls below `/internal/`, with a token of our own."""
-        # Made at the first use, in the process that uses it: connections do not survive
-        # a fork.
+    def _connect(self) -> http.Client:
+        # Calls below `/internal/`, with a token of our own.
         return http.Client(
             self._settings.auth_url,
             self._settings,
@@ -213,11 +209,6 @@ class Auth:
             scope="mails:send logout:deliver" if self._settings.token_url else None,
             deadline_seconds=10.0,
         )
-
-    def close(self) -> None:
-        """Close the connections."""
-        if "http" in vars(self):
-            self.http.close()
 
     def ask(
         self,
@@ -232,7 +223,7 @@ class Auth:
         """
         try:
             # Asking twice does no harm: so auth's endpoints for the worker are made.
-            answer = self.http.request(
+            answer = self._http.request(
                 method, f"/internal/{path}", json=body, idempotent=True
             )
         except http.Unreachable as error:
