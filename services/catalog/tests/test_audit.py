@@ -299,10 +299,12 @@ WRITES = [
 ]
 # Not sent as they are above: as somebody else, or with a query.
 OTHERS = {("POST", f"{PRODUCTS}/<id>/reviews")}
-# Nothing that the API shows as a thing with versions: thumbnails that worker makes, and
-# GraphQL, which only reads.
+# Nothing that the API shows as a thing with versions: thumbnails that worker makes, the
+# words of searches, and GraphQL, which only reads.
 NOTHING = {
     ("PUT", "/internal/pictures/<id>/<id>"),
+    ("POST", "/internal/words/learn"),
+    ("POST", "/internal/words/forget"),
     ("POST", "/api/v1/graphql"),
 }
 
