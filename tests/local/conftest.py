@@ -23,7 +23,8 @@ from flagonctl import authority, configuration, programs  # noqa: E402
 from flagonctl.processes import SERVICES, ports  # noqa: E402
 from flagonctl.stack import Stack  # noqa: E402
 
-_GIVEN: set[int] = set()
+_GIVEN: dict[int, int] = {}
+"""When each port base was given last, as a number that grows."""
 
 
 def free_port() -> int:
@@ -35,17 +36,19 @@ def free_port() -> int:
 def free_base() -> int:
     """A port base whose whole range is free at the moment.
 
-    Below the range that the kernel takes for outgoing connections.
+    Below the range that the kernel takes for outgoing connections. There are thirty: the
+    one that was given longest ago comes first, whose stack may have to start yet is last.
     """
     first = 20_000 + os.getpid() % 29 * 400
-    for base in [*range(first, 32_000, 400), *range(20_000, first, 400)]:
+    bases = [*range(first, 32_000, 400), *range(20_000, first, 400)]
+    for base in sorted(bases, key=lambda base: _GIVEN.get(base, 0)):
         taken = 0
         for port in ports(base).values():
             with socket.socket() as probe:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 taken += probe.connect_ex(("127.0.0.1", port)) == 0
-        if not taken and base not in _GIVEN:
-            _GIVEN.add(base)
+        if not taken:
+            _GIVEN[base] = max(_GIVEN.values(), default=0) + 1
             return base
     raise AssertionError("no free ports")
 
