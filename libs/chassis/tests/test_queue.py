@@ -250,8 +250,13 @@ class TestWatch:
         monkeypatch.setattr(queue, "_WATCH_SECONDS", 0.01)
         stop = threading.Event()
         with in_thread(lambda: queue.watch(broker, ["bulk"], stop), stop):
-            publish(broker, "things.note")
-            eventually(lambda: sample("flagon_queue_depth", queue="bulk") == 1)
+            for depth in (1, 2):
+                publish(broker, "things.note")
+                eventually(
+                    lambda depth=depth: (
+                        sample("flagon_queue_depth", queue="bulk") == depth
+                    )
+                )
 
 
 @pytest.fixture
