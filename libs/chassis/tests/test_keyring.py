@@ -53,6 +53,43 @@ class TestKeyRing:
 
         assert source.asked == 1
 
+    def test_has_the_keys_before_anybody_asks(self, ring, source, bearer):
+        ring.warm()
+        ring.warm()
+        source.down = True
+
+        ring.find(bearer.kid)
+        assert source.asked == 1
+
+    def test_asks_a_slow_auth_again_before_it_serves(self, source, clock, bearer):
+        def slowly():
+            clock.now += 2
+            source.down = source.asked < 2
+            return source()
+
+        KeyRing(slowly, clock).warm()
+
+        assert source.asked == 3
+
+    def test_does_not_wait_for_an_auth_that_stays_slow(self, source, clock):
+        def never():
+            clock.now += 2
+            raise TimeoutError
+
+        ring = KeyRing(never, clock)
+        began = clock.now
+
+        ring.warm()
+
+        assert clock.now == began + 2 * ring.warm_tries
+
+    def test_goes_on_without_an_auth_that_is_away(self, ring, source):
+        source.down = True
+
+        ring.warm()
+
+        assert source.asked == 1
+
     def test_has_nothing_before_auth_answered(self, ring, source, bearer, clock):
         source.down = True
         for _ in range(3):
@@ -63,6 +100,23 @@ class TestKeyRing:
         clock.now += 2
         source.down = False
         ring.find(bearer.kid)
+
+    def test_has_the_keys_before_the_first_token_comes(
+        self, ring, source, bearer, clock
+    ):
+        source.down = True
+        for _ in range(3):
+            with pytest.raises(KeysUnavailable):
+                ring.check()
+        assert source.asked == 1
+
+        clock.now += 2
+        source.down = False
+        ring.check()
+        source.down = True
+        ring.check()
+        ring.find(bearer.kid)
+        assert source.asked == 2
 
     def test_finds_a_new_key_at_once_and_forged_ids_cost_nothing(
         self, ring, source, bearer, clock
@@ -455,6 +509,31 @@ class TestFetchFrom:
         response = app.test_client().get("/", headers=bearer())
 
         assert response.status_code == 200
+
+    def test_asks_no_proxy(self, bearer, serve, monkeypatch):
+        monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+        url = serve(answering(json.dumps(bearer.jwks()).encode()))
+
+        assert fetch_from(url)() == bearer.jwks()
+
+    @pytest.mark.parametrize(("all_need_tokens", "ready"), [(True, 503), (False, 200)])
+    def test_who_takes_nothing_without_a_token_is_ready_with_the_keys(
+        self, make_settings, bearer, serve, all_need_tokens, ready
+    ):
+        def app_with(url):
+            app = web.create_app("", make_settings(), name="things", openapi=False)
+            auth.init_app(app, issuer=ISSUER, jwks=url, all_need_tokens=all_need_tokens)
+            return app.test_client()
+
+        keys = json.dumps(bearer.jwks()).encode()
+        before = app_with(serve(answering(b"", 503))).get("/readyz")
+        after = app_with(serve(answering(keys))).get("/readyz")
+
+        assert before.status_code == ready
+        assert before.json["checks"]["keys"]["error"] == "KeysUnavailable"
+        assert after.status_code == 200
+        assert after.json["checks"]["keys"]["ok"]
 
     @pytest.mark.parametrize("status", [204, 302, 404, 500])
     def test_other_answers_are_failures(self, serve, bearer, status):

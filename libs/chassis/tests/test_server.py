@@ -12,6 +12,7 @@ from flask import Flask
 from sqlalchemy import event
 
 from flagon_chassis import db, health, server
+from flagon_chassis.keyring import KeyRing
 from flagon_chassis.testing import free_port
 
 from .conftest import eventually
@@ -54,6 +55,15 @@ class TestForgetMetrics:
 
 
 class TestWarmUp:
+    def test_fetches_the_keys_of_tokens(self):
+        app = Flask("things")
+        asked = []
+        app.extensions["flagon.keys"] = KeyRing(lambda: asked.append(1) or {})
+
+        server.warm_up(app)
+
+        assert asked == [1]
+
     def test_leaves_no_connection_open(self, settings):
         app = Flask("things")
         db.init_app(app, settings)
@@ -126,6 +136,32 @@ class TestSidecar:
         running = server.sidecar(f"127.0.0.1:{free_port()}")
         running.shutdown()
         running.server_close()
+
+
+class TestBind:
+    def test_may_be_several_addresses_and_sockets(self, make_settings):
+        settings = make_settings(bind="127.0.0.1:8000,fd://3")
+
+        found = server._gunicorn(settings, "gthread", True)
+
+        assert found["bind"] == ["127.0.0.1:8000", "fd://3"]
+
+
+class TestLetGo:
+    def test_keeps_no_connection_while_it_drains(self, make_settings):
+        let_go = server._gunicorn(make_settings(), "gthread", True)["pre_request"]
+        closed = []
+        request = SimpleNamespace(force_close=lambda: closed.append(1))
+
+        let_go(None, request)
+        assert closed == []
+        health.drain()
+        try:
+            let_go(None, request)
+        finally:
+            health.reset()
+
+        assert closed == [1]
 
 
 class TestServe:

@@ -3,9 +3,8 @@
 import json
 import signal
 import socket
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import closing
 from uuid import uuid4
 
 import jsonschema
@@ -13,36 +12,25 @@ import jwt
 import pytest
 import socketio.exceptions
 
-from flagon_chassis.testing import free_port, start_redis
+from flagon_chassis.testing import Peer, free_port, start_redis
 from flagon_realtime import messages
 
 WORKS = ("catalog:write",)
 
 
-@pytest.fixture(scope="session")
-def auth_url():
+class Names(Peer):
     """What auth tells of accounts: Ada is called Ada."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            token = self.headers["Authorization"].removeprefix("Bearer ")
-            sub = jwt.decode(token, options={"verify_signature": False})["sub"]
-            body = json.dumps(
-                {"name": sub.title()} if sub != "nameless" else []
-            ).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def answer(self, _method, _path, headers, _body):
+        token = headers["Authorization"].removeprefix("Bearer ")
+        sub = jwt.decode(token, options={"verify_signature": False})["sub"]
+        return 200, {"name": sub.title()} if sub != "nameless" else []
 
-        def log_message(self, *_):
-            pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+@pytest.fixture(scope="session")
+def auth_url():
+    with closing(Names()) as names:
+        yield names.url
 
 
 @pytest.fixture

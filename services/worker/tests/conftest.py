@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import urllib.request
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from io import BytesIO
 from pathlib import Path
 from uuid import UUID
@@ -23,7 +23,7 @@ from uuid_utils.compat import uuid7
 import flagon_worker
 from flagon_chassis import db, tables
 from flagon_chassis.testing import ISSUER, Peer, free_port
-from flagon_worker import tasks
+from flagon_worker import clients, tasks
 from flagon_worker.app import create_app
 from flagon_worker.domain import fairness, jobs, leases
 from flagon_worker.models import Job
@@ -221,6 +221,29 @@ def app(settings, bearer):
 @pytest.fixture
 def client(app):
     return app.test_client()
+
+
+@pytest.fixture
+def put(app, settings):
+    """Puts a peer in the place of the services that the worker talks to."""
+    with ExitStack() as peers:
+
+        def put(peer, **changes):
+            peers.callback(peer.close)
+            there = settings.model_copy(
+                update={"catalog_url": peer.url, "auth_url": peer.url, **changes}
+            )
+            for name, client in (
+                ("catalog", clients.Catalog(there)),
+                ("identity", clients.Auth(there)),
+            ):
+                peers.callback(client.close)
+                app.extensions[f"flagon.{name}"].close()
+                app.extensions[f"flagon.{name}"] = client
+            app.extensions["flagon.strangers"] = clients.Strangers(there)
+            return peer
+
+        yield put
 
 
 @pytest.fixture

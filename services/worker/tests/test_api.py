@@ -564,7 +564,7 @@ def test_is_ready_when_its_parts_are(client):
     report = client.get("/readyz").json
 
     assert report["status"] == "ready"
-    assert set(report["checks"]) == {"postgres", "files"}
+    assert set(report["checks"]) == {"postgres", "files", "keys"}
 
 
 class TestFiles:

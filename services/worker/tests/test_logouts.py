@@ -50,14 +50,8 @@ class Neighbours(Peer):
 
 
 @pytest.fixture
-def neighbours(app, settings):
-    found = Neighbours()
-    changed = settings.model_copy(update={"auth_url": found.url, "logout_seconds": 0.5})
-    app.extensions["flagon.identity"] = Auth(changed)
-    app.extensions["flagon.strangers"] = Strangers(changed)
-    yield found
-    app.extensions["flagon.identity"].close()
-    found.close()
+def neighbours(put):
+    return put(Neighbours(), logout_seconds=0.5)
 
 
 def deliver(app):

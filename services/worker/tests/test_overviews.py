@@ -13,7 +13,6 @@ from pypdf import PdfReader
 from uuid_utils.compat import uuid7
 
 from flagon_chassis.testing import Peer
-from flagon_worker import clients
 from flagon_worker.domain import archive, charts, overviews
 from flagon_worker.models import Job
 
@@ -46,13 +45,8 @@ class Counter(Peer):
 
 
 @pytest.fixture
-def counter(app, settings):
-    found = Counter()
-    there = settings.model_copy(update={"catalog_url": found.url})
-    app.extensions["flagon.catalog"] = clients.Catalog(there)
-    yield found
-    app.extensions["flagon.catalog"].close()
-    found.close()
+def counter(put):
+    return put(Counter())
 
 
 @pytest.fixture

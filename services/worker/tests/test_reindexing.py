@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 import pytest
 
 from flagon_chassis.testing import Peer
-from flagon_worker import clients
 from flagon_worker.domain import leases
 
 AT = "2026-11-21T09:30:00+00:00"
@@ -32,13 +31,8 @@ class Words(Peer):
 
 
 @pytest.fixture
-def words(app, settings):
-    found = Words()
-    there = settings.model_copy(update={"catalog_url": found.url})
-    app.extensions["flagon.catalog"] = clients.Catalog(there)
-    yield found
-    app.extensions["flagon.catalog"].close()
-    found.close()
+def words(put):
+    return put(Words())
 
 
 @pytest.fixture

@@ -67,11 +67,12 @@ class TestQueues:
         assert "queues_not_measured" in caplog.text
 
     def test_are_right_whichever_process_of_the_server_is_asked(
-        self, alone, settings, submit_probe
+        self, alone, settings, submit_probe, jwks_url
     ):
         alone.start(
             "serve",
             "serve",
+            WORKER_JWKS_URL=jwks_url,
             WORKER_PUBLIC_URL=settings.public_url,
             WORKER_WORKERS="2",
         )

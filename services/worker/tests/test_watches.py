@@ -13,7 +13,6 @@ from sqlalchemy import select
 from flagon_chassis import streams, tables
 from flagon_chassis.testing import Peer, free_port
 from flagon_worker import tasks_watches
-from flagon_worker.clients import Auth
 from flagon_worker.domain import watches
 from flagon_worker.models import Watch
 
@@ -491,13 +490,8 @@ class Letters(Peer):
 
 
 @pytest.fixture
-def letters(app, settings):
-    found = Letters()
-    changed = settings.model_copy(update={"auth_url": found.url})
-    app.extensions["flagon.identity"] = Auth(changed)
-    yield found
-    app.extensions["flagon.identity"].close()
-    found.close()
+def letters(put):
+    return put(Letters())
 
 
 class TestTellPrice:

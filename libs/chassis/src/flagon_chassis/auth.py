@@ -17,7 +17,7 @@ from flask_jwt_extended import JWTManager, decode_token
 from flask_jwt_extended.exceptions import JWTExtendedException
 from structlog.contextvars import bind_contextvars
 
-from . import dpop, shared
+from . import dpop, health, shared
 from .denylist import PREFIX, Denylist
 from .errors import Failure, Forbidden, Unauthenticated, Unavailable
 from .keyring import ALGORITHM, Jwks, KeyRing, KeysUnavailable, fetch_from
@@ -167,6 +167,7 @@ def init_app(
     jwks: str | Callable[[], Jwks],
     redis_url: str | None = None,
     remember_marks: bool = True,
+    all_need_tokens: bool = False,
 ) -> None:
     """Let the app check access tokens.
 
@@ -174,6 +175,8 @@ def init_app(
     :param jwks: where the public keys are: a URL, or a function in auth itself.
     :param redis_url: the store that holds the denylist; None: nothing is revoked early.
     :param remember_marks: False for who revokes and must see it at the next request.
+    :param all_need_tokens: whether the service is of no use before it has auth's keys, and
+        so not ready; once it has them, auth may go away for a day.
     """
     # ES256 alone: the library's default, HS256, would let a public key sign tokens.
     app.config["JWT_ALGORITHM"] = ALGORITHM
@@ -185,6 +188,8 @@ def init_app(
     fetch = fetch_from(jwks) if isinstance(jwks, str) else jwks
     ring = KeyRing(fetch, common=shared.jwks)
     app.extensions["flagon.keys"] = ring
+    if isinstance(jwks, str):
+        health.check(app, "keys", ring.check, required=all_need_tokens)
     app.extensions["flagon.proofs"] = _Memory()
     app.extensions["flagon.denylist"] = (
         Denylist(redis_url, keys_changed=ring.refetch, remember=remember_marks)

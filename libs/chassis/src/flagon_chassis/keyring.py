@@ -5,7 +5,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
+from http import HTTPStatus
+from http.client import HTTPConnection, HTTPSConnection
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 import jwt as pyjwt
 import structlog
@@ -21,6 +25,7 @@ ALGORITHM = "ES256"
 
 _FETCH_SECONDS = 2.0
 _MOST_BYTES = 256 * 1024
+_BLOCK_BYTES = 65_536
 
 
 class KeysUnavailable(Unavailable):
@@ -45,6 +50,9 @@ class KeyRing:
     soft_seconds = 300.0
     hard_seconds = 86_400.0
     unknown_seconds = 30.0
+    warm_tries = 5
+    slow_seconds = 1.0
+    """What fails sooner is no sign of somebody who is slow."""
 
     def __init__(
         self,
@@ -64,24 +72,36 @@ class KeyRing:
         self._beside = threading.Lock()
         self._using = threading.Lock()
 
+    def check(self) -> None:
+        """See to it that there are keys: fetch them where there never were any.
+
+        A server asks this when it says whether it is ready, so that the first token that
+        comes finds them.
+
+        :raises KeysUnavailable: no key was ever fetched, or too long ago.
+        """
+        now = self._clock()
+        if now - self._fetched_at > self.hard_seconds:
+            self._adopt()
+        if now - self._fetched_at <= self.hard_seconds:
+            return
+        # Without any key nothing works, so try more often, but not at every request.
+        if now - self._tried_at > 1:
+            self._refresh()
+        if self._clock() - self._fetched_at > self.hard_seconds:
+            raise KeysUnavailable("Try again in a few seconds.", retry_after_seconds=2)
+
     def find(self, kid: str) -> pyjwt.PyJWK:
         """Return the key with this id; the same object for as long as it is the same key.
 
         :raises KeysUnavailable: no key was ever fetched, or too long ago.
         :raises jwt.InvalidTokenError: auth has no such key.
         """
+        self.check()
         now = self._clock()
-        if kid not in self._keys or now - self._fetched_at > self.hard_seconds:
+        if kid not in self._keys:
             self._adopt()
-        if now - self._fetched_at > self.hard_seconds:
-            # Without any key nothing works, so try more often, but not at every request.
-            if now - self._tried_at > 1:
-                self._refresh()
-            if self._clock() - self._fetched_at > self.hard_seconds:
-                raise KeysUnavailable(
-                    "Try again in a few seconds.", retry_after_seconds=2
-                )
-        elif kid not in self._keys and now - self._tried_at > self.unknown_seconds:
+        if kid not in self._keys and now - self._tried_at > self.unknown_seconds:
             self._refresh()
         elif now - max(self._fetched_at, self._tried_at) > self.soft_seconds:
             self._refresh_beside()
@@ -89,6 +109,20 @@ class KeyRing:
             return self._keys[kid]
         except KeyError:
             raise pyjwt.InvalidTokenError("unknown key") from None
+
+    def warm(self) -> None:
+        """Fetch the keys before anybody asks for one.
+
+        Several times while auth is slow: a process that begins to serve without keys
+        refuses everybody. Where auth is away it goes on without.
+        """
+        for _ in range(self.warm_tries):
+            began = self._clock()
+            if began - self._fetched_at <= self.hard_seconds:
+                return
+            self._refresh()
+            if self._clock() - began < self.slow_seconds:
+                return
 
     def refetch(self) -> None:
         """Fetch the keys now, beside the requests, whenever the last time was.
@@ -193,18 +227,23 @@ def fetch_from(
     """Return a function that fetches the key set from a URL.
 
     Two seconds and 256 KiB are all that it may take, however slowly it comes; redirects
-    are not followed.
+    are not followed, and no proxy is asked.
     """
+    there = urlsplit(url)
+    # Not the client of `http`: its first use takes 14 MB, in each process that may never
+    # talk to anybody else.
+    connect = HTTPSConnection if there.scheme == "https" else HTTPConnection
 
     def fetch() -> Jwks:
-        import httpx2  # noqa: PLC0415 (slow to import, and needed once per process)
-
         ends = clock() + _FETCH_SECONDS
         body = b""
-        with httpx2.stream("GET", url, timeout=_FETCH_SECONDS) as answer:
-            if answer.status_code != 200:  # noqa: PLR2004
-                raise ConnectionError(f"status {answer.status_code}")
-            for chunk in answer.iter_bytes():
+        connection = connect(there.hostname or "", there.port, timeout=_FETCH_SECONDS)
+        with closing(connection):
+            connection.request("GET", there.path or "/")
+            answer = connection.getresponse()
+            if answer.status != HTTPStatus.OK:
+                raise ConnectionError(f"status {answer.status}")
+            while chunk := answer.read1(_BLOCK_BYTES):
                 body += chunk
                 if clock() > ends or len(body) > _MOST_BYTES:
                     raise TimeoutError("the key set takes too long or is too long")

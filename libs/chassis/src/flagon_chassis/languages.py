@@ -50,7 +50,7 @@ class Texts:
         app.jinja_env.policies["ext.i18n.trimmed"] = True
         # The extension above adds the method; the type of an environment knows nothing
         # of it.
-        app.jinja_env.install_gettext_callables(  # type: ignore[attr-defined]
+        app.jinja_env.install_gettext_callables(  # type: ignore[attr-defined]  # the extension's
             self.gettext, self.plural, newstyle=True
         )
         # WTForms' own messages: its forms name the language themselves.

@@ -86,7 +86,7 @@ def _gunicorn(
     settings: ServiceSettings, worker_class: str, preload: bool
 ) -> dict[str, Any]:
     return {
-        "bind": settings.bind,
+        "bind": settings.bind.split(","),
         "worker_class": worker_class,
         "workers": settings.workers,
         "threads": settings.threads,
@@ -108,7 +108,16 @@ def _gunicorn(
         "loglevel": "warning",
         "pre_fork": lambda _arbiter, _worker: share_memory(),
         "child_exit": _forget_metrics,
+        "pre_request": _let_go,
     }
+
+
+def _let_go(_worker: object, request: Any) -> None:  # noqa: ANN401 (gunicorn's)
+    """Keep no connection of a server that drains: its next request goes elsewhere."""
+    from . import health  # noqa: PLC0415 (after share_metrics)
+
+    if health.draining():
+        request.force_close()
 
 
 def warm_up(app: "Flask") -> None:
@@ -123,6 +132,9 @@ def warm_up(app: "Flask") -> None:
     if orm is not None:
         orm.configure_mappers()
     health.report(app.extensions.get("flagon.checks", {}))
+    keys = app.extensions.get("flagon.keys")
+    if keys is not None:
+        keys.warm()
     sessions = app.extensions.get("flagon.sessions")
     if sessions is not None:
         sessions.kw["bind"].dispose()

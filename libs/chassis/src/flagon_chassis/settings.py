@@ -30,7 +30,8 @@ class ServiceSettings(
     """Signs what a client carries for us (cursors, forms); the same in all processes."""
 
     bind: str = "127.0.0.1:8000"
-    """Address and port that the process listens on."""
+    """Address and port that the process listens on; of a service also several, or sockets
+    that it was handed down (`fd://3`), with commas between."""
     workers: PositiveInt = 2
     """Gunicorn processes."""
     threads: PositiveInt = 8

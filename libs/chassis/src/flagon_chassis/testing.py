@@ -20,6 +20,7 @@ import time
 from abc import ABC, abstractmethod
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from email.message import Message
 from http import HTTPStatus
@@ -184,7 +185,7 @@ def differences(database_url: str, metadata: MetaData) -> list[Any]:
     Tables of others, such as the chassis' own, do not count.
     """
     from alembic.autogenerate import compare_metadata  # noqa: PLC0415 (few tests need it)
-    from alembic.migration import MigrationContext  # noqa: PLC0415
+    from alembic.migration import MigrationContext  # noqa: PLC0415 (few tests need it)
 
     engine = create_engine(database_url, poolclass=NullPool)
     with engine.connect() as connection:
@@ -367,7 +368,7 @@ class Peer(ABC):
                 self.wfile.write(sent)
 
             # As the base class calls them.
-            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do  # noqa: N815
+            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do  # noqa: N815 (the base class' names)
 
             def log_message(self, *_: object) -> None:
                 """Say nothing of each request."""
@@ -405,7 +406,7 @@ class TokenMaker:
         self,
         *scopes: str,
         sub: str | None = None,
-        **claims: Any,  # noqa: ANN401
+        **claims: Any,  # noqa: ANN401 (claims are JSON)
     ) -> dict[str, str]:
         """Return the Authorization header of a fresh token with these scopes."""
         return {"Authorization": f"Bearer {self.token(*scopes, sub=sub, **claims)}"}
@@ -440,10 +441,29 @@ class TokenMaker:
         )
 
 
+class KeySet(Peer):
+    """Auth, as far as it publishes the keys that prove a maker's tokens."""
+
+    def __init__(self, maker: TokenMaker) -> None:
+        self._maker = maker
+        super().__init__()
+
+    def answer(self, *_request: object) -> Answer:
+        """Return the keys, wherever they are asked for."""
+        return 200, self._maker.jwks()
+
+
 @pytest.fixture(scope="session")
 def bearer() -> TokenMaker:
     """Give a maker of Authorization headers; fit its `jwks` and `ISSUER` into the app."""
     return TokenMaker()
+
+
+@pytest.fixture(scope="session")
+def jwks_url(bearer: TokenMaker) -> Iterator[str]:
+    """Give the address of the keys that prove `bearer`'s tokens, for real processes."""
+    with closing(KeySet(bearer)) as keys:
+        yield keys.url
 
 
 class ProofMaker:
@@ -527,7 +547,7 @@ class SocketClient:
         """Send a message; return its acknowledgement."""
         return self.io.call(event, content, timeout=self.patience)
 
-    def wait_for(self, condition: Callable[[str, Any], bool]) -> Any:  # noqa: ANN401
+    def wait_for(self, condition: Callable[[str, Any], bool]) -> Any:  # noqa: ANN401 (JSON)
         """Return the content of the first message that is as it should be."""
         while True:
             event, content = self.told.get(timeout=self.patience)
@@ -546,7 +566,7 @@ def connect() -> Iterator[Callable[..., SocketClient]]:
     """Open WebSockets that are closed after the test."""
     opened: list[SocketClient] = []
 
-    def make(*arguments: Any, **options: Any) -> SocketClient:  # noqa: ANN401
+    def make(*arguments: Any, **options: Any) -> SocketClient:  # noqa: ANN401 (passed on)
         opened.append(SocketClient(*arguments, **options))
         return opened[-1]
 

@@ -272,7 +272,7 @@ def _protect_pages(response: Response) -> Response:
     scripts = f"script-src 'nonce-{web.csp_nonce()}'; " if g.get("scripts") else ""
     response.headers["Content-Security-Policy"] = (
         f"default-src 'none'; style-src 'nonce-{web.csp_nonce()}'; img-src data:; "
-        f"{scripts}"
+        f"{scripts}require-trusted-types-for 'script'; trusted-types 'none'; "
         f"form-action {targets}; frame-ancestors 'none'; base-uri 'none'"
     )
     response.headers["X-Frame-Options"] = "DENY"

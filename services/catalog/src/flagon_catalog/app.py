@@ -126,7 +126,7 @@ def _limit_work(app: APIFlask, limiter: Limiter, settings: Settings) -> None:
         """Count one more; a limit of the list itself would cost all that have none."""
 
     @wraps(listing)
-    def list_products(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
+    def list_products(*args: Any, **kwargs: Any) -> Any:  # noqa: ANN401 (passed on)
         if "facets" in request.args:
             count_facets()
         return listing(*args, **kwargs)

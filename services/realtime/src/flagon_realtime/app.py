@@ -28,6 +28,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         issuer=settings.public_url,
         jwks=settings.jwks_url,
         redis_url=settings.redis_store_url.get_secret_value(),
+        all_need_tokens=True,
     )
     limiter = limits.init_app(app, settings)
     station = app.extensions["flagon.station"] = Station(settings, app)

@@ -43,6 +43,23 @@ return {1, position}
 """
 
 
+def connect(url: str, *, max_connections: int) -> redis.Redis:
+    """Return a client for single questions, which gives up rather than wait for long.
+
+    Whoever waits for a connection longer than that is better off coming back.
+    """
+    return redis.Redis(
+        connection_pool=redis.BlockingConnectionPool.from_url(
+            url,
+            max_connections=max_connections,
+            timeout=5,
+            socket_timeout=2,
+            socket_connect_timeout=2,
+            retry=Retry(NoBackoff(), 0),
+        )
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """A run of the stream."""
@@ -83,17 +100,7 @@ class EventLog:
             socket_connect_timeout=2,
             retry=Retry(NoBackoff(), 0),
         )
-        # Whoever waits for a connection longer than this is better off coming back.
-        self._queries = redis.Redis(
-            connection_pool=redis.BlockingConnectionPool.from_url(
-                url,
-                max_connections=3,
-                timeout=5,
-                socket_timeout=2,
-                socket_connect_timeout=2,
-                retry=Retry(NoBackoff(), 0),
-            )
-        )
+        self._queries = connect(url, max_connections=3)
 
     def newest(self, max_events: int, max_bytes: int) -> tuple[StreamId, Batch]:
         """Return the newest entries, and the id after which nothing is missing in them.

@@ -137,6 +137,7 @@ class WebSocket:
         """Say that this is the end, and write nothing after it; safe to call twice."""
         if self.closed_at is None:
             self.closed_at = time.monotonic()
+        # Who went before us hears no farewell, and has nothing to shut: both are done.
         with suppress(OSError):
             self._write(CloseConnection(code=code))
         with suppress(OSError):
@@ -146,6 +147,7 @@ class WebSocket:
     def abort(self) -> None:
         """Break the connection; whoever waits in a call is woken."""
         self.closed_at = time.monotonic()
+        # What the other side has broken already needs no breaking.
         with suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)
 

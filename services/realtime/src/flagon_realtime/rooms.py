@@ -15,6 +15,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from .clients import connect
+
 _CHANNEL = "realtime:rooms"
 _LISTEN_SECONDS = 5.0
 
@@ -130,16 +132,7 @@ class Rooms:
         self._url = url
         self._entry_milliseconds = int(entry_seconds * 1000)
         self._lock_milliseconds = int(lock_seconds * 1000)
-        self._redis = redis.Redis(
-            connection_pool=redis.BlockingConnectionPool.from_url(
-                url,
-                max_connections=2,
-                timeout=5,
-                socket_timeout=2,
-                socket_connect_timeout=2,
-                retry=Retry(NoBackoff(), 0),
-            )
-        )
+        self._redis = connect(url, max_connections=2)
         self._update = self._redis.register_script(_UPDATE)
         self._lock = self._redis.register_script(_LOCK)
         self._unlock = self._redis.register_script(_UNLOCK)

@@ -208,10 +208,10 @@ class Peer(Subscriber):
 class Door:
     """What Engine.IO makes of a request to get a WebSocket: here it is there already."""
 
-    def __init__(self, serve: Callable[[WebSocket], Any], _server: object) -> None:
+    def __init__(self, serve: Callable[[WebSocket], object], _server: object) -> None:
         self._serve = serve
 
-    def __call__(self, environ: dict[str, Any], _start_response: object) -> Any:  # noqa: ANN401
+    def __call__(self, environ: dict[str, Any], _start_response: object) -> object:
         """Serve the connection until it ends."""
         return self._serve(environ["flagon.peer"].websocket)
 
@@ -266,9 +266,9 @@ class Sockets:
         )
         self._io.init_app(None)
         self._server: Any = self._io.server
-        # Another WebSocket than the library's own: see `frames`.
+        # Another WebSocket than the library's own, for which it has no option: see `frames`.
         engine = self._server.eio
-        engine._async = {**engine._async, "websocket": Door}  # noqa: SLF001
+        engine._async = {**engine._async, "websocket": Door}  # noqa: SLF001 (there is no option for it)
         self._io.on("connect")(self._greet)
         for name, handle in (
             ("join", self._join),
@@ -340,6 +340,7 @@ class Sockets:
                 f"Sec-WebSocket-Accept: {proof}",
                 f"X-Request-ID: {request_id}",
             )
+            # Whoever goes before the greeting has left, as below.
             with suppress(OSError):
                 sock.sendall("\r\n".join([*head, "", ""]).encode())
                 self._server.eio.handle_request(self._environ(peer), lambda *_: None)
@@ -372,7 +373,7 @@ class Sockets:
 
     def _greet(self, *_credentials: object) -> None:
         peer: Peer = request.environ["flagon.peer"]
-        sid: str = request.sid  # type: ignore[attr-defined]
+        sid: str = request.sid  # type: ignore[attr-defined]  # Flask-SocketIO's
         engine_sid = self._server.manager.eio_sid_from_sid(sid, "/")
         peer.engine = self._server.eio.sockets[engine_sid]
         peer.sid = sid
@@ -403,7 +404,7 @@ class Sockets:
                 return handle(peer, messages.check(name, arguments))
             # As Flask has it for requests: each kind of error has its handler, in the
             # chassis, and what nobody expected is reported there.
-            except Exception as error:  # noqa: BLE001
+            except Exception as error:  # noqa: BLE001 (told and reported)
                 told = current_app.handle_user_exception(error)
                 response = current_app.make_response(told)
                 problem = response.get_json()

@@ -221,8 +221,8 @@ class Station:
 
         The library takes 10 MB, which a process without WebSockets need not have.
         """
-        from .people import Names  # noqa: PLC0415 (as this says)
-        from .sockets import Sockets  # noqa: PLC0415
+        from .people import Names  # noqa: PLC0415 (10 MB, as this says)
+        from .sockets import Sockets  # noqa: PLC0415 (10 MB, as this says)
 
         with self._building:
             if self._sockets is None:

@@ -107,11 +107,11 @@ def create_clock() -> Clock:
 
 
 def _consume(settings: Settings, _chosen: argparse.Namespace) -> int:
-    from flask import Flask  # noqa: PLC0415
+    from flask import Flask  # noqa: PLC0415 (in no other process' memory)
 
-    from flagon_chassis import consumer, events  # noqa: PLC0415
+    from flagon_chassis import consumer, events  # noqa: PLC0415 (in no other process' memory)
 
-    from .domain import archive, profiles, watches, webhooks  # noqa: PLC0415
+    from .domain import archive, profiles, watches, webhooks  # noqa: PLC0415 (in no other process' memory)
 
     # As little of an app as events need: that a price fell is told.
     app = Flask(__package__)

@@ -13,8 +13,8 @@ from . import (
     egress,
     tasks,
     tasks_schedules,  # noqa: F401 (tasks register themselves)
-    tasks_watches,  # noqa: F401
-    tasks_webhooks,  # noqa: F401
+    tasks_watches,  # noqa: F401 (tasks register themselves)
+    tasks_webhooks,  # noqa: F401 (tasks register themselves)
     telemetry,
 )
 from .domain.sealing import Sealer
@@ -56,6 +56,7 @@ def create_app(settings: Settings | None = None) -> Flask:
         issuer=settings.public_url,
         jwks=settings.jwks_url,
         redis_url=settings.redis_store_url.get_secret_value(),
+        all_need_tokens=True,
     )
     limits.init_app(app, settings)
     _fit(app, settings)

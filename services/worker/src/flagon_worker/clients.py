@@ -125,7 +125,12 @@ class Catalog(_Peer):
         path = f"/internal/words/{step}"
         return self._told("POST", path, json=dict(asked), idempotent=True)
 
-    def _told(self, method: str, path: str, **options: Any) -> dict[str, Any]:  # noqa: ANN401
+    def _told(
+        self,
+        method: str,
+        path: str,
+        **options: Any,  # noqa: ANN401 (those of httpx)
+    ) -> dict[str, Any]:
         """Return what the catalog answers to a question without mistakes of ours."""
         try:
             return dict(self._http.request(method, path, **options).json())

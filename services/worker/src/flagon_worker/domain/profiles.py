@@ -65,7 +65,7 @@ def list_profiles(
 def create_profile(
     session: Session,
     owner: str,
-    **fields: Any,  # noqa: ANN401
+    **fields: Any,  # noqa: ANN401 (columns, of many types)
 ) -> ImportProfile:
     """Keep a profile and return it.
 
@@ -98,7 +98,7 @@ def _refuse_taken(session: Session, owner: str, name: str) -> None:
 def replace_profile(
     session: Session,
     profile: ImportProfile,
-    **fields: Any,  # noqa: ANN401
+    **fields: Any,  # noqa: ANN401 (columns, of many types)
 ) -> None:
     """Give a profile other contents, and perhaps another name.
 
