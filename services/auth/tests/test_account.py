@@ -431,6 +431,19 @@ class TestDelete:
         )
         assert (actor, address, details) == (str(found), None, {})
 
+    def test_leaves_the_last_administrator(self, app, person):
+        person("root@flagon.test", "admin")
+        root = Browser(app)
+        root.sign_in("root@flagon.test")
+
+        answer = self.delete(root, "root@flagon.test")
+
+        assert answer.status_code == 409
+        assert "Nobody else may change accounts." in answer.get_data(as_text=True)
+        assert len(rows(app, "select 1 from account_role")) == 1
+        person("other@flagon.test", "admin")
+        assert self.delete(root, "root@flagon.test").status_code == 303
+
     def test_ends_sessions_and_tokens_within_a_second(self, app, ada):
         other = Browser(app)
         other.sign_in()

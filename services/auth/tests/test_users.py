@@ -1,10 +1,15 @@
 """`/api/v1/me` and `/api/v1/users`."""
 
-from uuid import uuid4
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import select, text
 
+from flagon_auth.domain import accounts
 from flagon_auth.models import Mail
 from flagon_chassis import db
 
@@ -369,3 +374,61 @@ class TestChangeUser:
         )
 
         assert answer.status_code == 401
+
+
+class TestThreatNobodyLeft:
+    """The right to change accounts cannot be lost by accident, nor in a race."""
+
+    @pytest.fixture
+    def own(self, app, admin):
+        """The account of the only administrator that can sign in."""
+        found = app.test_client().get("/api/v1/me", headers=admin).json
+        return SimpleNamespace(**found)
+
+    @pytest.mark.parametrize(
+        "change", [{"roles": ["operator"]}, {"roles": []}, {"disabled": True}]
+    )
+    def test_last_administrator_stays_one(self, app, admin, own, person, change):
+        person("gone@flagon.test", "admin", disabled=True)
+
+        answer = patch(app, own, admin, change)
+
+        assert answer.status_code == 409
+        assert answer.json["type"].endswith("#last-administrator")
+        assert listed(app, admin, role="admin", disabled="false") == [own.email]
+
+    def test_last_administrator_is_not_deleted(self, app, admin, own):
+        answer = app.test_client().delete(
+            f"/api/v1/users/{own.id}", headers={**admin, "If-Match": '"v1"'}
+        )
+
+        assert answer.status_code == 409
+        assert listed(app, admin) == [own.email]
+
+    def test_last_administrator_may_change_otherwise(self, app, admin, own):
+        change = {"roles": ["admin", "operator"], "name": "Root"}
+
+        assert patch(app, own, admin, change).status_code == 200
+
+    def test_two_who_demote_each_other_leave_one(self, app, admin, own, person):
+        other = person("other@flagon.test", "admin")
+        asked = threading.Event()
+
+        def demote():
+            with app.app_context(), db.transaction() as session:
+                asked.set()
+                found = accounts.find_account(session, other.id, lock=True)
+                accounts.keep_administrator(session, found)
+
+        with app.app_context(), ThreadPoolExecutor(1) as pool:
+            with db.transaction() as session:
+                found = accounts.find_account(session, UUID(own.id), lock=True)
+                accounts.keep_administrator(session, found)
+                late = pool.submit(demote)
+                # Whenever the other one asks: the turn is ours until we are done.
+                asked.wait()
+                accounts.change_account(
+                    found, {"roles": ["customer"]}, now=datetime.now(UTC)
+                )
+            with pytest.raises(accounts.LastAdministrator):
+                late.result()

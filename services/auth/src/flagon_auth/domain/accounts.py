@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import bindparam, select, tuple_
+from sqlalchemy import bindparam, func, select, tuple_
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session, lazyload
 from uuid_utils.compat import uuid7
@@ -28,6 +28,8 @@ _OWN_SCOPES = {
 }
 ROLES = tuple(_OWN_SCOPES)
 """From the least to the most powerful; each may what those before it may."""
+ADMIN = ROLES[-1]
+"""The role whose owners may change accounts."""
 IDENTITY_SCOPES = ("openid", "profile", "email", "offline_access")
 """Scopes that concern the person, whatever the role."""
 API_SCOPES = ("catalog:read", *(scope for own in _OWN_SCOPES.values() for scope in own))
@@ -40,7 +42,13 @@ _EMAIL = re.compile(
     r"\A[^@\s\x00-\x1f\x7f\"(),:;<>\[\\\]]{1,64}@([a-z0-9-]+\.)+[a-z0-9-]+\Z"
 )
 _EMAIL_LENGTH = 254
+_TAKE_TURN = select(func.pg_advisory_xact_lock(728_114_021))
 NAME_LENGTH_MAX = 100
+
+
+_ADMINISTRATORS = select(Account.id).where(
+    Account.disabled.is_(False), Account.assigned.any(AccountRole.role == ADMIN)
+)
 
 
 class EmailInvalid(Invalid):
@@ -57,6 +65,10 @@ class EmailTaken(Conflict):
 
 class RoleUnknown(Invalid):
     """There is no such role."""
+
+
+class LastAdministrator(Conflict):
+    """Nobody would be left who may change accounts."""
 
 
 class AccountNotFound(NotFound):
@@ -331,6 +343,25 @@ def change_account(
         account.version += 1
         account.updated_at = now
     return changed
+
+
+def keep_administrator(session: Session, account: Account) -> None:
+    """Make sure that somebody else can administer when this account cannot any more.
+
+    Whoever takes a right away waits here for others who do: two administrators who
+    demote each other at once are told one after the other.
+
+    :raises LastAdministrator: nobody else could.
+    """
+    if account.disabled or ADMIN not in account.roles:
+        return
+    session.execute(_TAKE_TURN)
+    others = _ADMINISTRATORS.where(Account.id != account.id).limit(1)
+    if session.scalar(others) is None:
+        raise LastAdministrator(
+            "This is the last account that may change others; give the role to"
+            " another one before."
+        )
 
 
 def _assign(account: Account, roles: Iterable[str]) -> None:

@@ -267,8 +267,10 @@ def delete_account(
     The audit log keeps its records: they name the account by its id alone.
 
     :param sids: the account's sessions.
+    :raises LastAdministrator: nobody would be left who may change accounts.
     """
     account = accounts.find_account(session, account_id, lock=True)
+    accounts.keep_administrator(session, account)
     spent = grants.revoke_account(
         session, account.id, "account deleted", sids=sids, now=now
     )

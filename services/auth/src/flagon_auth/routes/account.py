@@ -172,16 +172,22 @@ def delete() -> ResponseReturnValue:
         return form_page("delete.html", form, "", status=422, person=person)
     # Asked first: without the store nothing could be ended at once, and nothing is done.
     sids = parts().sessions.sids(person.id)
-    with transaction() as db:
-        spent = self_service.delete_account(db, person.id, sids=sids, now=now)
-        # Without the network address: the record stays when the person has gone.
-        audit.record(
-            db,
-            "account_deleted",
-            account_id=person.id,
-            actor=str(person.id),
-            now=now,
-        )
+    try:
+        with transaction() as db:
+            spent = self_service.delete_account(db, person.id, sids=sids, now=now)
+            # Without the network address: the record stays when the person has gone.
+            audit.record(
+                db,
+                "account_deleted",
+                account_id=person.id,
+                actor=str(person.id),
+                now=now,
+            )
+    except accounts.LastAdministrator:
+        form.form_errors = [
+            _("Nobody else may change accounts. Give the role to another one before.")
+        ]
+        return form_page("delete.html", form, "", status=409, person=person)
     parts().end_account(person.id, spent, now=now)
     login_session().end()
     log.info("account_deleted", sub=str(person.id))

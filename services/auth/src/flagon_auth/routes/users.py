@@ -160,12 +160,15 @@ def change_user(account_id: UUID, change: AccountChange) -> ResponseReturnValue:
     """Change name, roles or whether the account is disabled.
 
     New roles count from the next token on, and the present tokens end at once; a
-    disabled account is signed out everywhere.
+    disabled account is signed out everywhere. The last administrator stays one.
     """
     now = datetime.now(UTC)
     with transaction() as db:
         account = accounts.find_account(db, account_id, lock=True)
         conditional.require_match(account.version)
+        roles = account.roles if change.roles is None else change.roles
+        if change.disabled or accounts.ADMIN not in roles:
+            accounts.keep_administrator(db, account)
         changed = accounts.change_account(
             account, change.model_dump(exclude_none=True), now=now
         )
