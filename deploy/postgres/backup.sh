@@ -57,7 +57,9 @@ fetch() {
     return
   fi
   # What had not reached the archive when everything ended, if the folder is still there.
-  cp "$DATA/pg_wal/$1" "$2" 2> /dev/null
+  # Postgres asks for files that do not exist yet, too, and is told so without a word.
+  [ -e "$DATA/pg_wal/$1" ] || return 1
+  cp "$DATA/pg_wal/$1" "$2"
 }
 
 flush() {
@@ -99,7 +101,11 @@ base() {
 
 is_left() { [ -e "$BACKUPS/base/$1/flagon/left_at" ]; }
 is_used() { ! is_left "$1"; }
-bases() { for one in "$BACKUPS"/base/*; do "$1" "$(basename "$one")" && basename "$one"; done || true; }
+bases() {
+  for one in "$BACKUPS"/base/*; do
+    if "$1" "$(basename "$one")"; then basename "$one"; fi
+  done
+}
 
 prune() {
   # Those of a history that was left go first.
@@ -116,9 +122,11 @@ list() {
   for one in "$BACKUPS"/base/*/flagon; do
     name=$(basename "$(dirname "$one")")
     case $name in *.new | '*') continue ;; esac
-    echo "base $name $(cat "$one/whole_at") $(cat "$one/left_at" 2> /dev/null)"
+    left=
+    if [ -e "$one/left_at" ]; then left=$(cat "$one/left_at"); fi
+    echo "base $name $(cat "$one/whole_at") $left"
   done
-  sed 's/^/restore /' "$BACKUPS/restores" 2> /dev/null || true
+  if [ -e "$BACKUPS/restores" ]; then sed 's/^/restore /' "$BACKUPS/restores"; fi
 }
 
 recover() {
@@ -176,8 +184,10 @@ swap() {
 }
 
 end() { # FOLDER
-  [ ! -e "$1/postmaster.pid" ] ||
-    pg_ctl --pgdata "$1" --mode immediate --wait --silent stop > /dev/null 2>&1 || true
+  # A file with its id may be left of one that was killed.
+  if pg_ctl --pgdata "$1" status > /dev/null; then
+    pg_ctl --pgdata "$1" --mode immediate --wait --silent stop
+  fi
 }
 
 begin() { # FOLDER AT

@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 from flagonctl import authority, configuration, environment, programs, templates, vault
-from flagonctl.processes import BY_NAME, PROCESSES, ports
+from flagonctl.processes import PROCESSES, ports
 from flagonctl.stack import Stack
 
 from .conftest import ROOT
@@ -216,9 +216,10 @@ class TestPrometheus:
         found = json.loads((local.config / "prometheus" / "targets.json").read_text())
 
         scraped = {one["labels"]["process"]: one["targets"][0] for one in found}
-        for name, process in BY_NAME.items():
+        for process in PROCESSES:
             if process.kind == "python":
-                assert scraped[name] == f"127.0.0.1:{23_080 + process.offset}"
+                address = f"127.0.0.1:{23_080 + process.offset}"
+                assert scraped[process.name] == address
 
     def test_rules_say_what_they_should(self, tmp_path):
         test = ROOT / "deploy" / "observability" / "rules" / "tests" / "red_test.yml"

@@ -258,6 +258,14 @@ class TestBodies:
 
         assert reply.startswith("HTTP/1.1 100 ")
 
+    def test_the_form_for_a_picture_may_be_as_large_as_one(self, gateway):
+        path = "/back-office/products/1/images"
+
+        assert self.upload(gateway, path, 8 * 1024**2).startswith("HTTP/1.1 100 ")
+        assert self.upload(gateway, path, 10 * 1024**2).startswith("HTTP/1.1 413 ")
+        other = self.upload(gateway, "/back-office/products/1", 2 * 1024**2)
+        assert other.startswith("HTTP/1.1 413 ")
+
     def test_other_bodies_may_not(self, gateway):
         reply = self.upload(gateway, "/api/v1/products", 2 * 1024**2)
 
@@ -928,6 +936,22 @@ class TestDocuments:
 
         assert reply.headers["content-type"] == "text/plain; charset=utf-8"
         assert reply.text == "# Problems · all\n"
+
+    def test_of_alerts_are_the_runbooks_and_no_other_file(self, gateway):
+        folder = gateway.folder / "docs"
+        (folder / "runbooks").mkdir(parents=True, exist_ok=True)
+        (folder / "runbooks" / "queue-old.md").write_text("# Tasks wait too long\n")
+        (folder / "claims.md").write_text("# Claims\n")
+
+        reply = gateway.client.get("/docs/runbooks/queue-old")
+        others = [
+            gateway.client.get(f"/docs/{path}").text
+            for path in ("claims", "runbooks/../claims", "runbooks/%2e%2e/claims")
+        ]
+
+        assert reply.headers["content-type"] == "text/plain; charset=utf-8"
+        assert reply.text == "# Tasks wait too long\n"
+        assert not any("# Claims" in text for text in others)
 
     def test_of_the_apis_are_the_services_own(self, gateway):
         gateway.client.get("/api/openapi/worker.json")

@@ -105,3 +105,38 @@ class TestTrace:
     def test_a_pattern_is_no_id(self, stack):
         with pytest.raises(Problem):
             trace.lines_of(stack, ".*")
+
+
+class TestLog:
+    def test_of_a_request_is_in_the_order_of_time(self, logged):
+        found = trace.log_of(logged, "order-66-x")
+
+        assert [(one["service"], one["event"]) for one in found] == [
+            ("worker", "job_created"),
+            ("gateway", "request"),
+        ]
+
+    def test_of_a_request_may_be_that_of_one_process(self, logged):
+        found = trace.log_of(logged, "order-66-x", "worker")
+
+        assert [one["event"] for one in found] == ["job_created"]
+
+    def test_that_was_rotated_is_read_too(self, logged):
+        (logged.logs / "worker.log").rename(logged.logs / "worker.log.1")
+
+        assert len(trace.log_of(logged, "order-66-x", "worker")) == 1
+
+    def test_is_not_that_of_another_request_that_names_it(self, logged):
+        line = {"time": "2", "request_id": "another-one", "said": "order-66-x"}
+        write(logged, "catalog", line)
+
+        assert len(trace.log_of(logged, "order-66-x")) == 2
+
+    @pytest.mark.parametrize("wanted", [".*", "short", "a b c d e f", "x" * 65])
+    def test_a_pattern_is_no_id(self, logged, wanted):
+        with pytest.raises(Problem, match="no request id"):
+            trace.log_of(logged, wanted)
+
+    def test_says_so_when_nobody_knows_it(self, logged):
+        with pytest.raises(Problem, match="say nothing"):
+            trace.log_of(logged, "order-66-x", "catalog")

@@ -196,8 +196,9 @@ def _stop(stack: Stack) -> None:
         return
     local.down(stack)
     # Notes of what was done to the data, and answers that were made of it.
-    shutil.rmtree(stack.state / "done", ignore_errors=True)
-    shutil.rmtree(stack.state / "gateway", ignore_errors=True)
+    for folder in (stack.state / "done", stack.state / "gateway"):
+        if folder.exists():
+            shutil.rmtree(folder)
 
 
 def _start(stack: Stack) -> None:
@@ -222,14 +223,7 @@ def _empty_redis(stack: Stack) -> tuple[int, int]:
     else:
         local.up(stack, ["redis-store"])
         variables["REDISCLI_AUTH"] = Vault(stack.secrets)["redis_admin_password"]
-    done = subprocess.run(
-        words,
-        check=False,
-        capture_output=True,
-        text=True,
-        env=variables,
-        cwd=stack.root,
-    )
+    done = databases.finished(words, stack.root, variables)
     said = done.stdout.strip().strip('"').split()
     if done.returncode != 0 or len(said) != 2:  # noqa: PLR2004 (both numbers)
         message = f"Redis could not be emptied: {done.stdout}{done.stderr}"
@@ -315,15 +309,7 @@ class _Server:
         # It is not the stack that runs it alone: the way in may be closed by now.
         reach.grant(stack.root, stack.state, who)
         return self._done(
-            subprocess.run(
-                command,
-                check=False,
-                capture_output=True,
-                text=True,
-                env=variables,
-                cwd=stack.state,
-                **who.options,
-            )
+            databases.finished(command, stack.state, variables, **who.options)
         )
 
     def variables(self) -> dict[str, str]:
@@ -345,15 +331,7 @@ class _Server:
             *("docker", "compose", "--env-file", str(self.stack.state / "compose.env")),
             *(*how, *entry, "postgres", *script, "/etc/flagon/backup.sh", *words),
         ]
-        return self._done(
-            subprocess.run(
-                command,
-                check=False,
-                capture_output=True,
-                text=True,
-                cwd=self.stack.root,
-            )
-        )
+        return self._done(databases.finished(command, self.stack.root))
 
     @staticmethod
     def _done(done: subprocess.CompletedProcess[str]) -> str:

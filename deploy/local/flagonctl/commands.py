@@ -136,8 +136,16 @@ def show_status(stack: Stack, _values: Values, format_: str) -> int:
 
 
 def logs(stack: Stack, values: Values, _format: str) -> None:
-    """Show the log of one process or of all; `F=1` follows it."""
+    """Show the log of one process or of all; `F=1` follows it.
+
+    `REQUEST=` shows what was written about one request instead, by all processes or one.
+    """
     name = values.get("S") or values.get("P")
+    if "REQUEST" in values:
+        process = _process(name).name if name else ""
+        for line in trace.log_of(stack, values["REQUEST"], process):
+            print(json.dumps(line, ensure_ascii=False))
+        return
     follow = "F" in values
     if stack.mode == "docker":
         chosen = [name] if name else []

@@ -2,6 +2,8 @@
 
 import os
 import subprocess
+from pathlib import Path
+from typing import Any
 
 from . import programs
 from .problem import Problem
@@ -34,6 +36,24 @@ def command(
     return [program, *address, *words], {**os.environ, "PGPASSWORD": password}
 
 
+def finished(
+    argv: list[str],
+    folder: Path,
+    variables: dict[str, str] | None = None,
+    **options: Any,  # noqa: ANN401 (as `subprocess` has them)
+) -> subprocess.CompletedProcess[str]:
+    """Run a program to its end and return what it said, whether it failed or not."""
+    return subprocess.run(
+        argv,
+        check=False,
+        capture_output=True,
+        text=True,
+        env=variables,
+        cwd=folder,
+        **options,
+    )
+
+
 def ask(stack: Stack, role: str, database: str, statement: str) -> list[list[str]]:
     """Return the rows of one statement that only reads, as text.
 
@@ -43,14 +63,7 @@ def ask(stack: Stack, role: str, database: str, statement: str) -> list[list[str
     words += ["--set=on_error_stop=1"]
     words += ["--command=set default_transaction_read_only = on"]
     argv, variables = command(stack, role, database, *words, f"--command={statement}")
-    done = subprocess.run(
-        argv,
-        check=False,
-        capture_output=True,
-        text=True,
-        env=variables,
-        cwd=stack.root,
-    )
+    done = finished(argv, stack.root, variables)
     if done.returncode != 0:
         message = f"{database} could not be asked: {done.stderr.strip()}"
         raise Problem(message, "make status")

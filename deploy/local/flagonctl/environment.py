@@ -65,6 +65,7 @@ def plain(process: Process, stack: Stack, folder: Path) -> dict[str, str]:
             "WORKER_URL": f"http://{stack.address('worker')}",
             "REALTIME_URL": f"http://{stack.address('realtime')}",
             "GATEWAY_URL": f"http://{stack.internal_address}",
+            "PROMETHEUS_URL": f"http://{stack.address('prometheus')}",
             "SESSION_COOKIE": stack.session_cookie,
             "SPOOL_DIR": str(folder / "spool"),
         },

@@ -8,6 +8,8 @@ children of a killed nginx, for one, would hold the port for ever.
 import json
 import os
 import signal
+import socket
+import stat
 import sys
 import time
 from pathlib import Path
@@ -27,7 +29,8 @@ def prepare(specification: Path) -> dict[str, Any]:
 
     The file is JSON: `argv`, `env` (the whole environment), `cwd`, `group_file`, where
     the id of the process group is left for the next start, and `forked`, which says that
-    no new interpreter is wanted (nursery.py).
+    no new interpreter is wanted (nursery.py). Who serves has `listen` and `own` as well,
+    its two addresses, and `bind`, the variable that takes them.
     """
     wanted: dict[str, Any] = json.loads(specification.read_text())
     group_file = Path(wanted["group_file"])
@@ -37,7 +40,29 @@ def prepare(specification: Path) -> dict[str, Any]:
     group_file.write_text(str(os.getpid()))
     os.umask(0o077)
     os.chdir(state)
+    if "listen" in wanted:
+        places = listeners(wanted["listen"], wanted["own"])
+        wanted["env"][wanted["bind"]] = places
     return wanted
+
+
+def listeners(listen: str, own: str) -> str:
+    """Return what to bind: the socket that came as standard input, and one of our own.
+
+    Without such a socket, the two addresses.
+    """
+    if not stat.S_ISSOCK(os.fstat(0).st_mode):
+        return f"{listen},{own}"
+    shared = os.dup(0)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    host, _, port = own.rpartition(":")
+    alone = socket.create_server((host, int(port))).detach()
+    for descriptor in (shared, alone):
+        # They outlive `exec`, where there is one.
+        os.set_inheritable(descriptor, True)
+    return f"fd://{shared},fd://{alone}"
 
 
 def end(group_file: Path, state: Path) -> int:

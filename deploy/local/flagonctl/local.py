@@ -18,7 +18,15 @@ from . import checks, environment, hidden, launch, programs, reach, watching
 from .configuration import prepare
 from .files import write
 from .problem import Problem
-from .processes import BY_NAME, OWNERS, PROCESSES, SERVICES, WATCHERS, Process
+from .processes import (
+    BY_NAME,
+    OWNERS,
+    PROCESSES,
+    SERVICES,
+    TWINS,
+    WATCHERS,
+    Process,
+)
 from .stack import Stack
 from .supervisor import Specification, Supervisor, write_configuration
 from .vault import Vault
@@ -40,11 +48,18 @@ class Clock:
         print(f"{seconds:6.1f} s  {text}", flush=True)
 
 
-def up(stack: Stack, only: Iterable[str] = (), *, watched: bool = False) -> None:
+def up(
+    stack: Stack,
+    only: Iterable[str] = (),
+    *,
+    watched: bool = False,
+    code: Path | None = None,
+) -> None:
     """Start the stack and return when every process is ready; safe to repeat.
 
     :param only: names of processes; all when empty.
     :param watched: with exporters and Alertmanager.
+    :param code: another release's tree to run instead of the checkout (roll.py).
     :raises Problem: something must be changed by a person first.
     """
     clock = Clock()
@@ -62,7 +77,7 @@ def up(stack: Stack, only: Iterable[str] = (), *, watched: bool = False) -> None
         write_configuration(
             stack,
             keeper["supervisor_password"],
-            specifications(stack, keeper, watched=watched),
+            specifications(stack, keeper, watched=watched, code=code),
         )
         _compile(stack.root)
         hidden.write(stack.root / "deploy" / "locks", SERVICES, _hidden(stack))
@@ -81,7 +96,7 @@ def up(stack: Stack, only: Iterable[str] = (), *, watched: bool = False) -> None
                 "make down; make up WITH=observability",
             )
         keeper = Vault(stack.secrets)
-    _start(stack, supervisor, keeper, who, wanted, clock)
+    _start(stack, supervisor, keeper, who, wanted, clock, code)
 
 
 def _start(
@@ -91,6 +106,7 @@ def _start(
     who: reach.Runner,
     wanted: list[Process],
     clock: Clock,
+    code: Path | None,
 ) -> None:
     """Start processes: what others stand on first, everything else at once."""
     names = {process.name for process in wanted}
@@ -111,22 +127,27 @@ def _start(
             one for one in services if _changed(stack, f"{one}-tables", one)
         )
         if outdated:
-            migrate(stack, keeper, who, outdated)
+            migrate(stack, keeper, who, outdated, code)
             clock.say("migrations are done")
     for process in wanted:
         if process.kind == "python" and process not in early:
             supervisor.start_process(process.name)
     if "auth" in services and "postgres" in names and _changed(stack, "seed", "auth"):
-        seed(stack, keeper, who)
+        seed(stack, keeper, who, code)
         clock.say("accounts and clients are there")
     _await(stack, supervisor, wanted, clock)
 
 
-def start(stack: Stack, process: Process) -> None:
-    """Start one process of a running stack and return when it is ready."""
+def start(
+    stack: Stack, process: Process, *, crashing_seconds: float = _CRASHING_SECONDS
+) -> None:
+    """Start one process of a running stack and return when it is ready.
+
+    :param crashing_seconds: how long it may end again and again.
+    """
     supervisor = Supervisor(stack)
     supervisor.start_process(process.name)
-    _await(stack, supervisor, [process], Clock())
+    _await(stack, supervisor, [process], Clock(), crashing_seconds=crashing_seconds)
 
 
 def down(stack: Stack) -> None:
@@ -192,11 +213,20 @@ def base_environment(stack: Stack) -> dict[str, str]:
     }
 
 
-def python_environment(stack: Stack, keeper: Vault, process: Process) -> dict[str, str]:
-    """Return the whole environment of one Python process."""
+def python_environment(
+    stack: Stack, keeper: Vault, process: Process, code: Path | None = None
+) -> dict[str, str]:
+    """Return the whole environment of one Python process.
+
+    :param code: another release's tree, searched for our packages before the checkout.
+    """
+    folders = [_hidden(stack) / process.service]
+    if code is not None:
+        folders += [code / "services" / process.service / "src"]
+        folders += [code / "libs" / "chassis" / "src"]
     return {
         **base_environment(stack),
-        "PYTHONPATH": str(_hidden(stack) / process.service),
+        "PYTHONPATH": os.pathsep.join(map(str, folders)),
         "PYTHONUNBUFFERED": "1",
         **environment.plain(process, stack, stack.state),
         **environment.confidential(process.service, stack, keeper),
@@ -220,31 +250,47 @@ _PATCHED = {"realtime"}
 
 
 def specifications(
-    stack: Stack, keeper: Vault, *, watched: bool = False
+    stack: Stack, keeper: Vault, *, watched: bool = False, code: Path | None = None
 ) -> dict[str, Specification]:
     """Return, by process, what the launcher executes."""
-    found = {}
-    for process in (*PROCESSES, *(WATCHERS if watched else ())):
-        if process.kind == "python":
-            argv = [
-                sys.executable,
-                "-m",
-                f"flagon_{process.service}",
-                *process.arguments,
-            ]
-            variables = python_environment(stack, keeper, process)
-        else:
-            argv = _program(stack, process)
-            variables = base_environment(stack) | _RUNTIMES.get(process.kind, {})
-            variables |= watching.variables(stack, process)
-        found[process.name] = {
-            "argv": argv,
-            "env": variables | {"FLAGON_PROCESS": process.name},
-            "cwd": str(stack.state),
-            "group_file": str(stack.state / "groups" / process.name),
-            "forked": process.kind == "python" and process.service not in _PATCHED,
-        }
-    return found
+    running = (*PROCESSES, *TWINS, *(WATCHERS if watched else ()))
+    return {one.name: specification(stack, keeper, one, code) for one in running}
+
+
+def specification(
+    stack: Stack, keeper: Vault, process: Process, code: Path | None = None
+) -> Specification:
+    """Return what the launcher executes for one process.
+
+    :param code: another release's tree to run instead of the checkout.
+    """
+    serving = {}
+    if process.kind == "python":
+        argv = [
+            sys.executable,
+            "-m",
+            f"flagon_{process.service}",
+            *process.arguments,
+        ]
+        variables = python_environment(stack, keeper, process, code)
+        if process.own_offset:
+            serving = {
+                "listen": stack.address(process.name),
+                "own": stack.own_address(process.name),
+                "bind": f"{process.service.upper()}_BIND",
+            }
+    else:
+        argv = _program(stack, process)
+        variables = base_environment(stack) | _RUNTIMES.get(process.kind, {})
+        variables |= watching.variables(stack, process)
+    return {
+        "argv": argv,
+        "env": variables | {"FLAGON_PROCESS": process.name},
+        "cwd": str(stack.state),
+        "group_file": str(stack.state / "groups" / process.name),
+        "forked": process.kind == "python" and process.service not in _PATCHED,
+        **serving,
+    }
 
 
 def _program(stack: Stack, process: Process) -> list[str]:
@@ -321,7 +367,7 @@ def _init_postgres(
     fresh = stack.state / "postgres.new"
     shutil.rmtree(fresh, ignore_errors=True)
     shutil.rmtree(data, ignore_errors=True)
-    _run(
+    run(
         [
             str(postgres.program("initdb")),
             f"--pgdata={fresh}",
@@ -355,34 +401,43 @@ def _roles(stack: Stack, keeper: Vault, who: reach.Runner) -> None:
     folder = programs.postgres_for(stack.state / "postgres").folder
     variables["PATH"] = f"{folder}:{variables['PATH']}"
     script = stack.root / "deploy" / "postgres" / "roles.sh"
-    _run(["/bin/sh", str(script)], variables, who, stack.state)
+    run(["/bin/sh", str(script)], variables, who, stack.state)
 
 
 def migrate(
-    stack: Stack, keeper: Vault, who: reach.Runner, services: list[str]
+    stack: Stack,
+    keeper: Vault,
+    who: reach.Runner,
+    services: list[str],
+    code: Path | None = None,
 ) -> None:
-    """Bring the tables of services up to date, all at the same time."""
+    """Bring the tables of services up to date, all at the same time.
+
+    :param code: another release's tree, whose revisions count instead of the checkout's.
+    """
 
     def one(service: str) -> None:
-        variables = python_environment(stack, keeper, BY_NAME[service])
+        variables = python_environment(stack, keeper, BY_NAME[service], code)
         variables |= environment.migration(service, stack, keeper)
         command = [sys.executable, "-m", f"flagon_{service}", "migrate"]
-        _run(command, variables, who, stack.state)
+        run(command, variables, who, stack.state)
 
     with ThreadPoolExecutor(max_workers=len(OWNERS)) as pool:
         list(pool.map(one, services))
-    for service in services:
+    for service in services if code is None else ():
         _remember(stack, f"{service}-tables", service)
 
 
-def seed(stack: Stack, keeper: Vault, who: reach.Runner) -> None:
+def seed(
+    stack: Stack, keeper: Vault, who: reach.Runner, code: Path | None = None
+) -> None:
     """Make the accounts and clients of the first start; changes nothing later."""
-    variables = python_environment(stack, keeper, BY_NAME["auth"])
+    variables = python_environment(stack, keeper, BY_NAME["auth"], code)
     variables |= environment.seeding(
         stack.secrets / "auth_accounts.json", stack.secrets / "auth_clients.json"
     )
     command = [*flask(), "--app", "flagon_auth.app", "seed"]
-    _run(command, variables, who, stack.state)
+    run(command, variables, who, stack.state)
     _remember(stack, "seed", "auth")
 
 
@@ -418,7 +473,7 @@ def flask() -> list[str]:
     return [sys.executable, "-m", "flask"]
 
 
-def _run(
+def run(
     command: list[str], variables: dict[str, str], who: reach.Runner, folder: Path
 ) -> str:
     """Run a command as the stack's user and return what it printed."""
@@ -458,7 +513,7 @@ def probe(stack: Stack, process: Process) -> str:
     address = (
         stack.internal_address
         if process.kind == "gateway"
-        else stack.address(process.name)
+        else stack.own_address(process.name)
     )
     connection = HTTPConnection(address, timeout=3)
     try:
@@ -507,6 +562,7 @@ def _await(
     clock: Clock,
     *,
     settled: bool = True,
+    crashing_seconds: float = _CRASHING_SECONDS,
 ) -> None:
     """Wait until all are ready, with a line for each as it becomes so.
 
@@ -533,16 +589,22 @@ def _await(
         if ready:
             clock.say(f"ready: {', '.join(ready)}")
         if waiting and (
-            time.monotonic() > deadline or _fails(supervisor, waiting, clock)
+            time.monotonic() > deadline
+            or _fails(supervisor, waiting, clock, crashing_seconds)
         ):
             raise _not_ready(stack, supervisor, list(waiting), reason)
         if waiting:
             time.sleep(0.15)
 
 
-def _fails(supervisor: Supervisor, waiting: Iterable[str], clock: Clock) -> bool:
+def _fails(
+    supervisor: Supervisor,
+    waiting: Iterable[str],
+    clock: Clock,
+    crashing_seconds: float,
+) -> bool:
     """Say whether one of the processes ends again and again."""
-    if time.monotonic() - clock.started < _CRASHING_SECONDS:
+    if time.monotonic() - clock.started < crashing_seconds:
         return False
     states = supervisor.states()
     return any(

@@ -12,6 +12,7 @@ import io
 import json
 import os
 import runpy
+import shlex
 import signal
 import sys
 import threading
@@ -21,12 +22,19 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import launch
+from .sockets import Sockets
 
 with warnings.catch_warnings():
     # It uses modules that newer versions of Python lack.
     warnings.simplefilter("ignore")
     from supervisor import supervisord  # type: ignore[import-untyped]
-    from supervisor.options import ServerOptions  # type: ignore[import-untyped]
+    from supervisor.options import (  # type: ignore[import-untyped]  # it has no types
+        ProcessConfig,
+        ServerOptions,
+    )
+    from supervisor.process import (  # type: ignore[import-untyped]  # as above
+        Subprocess,
+    )
 
 _SHARED = (
     "apiflask",
@@ -66,6 +74,36 @@ class Options(ServerOptions):  # type: ignore[misc]
         os.execve(filename, argv, env)  # noqa: S606 (no shell wanted)
 
 
+class Program(Subprocess):  # type: ignore[misc]  # supervisor has no types
+    """A process that finds its socket, if it serves, in place of its standard input."""
+
+    sockets = Sockets()
+
+    def spawn(self) -> int | None:
+        """Start the process, with the socket of its address ready."""
+        specification = Path(shlex.split(self.config.command)[-1])
+        address = json.loads(specification.read_text()).get("listen")
+        self.socket = self.sockets.take(address, self.config.name) if address else None
+        pid: int | None = super().spawn()
+        return pid
+
+    def _prepare_child_fds(self) -> None:
+        if self.socket is not None:
+            self.pipes["child_stdin"] = self.socket
+        super()._prepare_child_fds()
+
+    def finish(self, pid: int, sts: int) -> None:
+        """Note its end: the socket is closed when nobody is left who serves there."""
+        super().finish(pid, sts)
+        self.sockets.leave(self.config.name)
+
+
+def _make_process(self: ProcessConfig, group: object = None) -> Program:
+    program = Program(self)
+    program.group = group
+    return program
+
+
 def become(wanted: dict[str, Any]) -> NoReturn:
     """Do what `python -m` would do in a new interpreter, in this one, and end."""
     _forget_supervisor()
@@ -74,8 +112,8 @@ def become(wanted: dict[str, Any]) -> NoReturn:
     _python, _option, module, *arguments = wanted["argv"]
     sys.argv = [module, *arguments]
     own = str(Path(__file__).parents[1])
-    hidden = wanted["env"]["PYTHONPATH"]
-    sys.path[:] = [hidden, *(folder for folder in sys.path if folder != own)]
+    first = wanted["env"]["PYTHONPATH"].split(os.pathsep)
+    sys.path[:] = [*first, *(folder for folder in sys.path if folder != own)]
     # Listings show it instead of the name of the interpreter.
     Path("/proc/self/comm").write_text(wanted["env"]["FLAGON_PROCESS"])
     status = 1
@@ -124,6 +162,7 @@ def _stream(descriptor: int) -> io.TextIOWrapper:
 
 def main() -> None:
     """Load what is shared, then supervise."""
+    ProcessConfig.make_process = _make_process
     options = Options()
     options.realize()
     options.first, options.test = True, False

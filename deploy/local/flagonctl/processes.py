@@ -3,7 +3,7 @@
 The names are the same everywhere: supervisor program, log file, Compose service.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Kind = Literal[
@@ -25,10 +25,17 @@ class Process:
     """The service whose code and settings it runs; empty for bought programs."""
     arguments: tuple[str, ...] = ()
     """What follows `python -m flagon_<service>`."""
+    own_offset: int = 0
+    """Of a second port where this process alone answers (local mode); 0: it has none."""
+
+
+_OWN = 50
+_TWIN = 10
 
 
 def _python(name: str, offset: int, service: str, *arguments: str) -> Process:
-    return Process(name, "python", offset, 8000, service, arguments)
+    own = offset + _OWN if arguments == ("serve",) else 0
+    return Process(name, "python", offset, 8000, service, arguments, own)
 
 
 PROCESSES = (
@@ -65,7 +72,15 @@ WATCHERS = (
 )
 """What `WITH=observability` adds; nothing waits for them."""
 
-BY_NAME = {process.name: process for process in (*PROCESSES, *WATCHERS)}
+TWINS = tuple(
+    replace(one, name=f"{one.name}-next", own_offset=one.own_offset + _TWIN)
+    for one in PROCESSES
+    if one.own_offset
+)
+"""Seconds of those that serve, which run while one takes the place of the other (local
+mode): they listen where the first does, on the same socket (roll.py)."""
+
+BY_NAME = {process.name: process for process in (*PROCESSES, *WATCHERS, *TWINS)}
 
 HTTPS_OFFSET = 363
 """Of the gateway's https port: 8443 for 8080."""
@@ -83,7 +98,12 @@ READABLE = ("catalog", "worker")
 
 def ports(base: int) -> dict[str, int]:
     """Return every port that a local stack listens on, by what listens there."""
-    taken = {name: base + process.offset for name, process in BY_NAME.items()}
+    taken = {one.name: base + one.offset for one in (*PROCESSES, *WATCHERS)}
+    taken |= {
+        f"{one.name} (own)": base + one.own_offset
+        for one in BY_NAME.values()
+        if one.own_offset
+    }
     return taken | {
         "gateway (https)": base + HTTPS_OFFSET,
         "gateway (internal)": base + INTERNAL_OFFSET,

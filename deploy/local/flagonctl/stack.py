@@ -82,6 +82,14 @@ class Stack:
         host = name if self.mode == "docker" else "127.0.0.1"
         return f"{host}:{self.port(name)}"
 
+    def own_address(self, name: str) -> str:
+        """Return where a process can be asked for itself (local mode).
+
+        Its address may be its twin's as well; whoever takes the connection answers.
+        """
+        process = BY_NAME[name]
+        return f"127.0.0.1:{self.port_base + (process.own_offset or process.offset)}"
+
     @property
     def internal_address(self) -> str:
         """Host and port of the gateway's probes and `stub_status`."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 
 from . import local
-from .processes import PROCESSES, WATCHERS, Process
+from .processes import PROCESSES, TWINS, WATCHERS, Process
 from .stack import Stack
 from .supervisor import Supervisor
 
@@ -57,7 +57,10 @@ def collect(stack: Stack) -> list[Status]:
 
     with ThreadPoolExecutor(max_workers=6) as pool:
         watchers = [process for process in WATCHERS if process.name in states]
-        found = list(pool.map(one, (*PROCESSES, *watchers)))
+        twins = [
+            twin for twin in TWINS if twin.name in states and states[twin.name].pid
+        ]
+        found = list(pool.map(one, (*PROCESSES, *watchers, *twins)))
     pid = supervisor.pid
     if pid is not None:
         own = psutil.Process(pid)

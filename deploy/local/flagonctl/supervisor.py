@@ -43,8 +43,7 @@ def write_configuration(
 ) -> Path:
     """Write the supervisor's configuration and return its path."""
     for name, specification in specifications.items():
-        text = json.dumps(specification, indent=1)
-        write(stack.config / "programs" / f"{name}.json", text)
+        write_specification(stack, name, specification)
     launcher = Path(launch.__file__)
     sections = [
         _section(
@@ -96,6 +95,12 @@ def write_configuration(
             )
         )
     return write(stack.config / "supervisor.conf", "\n".join(sections))
+
+
+def write_specification(stack: Stack, name: str, specification: Specification) -> Path:
+    """Write what counts at the next start of a process, and return the file."""
+    text = json.dumps(specification, indent=1)
+    return write(stack.config / "programs" / f"{name}.json", text)
 
 
 def _section(name: str, **values: object) -> str:
@@ -163,7 +168,8 @@ class Supervisor:
     def answers(self) -> bool:
         """Say whether it runs and can be talked to."""
         try:
-            self._server().supervisor.getState()
+            with self._server() as server:
+                server.supervisor.getState()
         except (OSError, HTTPException, xmlrpc.client.Error, Problem):
             return False
         return True
@@ -172,9 +178,8 @@ class Supervisor:
         """Return what it says about each process; empty when it does not run."""
         if self.pid is None:
             return {}
-        infos = cast(
-            "list[dict[str, Any]]", self._server().supervisor.getAllProcessInfo()
-        )
+        with self._server() as server:
+            infos = cast("list[dict[str, Any]]", server.supervisor.getAllProcessInfo())
         return {
             info["name"]: State(
                 info["name"], info["statename"], info["pid"], float(info["start"])
@@ -205,7 +210,8 @@ class Supervisor:
                 if state.name in names
             ):
                 time.sleep(0.1)
-        self._server().supervisor.shutdown()
+        with self._server() as server:
+            server.supervisor.shutdown()
         deadline = time.monotonic() + 30
         while self.pid is not None:
             if time.monotonic() > deadline:
@@ -214,7 +220,8 @@ class Supervisor:
 
     def _call(self, method: str, *arguments: object, allowed: int) -> None:
         try:
-            getattr(self._server().supervisor, method)(*arguments)
+            with self._server() as server:
+                getattr(server.supervisor, method)(*arguments)
         except xmlrpc.client.Fault as fault:
             if fault.faultCode == _GONE:
                 return

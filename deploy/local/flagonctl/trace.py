@@ -45,21 +45,48 @@ def lines_of(stack: Stack, wanted: str) -> list[Line]:
     return sorted(found, key=lambda line: str(line.get("time", "")))
 
 
-def _raw(stack: Stack, ids: set[str]) -> Iterator[str]:
+def log_of(stack: Stack, request: str, process: str = "") -> list[Line]:
+    """Return what was logged about one request, in the order of time, without spans.
+
+    A job that the request began, and an event that it caused, keep its id.
+
+    :param process: only what this process wrote; all without.
+    :raises Problem: the id is none, or nobody wrote anything about it.
+    """
+    if not _ID.match(request):
+        raise Problem(
+            f"{request!r} is no request id.", "make logs REQUEST=<X-Request-ID>"
+        )
+    found = [
+        line
+        for line in _matching(_raw(stack, {request}, process), {request})
+        if line.get("request_id") == request and line.get("event") != "span"
+    ]
+    if not found:
+        where = process or "any process"
+        raise Problem(
+            f"The logs of {where} say nothing about {request}.",
+            f"make trace ID={request}",
+        )
+    return sorted(found, key=lambda line: str(line.get("time", "")))
+
+
+def _raw(stack: Stack, ids: set[str], process: str = "") -> Iterator[str]:
     """Return the raw lines that hold one of the ids."""
     if stack.mode == "docker":
         command = [
             *("docker", "compose", "--project-name", f"flagon-{stack.port_base}"),
             *("logs", "--no-log-prefix", "--no-color"),
+            *([process] if process else []),
         ]
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, text=True, errors="replace", cwd=stack.root
-        ) as process:
-            for line in process.stdout or ():
+        ) as running:
+            for line in running.stdout or ():
                 if any(one in line for one in ids):
                     yield line
         return
-    for path in sorted(stack.logs.glob("*.log*")):
+    for path in sorted(stack.logs.glob(f"{process or '*'}.log*")):
         with path.open(errors="replace") as file:
             for line in file:
                 if any(one in line for one in ids):

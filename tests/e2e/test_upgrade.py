@@ -1,0 +1,100 @@
+"""From one release to the next and back, beside each other, and nobody notices."""
+
+from collections import Counter
+
+import pytest
+from harness.traffic import Traffic
+from harness.upgrade import NEW_MEMBER, PATCHES, Drill, Problem, Stack, roll
+
+pytestmark = [pytest.mark.restarts, pytest.mark.rolls]
+
+SERVICES = ("catalog", "worker", "realtime")
+
+
+@pytest.fixture(scope="module")
+def drilled(stack, merchandiser, operator):
+    """What people saw of an upgrade and a rollback."""
+    with Traffic(stack, merchandiser, operator, "drill-ci", rate=10) as traffic:
+        drill = Drill(stack, traffic, seen=16)
+        try:
+            drill.run(SERVICES)
+        finally:
+            traffic.stop()
+            if drill.next:
+                traffic.settle()
+                traffic.verdict = traffic.verdicts()
+                drill.clean()
+    stack.ready()
+    return traffic
+
+
+class TestUpgradeAndRollback:
+    def test_no_request_fails(self, drilled):
+        wrong = [one for one in drilled.answers if one.wrong]
+
+        assert wrong == []
+        # Not for want of requests: each step saw some that were meant during it.
+        seen = Counter(one.phase for one in drilled.answers)
+        assert {phase for _, phase in drilled.marks if "both" in phase} <= set(seen)
+
+    @pytest.mark.parametrize(
+        "promise",
+        ["acknowledged writes", "accepted jobs", "events", "event streams"],
+    )
+    def test_keeps_what_it_promised(self, drilled, promise):
+        held, said = drilled.verdict[promise]
+
+        assert held, said
+
+    @pytest.mark.parametrize("phase", ["catalog: both"])
+    def test_both_releases_answer_beside_each_other(self, drilled, phase):
+        shown = {
+            NEW_MEMBER in one.told
+            for one in drilled.answers
+            if one.phase == phase and one.told
+        }
+
+        assert shown == {False, True}
+
+    def test_streams_are_handed_over_twice(self, drilled):
+        for one in drilled.watchers:
+            assert one.words.count("open") >= 3
+            assert one.gaps == 0
+
+    def test_each_release_reads_job_messages_of_the_other(self, stack, drilled):
+        read = {
+            line["says_kind"]
+            for line in stack.logs("worker-interactive", "worker-bulk")
+            if isinstance(line, dict) and line.get("event") == "job_message"
+        }
+
+        # The next release told it of all that it read, also of the older form. That the
+        # older one read the newer form: its jobs ended while it alone worked on them.
+        assert True in read
+        assert drilled.ledger.jobs
+
+    def test_leaves_the_stack_as_it_was(self, stack, drilled, merchandiser):
+        [path, *_] = drilled.ledger.entities
+        with merchandiser.client() as client:
+            product = client.get(path).json()
+
+        assert NEW_MEMBER not in product
+        assert not any(name.endswith("-next") for name in stack.processes())
+
+
+class TestBrokenRelease:
+    def test_leaves_the_old_one_serving(self, stack):
+        ours = Stack(stack.mode, stack.port_base)
+        before = roll.serving(ours, "catalog")
+        pid = stack.pid(before[0].name)
+        tree = roll.patched(ours, "broken", PATCHES)
+        app = tree / "services/catalog/src/flagon_catalog/app.py"
+        app.write_text("raise SystemExit(3)")
+
+        with pytest.raises(Problem, match="catalog"):
+            roll.roll(ours, "catalog", tree)
+
+        assert roll.serving(ours, "catalog") == before
+        assert stack.pid(before[0].name) == pid
+        with stack.client(headers={"Cache-Control": "no-cache"}) as client:
+            assert client.get("/api/v1/products?limit=1").status_code == 200
