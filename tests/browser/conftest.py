@@ -5,6 +5,7 @@ already runs; without it one is started and forgotten afterwards.
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ import pytest
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "e2e")]
 
+from axe import AXE  # noqa: E402 (found by the line above)
 from harness import failures  # noqa: E402
 from harness.stack import running  # noqa: E402
 from people import Person, chromium, chromium_path  # noqa: E402
@@ -29,8 +31,9 @@ def pytest_terminal_summary(terminalreporter):
 
 @pytest.fixture(scope="session")
 def stack(request):
-    if chromium_path() is None:
-        lacking("Chromium", "BROWSER=1 make setup")
+    # Both at once: a journey that ends where a page is judged leaves half of it undone.
+    if chromium_path() is None or not AXE.exists():
+        lacking("Chromium or axe-core", "BROWSER=1 make setup")
     with running() as found:
         found.ready()
         yield found
@@ -77,12 +80,24 @@ def merchandiser(person, accounts):
 
 
 @pytest.fixture
-def operator(person, accounts):
-    """Make an operator who is signed in."""
+def of_the_office(person, accounts):
+    """Make somebody of a role who is signed in and sees the back office."""
 
-    def make(**options):
+    def make(role, **options):
         found = person(**options)
-        found.sign_in(accounts["operator"], then="/back-office")
+        found.sign_in(accounts[role], then="/back-office")
         return found
 
     return make
+
+
+@pytest.fixture
+def operator(of_the_office):
+    """Make an operator who is signed in."""
+    return partial(of_the_office, "operator")
+
+
+@pytest.fixture
+def administrator(of_the_office):
+    """Make an administrator who is signed in."""
+    return partial(of_the_office, "admin")

@@ -79,12 +79,34 @@ def office_pages(browser, stack, account):
     page.click("main button:text-is('Send a test')")
     page.wait_for_selector(".delivery")
     webhook = page.url
+    page.goto("/back-office/categories/new")
+    page.fill("#name", "Mugs and cups")
+    page.click("main button:text-is('Make it')")
+    page.goto("/back-office/products/new")
+    page.fill("#name", "Enamel mug, blue")
+    page.fill("#sku", f"mug-{uuid4().hex[:6]}")
+    page.fill("#price", "12.90")
+    page.click("main button:text-is('Make it')")
+    page.wait_for_selector("[data-held]")
+    product = page.url.removeprefix(stack.url)
     page.goto(bad)
     page.wait_for_selector("[data-state-badge]:text-is('Failed')", timeout=180_000)
-    somebody.context.close()
     base = "/back-office"
+    page.goto(f"{base}/users?role=admin")
+    page.click("main tbody a >> nth=0")
+    user = page.url
+    page.goto(f"{base}/clients/-/new")
+    page.fill("#name", "Reading list")
+    page.fill("#redirect_uris", "https://app.example.com/callback")
+    page.click("main button:text-is('Register it')")
+    page.click("main a:text-is('I have it')")
+    client = page.url
+    somebody.context.close()
     return {
         "office": base,
+        "office-products": f"{base}/products",
+        "office-product": product,
+        "office-categories": f"{base}/categories",
         "office-jobs": "/jobs",
         "office-job": job,
         "office-dead": f"{base}/dead-letters",
@@ -94,6 +116,16 @@ def office_pages(browser, stack, account):
         "office-webhooks": f"{base}/webhooks",
         "office-webhook": webhook.removeprefix(stack.url),
         "office-export": f"{base}/export",
+        "office-operations": f"{base}/operations?range=15m",
+        "office-operations-service": f"{base}/operations/catalog?range=15m",
+        "office-operations-request": f"{base}/operations/request?id=" + 4 * "0123abcd",
+        "office-users": f"{base}/users",
+        "office-user": user.removeprefix(stack.url),
+        "office-clients": f"{base}/clients",
+        "office-client": client.removeprefix(stack.url),
+        "office-client-new": f"{base}/clients/-/new",
+        "office-client-delete": f"{client.removeprefix(stack.url)}/delete",
+        "office-audit": f"{base}/audit",
     }
 
 
@@ -161,8 +193,9 @@ def main():
     os.environ.setdefault("FLAGON_URL", "http://localhost:8080")
     with running() as stack, chromium() as browser:
         if options.office:
-            operator = stack.accounts()["operator"]
-            picture_office(browser, stack, operator, options.folder)
+            # Who sees all of it.
+            admin = stack.accounts()["admin"]
+            picture_office(browser, stack, admin, options.folder)
             return
         account = stack.accounts()["merchandiser"]
         if options.file:

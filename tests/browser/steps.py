@@ -20,6 +20,15 @@ def a_file(folder, rows=40, *, broken=0):
     return path, mark
 
 
+def a_product(client, **members):
+    """Make a product of a name that no other test knows and return it."""
+    word = f"t{uuid.uuid4().hex[:10]}"
+    new = {"sku": word, "name": word, "price_minor": 900, "status": "active"}
+    made = client.post("/api/v1/products", json={**new, **members})
+    assert made.status_code == 201, made.text
+    return made.json()
+
+
 def find(page, mark, number):
     page.goto("/")
     page.fill("#q", f"{mark} Band {number}")

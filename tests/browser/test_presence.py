@@ -1,25 +1,21 @@
 """Who else looks at a product, in real browsers."""
 
 import re
-import uuid
 
 import pytest
 from harness.people import Person as Program
 from playwright.sync_api import expect
+from steps import a_product
 
 
 @pytest.fixture
 def product(stack, accounts):
     """The address of a product that nobody looks at."""
-    word = f"t{uuid.uuid4().hex[:10]}"
-    new = {"sku": word, "name": word, "price_minor": 900, "status": "active"}
     with (
         Program(stack, accounts["merchandiser"]) as program,
         program.client() as client,
     ):
-        made = client.post("/api/v1/products", json=new)
-    assert made.status_code == 201, made.text
-    return f"/products/{made.json()['id']}"
+        return f"/products/{a_product(client)['id']}"
 
 
 class TestProduct:

@@ -136,6 +136,7 @@ class TestGateway:
             path: gateway.ask(*host, f"http://127.0.0.1:8080{path}")
             for path in (
                 *("/docs/problems", "/docs/architecture", "/docs/events"),
+                "/docs/runbooks/queue-old",
                 *("/docs/", "/docs/assets/swagger-ui.css", "/static/flagon.css"),
                 "/api/openapi.json",
             )

@@ -127,8 +127,18 @@ class TestOutside:
 
     def test_is_reached_by_nobody(self, local):
         for one in ends(local).values():
-            for other in (PUBLIC, METADATA, STRANGER, CONTROLLER, PROMETHEUS):
+            for other in (PUBLIC, METADATA, STRANGER, CONTROLLER, GRAFANA):
                 assert not any(reaches(local, one, other, port) for port in PORTS)
+
+    def test_is_asked_for_measurements_by_web_alone(self, local):
+        found = {
+            (name, port)
+            for name, end in ends(local).items()
+            for port in PORTS
+            if reaches(local, end, PROMETHEUS, port)
+        }
+
+        assert found == {("web", 9090)}
 
     def test_is_reached_by_those_who_need_it(self):
         manifests = combined(("network-policies", "outside"))

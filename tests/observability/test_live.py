@@ -25,6 +25,7 @@ from harness.stack import Stack as Running
 from harness.waiting import until
 
 from flagon_chassis.testing import lacking
+from flagon_web.domain import operations
 
 from .conftest import ROOT, all_rules
 
@@ -290,6 +291,59 @@ class TestDashboards:
         }
 
         assert missing == set()
+
+
+class TestOperationsPage:
+    @pytest.mark.parametrize(
+        "question", operations.questions(), ids=lambda one: one.expr
+    )
+    def test_asks_nothing_that_has_no_answer(self, watched, question):
+        found = ask(watched, "/api/v1/query", query=question.expr)["result"]
+
+        # Its name of a series: without it the lines of a chart would be one.
+        assert found
+        assert all(question.by in one["metric"] for one in found if question.by)
+
+    def test_reads_what_rules_record_and_dashboards_and_alerts_read(self):
+        recorded = {rule["record"] for _file, rule in all_rules() if "record" in rule}
+        read = " ".join(
+            " ".join(expr.split())
+            for expr in (
+                *(rule["expr"] for _file, rule in all_rules()),
+                *(
+                    query.expr
+                    for board in dashboards.boards()
+                    for panels in board.rows.values()
+                    for panel in panels
+                    for query in panel.queries
+                ),
+            )
+        )
+        own = {
+            question.expr
+            for question in operations.questions()
+            if question.expr.partition("{")[0] not in recorded
+            and question.expr not in read
+        }
+
+        assert own == set()
+
+    def test_draws_what_was_measured(self, watched):
+        account = watched.accounts()["operator"]
+
+        with browser(watched, account) as client:
+
+            def drawn():
+                page = client.get("/back-office/operations?range=15m")
+                assert page.status_code == 200
+                # On a busy machine an answer may come too late for one page.
+                return "cannot be shown" not in page.text and page.text
+
+            text = until(drawn, what="a page with all its measurements")
+        for key in operations.PLATFORM:
+            chart = text.partition(f'id="chart-{key}-desc"')[2].partition("</svg>")[0]
+            assert "<polyline" in chart, key
+        assert text.count("<progress") == 4
 
 
 class TestAlertmanager:

@@ -5,6 +5,7 @@
 FROM nginx:1.26
 COPY services/web/src/flagon_web/static /usr/share/flagon/static
 COPY docs/architecture.md docs/events.md docs/problems.md /usr/share/flagon/docs/
+COPY docs/runbooks /usr/share/flagon/docs/runbooks
 COPY docs/api/openapi.json /usr/share/flagon/docs/api/openapi.json
 COPY --from=pages . /usr/share/flagon/pages
 USER 101:101

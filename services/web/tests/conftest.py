@@ -34,7 +34,14 @@ SCOPES = {
     " catalog:write jobs:write",
     "operator": "openid profile email offline_access reviews:write jobs:read"
     " catalog:write jobs:write ops:read jobs:manage",
+    "admin": "openid profile email offline_access reviews:write jobs:read"
+    " catalog:write jobs:write ops:read jobs:manage users:read users:write"
+    " catalog:purge",
 }
+# No role, but a token may hold less than its owner's roles allow.
+SCOPES["reader"] = SCOPES["operator"] + " users:read"
+OWN_ID = "11111111-1111-4111-8111-111111111111"
+"""Of the account of the administrator who is signed in."""
 REVIEWER = "11111111-2222-4333-8444-555555555555"
 KINDS = [
     {"kind": "import", "title": "", "scope": "jobs:write", "takes_file": True},
@@ -68,6 +75,38 @@ def make_product(name: str = "The Hobbit", **members: Any) -> dict[str, Any]:
         "version": 1,
         "created_at": "2026-01-02T03:04:05Z",
         "updated_at": "2026-01-02T03:04:05Z",
+        **members,
+    }
+
+
+def make_category(name: str, **members: Any) -> dict[str, Any]:
+    slug = members.get("slug") or name.lower().replace(" ", "-")
+    return {
+        "id": str(uuid4()),
+        "name": name,
+        "description": "",
+        "parent": None,
+        "path": [slug],
+        "version": 1,
+        **members,
+        "slug": slug,
+    }
+
+
+def make_picture(**members: Any) -> dict[str, Any]:
+    picture_id = str(uuid4())
+    return {
+        "id": picture_id,
+        "alt": "",
+        "position": 0,
+        "width": 800,
+        "height": 600,
+        "url": f"/media/{picture_id}/full.webp",
+        "thumbnails": [
+            {"width": width, "height": 3, "url": f"/media/{picture_id}/{width}.webp"}
+            for width in (480, 160)
+        ],
+        "version": 1,
         **members,
     }
 
@@ -126,7 +165,7 @@ class Platform:
     url: str = ""
     products: dict[str, dict[str, Any]] = field(default_factory=dict)
     categories: list[dict[str, Any]] = field(
-        default_factory=lambda: [{"id": "c1", "slug": "books", "name": "Books"}]
+        default_factory=lambda: [make_category("Books")]
     )
     reviews: dict[str, dict[str, Any]] = field(default_factory=dict)
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -138,6 +177,19 @@ class Platform:
     webhooks: dict[str, dict[str, Any]] = field(default_factory=dict)
     deliveries: list[dict[str, Any]] = field(default_factory=list)
     """Of every webhook, newest first."""
+    users: dict[str, dict[str, Any]] = field(default_factory=dict)
+    clients: dict[str, dict[str, Any]] = field(default_factory=dict)
+    audit: list[dict[str, Any]] = field(default_factory=list)
+    sessions: list[dict[str, Any]] = field(default_factory=list)
+    """Of every account, the latest first."""
+    events: list[dict[str, Any]] = field(default_factory=list)
+    """Of every account, newest first."""
+    mailed: list[str] = field(default_factory=list)
+    """Accounts that were mailed a link."""
+    frozen: tuple[int, str] | None = None
+    """The status and detail of every PATCH."""
+    last_administrator: bool = False
+    """Whether every account is the last that may change others."""
     keys: list[str] = field(default_factory=list)
     """Idempotency keys of what was made or run."""
     silent: set[str] = field(default_factory=set)
@@ -145,6 +197,12 @@ class Platform:
     uploads: list[dict[str, Any]] = field(default_factory=list)
     corrected: dict[str, str] = field(default_factory=dict)
     """By words that find nothing: what is searched for instead."""
+    pictures: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    """By the ids of their products."""
+    stubborn: bool = False
+    """Whether somebody is always faster than a change of a product."""
+    counted: bool = True
+    """Whether all products of a list were counted."""
     calls: list[tuple[str, str]] = field(default_factory=list)
     down: set[str] = field(default_factory=set)
     """Services that answer 503 to everything."""
@@ -227,6 +285,9 @@ def stand_in(platform: Platform) -> Flask:  # noqa: PLR0915 (one route after ano
         "/api/v1/jobs": "worker",
         "/api/v1/schedules": "worker",
         "/api/v1/webhooks": "worker",
+        "/api/v1/users": "auth",
+        "/api/v1/clients": "auth",
+        "/api/v1/audit": "catalog",
         "/oauth": "auth",
         "/.well-known": "auth",
     }
@@ -245,6 +306,8 @@ def stand_in(platform: Platform) -> Flask:  # noqa: PLR0915 (one route after ano
         )
         if path.endswith(tuple(platform.silent)):
             return problem(503)
+        if platform.frozen and request.method == "PATCH":
+            return problem(*platform.frozen)
         if service in platform.refuse:
             more = {"errors": platform.problems} if platform.problems else {}
             return problem(*platform.refuse[service], **more)
@@ -341,21 +404,20 @@ def stand_in(platform: Platform) -> Flask:  # noqa: PLR0915 (one route after ano
             found = [p for p in found if request.args["tag"] in p.get("tags", [])]
         if request.args.get("in_stock"):
             found = [p for p in found if p["available"]]
-        if request.args.get("facets") == "category,tag":
+        if request.args.get("status", "any") != "any":
+            found = [p for p in found if p["status"] == request.args["status"]]
+        if request.args.get("facets"):
             tags = Counter(tag for p in found for tag in p.get("tags", []))
             counts = {"category": Counter(p["category"] for p in found), "tag": tags}
-            told["facets"] = {
-                name: [{"value": v, "count": n} for v, n in counted.items()]
-                for name, counted in counts.items()
+            counts["status"] = Counter(p["status"] for p in found)
+            told["facets"] = {"complete": platform.counted} | {
+                name: [{"value": v, "count": n} for v, n in counts[name].items()]
+                for name in request.args["facets"].split(",")
             }
         start, limit = int(request.args.get("cursor", 0)), int(request.args["limit"])
         after = start + limit
         cursor = str(after) if after < len(found) else None
         return jsonify(items=found[start:after], next_cursor=cursor, **told)
-
-    @app.get("/api/v1/categories")
-    def categories() -> Response:
-        return jsonify(items=platform.categories, next_cursor=None)
 
     @app.get("/api/v1/products/by-slug/<slug>")
     def product_by_slug(slug: str) -> Response:
@@ -376,20 +438,227 @@ def stand_in(platform: Platform) -> Flask:  # noqa: PLR0915 (one route after ano
         found = platform.products[product_id]
         if not request.headers.get("Authorization", "").startswith("Bearer access-"):
             return problem(401)
-        if request.headers["If-Match"] != f'"{found["version"]}"':
+        fresh = request.headers["If-Match"] == f'"{found["version"]}"'
+        if platform.stubborn:
+            found["version"] += 1
+        if platform.stubborn or not fresh:
             return problem(412)
-        if request.get_json()["price_minor"] > 100_000_000:
+        if request.get_json().get("price_minor", 0) > 100_000_000:
             return problem(422, "The price is too high.")
-        found.update(request.get_json())
+        if refused := judged_product(platform, request.get_json(), found):
+            return refused
+        found.update({"category": None} | patched(found, request.get_json()))
         found["version"] += 1
         return jsonify(found)
 
+    stand_in_products(app, platform)
+    stand_in_categories(app, platform)
+    stand_in_pictures(app, platform)
     stand_in_reviews(app, platform)
     stand_in_jobs(app, platform)
     stand_in_dead(app, platform)
     stand_in_schedules(app, platform)
     stand_in_webhooks(app, platform)
+    stand_in_users(app, platform)
+    stand_in_clients(app, platform)
+    stand_in_audit(app, platform)
     return app
+
+
+def patched(target: Any, patch: Any) -> Any:
+    """Apply a merge patch (RFC 7396)."""
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(target) if isinstance(target, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            result.pop(name, None)
+        else:
+            result[name] = patched(result.get(name), value)
+    return result
+
+
+def judged_product(
+    platform: Platform, fields: dict[str, Any], own: dict[str, Any] | None = None
+) -> Response | None:
+    """Refuse what the catalog would refuse of a product."""
+    wrong = []
+    if fields.get("sku", "x").startswith("-"):
+        wrong.append(("#/sku", "String should match a pattern"))
+    if fields.get("price_minor", 0) > 10_000_000:
+        wrong.append(("#/price_minor", "is too much"))
+    if "no-such-tag" in fields.get("tags", []):
+        wrong.append(("#/tags/0", "There is no tag no-such-tag."))
+    if fields.get("attributes", {}).get("colour") == "loud":
+        wrong.append(("#/attributes/colour", "is not one of blue"))
+    if fields.get("description") == "nothing but errors":
+        wrong.append(("#", "It is no product."))
+    status = 422
+    others = [one for one in platform.products.values() if one is not own]
+    if any(one["sku"] == fields.get("sku") for one in others):
+        wrong, status = [("#/sku", "It is in use.")], 409
+    errors = [{"pointer": pointer, "detail": detail} for pointer, detail in wrong]
+    return problem(status, "No.", errors=errors) if errors else None
+
+
+def stand_in_products(app: Flask, platform: Platform) -> None:
+    """Give the app what merchandisers do at the catalog's products."""
+
+    @app.post("/api/v1/products")
+    def create_product() -> Any:
+        if refused := judged_product(platform, request.get_json()):
+            return refused
+        platform.keys.append(request.headers["Idempotency-Key"])
+        fields = dict(request.get_json())
+        made = platform.add(make_product(fields.pop("name"), **fields))
+        return jsonify(made), 201, {"ETag": '"1"'}
+
+    @app.delete("/api/v1/products/<product_id>")
+    def archive_product(product_id: str) -> Any:
+        found = platform.products[product_id]
+        if request.headers["If-Match"] != f'"{found["version"]}"':
+            return problem(412)
+        found.update(status="archived", version=found["version"] + 1)
+        return "", 204
+
+    @app.post("/api/v1/products/bulk")
+    def upsert_products() -> Response:
+        platform.keys.append(request.headers["Idempotency-Key"])
+        results = []
+        for index, item in enumerate(request.get_json()["items"]):
+            found = next(
+                (p for p in platform.products.values() if p["sku"] == item["sku"]), None
+            )
+            outcome, errors = "unchanged", []
+            if found is None:
+                outcome = "refused"
+                errors = [{"pointer": "#/name", "detail": "A new product needs it."}]
+            elif found["status"] != item["status"]:
+                outcome = "updated"
+                found.update(status=item["status"], version=found["version"] + 1)
+            told = {"sku": item["sku"], "outcome": outcome, "errors": errors}
+            results.append({"index": index, **told})
+        counts = Counter(one["outcome"] for one in results)
+        return jsonify(results=results, summary=counts)
+
+
+def stand_in_categories(app: Flask, platform: Platform) -> None:
+    """Give the app the catalog's categories."""
+
+    def find(id_: str) -> dict[str, Any] | None:
+        return next((one for one in platform.categories if one["id"] == id_), None)
+
+    def placed(one: dict[str, Any]) -> Response | None:
+        """Give a category its path, or refuse its place."""
+        above = {c["slug"]: c for c in platform.categories}.get(one["parent"])
+        if one["parent"] is not None and above is None:
+            wrong = {"pointer": "#/parent", "detail": "There is no such category."}
+            return problem(422, "No.", errors=[wrong])
+        path = above["path"] if above else []
+        if one["slug"] in path:
+            return problem(409, f"{one['parent']} is in {one['slug']} or the same.")
+        one["path"] = [*path, one["slug"]]
+        return None
+
+    @app.get("/api/v1/categories")
+    def categories() -> Response:
+        return listed(platform.categories)
+
+    @app.post("/api/v1/categories")
+    def create_category() -> Any:
+        made = make_category(**request.get_json())
+        if any(one["slug"] == made["slug"] for one in platform.categories):
+            wrong = {"pointer": "#/slug", "detail": "It is in use."}
+            return problem(409, "No.", errors=[wrong])
+        if refused := placed(made):
+            return refused
+        platform.keys.append(request.headers["Idempotency-Key"])
+        platform.categories.append(made)
+        return tagged(made, 201)
+
+    @app.get("/api/v1/categories/<id_>")
+    def category(id_: str) -> Any:
+        found = find(id_)
+        return tagged(found) if found else problem(404)
+
+    @app.patch("/api/v1/categories/<id_>")
+    def change_category(id_: str) -> Any:
+        found = find(id_)
+        assert found is not None
+        if refused := stale(found):
+            return refused
+        changed = {**found, **request.get_json()}
+        if refused := placed(changed):
+            return refused
+        found.update(changed, version=found["version"] + 1)
+        return tagged(found)
+
+    @app.delete("/api/v1/categories/<id_>")
+    def delete_category(id_: str) -> Any:
+        found = find(id_)
+        assert found is not None
+        if refused := stale(found):
+            return refused
+        if any(p["category"] == found["slug"] for p in platform.products.values()):
+            return problem(409, "Move its products to another category first.")
+        platform.categories.remove(found)
+        return "", 204
+
+
+def stand_in_pictures(app: Flask, platform: Platform) -> None:
+    """Give the app the catalog's images."""
+
+    def of(product_id: str) -> list[dict[str, Any]]:
+        return platform.pictures.setdefault(product_id, [])
+
+    def find(product_id: str, id_: str) -> dict[str, Any] | None:
+        return next((one for one in of(product_id) if one["id"] == id_), None)
+
+    @app.get("/api/v1/products/<product_id>/images")
+    def images(product_id: str) -> Response:
+        if product_id not in platform.products:
+            return problem(404)
+        for position, one in enumerate(of(product_id)):
+            one["position"] = position
+        return jsonify(items=of(product_id), next_cursor=None)
+
+    @app.post("/api/v1/products/<product_id>/images")
+    def add_image(product_id: str) -> Any:
+        content, alt = request.files["file"].read(), request.form["alt"]
+        if not content.startswith(b"\x89PNG"):
+            return problem(415, "Send JPEG, PNG, WebP, GIF or AVIF.")
+        if "\u202e" in alt:
+            wrong = {"pointer": "#/alt", "detail": "Text must be one line."}
+            return problem(422, "No.", errors=[wrong])
+        platform.keys.append(request.headers["Idempotency-Key"])
+        of(product_id).append(make_picture(alt=alt, content=len(content)))
+        return tagged(of(product_id)[-1], 201)
+
+    @app.get("/api/v1/products/<product_id>/images/<id_>")
+    def image(product_id: str, id_: str) -> Any:
+        found = find(product_id, id_)
+        return tagged(found) if found else problem(404)
+
+    @app.patch("/api/v1/products/<product_id>/images/<id_>")
+    def change_image(product_id: str, id_: str) -> Any:
+        found = find(product_id, id_)
+        assert found is not None
+        if refused := stale(found):
+            return refused
+        place = request.get_json().get("position", found["position"])
+        of(product_id).remove(found)
+        of(product_id).insert(place, found)
+        found.update(request.get_json(), version=found["version"] + 1)
+        return tagged(found)
+
+    @app.delete("/api/v1/products/<product_id>/images/<id_>")
+    def delete_image(product_id: str, id_: str) -> Any:
+        found = find(product_id, id_)
+        assert found is not None
+        if refused := stale(found):
+            return refused
+        of(product_id).remove(found)
+        return "", 204
 
 
 def listed(items: list[dict[str, Any]], default: int = 20) -> Response:
@@ -641,11 +910,13 @@ def stand_in_resources(
     kind: str,
     judge: Callable[[dict[str, Any]], Any],
     add: Callable[[dict[str, Any]], dict[str, Any]],
-) -> Callable[[UUID], dict[str, Any]]:
-    """Give the app what the worker's APIs of schedules and webhooks have in common.
+    wanted: Callable[[list[dict[str, Any]]], Response] = listed,
+) -> Callable[[object], dict[str, Any]]:
+    """Give the app what the APIs of schedules, webhooks and the like have in common.
 
     :param judge: returns the refusal of what is wrong with some fields, if anything.
     :param add: adds one and returns it as the answer shows it.
+    :param wanted: answers a page of those that fit the request.
     :returns: what finds one.
     """
     bp = Blueprint(kind, __name__, url_prefix=f"/api/v1/{kind}")
@@ -654,13 +925,13 @@ def stand_in_resources(
         found: dict[str, Any] = getattr(platform, kind)
         return found
 
-    def find(id_: UUID) -> dict[str, Any]:
+    def find(id_: object) -> dict[str, Any]:
         found: dict[str, Any] = shelf()[str(id_)]
         return found
 
     @bp.get("")
     def find_page() -> Response:
-        return listed(list(shelf().values()))
+        return wanted(list(shelf().values()))
 
     @bp.post("")
     def create() -> Any:
@@ -670,12 +941,12 @@ def stand_in_resources(
         platform.keys.append(request.headers["Idempotency-Key"])
         return tagged(add(request.get_json()), 201)
 
-    @bp.get("/<uuid:id_>")
-    def find_one(id_: UUID) -> Any:
+    @bp.get("/<id_>")
+    def find_one(id_: str) -> Any:
         return tagged(find(id_)) if str(id_) in shelf() else problem(404)
 
-    @bp.patch("/<uuid:id_>")
-    def change(id_: UUID) -> Any:
+    @bp.patch("/<id_>")
+    def change(id_: str) -> Any:
         found = find(id_)
         refusal = stale(found) or judge(request.get_json())
         if refusal is not None:
@@ -684,8 +955,8 @@ def stand_in_resources(
         found["version"] += 1
         return tagged(found)
 
-    @bp.delete("/<uuid:id_>")
-    def delete(id_: UUID) -> Any:
+    @bp.delete("/<id_>")
+    def delete(id_: str) -> Any:
         refusal = stale(find(id_))
         if refusal is None:
             del shelf()[str(id_)]
@@ -824,6 +1095,137 @@ def stand_in_webhooks(app: Flask, platform: Platform) -> None:
         return problem(404)
 
 
+def make_user(**members: Any) -> dict[str, Any]:
+    return {
+        "id": str(uuid4()),
+        "email": "ada@flagon.test",
+        "name": "Ada Example",
+        "roles": ["customer"],
+        "disabled": False,
+        "version": 1,
+        "created_at": "2026-01-02T03:04:05Z",
+        "updated_at": "2026-01-02T03:04:05Z",
+        **members,
+    }
+
+
+def stand_in_users(app: Flask, platform: Platform) -> None:
+    """Give the app auth's API of accounts."""
+
+    def judge(fields: dict[str, Any]) -> Any:
+        takes = fields.get("disabled") or "admin" not in fields.get("roles", ["admin"])
+        if platform.last_administrator and takes:
+            kind = "http://localhost/docs/problems#last-administrator"
+            return problem(409, "This is the last account.", type=kind)
+        return None
+
+    def wanted(items: list[dict[str, Any]]) -> Response:
+        asked = request.args
+        if "email" in asked and "@" not in asked["email"]:
+            kind = "http://localhost/docs/problems#email-invalid"
+            return problem(422, "This is not an e-mail address.", type=kind)
+        return listed(
+            [
+                one
+                for one in items
+                if asked.get("email") in {None, one["email"]}
+                and asked.get("role", one["roles"][0]) in one["roles"]
+                and asked.get("disabled") in {None, str(one["disabled"]).lower()}
+            ]
+        )
+
+    stand_in_resources(app, platform, "users", judge, add=dict, wanted=wanted)
+
+    @app.get("/api/v1/users/<account_id>/sessions")
+    def user_sessions(account_id: str) -> Response:
+        return jsonify(items=platform.sessions)
+
+    @app.delete("/api/v1/users/<account_id>/sessions")
+    def end_user_sessions(account_id: str) -> Any:
+        platform.sessions.clear()
+        return "", 204
+
+    @app.delete("/api/v1/users/<account_id>/sessions/<sid>")
+    def end_user_session(account_id: str, sid: str) -> Any:
+        for one in platform.sessions:
+            if one["sid"] == sid:
+                platform.sessions.remove(one)
+                return "", 204
+        return problem(404)
+
+    @app.get("/api/v1/users/<account_id>/events")
+    def user_events(account_id: str) -> Response:
+        return listed(platform.events)
+
+    @app.post("/api/v1/users/<account_id>/password-reset")
+    def password_reset(account_id: str) -> Any:
+        platform.mailed.append(account_id)
+        return "{}", 202
+
+
+def make_client(**members: Any) -> dict[str, Any]:
+    return {
+        "id": uuid4().hex[:24],
+        "name": "Reading list",
+        "redirect_uris": ["https://app.example.com/callback"],
+        "post_logout_redirect_uris": [],
+        "backchannel_logout_uri": None,
+        "grant_types": ["authorization_code", "refresh_token"],
+        "scope": "openid profile",
+        "token_endpoint_auth_method": "client_secret_basic",
+        "jwks": None,
+        "id_token_signed_response_alg": "RS256",
+        "dpop_bound_access_tokens": False,
+        "require_pushed_authorization_requests": False,
+        "first_party": False,
+        "disabled": False,
+        "version": 1,
+        "created_at": "2026-01-02T03:04:05Z",
+        "updated_at": "2026-01-02T03:04:05Z",
+        **members,
+    }
+
+
+def stand_in_clients(app: Flask, platform: Platform) -> None:
+    """Give the app auth's API of clients."""
+
+    def judge(fields: dict[str, Any]) -> Any:
+        if "http://evil.example" in fields["redirect_uris"]:
+            errors = [{"pointer": "#/redirect_uris/0", "detail": "must be https"}]
+            return problem(422, "1 problem(s) in the request.", errors=errors)
+        if "mails:send" in fields["scope"]:
+            return problem(403, "You have no mails:send.", scopes=["mails:send"])
+        if not fields["redirect_uris"]:
+            return problem(422, "A client that signs people in needs a redirect URI.")
+        return None
+
+    def add(fields: dict[str, Any]) -> dict[str, Any]:
+        made = make_client(**fields)
+        platform.clients[made["id"]] = made
+        secret = made["token_endpoint_auth_method"] != "none"
+        return {**made, "client_secret": "first-secret" if secret else None}
+
+    found_of = stand_in_resources(app, platform, "clients", judge, add)
+
+    @app.post("/api/v1/clients/<client_id>/secret")
+    def rotate_client(client_id: str) -> Any:
+        assert client_id in platform.clients
+        platform.keys.append(request.headers["Idempotency-Key"])
+        lasts = request.get_json()["overlap_seconds"]
+        until = "2026-01-03T03:04:05Z" if lasts else None
+        found_of(client_id)["overlap_seconds"] = lasts
+        return jsonify(client_secret="second-secret", previous_works_until=until), 201
+
+
+def stand_in_audit(app: Flask, platform: Platform) -> None:
+    """Give the app the catalog's audit."""
+
+    @app.get("/api/v1/audit")
+    def list_audit() -> Response:
+        wanted = {k: v for k, v in request.args.items() if k not in {"limit", "cursor"}}
+        return listed([one for one in platform.audit if wanted.items() <= one.items()])
+
+
 @contextmanager
 def serving(app: Any) -> Iterator[str]:
     """Serve an app on a free port of the loopback and yield its address."""
@@ -903,11 +1305,13 @@ def settings_for(platform: Platform, redis_url: str, **more: Any) -> dict[str, A
 
 def close(app: Flask) -> None:
     found = app.extensions["flagon.web"]
-    for client in (found.catalog, found.jobs, found.identity):
-        client._http.close()
+    for client in (found.catalog, found.jobs, found.identity, found.prometheus):
+        if client._http is not None:
+            client._http.close()
     found.sessions._redis.close()
-    if found.gather._pool:
-        found.gather._pool.shutdown()
+    for gather in (found.gather, found.gather_aside):
+        if gather._pool:
+            gather._pool.shutdown()
 
 
 @pytest.fixture(scope="session")
@@ -920,16 +1324,33 @@ def shared_app(stand_in_url: str, redis_server: Any) -> Flask:
 
 
 @pytest.fixture
-def app(
+def fit_app(
     shared_app: Flask, platform: Platform, redis_url: str, tmp_path: Any
-) -> Iterator[Flask]:
-    """The app, with clients and stores that know nothing of other tests."""
-    values = settings_for(platform, redis_url, spool_dir=tmp_path / "spool")
-    found = app_module._backends(Settings(**values))
-    shared_app.extensions["flagon.web"] = found
-    shared_app.session_interface = RedisSessions(found.sessions, "flagon_session")
-    yield shared_app
+) -> Iterator[Callable[..., Flask]]:
+    """Give the app clients and stores that know nothing of other tests.
+
+    Some settings may be changed: those that count after the start.
+    """
+    usual = shared_app.extensions["flagon.settings"]
+
+    def fit(**changes: Any) -> Flask:
+        values = settings_for(platform, redis_url, spool_dir=tmp_path / "spool")
+        settings = Settings(**{**values, **changes})
+        found = app_module._backends(settings)
+        close(shared_app)
+        shared_app.extensions |= {"flagon.web": found, "flagon.settings": settings}
+        shared_app.session_interface = RedisSessions(found.sessions, "flagon_session")
+        return shared_app
+
+    yield fit
     close(shared_app)
+    shared_app.extensions["flagon.settings"] = usual
+
+
+@pytest.fixture
+def app(fit_app: Callable[..., Flask]) -> Flask:
+    """The app as it usually is."""
+    return fit_app()
 
 
 class Browser:
@@ -990,6 +1411,32 @@ def a_product() -> dict[str, Any]:
 @pytest.fixture
 def product_with() -> Callable[..., dict[str, Any]]:
     return make_product
+
+
+@pytest.fixture
+def a_category(platform: Platform) -> Callable[..., dict[str, Any]]:
+    """Make a category at the catalog."""
+
+    def make(name: str, inside: dict[str, Any] | None = None) -> dict[str, Any]:
+        made = make_category(name)
+        if inside:
+            made.update(parent=inside["slug"], path=[*inside["path"], made["slug"]])
+        platform.categories.append(made)
+        return made
+
+    return make
+
+
+@pytest.fixture
+def a_picture(platform: Platform) -> Callable[..., dict[str, Any]]:
+    """Make a picture of a product at the catalog."""
+
+    def make(product: dict[str, Any], **members: Any) -> dict[str, Any]:
+        made = make_picture(**members)
+        platform.pictures.setdefault(product["id"], []).append(made)
+        return made
+
+    return make
 
 
 @pytest.fixture
@@ -1056,6 +1503,26 @@ def make_browser(request: pytest.FixtureRequest) -> Callable[..., Browser]:
 
 
 @pytest.fixture
+def falls_after(
+    app: Flask, platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], None]:
+    """Let the catalog fall after the next thing that one of its clients finds."""
+
+    def arrange(name: str) -> None:
+        api = getattr(app.extensions["flagon.web"], name)
+        find = api.find
+
+        def find_and_fall(*args: Any, **options: Any) -> Any:
+            found = find(*args, **options)
+            platform.down.add("catalog")
+            return found
+
+        monkeypatch.setattr(api, "find", find_and_fall)
+
+    return arrange
+
+
+@pytest.fixture
 def signed_in(browser: Browser, platform: Platform) -> Browser:
     """A browser in which a merchandiser is signed in."""
     assert browser.sign_in(platform).status_code == 303
@@ -1068,6 +1535,90 @@ def operator(browser: Browser, platform: Platform) -> Browser:
     platform.role = "operator"
     assert browser.sign_in(platform).status_code == 303
     return browser
+
+
+@pytest.fixture
+def administrator(browser: Browser, platform: Platform) -> Browser:
+    """A browser in which an administrator is signed in."""
+    platform.role = "admin"
+    platform.id_token_claims["sub"] = OWN_ID
+    assert browser.sign_in(platform).status_code == 303
+    return browser
+
+
+@pytest.fixture
+def a_user(platform: Platform) -> Callable[..., dict[str, Any]]:
+    """Make an account at auth."""
+
+    def make(**members: Any) -> dict[str, Any]:
+        made = make_user(**members)
+        platform.users[made["id"]] = made
+        return made
+
+    return make
+
+
+@pytest.fixture
+def a_client(platform: Platform) -> Callable[..., dict[str, Any]]:
+    """Register a client at auth."""
+
+    def make(**members: Any) -> dict[str, Any]:
+        made = make_client(**members)
+        platform.clients[made["id"]] = made
+        return made
+
+    return make
+
+
+@pytest.fixture
+def audited(platform: Platform) -> Callable[..., dict[str, Any]]:
+    """Put a change into the catalog's audit."""
+
+    def make(**members: Any) -> dict[str, Any]:
+        made = {
+            "sequence": len(platform.audit) + 1,
+            "at": "2026-01-02T03:04:05Z",
+            "actor": "system",
+            "client": None,
+            "action": "updated",
+            "entity": "product",
+            "id": str(uuid4()),
+            "version": 2,
+            "changes": {},
+            "request_id": "r-1",
+            "trace_id": None,
+            **members,
+        }
+        platform.audit.append(made)
+        return made
+
+    return make
+
+
+@pytest.fixture
+def a_session(platform: Platform) -> Callable[..., dict[str, Any]]:
+    """Make a session at auth, of every account."""
+
+    def make(**members: Any) -> dict[str, Any]:
+        at = "2026-01-02T03:04:05Z"
+        made = {"sid": uuid4().hex, "created_at": at, "seen_at": at, **members}
+        platform.sessions.append({"address": "192.0.2.7", "agent": "Firefox/1", **made})
+        return platform.sessions[-1]
+
+    return make
+
+
+@pytest.fixture
+def an_event(platform: Platform) -> Callable[..., dict[str, Any]]:
+    """Make an event of security at auth, of every account."""
+
+    def make(action: str = "signed_in", **members: Any) -> dict[str, Any]:
+        at, number = "2026-01-02T03:04:05Z", len(platform.events) + 1
+        made = {"sequence": number, "occurred_at": at, "action": action}
+        platform.events.append({**made, **members})
+        return platform.events[-1]
+
+    return make
 
 
 @pytest.fixture

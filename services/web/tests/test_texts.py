@@ -21,7 +21,7 @@ SCRIPTS = sorted(
     if not path.name.startswith("words.")
 )
 # The same in every language: names, units and what programs read.
-UNTRANSLATED = {"Flagon", "API", "SKU", "ms", "s", "B"}
+UNTRANSLATED = {"Flagon", "API", "SKU", "ms", "s", "B", "p50", "p95", "p99"}
 READ_ALOUD = {"alt", "aria-label", "content", "data-label", "placeholder", "title"}
 # Keys of the keyboard and headers.
 NAMES_IN_SCRIPTS = {"Accept", "Enter", "Escape"}

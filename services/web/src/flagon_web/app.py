@@ -14,17 +14,25 @@ from flagon_chassis.http import Client
 
 from . import i18n, routes
 from .clients import Backends
+from .clients.audit import Audit
 from .clients.catalog import Catalog
+from .clients.categories import Categories
 from .clients.dead import DeadLetters
 from .clients.gather import Gather
 from .clients.identity import Identity
 from .clients.jobs import Jobs
+from .clients.pictures import Pictures
+from .clients.products import Products
+from .clients.prometheus import Prometheus
 from .clients.readiness import Readiness
+from .clients.registered_clients import RegisteredClients
 from .clients.reviews import Reviews
 from .clients.schedules import Schedules
 from .clients.sessions import RedisSessions, Sessions
 from .clients.spool import Spool
+from .clients.users import Users
 from .clients.webhooks import Webhooks
+from .domain.products import status_words
 from .domain.terms import capitalized, term
 from .settings import Settings
 
@@ -77,19 +85,20 @@ def _fit_templates(app: Flask) -> None:
         languages=i18n.LANGUAGES,
         number=i18n.number,
         size=i18n.size,
+        status_words=status_words,
         term=term,
     )
 
 
 def _backends(settings: Settings) -> Backends:
-    def client(name: str, url: str) -> Client:
+    def client(name: str, url: str, retries: int = 1) -> Client:
         return Client(
             url,
             settings,
             name=name,
             deadline_seconds=settings.call_seconds,
             # A person waits: better to leave a part out than to try three times.
-            retries=1,
+            retries=retries,
         )
 
     sessions = Sessions(
@@ -100,20 +109,33 @@ def _backends(settings: Settings) -> Backends:
     )
     catalog = client("catalog", settings.catalog_url)
     worker = client("worker", settings.worker_url)
+    auth = client("auth", settings.auth_url)
     return Backends(
         catalog=Catalog(catalog),
+        products=Products(catalog),
+        categories=Categories(catalog),
+        pictures=Pictures(catalog, upload_seconds=settings.upload_seconds),
         reviews=Reviews(catalog),
         jobs=Jobs(worker, upload_seconds=settings.upload_seconds),
         dead=DeadLetters(worker),
         schedules=Schedules(worker),
         webhooks=Webhooks(worker),
+        users=Users(auth),
+        audit=Audit(catalog),
+        registered_clients=RegisteredClients(auth),
         identity=Identity(
-            client("auth", settings.auth_url),
+            auth,
             sessions,
             issuer=settings.public_url,
             client_id=settings.client_id,
             client_secret=settings.client_secret.get_secret_value(),
             refresh_before_seconds=settings.refresh_before_seconds,
+        ),
+        prometheus=Prometheus(
+            client("prometheus", settings.prometheus_url, retries=0)
+            if settings.prometheus_url
+            else None,
+            seconds=settings.call_seconds,
         ),
         readiness=Readiness(
             {
@@ -128,6 +150,7 @@ def _backends(settings: Settings) -> Backends:
         sessions=sessions,
         spool=Spool(settings.spool_dir, seconds=settings.spool_seconds),
         gather=Gather(settings.threads * 2),
+        gather_aside=Gather(settings.threads),
     )
 
 
@@ -137,10 +160,12 @@ def _limit_bodies(app: Flask, settings: Settings) -> None:
     # Before the CSRF check, which reads the form.
     @app.before_request
     def allow_upload() -> None:
-        if request.endpoint == "imports.upload_file":
-            request.max_content_length = (
-                settings.upload_max_bytes + settings.form_max_bytes
-            )
+        largest = {
+            "imports.upload_file": settings.upload_max_bytes,
+            "pictures.add_picture": settings.picture_max_bytes,
+        }.get(request.endpoint or "")
+        if largest is not None:
+            request.max_content_length = largest + settings.form_max_bytes
 
 
 def _limit_requests(app: Flask, settings: Settings) -> None:

@@ -14,6 +14,7 @@ from wtforms import (
     IntegerField,
     RadioField,
     SelectField,
+    SelectMultipleField,
     StringField,
     TextAreaField,
 )
@@ -31,14 +32,17 @@ from wtforms.validators import (
 from flagon_chassis.http import Refused
 
 from . import i18n
-from .domain import imports, money, schedules
+from .domain import edits, imports, money, products, schedules
+from .domain.registered_clients import AUTH_METHODS, GRANT_TYPES, OVERLAPS
 from .domain.reviews import STARS
+from .domain.users import ROLES
 from .i18n import LazyText as _
 from .i18n import gettext
 
 _YEAR_SECONDS = 366 * 86_400
 _PARAMS_CHARS = 20_000
 _REVIEW_CHARS = 10_000
+_DESCRIPTION_CHARS = 20_000
 _CURRENCIES = {code: code for code in money.CURRENCIES}
 _FORMATS = {
     "csv": "CSV",
@@ -67,10 +71,10 @@ def _offered(words: MappingType[str, object]) -> list[SelectChoice]:
     return [SelectChoice(value, label) for value, label in words.items()]
 
 
-class Form(FlaskForm):  # type: ignore[misc]
+class Form(FlaskForm):  # type: ignore[misc]  # it has no types
     """A form whose own messages are in the language of the request."""
 
-    class Meta(FlaskForm.Meta):  # type: ignore[misc]
+    class Meta(FlaskForm.Meta):  # type: ignore[misc]  # as above
         """What is common to all forms."""
 
         @property
@@ -182,12 +186,7 @@ class Plan(Pace, Once):
 
     def validate_params(self, field: Any) -> None:  # noqa: ANN401 (wtforms has no types)
         """Refuse what is no JSON object."""
-        try:
-            found = json.loads(field.data or "{}")
-        except (ValueError, RecursionError) as error:
-            raise ValidationError(gettext("This is no JSON.")) from error
-        if not isinstance(found, dict):
-            raise ValidationError(gettext("Write an object: { … }."))
+        _json_object(field)
 
     def fields(self) -> dict[str, Any]:
         """Return what the schedules API is told."""
@@ -223,6 +222,109 @@ class Endpoint(Once):
             "description": self.description.data or "",
             "enabled": self.enabled.data,
         }
+
+
+class Roles(Form):
+    """What an account may do."""
+
+    roles = SelectMultipleField(
+        _("Roles"), choices=_offered({role: role for role in ROLES})
+    )
+    give_up = BooleanField(_("I give up my own administrator rights"))
+    etag = StringField(validators=[Optional(), Length(max=80)])
+
+    def fields(self) -> dict[str, Any]:
+        """Return what the API of accounts is told."""
+        return {"roles": sorted(self.roles.data)}
+
+
+class SessionChoice(Form):
+    """One of the browsers in which somebody is signed in."""
+
+    sid = StringField(validators=[InputRequired(), Regexp(r"^[\w-]{1,100}$")])
+
+
+class Registered(Form):
+    """What can be changed of an OAuth client."""
+
+    name = StringField(_("Name"), validators=[InputRequired(), Length(max=100)])
+    grant_types = SelectMultipleField(
+        _("What it may do"),
+        choices=_offered(GRANT_TYPES),
+        validators=[InputRequired(_("Choose at least one."))],
+    )
+    scope = StringField(_("Scopes"), validators=[Length(max=1000)])
+    redirect_uris = TextAreaField(
+        _("Addresses to come back to"), validators=[Length(max=_PARAMS_CHARS)]
+    )
+    post_logout_redirect_uris = TextAreaField(
+        _("Addresses after signing out"), validators=[Length(max=_PARAMS_CHARS)]
+    )
+    backchannel_logout_uri = StringField(
+        _("Address that is told of sign-outs"), validators=[Length(max=500)]
+    )
+    jwks = TextAreaField(_("Public keys"), validators=[Length(max=_PARAMS_CHARS)])
+    id_token_signed_response_alg = SelectField(
+        _("ID tokens are signed by"),
+        choices=_offered({"RS256": "RS256", "ES256": "ES256"}),
+    )
+    dpop_bound_access_tokens = BooleanField(_("Its tokens are bound to a key (DPoP)"))
+    require_pushed_authorization_requests = BooleanField(
+        _("It must push what it asks for (PAR)")
+    )
+    disabled = BooleanField(_("Disabled: it gets no tokens, and those it has end"))
+    etag = StringField(validators=[Optional(), Length(max=80)])
+
+    def validate_jwks(self, field: Any) -> None:  # noqa: ANN401 (wtforms has no types)
+        """Refuse what is no JSON object."""
+        _json_object(field)
+
+    def fields(self) -> dict[str, Any]:
+        """Return what the API of clients is told."""
+        return {
+            **{
+                name: self[name].data
+                for name in (
+                    "grant_types",
+                    "id_token_signed_response_alg",
+                    "dpop_bound_access_tokens",
+                    "require_pushed_authorization_requests",
+                    "disabled",
+                )
+            },
+            "name": (self.name.data or "").strip(),
+            "scope": " ".join((self.scope.data or "").split()),
+            "redirect_uris": (self.redirect_uris.data or "").split(),
+            "post_logout_redirect_uris": (
+                self.post_logout_redirect_uris.data or ""
+            ).split(),
+            "backchannel_logout_uri": (self.backchannel_logout_uri.data or "").strip()
+            or None,
+            "jwks": json.loads(self.jwks.data or "null"),
+        }
+
+
+class Registration(Registered, Once):
+    """A new OAuth client."""
+
+    token_endpoint_auth_method = SelectField(
+        _("How it proves who it is"), choices=_offered(AUTH_METHODS)
+    )
+
+    def fields(self) -> dict[str, Any]:
+        """Return what the API of clients is told."""
+        told = super().fields()
+        del told["disabled"]
+        method = self.token_endpoint_auth_method.data
+        return {**told, "token_endpoint_auth_method": method}
+
+
+class NewSecret(Once):
+    """How long the secret before goes on working."""
+
+    overlap_seconds = SelectField(
+        _("The present one works"), choices=_offered(OVERLAPS), default="86400"
+    )
 
 
 class Export(Once):
@@ -281,6 +383,121 @@ class Opinion(Once):
             # Browsers end lines as HTTP did in 1992.
             "body": (self.body.data or "").replace("\r\n", "\n"),
         }
+
+
+class Article(Once):
+    """A product of the catalog; with an entity tag it changes the one that was seen."""
+
+    name = StringField(_("Name"), validators=[InputRequired(), Length(max=200)])
+    sku = StringField("SKU", validators=[InputRequired(), Length(max=64)])
+    slug = StringField(_("Address"), validators=[Length(max=120)])
+    description = TextAreaField(
+        _("Description"), validators=[Length(max=_DESCRIPTION_CHARS)]
+    )
+    price = StringField(_("Price"), validators=[InputRequired(), Length(max=14)])
+    # A product may have one that the form does not offer to others.
+    currency = SelectField(
+        _("Currency"),
+        default="EUR",
+        validate_choice=False,
+        validators=[InputRequired(), Regexp(r"^[A-Z]{3}$")],
+    )
+    status = SelectField(
+        _("Status"),
+        default="draft",
+        choices=_offered(products.STATUSES),
+    )
+    stock = IntegerField(
+        _("Stock"),
+        default=0,
+        validators=[InputRequired(), NumberRange(min=0, max=1_000_000_000)],
+    )
+    # The catalog knows the categories.
+    category = SelectField(_("Category"), validate_choice=False)
+    tags = StringField(_("Tags"), validators=[Length(max=2600)])
+    attributes = TextAreaField(
+        _("Attributes"), default="{}", validators=[Length(max=_PARAMS_CHARS)]
+    )
+    etag = StringField(validators=[Optional(), Length(max=80)])
+    seen = StringField()
+
+    def validate_price(self, field: Any) -> None:  # noqa: ANN401 (wtforms has no types)
+        """Refuse what is no amount of the currency."""
+        try:
+            money.minor_units(field.data or "", self.currency.data)
+        except money.AmountUnreadable as failure:
+            raise ValidationError(failure.detail) from failure
+
+    def validate_attributes(self, field: Any) -> None:  # noqa: ANN401 (wtforms has no types)
+        """Refuse what is no JSON object."""
+        _json_object(field)
+
+    def fields(self) -> dict[str, Any]:
+        """Return what the catalog is told; no slug where none was written."""
+        slug = (self.slug.data or "").strip()
+        return {
+            "name": self.name.data.strip(),
+            "sku": self.sku.data.strip(),
+            **({"slug": slug} if slug else {}),
+            "description": (self.description.data or "").replace("\r\n", "\n"),
+            "price_minor": money.minor_units(self.price.data, self.currency.data),
+            "currency": self.currency.data,
+            "status": self.status.data,
+            "stock": self.stock.data,
+            "category": self.category.data or None,
+            "tags": sorted(set((self.tags.data or "").replace(",", " ").split())),
+            "attributes": json.loads(self.attributes.data or "{}"),
+        }
+
+    def marks(self) -> dict[str, str]:
+        """Return the marks of what the form was filled with."""
+        return edits.read(self.seen.data or "")
+
+
+class Picture(Once):
+    """A picture of a product."""
+
+    file = FileField(
+        _("Choose a picture"),
+        validators=[FileRequired(_("Choose a picture first."))],
+    )
+    alt = StringField(_("Text instead of it"), validators=[Length(max=300)])
+
+
+class Shelf(Once):
+    """A category: what it is called, and which one it is in."""
+
+    name = StringField(_("Name"), validators=[InputRequired(), Length(max=200)])
+    slug = StringField(_("Address"), validators=[Length(max=120)])
+    # The catalog knows the categories.
+    parent = SelectField(_("In the category"), validate_choice=False)
+    description = TextAreaField(
+        _("Description"), validators=[Length(max=_DESCRIPTION_CHARS)]
+    )
+    etag = StringField(validators=[Optional(), Length(max=80)])
+
+    def fields(self) -> dict[str, Any]:
+        """Return what the catalog is told of it; its address never changes."""
+        return {
+            "name": self.name.data.strip(),
+            "parent": self.parent.data or None,
+            "description": (self.description.data or "").replace("\r\n", "\n"),
+        }
+
+
+def _json_object(field: Any) -> None:  # noqa: ANN401 (wtforms has no types)
+    """Refuse what is no JSON object.
+
+    :raises ValidationError: it is something else.
+    """
+    try:
+        found = json.loads(field.data or "{}")
+        # What Python reads and no other program would: NaN, halves of surrogate pairs.
+        json.dumps(found, allow_nan=False, ensure_ascii=False).encode()
+    except (ValueError, RecursionError) as error:
+        raise ValidationError(gettext("This is no JSON.")) from error
+    if not isinstance(found, dict):
+        raise ValidationError(gettext("Write an object: { … }."))
 
 
 def blame(

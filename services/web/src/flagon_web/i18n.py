@@ -85,8 +85,7 @@ def ngettext(one: str, many: str, count: int, **values: object) -> str:
 
 def ngettext_html(one: str, many: str, count: int, **values: object) -> Markup:
     """Return the same for a template: what comes from people is escaped."""
-    # The text itself is ours.
-    text = Markup(texts.plural(one, many, count))  # noqa: S704
+    text = Markup(texts.plural(one, many, count))  # noqa: S704 (the text itself is ours)
     return text % {"num": number(count), **values}
 
 

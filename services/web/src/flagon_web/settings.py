@@ -21,6 +21,12 @@ class Settings(ServiceSettings, frozen=True, env_prefix="WEB_"):
     """The jobs API as this process reaches it."""
     gateway_url: str = ""
     """The gateway's inner listener, for the status page; empty: not shown."""
+    prometheus_url: str = ""
+    """Prometheus as this process reaches it, for the operations page; empty: there is
+    none."""
+    traces_page: str = ""
+    """Address of a trace's page as browsers reach it, with `{id}` in the place of its id;
+    used where `traces` is `otlp`."""
 
     session_cookie: str = Field(default="flagon_session", pattern=r"^[A-Za-z0-9_-]+$")
     """Name of the session cookie; over https it gets the prefix `__Host-`."""
@@ -45,6 +51,8 @@ class Settings(ServiceSettings, frozen=True, env_prefix="WEB_"):
 
     upload_max_bytes: PositiveInt = 64 * 1024 * 1024
     """Largest supplier file that the import form takes."""
+    picture_max_bytes: PositiveInt = 8 * 1024 * 1024
+    """Largest picture of a product that its form takes; the catalog may take less."""
     form_max_bytes: PositiveInt = 128 * 1024
     """Largest body of every other form."""
     spool_dir: Path = Path(gettempdir()) / "flagon-web"

@@ -5,16 +5,23 @@ from typing import cast
 
 from flask import current_app
 
+from .audit import Audit
 from .catalog import Catalog
+from .categories import Categories
 from .dead import DeadLetters
 from .gather import Gather
 from .identity import Identity
 from .jobs import Jobs
+from .pictures import Pictures
+from .products import Products
+from .prometheus import Prometheus
 from .readiness import Readiness
+from .registered_clients import RegisteredClients
 from .reviews import Reviews
 from .schedules import Schedules
 from .sessions import Sessions
 from .spool import Spool
+from .users import Users
 from .webhooks import Webhooks
 
 
@@ -23,16 +30,25 @@ class Backends:
     """The other services and stores, as this process knows them."""
 
     catalog: Catalog
+    products: Products
+    categories: Categories
+    pictures: Pictures
     jobs: Jobs
     dead: DeadLetters
     schedules: Schedules
     webhooks: Webhooks
     identity: Identity
+    prometheus: Prometheus
     readiness: Readiness
     reviews: Reviews
     sessions: Sessions
     spool: Spool
+    users: Users
+    audit: Audit
+    registered_clients: RegisteredClients
     gather: Gather
+    gather_aside: Gather
+    """For what may be slow without the shop being slow: it has threads of its own."""
 
 
 def backends() -> Backends:

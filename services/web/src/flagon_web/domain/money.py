@@ -9,7 +9,7 @@ from flagon_web.i18n import gettext as _
 from flagon_web.i18n import ngettext
 
 _DECIMALS = {"JPY": 0, "KRW": 0, "CLP": 0, "ISK": 0, "KWD": 3, "BHD": 3, "TND": 3}
-_AMOUNT = re.compile(r"\A([0-9]{1,9})(?:[.,]([0-9]{1,3}))?\Z")
+_AMOUNT = re.compile(r"\A([0-9]{1,12})(?:[.,]([0-9]{1,3}))?\Z")
 
 CURRENCIES = ("EUR", "USD", "GBP", "CHF", "SEK", "PLN", "CZK", "JPY")
 """What the forms offer; the catalog knows more."""

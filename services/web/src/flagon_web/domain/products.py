@@ -9,8 +9,8 @@ from typing import Any
 from markupsafe import Markup
 from pydantic import BaseModel, ConfigDict, Field
 
+from flagon_web.i18n import LazyText, ngettext
 from flagon_web.i18n import gettext as _
-from flagon_web.i18n import ngettext
 
 from . import covers, money
 from .terms import capitalized, term
@@ -25,6 +25,14 @@ _MAKERS = ("authors", "author", "artist", "brand", "maker", "manufacturer")
 _NAMES = {"isbn": "ISBN", "isbn13": "ISBN-13", "ean": "EAN", "gtin": "GTIN"}
 
 
+STATUSES: dict[str, LazyText] = {
+    "active": LazyText("On sale"),
+    "draft": LazyText("Draft"),
+    "archived": LazyText("Archived"),
+}
+"""Of a product, in words."""
+
+
 class Shown(BaseModel):
     """Something that another service shows; members that are new to us are no error."""
 
@@ -35,9 +43,46 @@ class Shown(BaseModel):
 class Category(Shown):
     """One shelf of the shop."""
 
+    id: str = ""
     slug: str
     name: str
     description: str = ""
+    parent: str | None = None
+    """The slug of the category that it is in."""
+    path: list[str] = Field(default_factory=list)
+    """Slugs from the root to this one."""
+    etag: str = ""
+
+    @property
+    def level(self) -> int:
+        """How many categories it is in."""
+        return max(0, len(self.path) - 1)
+
+    @property
+    def indented(self) -> str:
+        """The name as it stands in a list of choices."""
+        return "\N{EM SPACE}" * self.level + self.name
+
+
+class Place(Shown):
+    """A category in the tree, and where it can go from there."""
+
+    category: Category
+    above: str | None = None
+    """The slug of what its parent is in; empty at the root, None where it is in none."""
+    before: Category | None = None
+    """The one before it in the same category."""
+
+
+def neighbours(tree: list[Category]) -> list[Place]:
+    """Return categories in the order of their tree with what is around them."""
+    last: dict[str | None, Category] = {}
+    places = []
+    for one in tree:
+        above = None if one.parent is None else "".join(one.path[-3:-2])
+        places.append(Place(category=one, above=above, before=last.get(one.parent)))
+        last[one.parent] = one
+    return places
 
 
 class Thumbnail(Shown):
@@ -51,11 +96,20 @@ class Thumbnail(Shown):
 class Image(Shown):
     """A picture of a product."""
 
+    id: str = ""
+    position: int = 0
+    version: int = 1
+    etag: str = ""
     alt: str = ""
     width: int
     height: int
     url: str
     thumbnails: list[Thumbnail] = Field(default_factory=list)
+
+    @property
+    def smallest(self) -> "Thumbnail | Image":
+        """The narrowest one; the whole while there is none."""
+        return min(self.thumbnails, key=lambda small: small.width, default=self)
 
     @property
     def shown(self) -> "Thumbnail | Image":
@@ -95,6 +149,7 @@ class Product(Shown):
     available: int | None = None
     """The stock without what is reserved; None from a catalog that has no reservations."""
     category: str | None = None
+    tags: list[str] = Field(default_factory=list)
     attributes: dict[str, Any] = Field(default_factory=dict)
     rating: Rating = Rating()
     version: int = 1
@@ -205,8 +260,16 @@ class FacetValue(Shown):
 class Facets(Shown):
     """What a search can be narrowed by, the most first."""
 
+    complete: bool = True
+    """False where there are more products than are counted."""
     category: list[FacetValue] = Field(default_factory=list)
     tag: list[FacetValue] = Field(default_factory=list)
+    status: list[FacetValue] = Field(default_factory=list)
+
+    @property
+    def total(self) -> int:
+        """How many products there are, where statuses were counted."""
+        return sum(one.count for one in self.status)
 
 
 class ProductPage(Shown):
@@ -217,6 +280,37 @@ class ProductPage(Shown):
     facets: Facets = Facets()
     corrected: str | None = None
     """What was searched for instead of words that find nothing."""
+
+
+class FieldError(Shown):
+    """What is wrong with a field."""
+
+    pointer: str = ""
+    detail: str
+
+
+class BulkResult(Shown):
+    """What became of one of several products."""
+
+    sku: str | None
+    outcome: str
+    errors: list[FieldError] = Field(default_factory=list)
+
+
+class BulkSummary(Shown):
+    """How many products ended how."""
+
+    created: int = 0
+    updated: int = 0
+    unchanged: int = 0
+    refused: int = 0
+
+
+class BulkReport(Shown):
+    """What became of several products, in the order in which they were named."""
+
+    results: list[BulkResult]
+    summary: BulkSummary
 
 
 class ImagePage(Shown):
@@ -230,6 +324,11 @@ class CategoryPage(Shown):
 
     items: list[Category]
     next_cursor: str | None = None
+
+
+def status_words(status: str) -> str:
+    """Return the status of a product in words; one that is new to us as it comes."""
+    return str(STATUSES.get(status, status))
 
 
 def label(name: str) -> str:

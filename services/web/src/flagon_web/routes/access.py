@@ -191,13 +191,15 @@ def _context() -> dict[str, Any]:
 def _headers(response: Response) -> Response:
     if response.mimetype == "text/html":
         sources = f"'self' 'nonce-{csp_nonce()}'"
+        # No script makes elements of text but by `pageOf` of page.js.
+        trusted = " require-trusted-types-for 'script'; trusted-types flagon;"
         if current_app.debug:
             # The debug toolbar writes scripts and styles into the page.
-            sources = "'self' 'unsafe-inline'"
+            sources, trusted = "'self' 'unsafe-inline'", ""
         response.headers["Content-Security-Policy"] = (
             f"default-src 'none'; script-src {sources}; style-src {sources};"
             " img-src 'self' data:; font-src 'self'; connect-src 'self';"
-            " manifest-src 'self'; form-action 'self'; base-uri 'none';"
+            f" manifest-src 'self';{trusted} form-action 'self'; base-uri 'none';"
             " frame-ancestors 'none'"
         )
         response.headers.setdefault("Cache-Control", "private, no-cache")

@@ -14,6 +14,7 @@ from werkzeug.exceptions import BadRequest
 
 from flagon_chassis.http import Refused, Unreachable
 from flagon_chassis.problems import from_failure
+from flagon_web.domain.terms import term
 from flagon_web.forms import Seen
 from flagon_web.i18n import LazyText, gettext
 from flagon_web.i18n import LazyText as _
@@ -29,6 +30,13 @@ AWAY = _(
     "The jobs service does not answer. What you wrote is still here:"
     " send it again in a moment."
 )
+SILENT = _(
+    "The service behind it does not answer. What you wrote is still here:"
+    " send it again in a moment."
+)
+STALE = '"0"'
+"""An entity tag that no version has: a change that names it is refused."""
+_NO_JOBS = _("Jobs cannot be shown right now.")
 _LATE = {
     HTTPStatus.CONFLICT: _("That is not possible any more."),
     HTTPStatus.PRECONDITION_FAILED: _(
@@ -45,41 +53,81 @@ def office() -> ResponseReturnValue:
     return render_template("office.html")
 
 
-def degrades(pages: Blueprint) -> None:
-    """Give pages that live on the jobs API something to show while it is away."""
-    pages.register_error_handler(Unreachable, _down)
+def degrades(
+    pages: Blueprint,
+    missing: Text = _NO_JOBS,
+    start: str = "jobs.jobs",
+) -> None:
+    """Give pages that live on another service something to show while it is away.
+
+    :param missing: the sentence for what cannot be shown.
+    :param start: the endpoint to look at before a step is repeated.
+    """
+
+    def down(failure: Unreachable) -> ResponseReturnValue:
+        response = from_failure(failure)
+        if response.mimetype == "text/html":
+            acted = request.method != "GET"
+            page = render_template(
+                "office_down.html", acted=acted, words=missing, start=start
+            )
+            response.set_data(page)
+        return response
+
+    pages.register_error_handler(Unreachable, down)
 
 
-def _down(failure: Unreachable) -> ResponseReturnValue:
-    response = from_failure(failure)
-    if response.mimetype == "text/html":
-        acted = request.method != "GET"
-        response.set_data(render_template("office_down.html", acted=acted))
-    return response
+def is_about(refused: Refused, slug: str) -> bool:
+    """Say whether a refusal is this kind of problem, by its name in `docs/problems.md`."""
+    return str(refused.problem.get("type", "")).endswith(f"#{slug}")
 
 
-def act(change: Callable[[], object], done: Text, *, gone: Text = "") -> bool:
+def act(
+    change: Callable[[], object], done: Text, *, gone: Text = "", judged: str = ""
+) -> bool:
     """Make a change and tell the person what came of it; return whether it was made.
 
     Somebody else may have been faster: that is told, and no error.
 
     :param done: the sentence for success.
     :param gone: the sentence for what is no longer there; without it that is a 404.
+    :param judged: the problem that the caller tells in its place.
+    :raises Refused: of that kind, or for a reason that is no part of working together.
     """
     try:
         change()
     except Refused as refused:
         found = {**_LATE, HTTPStatus.NOT_FOUND: gone}.get(HTTPStatus(refused.status))
-        if not found:
+        if not found or (judged and is_about(refused, judged)):
             raise
         words = str(found)
         if refused.status == HTTPStatus.CONFLICT and refused.detail:
-            words = refused.detail
+            words = term(refused.detail)
         flash(words, "warning")
         return False
     # The session keeps it until the next page.
     flash(str(done), "success")
     return True
+
+
+def renewed(
+    form: Any,  # noqa: ANN401 (wtforms has no types)
+    present: Any,  # noqa: ANN401 (whatever has an entity tag)
+    words: Callable[[str, Any], str],
+) -> list[tuple[str, str]]:
+    """Let the next attempt be made against what the person now sees.
+
+    :param words: returns a member and its value as people read it.
+    :return: pairs of (label, value) of what somebody else wrote meanwhile.
+    """
+    form.etag.process_data(present.etag)
+    form.etag.raw_data = None
+    told = form.fields()
+    return [
+        (str(form[name].label.text), words(name, value))
+        for name, value in present.model_dump(include=set(told)).items()
+        if value != told[name]
+    ]
 
 
 def seen_etag() -> str:
@@ -101,5 +149,9 @@ def sent_key() -> str:
 
 def key_of(form: Any, fields: dict[str, Any]) -> str:  # noqa: ANN401 (wtforms)
     """Return what is the same whenever a form is sent with the same contents."""
-    told = dumps([form.key.data, fields], sort_keys=True)
-    return sha256(told.encode()).hexdigest()
+    return key_with(form.key.data, fields)
+
+
+def key_with(key: str, contents: object) -> str:
+    """Return what is the same whenever a key is sent with the same contents."""
+    return sha256(dumps([key, contents], sort_keys=True).encode()).hexdigest()

@@ -170,25 +170,17 @@ def _as_form(found: Schedule) -> dict[str, Any]:
 
 
 def _conflict(present: Schedule, form: Plan | Pace) -> ResponseReturnValue:
-    # The next attempt is made against what the person now sees.
-    form.etag.process_data(present.etag)
-    form.etag.raw_data = None
-    told = form.fields()
-    theirs = [
-        (str(form[name].label.text), _words(name, value))
-        for name, value in present.model_dump(include=set(told)).items()
-        if value != told[name]
-    ]
+    theirs = office.renewed(form, present, _words)
     return _page(present, form, _CHANGED, 409, theirs)
 
 
-def _words(name: str, value: Any) -> str:  # noqa: ANN401 (any member's)
+def _words(name: str, value: object) -> str:
     if value is None:
         return gettext("none")
     if name == "params":
         return dumps(value, ensure_ascii=False)
     if name == "catch_up":
-        return str(CATCH_UP.get(value, value))
+        return str(CATCH_UP.get(str(value), value))
     return plain(value) if isinstance(value, int | float) else str(value)
 
 

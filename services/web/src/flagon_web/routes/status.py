@@ -19,9 +19,7 @@ bp = Blueprint("status", __name__)
 @open_route
 def status() -> ResponseReturnValue:
     """Show every service's readiness, with milliseconds; JSON by `Accept`."""
-    readiness = backends().readiness
-    questions = {name: partial(readiness.ask, name) for name in readiness.names}
-    services: list[Service] = [*backends().gather(questions).values(), _ourselves()]
+    services = services_now()
     ready = sum(service.ready for service in services)
     overall = "ready" if ready == len(services) else "degraded"
     if not any(service.ready for service in services[:-1]):
@@ -43,6 +41,13 @@ def status() -> ResponseReturnValue:
         "status.html", services=services, overall=overall, ready=ready
     )
     return page, 200, {"Vary": "Accept", "Cache-Control": "no-store"}
+
+
+def services_now() -> list[Service]:
+    """Return how every service is at this moment, this one last."""
+    readiness = backends().readiness
+    questions = {name: partial(readiness.ask, name) for name in readiness.names}
+    return [*backends().gather(questions).values(), _ourselves()]
 
 
 def _ourselves() -> Service:

@@ -2,7 +2,6 @@
 
 from functools import partial
 from http import HTTPStatus
-from typing import Any
 from uuid import UUID, uuid4
 
 from flask import Blueprint, flash, redirect, render_template, request, url_for
@@ -162,19 +161,11 @@ def _judged(form: Endpoint, refused: Refused) -> str:
 
 
 def _conflict(present: Webhook, form: Endpoint) -> ResponseReturnValue:
-    # The next attempt is made against what the person now sees.
-    form.etag.process_data(present.etag)
-    form.etag.raw_data = None
-    told = form.fields()
-    theirs = [
-        (str(form[name].label.text), _words(value))
-        for name, value in present.model_dump(include=set(told)).items()
-        if value != told[name]
-    ]
+    theirs = office.renewed(form, present, _words)
     return _page(present, form, _CHANGED, 409, theirs)
 
 
-def _words(value: Any) -> str:  # noqa: ANN401 (any member's)
+def _words(_name: str, value: object) -> str:
     if isinstance(value, bool):
         return gettext("on") if value else gettext("off")
     return (", ".join(value) if isinstance(value, list) else str(value)) or gettext(

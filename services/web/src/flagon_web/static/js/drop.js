@@ -1,4 +1,4 @@
-// The upload form: a file can be dropped on it, and its name and size are shown.
+// A form for an upload: a file can be dropped on it, and its name and size are shown.
 
 import { _, number } from "flagon/texts";
 
@@ -7,6 +7,7 @@ const area = form.querySelector(".drop");
 const input = form.querySelector("input[type=file]");
 const chosen = form.querySelector("[data-chosen]");
 const button = form.querySelector("button[type=submit]");
+const words = button.textContent;
 
 function size(bytes) {
   const units = ["B", "kB", "MB", "GB"];
@@ -32,4 +33,4 @@ area.addEventListener("drop", (event) => {
 });
 input.addEventListener("change", show);
 form.addEventListener("submit", () => { button.disabled = true; button.textContent = _("Uploading…"); });
-window.addEventListener("pageshow", () => { button.disabled = false; button.textContent = _("Upload and look at it"); });
+window.addEventListener("pageshow", () => { button.disabled = false; button.textContent = words; });

@@ -1,11 +1,11 @@
-// The product page: how many are looking, and who is at the form.
+// The pages of a product: how many are looking, and who is at the form.
 
 import { enter, Refusal } from "flagon/rooms";
 import { _, ngettext } from "flagon/texts";
 
-const { product } = document.querySelector(".product[data-product]").dataset;
 const element = document.querySelector("[data-lookers]");
-const form = document.querySelector("form.edit");
+const { product } = element.closest("[data-product]").dataset;
+const form = document.querySelector("[data-held]");
 let token = "";
 let renewal = 0;
 
@@ -28,6 +28,7 @@ async function hold() {
     await room.say("activity", { activity: "editing" });
     renewal = setTimeout(hold, lock.expires_in_seconds * 300);
   } catch (error) {
+    // Refused: tried again below. All else is a fault of this program.
     if (!(error instanceof Refusal)) throw error;
     if (error.problem.status === 409) token = "";
     renewal = setTimeout(hold, 5_000);
@@ -42,6 +43,7 @@ async function release() {
     await room.say("activity", { activity: "viewing" });
     if (mine) await room.say("unlock", { token: mine });
   } catch (error) {
+    // Without a connection the lock ends by itself. All else is a fault of this program.
     if (!(error instanceof Refusal)) throw error;
   }
 }

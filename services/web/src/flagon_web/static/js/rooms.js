@@ -125,6 +125,8 @@ function join(name) {
   ask("join", { room: name }).then((told) => rooms.get(name)?.(told), ignore);
 }
 
+// A refusal is an answer: whoever needs one asks again when the connection is back, and who
+// leaves needs none. What else goes wrong is a fault of this program.
 function ignore(error) {
   if (!(error instanceof Refusal)) throw error;
 }

@@ -1,7 +1,7 @@
 // Shelves: live prices and stock, and more products without leaving the page.
 
 import { follow } from "flagon/live";
-import { mark, renew, stockWords } from "flagon/page";
+import { mark, pageOf, renew, stockWords } from "flagon/page";
 import { _, money } from "flagon/texts";
 
 const MOST_TOPICS = 20;
@@ -96,7 +96,7 @@ document.addEventListener("click", async (event) => {
   try {
     const answer = await fetch(link.href, { headers: { Accept: "text/html" } });
     if (!answer.ok) throw new Error(String(answer.status));
-    const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+    const page = pageOf(await answer.text(), answer.url);
     const fresh = [...page.querySelectorAll("[data-shelf] > .book")];
     const known = new Set(ids());
     const added = fresh.filter((book) => !known.has(book.dataset.product));

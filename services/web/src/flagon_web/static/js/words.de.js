@@ -14,6 +14,10 @@ export default {
   "%(num)s Vorschlag. Wähle mit den Pfeiltasten.",
   "%(num)s Vorschläge. Wähle mit den Pfeiltasten."
  ],
+ "%(num)s ticked": [
+  "%(num)s angekreuzt",
+  "%(num)s angekreuzt"
+ ],
  "Only %(num)s left": [
   "Nur noch %(num)s da",
   "Nur noch %(num)s da"
@@ -21,13 +25,15 @@ export default {
  "Connecting…": "Verbindung wird aufgebaut …",
  "Connection lost. Reconnecting…": "Verbindung verloren. Wird wieder aufgebaut …",
  "Copied": "Kopiert",
+ "It is being drawn…": "Es wird gezeichnet …",
  "Live": "Live",
  "No suggestions": "Keine Vorschläge",
  "Not live. Sign in again to see changes.": "Nicht live. Melde dich wieder an, um Änderungen zu sehen.",
  "Paused": "Angehalten",
  "Sold out": "Ausverkauft",
  "Somebody else": "Jemand anders",
- "Upload and look at it": "Hochladen und ansehen",
+ "The picture could not be sent.": "Das Bild konnte nicht gesendet werden.",
+ "The picture is too large.": "Das Bild ist zu groß.",
  "Uploading…": "Wird hochgeladen …",
  "new, %(price)s": "neu, %(price)s",
  "now %(price)s": "jetzt %(price)s",

@@ -1,0 +1,597 @@
+"""The operations page before a Prometheus that answers over a real socket."""
+
+import re
+import threading
+import time
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from flagon_chassis.testing import Peer
+from flagon_web.domain import operations as domain
+from flagon_web.domain.charts import Window
+
+PAGE = "/back-office/operations"
+ALERT = {
+    "labels": {"alertname": "OutboxOld", "severity": "page", "service": "catalog"},
+    "annotations": {
+        "summary": "An event of catalog <has> waited.",
+        "runbook": "docs/runbooks/outbox-old.md",
+    },
+    "state": "firing",
+    "activeAt": "2026-01-02T03:04:05.123456789Z",
+    "value": "6.1e+01",
+}
+
+
+class Measuring(Peer):
+    """Prometheus, with the same values for each question unless told otherwise."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = []
+        self.alerts = []
+        self.series = {}
+        """By expression: the labels of each series and its value, as text."""
+        self.refused = {}
+        """By a part of the query: the status of its answer."""
+        self.open = threading.Event()
+        """Nobody gets an answer before it is set."""
+        self.open.set()
+        self.came = threading.Event()
+        self.said = None
+        """Said to everything, when it is set."""
+
+    def answer(self, method, path, headers, body):
+        parts = urlsplit(path)
+        params = {name: each[0] for name, each in parse_qs(parts.query).items()}
+        self.asked.append((method, parts.path, params))
+        self.came.set()
+        assert self.open.wait(60)
+        query = params.get("query", parts.path)
+        for part, status in self.refused.items():
+            if part in query:
+                return status, {"status": "error", "errorType": "bad_data"}
+        if self.said is not None:
+            return 200, self.said
+        if parts.path == "/api/v1/alerts":
+            return 200, {"status": "success", "data": {"alerts": self.alerts}}
+        found = self.series.get(query, self.usual(query))
+        if parts.path == "/api/v1/query":
+            now = time.time()
+            result = [{"metric": one, "value": [now, value]} for one, value in found]
+            return 200, answered("vector", result)
+        end, step = float(params["end"]), float(params["step"])
+        times = [end - 2 * step, end - step, end]
+        result = [
+            {"metric": one, "values": [[at, value] for at in times]}
+            for one, value in found
+        ]
+        return 200, answered("matrix", result)
+
+    def usual(self, query):
+        if "queue" in query:
+            return [({"queue": "bulk"}, "7")]
+        if "budget" in query:
+            return [({"slo": "availability"}, "0.42"), ({"slo": "job-start"}, "-0.1")]
+        if "slo:errors" in query:
+            return [({"slo": "availability"}, "2.5"), ({"slo": "job-start"}, "NaN")]
+        if query.startswith("up"):
+            return [({"process": "catalog"}, "1"), ({"process": "web-relay"}, "0")]
+        if query.startswith("service_rule"):
+            return [({"service": "catalog", "url_rule": "/api/v1/products"}, "0.25")]
+        return [({"service": "catalog", "consumer": "worker"}, "0.25")]
+
+
+def answered(kind, result):
+    return {"status": "success", "data": {"resultType": kind, "result": result}}
+
+
+@pytest.fixture
+def prometheus():
+    peer = Measuring()
+    yield peer
+    peer.close()
+
+
+@pytest.fixture
+def desk(fit_app, make_browser, platform, prometheus):
+    """A browser in which an operator is signed in, before a measured platform."""
+
+    def make(role="operator", **settings):
+        platform.role = role
+        values = {"prometheus_url": prometheus.url, **settings}
+        platform.issuer = settings.get("public_url", platform.issuer)
+        browser = make_browser(app=fit_app(**values))
+        assert browser.sign_in(platform).status_code == 303
+        return browser
+
+    return make
+
+
+def plain(text):
+    """Return a page as one reads it."""
+    text = re.sub(r"<[^>]+>", " ", text).replace("\N{NO-BREAK SPACE}", " ")
+    return re.sub(r"\s+", " ", text)
+
+
+class TestOperations:
+    def test_draws_every_measure(self, desk):
+        answer = desk().get(PAGE)
+
+        assert answer.status_code == 200
+        for key, measure in domain.PLATFORM.items():
+            assert f'aria-labelledby="chart-{key}-title"' in answer.text
+            assert str(measure.title) in answer.text
+        assert answer.text.count("<polyline") == len(domain.PLATFORM)
+        assert "cannot be shown" not in answer.text
+
+    def test_draws_each_service_alike_and_the_first_queue_first(self, desk):
+        text = desk().get(PAGE).text
+
+        drawn = re.findall(
+            r'id="chart-(\w+)-title".*?<polyline class="line line--(\d)"',
+            text,
+            re.DOTALL,
+        )
+        styles = dict(drawn)
+        catalog = str(domain.SERVICES.index("catalog") + 1)
+        assert {styles[key] for key in ("rate", "errors", "latency")} == {catalog}
+        assert {styles["depth"], styles["age"], styles["streams"]} == {"1"}
+
+    def test_says_in_words_what_the_charts_show(self, desk):
+        text = plain(desk().get(PAGE).text)
+
+        assert "catalog: now 0.25/s, at most 0.25/s." in text
+        assert "catalog 25.0 % 25.0 % 25.0 % 25.0 %" in text
+        assert "bulk: now 7, at most 7." in text
+
+    def test_has_no_style_and_no_script_that_the_policy_refuses(self, desk):
+        answer = desk().get(PAGE)
+
+        assert " style=" not in answer.text
+        assert "<style" not in answer.text
+        assert not re.search(r"\son[a-z]+=", answer.text)
+        assert "style-src 'self' 'nonce-" in answer.headers["Content-Security-Policy"]
+
+    def test_shows_what_is_left_of_each_promise(self, desk):
+        text = plain(desk().get(PAGE).text)
+
+        assert "fault of ours 42.0 %" in text
+        assert "it was spent 2.5 times as fast as allowed." in text
+        assert "within 2 s -10.0 %" in text
+        assert text.count("times as fast") == 1
+
+    def test_shows_services_with_their_health_and_their_work(self, desk, platform):
+        browser = desk(gateway_url=f"{platform.url}/gateway")
+
+        text = browser.get(PAGE).text
+
+        assert 'class="node node--ready"' in text
+        assert f'href="{PAGE}/catalog?range=1h"' in text
+        assert "catalog Ready 0.25/s 25.0 % 250 ms 250 ms 250 ms" in plain(text)
+        assert "web-relay: down" in plain(text)
+
+    def test_shows_what_is_down_on_the_map(self, desk):
+        text = desk(worker_url="http://127.0.0.1:1").get(PAGE).text
+
+        assert 'class="node node--down"' in text
+        assert "edge--down" in text
+        assert "! worker" in plain(text)
+
+    def test_leads_from_alerts_to_runbooks(self, desk, prometheus):
+        soon = {**ALERT, "state": "pending", "labels": {"alertname": "QueueOld"}}
+        prometheus.alerts = [soon, ALERT]
+
+        text = desk().get(PAGE).text
+
+        assert 'href="http://localhost/docs/runbooks/outbox-old"' in text
+        assert "An event of catalog &lt;has&gt; waited." in text
+        assert text.index("OutboxOld") < text.index("QueueOld")
+        assert "fires · page" in plain(text)
+        assert "may fire soon" in text
+
+    def test_links_to_runbooks_alone(self, desk, prometheus):
+        wrong = (
+            "javascript:alert(1)",
+            "https://evil.example/docs/runbooks/x.md",
+            "docs/runbooks/../../secrets.md",
+            'docs/runbooks/x".md',
+            "docs/runbooks/x.md\n",
+        )
+        prometheus.alerts = [
+            {**ALERT, "annotations": {"runbook": runbook}} for runbook in wrong
+        ]
+
+        text = desk().get(PAGE).text
+
+        assert text.count(">OutboxOld<") == len(wrong)
+        assert "/runbooks/" not in text
+        assert "evil" not in text
+
+    def test_shows_the_first_of_very_many_alerts(self, desk, prometheus):
+        prometheus.alerts = [ALERT] * 53
+
+        assert "3 more." in desk().get(PAGE).text
+
+    def test_says_that_all_is_quiet(self, desk, prometheus):
+        prometheus.series["slo:budget_remaining:ratio"] = []
+        prometheus.series["sum(flagon_sse_connections)"] = []
+
+        text = desk().get(PAGE).text
+
+        assert "No alert is active" in text
+        assert "Nothing has happened yet that could be judged." in text
+        assert "Nothing was measured in this time." in text
+
+    def test_bears_what_is_no_number(self, desk, prometheus):
+        for measure in domain.PLATFORM.values():
+            for question in measure.ask.values():
+                prometheus.series[question.expr] = [
+                    ({"service": "catalog"}, "NaN"),
+                    ({"service": "web"}, "+Inf"),
+                ]
+
+        answer = desk().get(PAGE)
+
+        assert answer.status_code == 200
+        assert "nan" not in plain(answer.text).lower().replace("finance", "")
+        assert "<polyline" not in answer.text
+
+    def test_draws_few_of_very_many_series(self, desk, prometheus):
+        expr = "max by (queue) (flagon_queue_depth)"
+        prometheus.series[expr] = [({"queue": f"q{n}"}, str(n)) for n in range(300)]
+
+        text = desk().get(PAGE).text
+
+        assert "<bdi>q299</bdi>" in text
+        assert "<bdi>q0</bdi>" not in text
+
+    def test_speaks_german(self, desk):
+        text = desk().get(PAGE, headers={"Accept-Language": "de"}).text
+
+        assert "Betrieb" in text
+        assert "0,25/s" in text
+
+
+class TestRange:
+    @pytest.mark.parametrize(
+        ("name", "seconds"),
+        [("15m", 900), ("1h", 3600), ("6h", 21_600), ("24h", 86_400)],
+    )
+    def test_is_chosen_by_name(self, desk, prometheus, name, seconds):
+        text = desk().get(f"{PAGE}?range={name}").text
+
+        asked = [params for _m, path, params in prometheus.asked if "range" in path]
+        assert {round(float(p["end"]) - float(p["start"])) for p in asked} == {seconds}
+        # Prometheus refuses more than 11,000 points; people see some hundred.
+        assert all(seconds / float(p["step"]) <= 240 for p in asked)
+        assert f'range={name}" aria-current="true"' in text
+
+    def test_is_the_usual_one_for_anything_else(self, desk, prometheus):
+        browser = desk()
+
+        for wanted in ("", "99y", "1h&range=24h'", "1h}", "__name__", "15m%0a"):
+            assert browser.get(f"{PAGE}?range={wanted}").status_code == 200
+
+        asked = [params for _m, path, params in prometheus.asked if "range" in path]
+        assert {round(float(p["end"]) - float(p["start"])) for p in asked} == {3600}
+
+
+class TestAttacks:
+    """Nobody outside puts a question of their own to Prometheus."""
+
+    def test_is_asked_its_fixed_questions_alone(self, desk, prometheus):
+        browser = desk()
+
+        for path in (
+            f"{PAGE}?query=up&range=15m&start=0&end=1&step=1&timeout=9h",
+            f"{PAGE}/catalog?range=15m&query=up&service=web",
+            f"{PAGE}?expr=up&match[]=up&url=http://evil.example&prometheus_url=x",
+        ):
+            assert browser.get(path).status_code == 200
+
+        known = {question.expr for question in domain.questions()}
+        assert prometheus.asked
+        for method, asked, params in prometheus.asked:
+            assert method == "GET"
+            assert asked in {"/api/v1/query", "/api/v1/query_range", "/api/v1/alerts"}
+            assert asked == "/api/v1/alerts" or params["query"] in known
+            assert params.get("timeout", "2s") == "2s"
+
+    def test_has_no_page_for_a_service_that_is_none(self, desk, prometheus):
+        browser = desk()
+
+        found = {
+            name: browser.get(f"{PAGE}/{name}").status_code
+            for name in (
+                "gateway",
+                "catalog%22%7D%20or%20up",
+                "catalog'",
+                "..",
+                ".*",
+                "Catalog",
+                "catalog%0a",
+                "catalog/api/v1/query",
+            )
+        }
+
+        assert set(found.values()) == {404}, found
+        assert prometheus.asked == []
+
+    def test_only_reads(self, desk, prometheus):
+        browser = desk()
+
+        for method in ("post", "put", "patch", "delete"):
+            answer = getattr(browser.client, method)(PAGE, base_url=browser.base)
+            assert answer.status_code in {400, 405}
+        assert prometheus.asked == []
+
+    @pytest.mark.parametrize("path", [PAGE, f"{PAGE}/catalog", f"{PAGE}/request"])
+    def test_strangers_are_sent_to_the_sign_in(self, browser, path):
+        answer = browser.get(path)
+
+        assert answer.status_code == 303
+        assert answer.location.startswith("/sign-in")
+
+    @pytest.mark.parametrize("role", ["customer", "merchandiser"])
+    def test_others_are_refused(self, desk, prometheus, role):
+        browser = desk(role)
+
+        for path in (PAGE, f"{PAGE}/catalog", f"{PAGE}/request?id=a"):
+            assert browser.get(path).status_code == 403
+        assert prometheus.asked == []
+
+    def test_others_are_not_led_there(self, desk):
+        assert PAGE not in desk("merchandiser").get("/back-office").text
+        assert f'href="{PAGE}"' in desk("operator").get("/back-office").text
+
+
+class TestService:
+    @pytest.mark.parametrize("service", domain.SERVICES)
+    def test_draws_one_service(self, desk, prometheus, service):
+        answer = desk().get(f"{PAGE}/{service}")
+
+        assert answer.status_code == 200
+        assert answer.text.count("<polyline") == 5
+        queries = [params["query"] for _m, _path, params in prometheus.asked]
+        assert all(f'{{service="{service}"}}' in query for query in queries)
+
+    def test_lists_its_routes_the_busiest_first(self, desk, prometheus):
+        busy = [({"url_rule": "/a"}, "1"), ({"url_rule": "/<b>"}, "3.5")]
+        rate = domain.ROUTES["catalog"]["rate"].expr
+        prometheus.series[rate] = busy
+
+        text = plain(desk().get(f"{PAGE}/catalog").text)
+
+        assert "/&lt;b&gt; 3.5/s" in text
+        assert text.index("/&lt;b&gt;") < text.index("/a 1.0/s")
+
+    def test_says_when_nothing_happened(self, desk, prometheus):
+        for question in domain.ROUTES["auth"].values():
+            prometheus.series[question.expr] = []
+
+        assert "Nothing was measured" in desk().get(f"{PAGE}/auth").text
+
+    def test_goes_without_its_routes(self, desk, prometheus):
+        prometheus.refused["service_rule"] = 503
+
+        answer = desk().get(f"{PAGE}/auth")
+
+        assert answer.status_code == 200
+        assert "This cannot be shown right now." in answer.text
+        assert "<polyline" in answer.text
+
+
+class TestDegraded:
+    """Without Prometheus there is a page, and it names the next command."""
+
+    @pytest.mark.parametrize("path", [PAGE, f"{PAGE}/catalog"])
+    def test_names_the_next_command_when_it_is_away(self, desk, path):
+        answer = desk(prometheus_url="http://127.0.0.1:1").get(path)
+
+        assert answer.status_code == 200
+        assert "Prometheus does not answer." in answer.text
+        assert "<code>make restart P=prometheus</code>" in answer.text
+        assert "<polyline" not in answer.text
+
+    def test_still_says_how_everything_is(self, desk):
+        text = desk(prometheus_url="http://127.0.0.1:1").get(PAGE).text
+
+        assert "catalog Ready" in plain(text)
+        assert 'name="id"' in text
+
+    def test_does_not_wait_for_it_again_and_again(self, desk, prometheus):
+        browser = desk()
+        prometheus.refused[""] = 503
+        browser.get(PAGE)
+        first = len(prometheus.asked)
+
+        browser.get(PAGE)
+
+        # The circuit is open: at most one call tries whether it may close.
+        assert len(prometheus.asked) - first <= 1
+
+    def test_leaves_the_shop_alone_while_it_is_slow(
+        self, desk, make_browser, platform, prometheus, a_product
+    ):
+        platform.add(a_product)
+        browser = desk(threads=1, call_seconds=60)
+        visitor = make_browser(app=browser.client.application)
+        prometheus.open.clear()
+        pages = []
+        looking = threading.Thread(target=lambda: pages.append(browser.get(PAGE)))
+        looking.start()
+        try:
+            assert prometheus.came.wait(60)
+
+            assert a_product["name"] in visitor.get("/").text
+            assert pages == []
+        finally:
+            prometheus.open.set()
+            looking.join(60)
+        assert pages[0].status_code == 200
+
+    @pytest.mark.parametrize("status", [401, 404, 422, 503])
+    def test_goes_without_what_is_refused(self, desk, prometheus, status):
+        prometheus.refused["flagon_sse_connections"] = status
+
+        answer = desk().get(PAGE)
+
+        assert answer.status_code == 200
+        assert answer.text.count("This cannot be shown right now.") == 1
+        assert "Prometheus does not answer." not in answer.text
+        assert "<polyline" in answer.text
+
+    @pytest.mark.parametrize(
+        "said",
+        [
+            [],
+            {"status": "success"},
+            {"data": {"result": [{"metric": {}}]}},
+            {"data": {"result": [{"metric": {"a": 1}, "value": [1, "x"]}]}},
+            "<html>",
+        ],
+    )
+    def test_bears_what_makes_no_sense(self, desk, prometheus, said):
+        prometheus.said = said
+
+        answer = desk().get(PAGE)
+
+        assert answer.status_code == 200
+        assert "Prometheus does not answer." in answer.text
+
+    def test_says_when_there_is_none(self, desk):
+        for path in (PAGE, f"{PAGE}/web"):
+            text = desk(prometheus_url="").get(path).text
+
+            assert "There is no Prometheus to ask." in text
+            assert "<code>WEB_PROMETHEUS_URL</code>" in text
+
+    def test_is_never_asked_where_there_is_none(self, fit_app):
+        from flagon_chassis.http import Unreachable
+
+        prometheus = fit_app().extensions["flagon.web"].prometheus
+
+        assert prometheus.known is False
+        with pytest.raises(Unreachable):
+            prometheus.alerts()
+
+
+class TestFindRequest:
+    ID = "0123456789abcdef0123456789abcdef"
+
+    def ask(self, browser, wanted=ID):
+        return browser.get(f"{PAGE}/request", query_string={"id": wanted})
+
+    @pytest.mark.parametrize("wanted", [ID, f"urn:request:{ID}", f"  {ID} "])
+    def test_names_the_commands(self, desk, wanted):
+        text = self.ask(desk(traces="log"), wanted).text
+
+        assert f"<code>make logs REQUEST={self.ID}</code>" in text
+        assert f"<code>make trace ID={self.ID}</code>" in text
+
+    def test_names_the_platform_that_is_meant(self, desk):
+        browser = desk(public_url="http://localhost:9090", traces="log")
+
+        assert f"make logs PORT_BASE=9090 REQUEST={self.ID}" in self.ask(browser).text
+
+    def test_leads_to_the_trace_where_traces_are(self, desk):
+        page = "http://localhost:8116/trace/{id}"
+        browser = desk(traces="otlp", traces_page=page)
+
+        assert f'href="http://localhost:8116/trace/{self.ID}"' in self.ask(browser).text
+        # An id of a caller's own is none of a trace.
+        assert "8116" not in self.ask(browser, "order-66-x").text
+
+    def test_says_when_no_trace_is_kept(self, desk):
+        assert "No traces are kept" in self.ask(desk()).text
+
+    def test_names_the_command_of_a_cluster_in_production(self, desk):
+        assert "kubectl" not in self.ask(desk()).text
+        browser = desk(environment="production")
+
+        assert f"grep -F {self.ID}" in self.ask(browser).text
+
+    def test_takes_nothing_that_is_no_id(self, desk):
+        browser = desk()
+
+        for wanted in (
+            "short",
+            "x" * 65,
+            "$(reboot)reboot",
+            "a; rm -rf ~ #",
+            "a b c d e f g",
+            "`reboot`````",
+            "'<script>'",
+            "../../etc/passwd",
+            "urn:request:",
+        ):
+            answer = self.ask(browser, wanted)
+            assert answer.status_code == 422, wanted
+            assert "An id has 8 to 64" in answer.text
+            assert "make logs" not in answer.text
+            assert "<script>'" not in answer.text
+
+    def test_asks_for_an_id_first(self, desk):
+        answer = self.ask(desk(), " ")
+
+        assert answer.status_code == 200
+        assert "make logs" not in answer.text
+        assert "field__error" not in answer.text
+
+
+class TestDomain:
+    def test_has_no_question_twice(self):
+        asked = domain.questions()
+
+        assert len({one.expr for one in asked}) >= 40
+        assert all(one.expr == " ".join(one.expr.split()) for one in asked)
+
+    def test_of_copies_of_a_process_the_worst_counts(self, fit_app, prometheus):
+        prometheus.series['up{job="flagon"}'] = [
+            ({"process": "web"}, value) for value in ("1", "0", "1")
+        ]
+        api = fit_app(prometheus_url=prometheus.url).extensions["flagon.web"]
+
+        found = api.prometheus.values(domain.PRESENT["processes"])
+
+        assert found == {"web": 0.0}
+
+    def test_sends_times_that_prometheus_reads(self, fit_app, prometheus):
+        api = fit_app(prometheus_url=prometheus.url).extensions["flagon.web"]
+        window = Window(1_700_000_000.5, 1_700_003_600.5, 30, 900)
+
+        api.prometheus.tracks(domain.PRESENT["p50"], window)
+
+        ((_method, _path, params),) = prometheus.asked
+        assert (params["start"], params["step"]) == ("1700000000.500", "30")
+
+    @pytest.mark.parametrize(
+        ("left", "looks", "shown"),
+        [(1.0, "ready", 1.0), (0.05, "degraded", 0.05), (-2.0, "down", 0.0)],
+    )
+    def test_tells_how_a_budget_looks(self, left, looks, shown):
+        (found,) = domain.budgets({"own": left}, {})
+
+        assert (found.title, found.looks, found.shown) == ("own", looks, shown)
+        assert found.burn_words == ""
+
+    def test_leaves_out_budgets_of_what_never_happened(self):
+        assert domain.budgets({"availability": float("nan")}, {}) == []
+
+    @pytest.mark.parametrize(
+        ("said", "looks"),
+        [([True, True], "ready"), ([True, False], "degraded"), ([False], "down")],
+    )
+    def test_a_store_is_as_those_say_who_use_it(self, said, looks):
+        checks = {
+            name: {"postgres": {"ok": ok}}
+            for name, ok in zip(("auth", "catalog"), said, strict=False)
+        }
+
+        found = {one.name: one.looks for one in domain.service_map({}, checks).nodes}
+
+        assert found["postgres"] == looks
+        assert found["redis_cache"] == "unknown"
+        assert found["gateway"] == "unknown"

@@ -1,0 +1,137 @@
+"""What administrators do in the back office, in a real browser."""
+
+import uuid
+
+from axe import judge
+from playwright.sync_api import expect
+from steps import find, imported
+
+BASE = "/back-office"
+
+
+class TestUsers:
+    def test_get_roles_and_lose_them_with_their_sessions(
+        self, administrator, person, accounts
+    ):
+        """A customer is found, becomes more, and is shut out while signed in."""
+        somebody, other = administrator(), person()
+        customer = accounts["customer"]
+        # A page without a stream of events, which would tell that it was refused.
+        other.sign_in(customer, then="/status")
+        page = somebody.page
+
+        page.goto(f"{BASE}/users")
+        judge(page)
+        page.fill("#email", customer["email"])
+        page.click("main button:text-is('Filter')")
+        expect(page.locator("main tbody tr")).to_have_count(1)
+        page.click("main tbody a")
+        expect(page.locator("h1")).to_have_text(customer["name"])
+        judge(page)
+        page.check("[name=roles][value=merchandiser]")
+        page.click("main button:text-is('Save')")
+        expect(page.locator("main .note--success")).to_be_visible()
+        expect(page.locator("[name=roles][value=merchandiser]")).to_be_checked()
+        expect(page.locator("#events-head ~ ul")).to_contain_text("Account changed")
+
+        page.uncheck("[name=roles][value=merchandiser]")
+        page.click("main button:text-is('Save')")
+        expect(page.locator("main .note--success")).to_be_visible()
+        page.click("main summary:has-text('Sign out everywhere')")
+        page.click("main button:text-is('End all sessions')")
+        expect(page.locator("#sessions-head ~ p")).to_be_visible()
+        other.page.goto("/jobs")
+        expect(other.page.locator("input[name=password]")).to_be_visible()
+
+    def test_never_lose_the_last_administrator(self, administrator, accounts):
+        somebody = administrator()
+        page = somebody.page
+        page.goto(f"{BASE}/users?email={accounts['admin']['email']}")
+        page.click("main tbody a")
+        page.uncheck("[name=roles][value=admin]")
+        page.click("main button:text-is('Save')")
+        expect(page.locator("#give_up-error")).to_be_visible()
+        judge(page)
+        page.check("#give_up")
+        page.click("main button:text-is('Save')")
+        expect(page.locator("#roles-error")).to_be_visible()
+        judge(page)
+        page.goto(page.url.removesuffix("/roles"))
+        expect(page.locator("[name=roles][value=admin]")).to_be_checked()
+        # A browser reports each refusal as an error of the page.
+        refusals = [said for said in somebody.complaints if "status of 4" in said]
+        assert len(refusals) == 2
+        for said in refusals:
+            somebody.complaints.remove(said)
+
+
+class TestClients:
+    def test_show_their_secret_once_and_are_deleted(self, administrator):
+        somebody = administrator()
+        page, name = somebody.page, f"axe-{uuid.uuid4().hex[:8]}"
+        asked = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(f"{BASE}/clients")
+        judge(page)
+        page.click("main a:text-is('New client')")
+        judge(page)
+        page.fill("#name", name)
+        page.fill("#redirect_uris", "https://app.example.com/callback")
+        page.click("main button:text-is('Register it')")
+        secret = page.locator("#secret").inner_text()
+        assert len(secret) > 30
+        judge(page)
+        page.click("main a:text-is('I have it')")
+        expect(page.locator("h1")).to_have_text(name)
+        assert secret not in page.content()
+        judge(page)
+
+        page.goto(f"{BASE}/clients")
+        page.click(f"main a:has-text('{name}')")
+        page.click("main summary:has-text('New secret')")
+        page.click("main button:text-is('Make a new secret')")
+        assert page.locator("#secret").inner_text() not in {"", secret}
+        page.click("main a:text-is('I have it')")
+        page.click("main a:has-text('Delete')")
+        judge(page)
+        page.click("main button:text-is('Delete for good')")
+        expect(page.locator("main .note--success")).to_be_visible()
+        expect(page.locator(f"main a:has-text('{name}')")).to_have_count(0)
+        assert not [url for url in asked if secret in url]
+
+
+class TestAudit:
+    def test_tells_what_a_price_was_and_became(self, administrator, tmp_path):
+        somebody = administrator()
+        page, mark = somebody.page, imported(somebody, tmp_path, 1)
+        expect(page.locator("[data-state-badge]")).to_have_text("Succeeded")
+        find(page, mark, 0)
+        page.fill("#price", "7.77")
+        page.click("button:text-is('Save')")
+        expect(page.locator(".note--success")).to_contain_text("€7.77")
+
+        page.goto(f"{BASE}/audit?entity=product")
+        change = page.locator(".delivery", has_text="777").first
+        expect(change.locator("del")).to_have_text("550")
+        expect(change.locator("ins")).to_have_text("777")
+        judge(page)
+        change.locator("a:text-is('all of this one')").click()
+        expect(page.locator(".delivery")).to_have_count(2)
+        page.click(".delivery a >> nth=0")
+        expect(page.locator("h1")).to_contain_text(mark)
+
+
+class TestOthers:
+    def test_see_no_link_and_no_page(self, operator):
+        """The pages are the administrators' in the whole platform, not in web alone."""
+        somebody = operator()
+        page = somebody.page
+        links = "a[href^='/back-office/users'], a[href^='/back-office/clients']"
+        expect(page.locator("a[href='/back-office/audit']").first).to_be_visible()
+        expect(page.locator(links)).to_have_count(0)
+        for path in ("users", "clients", "clients/-/new"):
+            assert page.goto(f"{BASE}/{path}").status == 403
+            expect(page.locator("main h1")).to_have_text("This is not open to you")
+        somebody.complaints[:] = [
+            one for one in somebody.complaints if "403" not in one
+        ]

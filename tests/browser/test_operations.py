@@ -1,0 +1,96 @@
+"""What operators see of the platform at work, in a real browser."""
+
+import re
+
+from axe import judge
+from playwright.sync_api import expect
+
+PAGE = "/back-office/operations"
+
+
+def drawn(page, key):
+    """Wait until a chart has lines; a flat one has no height and so is never visible."""
+    lines = page.locator(f"svg[aria-labelledby='chart-{key}-title'] polyline")
+    expect(lines).not_to_have_count(0)
+
+
+class TestOperations:
+    def test_show_what_happens_and_bear_the_loss_of_prometheus(self, operator, stack):
+        somebody = operator()
+        page = somebody.page
+        page.goto("/back-office")
+        page.click(".tabs a:text-is('Operations')")
+        page.click(".ranges a:text-is('15 minutes')")
+        expect(page.locator("h1")).to_have_text("Operations")
+
+        # By itself, while somebody looks: rules are evaluated every few seconds.
+        drawn(page, "rate")
+        drawn(page, "streams")
+        expect(page.locator(".services-now tbody tr")).to_have_count(6)
+        expect(page.locator(".node--ready")).to_have_count(9)
+        expect(page.locator(".budgets progress").first).to_be_visible()
+        judge(page)
+
+        page.click(".services-now a:text-is('web')")
+        expect(page.locator("h1")).to_have_text("web")
+        drawn(page, "latency")
+        page.click("summary:text-is('Values as a table') >> nth=2")
+        expect(page.locator(".values >> nth=2").locator("tbody tr")).to_have_count(3)
+
+        page.goto(f"{PAGE}?range=15m")
+        stack.make("stop", P="prometheus")
+        try:
+            expect(page.locator("[data-away]")).to_contain_text(
+                "make restart P=prometheus"
+            )
+            expect(page.locator(".services-now tbody tr")).to_have_count(6)
+            judge(page)
+        finally:
+            stack.make("start", P="prometheus")
+        drawn(page, "streams")
+        expect(page.locator("[data-away]")).to_have_count(0)
+
+    def test_work_without_scripts_on_a_phone(self, operator):
+        somebody = operator(
+            java_script_enabled=False, viewport={"width": 390, "height": 844}
+        )
+        somebody.refused = list
+        page = somebody.page
+        page.goto(PAGE)
+        page.click(".ranges a:text-is('6 hours')")
+        expect(page.locator(".ranges [aria-current]")).to_have_text("6 hours")
+        page.click("main a:text-is('Look again')")
+        expect(page).to_have_url(re.compile(r"range=6h$"))
+        wide = page.locator("html").evaluate("(html) => html.scrollWidth")
+        assert wide == 390
+
+
+class TestRequest:
+    def test_is_followed_through_every_process(self, operator, stack):
+        somebody = operator()
+        page = somebody.page
+        answer = somebody.context.request.get("/")
+        wanted = answer.headers["x-request-id"]
+        page.goto(PAGE)
+        page.fill("#request-id", wanted)
+        page.press("#request-id", "Enter")
+
+        expect(page.locator("main pre")).to_contain_text(f"REQUEST={wanted}")
+        judge(page)
+        command = page.locator("main pre").inner_text().split()
+        assert command[:2] == ["make", "logs"]
+        values = dict(word.split("=", 1) for word in command[2:])
+        values.pop("PORT_BASE", None)
+        said = stack.followed(values["REQUEST"], {"gateway", "web", "catalog"})
+
+        times = [line["time"] for line in said]
+        assert times == sorted(times)
+        assert {line["request_id"] for line in said} == {wanted}
+        page.fill("#request-id", "no id; at all")
+        page.press("#request-id", "Enter")
+        expect(page.locator("#request-id-error")).to_be_visible()
+        judge(page)
+        # A browser reports the refusal as an error of the page.
+        somebody.complaints[:] = [
+            one for one in somebody.complaints if "422" not in one
+        ]
