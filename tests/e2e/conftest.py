@@ -29,11 +29,18 @@ else:
 DATA = engine.ROOT.parent / "shared" / "data" / "books.csv"
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """Run what stops and starts everything last: the rest needs no new stack then.
 
     After that only what sends made-up requests, and the search for what all left behind.
+    `FLAGON_URL` names a stack that people use: it is looked at, and never stopped.
     """
+    unfit = {"restarts"} if os.environ.get("FLAGON_URL") else set()
+    if os.environ.get("FLAGON_MODE", "local") != "local":
+        unfit.add("rolls")
+    left = [item for item in items if any(map(item.get_closest_marker, unfit))]
+    items[:] = [item for item in items if item not in left]
+    config.hook.pytest_deselected(items=left)
     items.sort(
         key=lambda item: (
             item.path.name == "test_secrets.py",
@@ -44,7 +51,11 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "restarts: stops and starts the whole stack")
+    for name, what in (
+        ("restarts", "stops and starts the whole stack"),
+        ("rolls", "puts releases beside each other, as local mode can"),
+    ):
+        config.addinivalue_line("markers", f"{name}: {what}")
 
 
 def pytest_terminal_summary(terminalreporter):

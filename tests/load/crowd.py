@@ -3,6 +3,7 @@
 import json
 import random
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from urllib.parse import urlsplit
@@ -83,9 +84,9 @@ class Crowd:
         self.most_inside = max(self.most_inside, self.inside)
         visitor = Visitor(self, due)
         try:
-            journey(visitor)
-        except Left:
-            pass
+            # Who left early was counted at the request that drove them away.
+            with suppress(Left):
+                journey(visitor)
         finally:
             self.inside -= 1
             visitor.session.client.clientpool.close()

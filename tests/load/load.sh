@@ -4,7 +4,9 @@ set -eu
 cd "$(dirname "$0")/../.."
 place=.venv/load
 wanted=$(cksum < tests/load/requirements.lock)
-if [ "$(cat $place/flagon-installed 2> /dev/null)" != "$wanted" ]; then
+installed=
+if [ -e $place/flagon-installed ]; then installed=$(cat $place/flagon-installed); fi
+if [ "$installed" != "$wanted" ]; then
   echo "load: installing $(grep -c '^[a-z].*==' tests/load/requirements.lock) packages from tests/load/requirements.lock"
   .venv/bin/uv venv --quiet --clear --python .venv/bin/python $place
   .venv/bin/uv pip install --quiet --python $place/bin/python --require-hashes --requirement tests/load/requirements.lock

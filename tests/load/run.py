@@ -7,7 +7,7 @@ Ends with 1 when an objective or a promise was broken.
 """
 
 # First: it makes sockets and sleeps cooperative before anybody has taken them.
-import locust  # isort: skip
+import locust  # isort: skip (it has to be first)
 
 import argparse
 import json

@@ -1,5 +1,6 @@
 """Reading server-sent events as `curl -N` does, line by line."""
 
+import json
 import queue
 import threading
 import time
@@ -8,6 +9,27 @@ import httpx2
 
 from flagon_chassis import sse
 from harness.waiting import NeverHappened
+
+# What realtime and every other reader sees, entry by entry.
+_LOG = """
+import redis
+client = redis.Redis.from_url(settings.redis_store_url.get_secret_value())
+wanted, found, last = json.loads(%r), [], "-"
+while True:
+    page = client.xrange("events", last, count=1000)
+    if not page:
+        break
+    for entry, fields in page:
+        if fields[b"type"].decode() == wanted:
+            found.append(entry.decode())
+    last = "(" + page[-1][0].decode()
+print(json.dumps(found))
+"""
+
+
+def log(stack, type_):
+    """Return the positions of all events of a type on the stream, in order."""
+    return stack.inside("realtime", _LOG % json.dumps(type_))
 
 
 class Stream:
@@ -37,6 +59,7 @@ class Stream:
         self._thread.start()
         assert self._opened.wait(120), "the stream did not open"
         if self._failure:
+            self.__exit__()
             raise self._failure
         return self
 

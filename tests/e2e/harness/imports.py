@@ -46,14 +46,21 @@ def params(category, **changes):
     } | changes
 
 
+def form(content, chosen, *, name="supplier.csv"):
+    """Return fields and files of the form that hands a file in."""
+    fields = {"kind": "import", "params": json.dumps(chosen)}
+    return fields, {"file": (name, content, "text/csv")}
+
+
 def submit(person, content, chosen, *, name="supplier.csv", key=None, headers=None):
     """Hand a file in and return the response (202 with a Location)."""
     extra = {"Idempotency-Key": key} if key else {}
+    fields, files = form(content, chosen, name=name)
     with person.client() as client:
         return client.post(
             "/api/v1/jobs",
-            data={"kind": "import", "params": json.dumps(chosen)},
-            files={"file": (name, content, "text/csv")},
+            data=fields,
+            files=files,
             headers=extra | (headers or {}),
             timeout=httpx2.Timeout(120.0, connect=5.0),
         )

@@ -47,13 +47,11 @@ class Stack:
     """The platform at one port base.
 
     :param mode: `local` or `docker`.
-    :param owned: whether these tests started it and so may stop it.
     """
 
-    def __init__(self, mode, port_base, *, owned=True):
+    def __init__(self, mode, port_base):
         self.mode = mode
         self.port_base = port_base
-        self.owned = owned
         self.url = f"http://localhost:{port_base}"
         self.https_url = f"https://localhost:{port_base + 363}"
         self.prometheus_url = f"http://127.0.0.1:{port_base + 18}"
@@ -122,6 +120,20 @@ class Stack:
             spans.append(span)
             todo += span["children"]
         return spans
+
+    def followed(self, request, services, seconds=120):
+        """Return what was logged about a request, once all these services told of it.
+
+        Processes of Python write a line when an answer is on its way; nginx and the
+        collectors of containers a little later.
+        """
+
+        def told():
+            said = self.make("logs", REQUEST=request).splitlines()
+            found = [json.loads(line) for line in said]
+            return services <= {line["service"] for line in found} and found
+
+        return until(told, seconds, what=f"lines of {services}", ignore=_NOT_YET)
 
     # -- single processes ---------------------------------------------------------------
 
@@ -310,7 +322,7 @@ def running():
         mode = os.environ.get("FLAGON_MODE") or (modes[0] if modes else "local")
         if mode == "docker":
             engine.find()
-        yield Stack(mode, base, owned=False)
+        yield Stack(mode, base)
         return
     mode = os.environ.get("FLAGON_MODE", "local")
     base = int(
