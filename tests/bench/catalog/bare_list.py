@@ -5,10 +5,8 @@ the very text that the catalog sends.
 """
 
 import os
-import types
-from threading import local
 
-import psycopg
+from bare import Bare, sent
 from pydantic_core import to_json
 from sqlalchemy import create_engine, event
 from sqlalchemy.orm import Session
@@ -20,42 +18,25 @@ from flagon_chassis import server
 LIMIT = 50
 
 
-class Bare:
+class BareList(Bare):
     """A WSGI app that answers any request with the newest 50 products.
 
     There is no cursor in it: one that the catalog makes is put in from outside.
     """
 
-    # Looked at by the server for checks of health; there are none.
-    extensions = types.MappingProxyType({})
-
     def __init__(self, settings, cursor):
-        url = settings.database_url.get_secret_value()
-        self._statement, self._values = _sent(url)
-        self._url = url.replace("postgresql+psycopg:", "postgresql:")
+        super().__init__(settings)
+        self._statement, self._values = _sent(settings.database_url.get_secret_value())
         self._cursor = cursor
-        self._own = local()
 
     def __call__(self, _environ, start_response):
-        rows = self._connection().execute(self._statement, self._values)
+        rows = self.connection.execute(self._statement, self._values)
         names = [column.name for column in rows.description]
         items = [dict(zip(names, row, strict=True)) for row in rows.fetchall()[:LIMIT]]
         for item in items:
             del item["position"]
         body = to_json({"items": items, "next_cursor": self._cursor})
-        start_response(
-            "200 OK",
-            [
-                ("Content-Type", "application/json"),
-                ("Content-Length", str(len(body))),
-            ],
-        )
-        return [body]
-
-    def _connection(self):
-        if not hasattr(self._own, "connection"):
-            self._own.connection = psycopg.connect(self._url, autocommit=True)
-        return self._own.connection
+        return sent(start_response, "200 OK", body)
 
 
 def _sent(url):
@@ -74,7 +55,7 @@ def _sent(url):
 
 def create_app():
     """Return the app with what its environment says."""
-    return Bare(Settings(), os.environ["BARE_CURSOR"])
+    return BareList(Settings(), os.environ["BARE_CURSOR"])
 
 
 if __name__ == "__main__":

@@ -1,15 +1,12 @@
 """A catalog under gunicorn with a full database, for the benchmarks."""
 
-import json
 import os
 import secrets
 import subprocess
 import sys
-import threading
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx2
@@ -18,6 +15,7 @@ from identity.servers import drawn
 
 from flagon_chassis.testing import (
     ISSUER,
+    KeySet,
     TokenMaker,
     free_port,
     start_postgres,
@@ -80,7 +78,7 @@ def ground(products, *, believable=False, durable=False, **settings):
     with ExitStack() as stack:
         postgres = stack.enter_context(drawn(start_postgres(**sure)))
         redis = stack.enter_context(drawn(start_redis()))
-        keys = stack.enter_context(key_set(bearer))
+        keys = stack.enter_context(closing(KeySet(bearer))).url
         with psycopg.connect(postgres.url, autocommit=True) as connection:
             connection.execute("create database bench")
         database = postgres.url.rsplit("/", 1)[0] + "/bench"
@@ -170,27 +168,3 @@ def wait(port, process, ready="/readyz"):
             break
         time.sleep(0.1)
     raise RuntimeError("the catalog does not get ready")
-
-
-@contextmanager
-def key_set(bearer):
-    """Publish the keys that prove the token; give their address."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            body = json.dumps(bearer.jwks()).encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *_):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/jwks"
-    finally:
-        server.shutdown()
-        server.server_close()
