@@ -8,8 +8,8 @@ VENV := .venv/bin
 FLAGON := PYTHONPATH=deploy/local $(VENV)/python -m flagonctl --mode $(MODE) --port-base $(PORT_BASE) --format $(FORMAT)
 # Values with spaces and quotes reach the program as typed: make gives them to the shell
 # as variables, never as text.
-export ACCOUNTS AT C F ID N ONLY P PART ROLE S SCOPE SIGNAL SNAPSHOT TO TOPIC TYPE WITH
-VALUES := "AT=$$AT" "C=$$C" "F=$$F" "ID=$$ID" "N=$$N" "ONLY=$$ONLY" "P=$$P" "PART=$$PART" "ROLE=$$ROLE" "S=$$S" "SCOPE=$$SCOPE" "SIGNAL=$$SIGNAL" "SNAPSHOT=$$SNAPSHOT" "TO=$$TO" "TOPIC=$$TOPIC" "TYPE=$$TYPE" "WITH=$$WITH"
+export ACCOUNTS AT C F ID N ONLY P PART REQUEST ROLE S SCOPE SIGNAL SNAPSHOT TO TOPIC TYPE WITH
+VALUES := "AT=$$AT" "C=$$C" "F=$$F" "ID=$$ID" "N=$$N" "ONLY=$$ONLY" "P=$$P" "PART=$$PART" "REQUEST=$$REQUEST" "ROLE=$$ROLE" "S=$$S" "SCOPE=$$SCOPE" "SIGNAL=$$SIGNAL" "SNAPSHOT=$$SNAPSHOT" "TO=$$TO" "TOPIC=$$TOPIC" "TYPE=$$TYPE" "WITH=$$WITH"
 
 K8S := $(VENV)/python deploy/k8s/cluster.py --context "$$CONTEXT" --overlay "$${OVERLAY:-local}"
 export CONTEXT OVERLAY
@@ -32,7 +32,7 @@ status: ## Every process: health, address, memory [FORMAT=json]
 	@$(FLAGON) status $(VALUES)
 doctor: ## Name what is wrong and the one next command
 	@$(FLAGON) doctor $(VALUES)
-logs: ## The log of a process [S=catalog F=1 to follow]
+logs: ## The log of a process [S=catalog F=1 to follow], or all lines of one request [REQUEST=…]
 	@$(FLAGON) logs $(VALUES)
 trace: ## What all processes did for one request [ID=… FORMAT=json]
 	@$(FLAGON) trace $(VALUES)
@@ -78,6 +78,10 @@ load: setup ## People who come and go, judged by the objectives [PROFILE=smoke U
 	@sh tests/load/load.sh --port-base=$(PORT_BASE) --profile=$(or $(PROFILE),smoke) --users=$(USERS) --seconds=$(SECONDS) --live=$(LIVE) --seed=$(SEED) --host="$(if $(findstring command,$(origin HOST)),$(HOST))" --accounts="$$ACCOUNTS"
 ledger: setup ## Jobs while workers are killed every second: none lost, none twice [N=5000]
 	@FLAGON_LEDGER_JOBS=$(or $(N),5000) $(VENV)/python -m pytest -q --no-cov services/worker/tests/test_ledger.py
+followers: setup ## Followers of 10,000 events while all between them breaks: no silent gap [N=10000 FOLLOWERS=200]
+	@FLAGON_FOLLOWED_EVENTS=$(or $(N),10000) FLAGON_FOLLOWERS=$(or $(FOLLOWERS),200) $(VENV)/python -m pytest -q -s tests/e2e/test_followers.py
+drill-upgrade: setup ## To the next release and back under traffic, beside each other: a report [RATE=10 SEEN=60 FROM=<tag>]
+	@$(VENV)/python tests/drill/run.py --port-base=$(if $(findstring command,$(origin PORT_BASE)),$(PORT_BASE),29480) --rate=$(RATE) --seen=$(SEEN) --from=$(FROM)
 
 # -- In a cluster -------------------------------------------------------------------------
 
