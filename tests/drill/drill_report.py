@@ -1,18 +1,18 @@
 """What is left of a drill: a page in Markdown and a picture of it over time."""
 
 from collections import defaultdict
-from html import escape
+
+import svg
 
 WIDTH, LEFT, RIGHT = 980, 62, 968
 PANEL, GAP, TOP = 120, 34, 92
 SLOT_SECONDS = 1.0
 
 STYLE = """
-text { font: 12px system-ui, sans-serif; fill: #1f2328 }
-.title { font-weight: 600; font-size: 13px }
-.small { font-size: 11px; fill: #59636e }
+text { font-size: 12px }
+.title { font-size: 13px }
+.small { font-size: 11px }
 .right { text-anchor: end }
-.page { fill: #ffffff }
 .axis { stroke: #d0d7de }
 .mark { stroke: #8c959f; stroke-dasharray: 2 3 }
 .both { fill: #ddf4ff }
@@ -20,9 +20,6 @@ text { font: 12px system-ui, sans-serif; fill: #1f2328 }
 .slow { fill: none; stroke: #bc4c00; stroke-width: 1.6 }
 .bad { fill: none; stroke: #cf222e; stroke-width: 1.6 }
 @media (prefers-color-scheme: dark) {
-  text { fill: #f0f6fc }
-  .small { fill: #9198a1 }
-  .page { fill: #0d1117 }
   .axis { stroke: #3d444d }
   .both { fill: #121d2f }
   .good { stroke: #4493f8 }
@@ -84,13 +81,15 @@ def picture(answers, marks, seconds):
             f' y2="{bottom - GAP}"/>'
         )
         # Neighbours stand in two rows, or they would cover each other.
-        lines.append(_text(x + 1, TOP - 10 - 13 * (number % 3), str(number), "small"))
+        lines.append(
+            svg.text(x + 1, TOP - 10 - 13 * (number % 3), str(number), "small")
+        )
     for place, (title, series) in enumerate(panels):
         lines += _panel(TOP + place * (PANEL + GAP), title, series, seconds)
     told = f"{len(answers)} requests, {sum(bool(a.wrong) for a in answers)} failed"
-    lines.append(_text(LEFT, 22, f"Upgrade and rollback: {told}", "title"))
+    lines.append(svg.text(LEFT, 22, f"Upgrade and rollback: {told}", "title"))
     lines.append(
-        _text(
+        svg.text(
             LEFT,
             40,
             "Shaded: both releases of a service serve. Numbers: the steps of"
@@ -98,22 +97,12 @@ def picture(answers, marks, seconds):
             "small",
         )
     )
-    lines.append(_text(RIGHT, bottom - GAP + 26, f"{seconds:.0f} s", "small right"))
-    head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {bottom}"'
-        f' width="{WIDTH}" height="{bottom}" role="img" aria-labelledby="told">'
-        f'<title id="told">{escape(told)}</title><style>{STYLE}</style>'
-        f'<rect class="page" width="{WIDTH}" height="{bottom}" rx="8"/>'
-    )
-    return "\n".join([head, *lines, "</svg>\n"])
+    lines.append(svg.text(RIGHT, bottom - GAP + 26, f"{seconds:.0f} s", "small right"))
+    return svg.document(WIDTH, bottom, told, STYLE, lines)
 
 
 def _x(second, seconds):
     return LEFT + (RIGHT - LEFT) * second / max(seconds, 1e-9)
-
-
-def _text(x, y, text, kind=""):
-    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}">{escape(text)}</text>'
 
 
 def _panel(top, title, series, seconds):
@@ -121,9 +110,9 @@ def _panel(top, title, series, seconds):
     floor = top + PANEL
     lines = [
         f'<line class="axis" x1="{LEFT}" x2="{RIGHT}" y1="{floor}" y2="{floor}"/>',
-        _text(LEFT, floor + 14, title, "small"),
-        _text(LEFT - 6, top + 18, f"{most:.0f}", "small right"),
-        _text(LEFT - 6, floor, "0", "small right"),
+        svg.text(LEFT, floor + 14, title, "small"),
+        svg.text(LEFT - 6, top + 18, f"{most:.0f}", "small right"),
+        svg.text(LEFT - 6, floor, "0", "small right"),
     ]
     for kind, values in series:
         points = [

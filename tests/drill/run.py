@@ -11,7 +11,9 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "e2e"))
+sys.path.extend(
+    str(Path(__file__).resolve().parents[1] / name) for name in ("e2e", "bench")
+)
 
 from drill_report import page, picture
 from harness.engine import ROOT

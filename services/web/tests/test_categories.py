@@ -79,19 +79,6 @@ class TestCategories:
         assert '<option value="mugs">\N{EM SPACE}Mugs</option>' in text
 
 
-class TestPermissions:
-    def test_are_those_of_merchandisers(self, browser, platform, kitchen):
-        platform.role = "customer"
-        browser.sign_in(platform)
-        place = f"{PAGE}/{kitchen['id']}"
-
-        for path in (PAGE, f"{PAGE}/new", place):
-            assert browser.get(path).status_code == 403
-        for path in (f"{PAGE}/new", place, f"{place}/move", f"{place}/delete"):
-            assert browser.submit(path, **WRITTEN, etag='"v1"').status_code == 403
-        assert (len(platform.categories), kitchen["version"]) == (2, 1)
-
-
 class TestCreateCategory:
     def test_makes_it(self, signed_in, platform, kitchen):
         sent = {**WRITTEN, "parent": "kitchen", "description": "For\r\ntea"}

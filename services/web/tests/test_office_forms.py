@@ -35,6 +35,31 @@ class TestForms:
 
         assert answer.status_code == 403
 
+    @pytest.mark.parametrize(
+        ("page", "written", "forms"),
+        [
+            ("products", PRODUCT, ["new", "{}", "{}/archive", "status", "undo"]),
+            ("categories", CATEGORY, ["new", "{}", "{}/move", "{}/delete"]),
+        ],
+    )
+    def test_are_those_of_merchandisers(
+        self, browser, platform, a_product, a_category, page, written, forms
+    ):
+        product, category = platform.add(a_product), a_category("Kitchen")
+        thing = {"products": product, "categories": category}[page]
+        platform.role = "customer"
+        browser.sign_in(platform)
+        place = f"{OFFICE}/{page}"
+        before = (thing.copy(), platform.categories.copy())
+
+        for path in (place, f"{place}/new", f"{place}/{thing['id']}"):
+            assert browser.get(path).status_code == 403
+        for form in forms:
+            path = f"{place}/{form.format(thing['id'])}"
+            assert browser.submit(path, **written, etag='"v1"').status_code == 403
+        assert (thing, platform.categories) == before
+        assert platform.keys == []
+
 
 class TestPagesOfAdministrators:
     @pytest.mark.parametrize("what", ["accounts", "clients"])

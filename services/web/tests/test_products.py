@@ -174,19 +174,6 @@ class TestProducts:
 
 
 class TestPermissions:
-    def test_are_those_of_merchandisers(self, browser, platform, mug):
-        platform.role = "customer"
-        browser.sign_in(platform)
-        place = f"{PAGE}/{mug['id']}"
-
-        for path in (PAGE, f"{PAGE}/new", place):
-            assert browser.get(path).status_code == 403
-        for path in (f"{PAGE}/new", place, f"{place}/archive", f"{PAGE}/status"):
-            assert browser.submit(path, **WRITTEN, etag='"1"').status_code == 403
-        assert browser.submit(f"{PAGE}/undo").status_code == 403
-        assert (mug["version"], mug["name"]) == (1, "Mug")
-        assert platform.keys == []
-
     def test_of_strangers_are_none(self, browser):
         answer = browser.get(PAGE)
 

@@ -1,23 +1,18 @@
 """The figures of the catalog's benchmark as a picture, for docs/performance.md."""
 
-from html import escape
+import svg
 
 WIDTH, LEFT, RIGHT = 420, 16, 404
 BAR, ROW = 14, 44
 
 STYLE = """
-text { font: 15px system-ui, sans-serif; fill: #1f2328 }
-.title { font-weight: 600 }
-.small { font-size: 13px; fill: #59636e }
+text { font-size: 15px }
+.small { font-size: 13px }
 .value { text-anchor: end; font-variant-numeric: tabular-nums }
-.page { fill: #ffffff }
 .ours { fill: #1f6feb }
 .other { fill: #8c959f }
 .goal { stroke: #bc4c00; stroke-width: 2 }
 @media (prefers-color-scheme: dark) {
-  text { fill: #f0f6fc }
-  .small { fill: #9198a1 }
-  .page { fill: #0d1117 }
   .ours { fill: #4493f8 }
   .other { fill: #6e7681 }
   .goal { stroke: #f0883e }
@@ -48,35 +43,24 @@ def picture(bars, shares, products):
             f' y2="{y + BAR + 8}"/>'
         )
         y += ROW
-    _text(
-        lines, y, f"{products:,} products; CPU is the server's and Postgres'.", "small"
-    )
+    measured = f"{products:,} products; CPU is the server's and Postgres'."
+    lines.append(svg.text(LEFT, y, measured, "small"))
     height = y + 18
     told = "; ".join(
         [f"{name}: {rate:.0f} requests a CPU second" for name, rate, *_ in bars]
         + [f"{name}: {share:.2f} of its limit" for name, share, _ in shares]
     )
-    head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}"'
-        f' width="{WIDTH}" height="{height}" role="img" aria-labelledby="told">'
-        f'<title id="told">{escape(told)}</title><style>{STYLE}</style>'
-        f'<rect class="page" width="{WIDTH}" height="{height}" rx="8"/>'
-    )
-    return "\n".join([head, *lines, "</svg>\n"])
+    return svg.document(WIDTH, height, told, STYLE, lines)
 
 
 def _title(lines, y, text):
-    _text(lines, y, text, "title")
+    lines.append(svg.text(LEFT, y, text, "title"))
     return y + 28
 
 
-def _text(lines, y, text, kind, x=LEFT):
-    lines.append(f'<text class="{kind}" x="{x}" y="{y}">{escape(text)}</text>')
-
-
 def _bar(lines, y, name, value, share, *, ours):
-    _text(lines, y, name, "small")
-    _text(lines, y, value, "small value", RIGHT)
+    lines.append(svg.text(LEFT, y, name, "small"))
+    lines.append(svg.text(RIGHT, y, value, "small value"))
     kind = "ours" if ours else "other"
     width = max(2, share * (RIGHT - LEFT))
     lines.append(
