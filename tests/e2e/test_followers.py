@@ -26,6 +26,8 @@ EVENTS = int(os.environ.get("FLAGON_FOLLOWED_EVENTS", "1000"))
 BATCHES = max(10, EVENTS // 500)
 CHANGED = "market.flagon.product.changed.v1"
 GAP = "gap"
+TOLD_SECONDS = 180
+"""No batch is longer on its way: that many seconds its token has to be good for."""
 MISHAPS = (
     ("kill", "realtime"),
     ("pause", "realtime"),
@@ -91,10 +93,15 @@ class Feed:
             self.batch += 1
             self.told.notify_all()
 
-    def wait_for(self, batch):
-        """Wait until so many batches were told."""
+    def wait_for(self, batch, over):
+        """Wait until so many batches were told, or the event `over` is set."""
         with self.told:
-            assert self.told.wait_for(lambda: self.batch >= batch, 600)
+            assert self.told.wait_for(lambda: self.batch >= batch or over.is_set(), 600)
+
+    def wake(self):
+        """Let those who wait see whether it is over."""
+        with self.told:
+            self.told.notify_all()
 
 
 class Follower:
@@ -139,13 +146,14 @@ class Follower:
                 self.last = stream.last_id
                 if self.lazy and count == 10:
                     # The socket stays open, and nothing is read.
-                    self.feed.wait_for(min(self.feed.batch + 2, BATCHES))
+                    self.feed.wait_for(min(self.feed.batch + 2, BATCHES), self.over)
                 if count <= 0:
                     return
 
     def end(self):
         """Follow no more; whoever waits for an event is woken by the next heartbeat."""
         self.over.set()
+        self.feed.wake()
         if self.stream:
             self.stream.close()
 
@@ -260,8 +268,8 @@ class TestFollowers:
         with ThreadPoolExecutor(1) as pool:
             for number in range(BATCHES - 1):
                 what, name = MISHAPS[number % len(MISHAPS)]
-                # Nobody could renew it while Redis stands still.
-                assert person.token
+                # Nobody could renew it while Redis or the gateway stands still.
+                assert person.token_for(TOLD_SECONDS)
                 with disturbed(stack, feed, what, name):
                     told = pool.submit(feed.tell, EVENTS // BATCHES)
                     # What stands still may be what the batch has to go through.

@@ -102,7 +102,11 @@ class Person:
     @property
     def token(self):
         """An access token that is good for another minute at least."""
-        if time.time() > self._expires - _RENEW_SECONDS:
+        return self.token_for(_RENEW_SECONDS)
+
+    def token_for(self, seconds):
+        """Return an access token that is good for so long at least."""
+        if time.time() > self._expires - seconds:
             # The old one may run out just while the platform recovers.
             answer = until(
                 self.sign_in,
