@@ -10,16 +10,17 @@ from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "e2e")]
+sys.path.extend(
+    str(Path(__file__).parents[n] / name) for n, name in ((0, ""), (1, "e2e"))
+)
 
-from axe import AXE  # noqa: E402 (found by the line above)
-from harness import failures  # noqa: E402
-from harness.stack import running  # noqa: E402
-from people import Person, chromium, chromium_path  # noqa: E402
-from playwright.sync_api import expect  # noqa: E402
+from axe import AXE
+from harness import failures
+from harness.stack import running
+from people import Person, chromium, chromium_path
+from playwright.sync_api import expect
 
-from flagon_chassis.testing import lacking  # noqa: E402
+from flagon_chassis.testing import lacking
 
 # What surely happens, on the busiest machine; no promise of ours.
 expect.set_options(timeout=120_000)

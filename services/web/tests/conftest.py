@@ -174,6 +174,7 @@ class Platform:
     lines: list[dict[str, Any]] = field(default_factory=list)
     """Of every job, oldest first."""
     schedules: dict[str, dict[str, Any]] = field(default_factory=dict)
+    import_profiles: dict[str, dict[str, Any]] = field(default_factory=dict)
     webhooks: dict[str, dict[str, Any]] = field(default_factory=dict)
     deliveries: list[dict[str, Any]] = field(default_factory=list)
     """Of every webhook, newest first."""
@@ -284,6 +285,7 @@ def stand_in(platform: Platform) -> Flask:  # noqa: PLR0915 (one route after ano
         "/api/v1/categories": "catalog",
         "/api/v1/jobs": "worker",
         "/api/v1/schedules": "worker",
+        "/api/v1/import-profiles": "worker",
         "/api/v1/webhooks": "worker",
         "/api/v1/users": "auth",
         "/api/v1/clients": "auth",
@@ -458,6 +460,7 @@ def stand_in(platform: Platform) -> Flask:  # noqa: PLR0915 (one route after ano
     stand_in_jobs(app, platform)
     stand_in_dead(app, platform)
     stand_in_schedules(app, platform)
+    stand_in_profiles(app, platform)
     stand_in_webhooks(app, platform)
     stand_in_users(app, platform)
     stand_in_clients(app, platform)
@@ -922,7 +925,7 @@ def stand_in_resources(
     bp = Blueprint(kind, __name__, url_prefix=f"/api/v1/{kind}")
 
     def shelf() -> dict[str, Any]:
-        found: dict[str, Any] = getattr(platform, kind)
+        found: dict[str, Any] = getattr(platform, kind.replace("-", "_"))
         return found
 
     def find(id_: object) -> dict[str, Any]:
@@ -1002,6 +1005,49 @@ def stand_in_schedules(app: Flask, platform: Platform) -> None:
         found["enabled"] = step == "resume"
         found["version"] += 1
         return tagged(found)
+
+
+def make_profile(name: str, mapping: dict[str, str], **members: Any) -> dict[str, Any]:
+    return {
+        "id": str(uuid4()),
+        "name": name,
+        "mapping": mapping,
+        "defaults": {"currency": "EUR"},
+        "encoding": None,
+        "delimiter": None,
+        "decimals": "auto",
+        "version": 1,
+        **members,
+    }
+
+
+def stand_in_profiles(app: Flask, platform: Platform) -> None:
+    """Give the app the worker's import profiles API."""
+    kept = platform.import_profiles
+
+    def judge(fields: dict[str, Any]) -> Any:
+        return problem(422, "No such name.") if fields["name"] == "odd" else None
+
+    def add(fields: dict[str, Any]) -> dict[str, Any]:
+        made = make_profile(**fields)
+        kept[made["id"]] = made
+        return made
+
+    find = stand_in_resources(app, platform, "import-profiles", judge, add)
+
+    @app.put("/api/v1/import-profiles/<id_>")
+    def replace_profile(id_: str) -> Any:
+        refusal = stale(find(id_))
+        if refusal is not None:
+            return refusal
+        find(id_).update(request.get_json(), version=find(id_)["version"] + 1)
+        return tagged(find(id_))
+
+    @app.post("/api/v1/import-profiles/suggest")
+    def suggest_profiles() -> Response:
+        columns = set(request.get_json()["columns"])
+        fit = [one for one in kept.values() if columns >= set(one["mapping"].values())]
+        return jsonify(items=fit)
 
 
 def make_webhook(**members: Any) -> dict[str, Any]:
@@ -1411,6 +1457,18 @@ def a_product() -> dict[str, Any]:
 @pytest.fixture
 def product_with() -> Callable[..., dict[str, Any]]:
     return make_product
+
+
+@pytest.fixture
+def a_profile(platform: Platform) -> Callable[..., dict[str, Any]]:
+    """Keep an import profile at the worker."""
+
+    def make(*arguments: Any, **members: Any) -> dict[str, Any]:
+        made = make_profile(*arguments, **members)
+        platform.import_profiles[made["id"]] = made
+        return made
+
+    return make
 
 
 @pytest.fixture

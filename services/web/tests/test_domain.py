@@ -284,6 +284,31 @@ class TestSuggest:
         assert self.suggest("sku,id,title", "a,1,x", "a,2,y")["id"] == "sku"
         assert self.suggest("price,stock,cents", "call us,many,x")["price"] == ""
 
+    def test_knows_columns_by_their_values_where_no_header_does(self):
+        found = self.suggest(
+            "a,b,c,d,e",
+            "Dune,Frank Herbert,K-1,€ 9.99,EUR",
+            "Emma,Jane Austen,K-2,€ 4.50,EUR",
+            "A longer title,Jane Austen,K-3,€ 4.50,EUR",
+        )
+
+        assert list(found.values()) == ["name", "", "sku", "price", "currency"]
+
+    @pytest.mark.parametrize(
+        "rows",
+        [
+            # Too few.
+            ["Dune,K-1,9.99", "Emma,K-2,4.50"],
+            # An empty cell; the same twice; whole numbers.
+            ["Dune,K-1,9", "Dune,,12", "Emma,K-3,8"],
+        ],
+    )
+    def test_leaves_what_is_in_doubt(self, rows):
+        found = self.suggest("a,b,c", *rows)
+
+        assert {"price", "name"}.isdisjoint(found.values())
+        assert found["b"] == ""
+
     def test_gives_each_target_once(self):
         found = self.suggest("sku,id,name,title", "1,2,a,b")
 

@@ -1,5 +1,7 @@
 import io
 import os
+import re
+from typing import ClassVar
 
 import pytest
 
@@ -111,6 +113,109 @@ class TestChooseColumns:
             file.unlink()
 
         assert signed_in.get("/import/columns").location == "/import"
+
+
+class TestProfiles:
+    """Mappings that a person keeps."""
+
+    MAPPING: ClassVar = {"name": "title", "sku": "book_id", "attributes.year": "year"}
+
+    def test_fill_in_what_the_columns_mean(self, signed_in, a_profile):
+        defaults = {
+            "price_minor": 1299,
+            "currency": "GBP",
+            "stock": 5,
+            "category": "books",
+        }
+        a_profile("Books", self.MAPPING, defaults=defaults)
+        upload(signed_in)
+
+        text = signed_in.get("/import/columns").text
+
+        assert "Filled in as you did before." in text
+        assert re.findall(r'<option selected value="(\w+)">', text) == [
+            "sku",
+            "name",
+            "attribute",
+            "GBP",
+        ]
+        for value in ("12.99", "5", "books", "Books"):
+            assert f'value="{value}"' in text
+
+    def test_are_chosen_among_those_that_fit(self, signed_in, a_profile):
+        first = a_profile("First", self.MAPPING)
+        second = a_profile("Second", {"sku": "title", "name": "book_id"}, defaults={})
+        a_profile("Elsewhere", {"sku": "isbn", "name": "title"})
+        upload(signed_in)
+
+        text = signed_in.get(f"/import/columns?profile={second['id']}").text
+
+        links = re.findall(r'chip" href="[^"]*profile=([^"]*)"( aria-current)?', text)
+        assert links == [(first["id"], ""), (second["id"], " aria-current"), ("", "")]
+        assert text.index('selected value="name"') < text.index('selected value="sku"')
+        headers = signed_in.get("/import/columns?profile=").text
+        assert "what the headers and the first values suggest" in headers
+        assert 'value="First"' not in headers
+
+    @pytest.mark.parametrize(
+        ("mapping", "members"),
+        [
+            (MAPPING, {"decimals": "comma"}),
+            (MAPPING, {"encoding": "cp1252"}),
+            (MAPPING, {"delimiter": ";"}),
+            (MAPPING, {"defaults": {"status": "draft"}}),
+            ({**MAPPING, "attributes.when": "year"}, {}),
+            ({**MAPPING, "stock": "title"}, {}),
+        ],
+    )
+    def test_are_not_offered_where_the_form_cannot_show_them(
+        self, signed_in, a_profile, mapping, members
+    ):
+        a_profile("Odd", mapping, **members)
+        upload(signed_in)
+
+        assert "Odd" not in signed_in.get("/import/columns").text
+
+    def test_are_kept_under_a_name(self, signed_in, platform):
+        for price in ("12", "13"):
+            upload(signed_in)
+            more = {"price": price, "keep_as": " Books "}
+            assert columns(signed_in, "sku", "name", "", "attribute", **more).location
+
+        (kept,) = platform.import_profiles.values()
+        assert (kept["name"], kept["version"]) == ("Books", 2)
+        assert kept["mapping"] == self.MAPPING
+        assert kept["defaults"] == {"currency": "EUR", "price_minor": 1300}
+        assert len(platform.uploads) == 2
+
+    def test_are_refused_before_the_import_begins(self, signed_in, platform):
+        upload(signed_in)
+
+        answer = columns(signed_in, "sku", "name", "", "", price="1", keep_as="odd")
+
+        assert answer.status_code == 422
+        assert "No such name." in answer.text
+        assert (platform.uploads, platform.import_profiles) == ([], {})
+
+    def test_are_deleted(self, signed_in, platform, a_profile):
+        kept = a_profile("Books", self.MAPPING)
+        place = f"/import/profiles/{kept['id']}/delete"
+        assert place in signed_in.get("/import").text
+
+        assert signed_in.submit(place).location == "/import"
+        assert platform.import_profiles == {}
+        text = signed_in.get("/import").text
+        assert "The mapping is deleted." in text
+        assert "Mappings that you keep" not in text
+        signed_in.submit(place)
+        assert "It is gone already." in signed_in.get("/import").text
+
+    def test_are_missed_by_nobody_while_the_worker_is_down(self, signed_in, platform):
+        upload(signed_in)
+        platform.down.add("worker")
+
+        assert "Frank Herbert" in signed_in.get("/import/columns").text
+        assert signed_in.get("/import").status_code == 200
 
 
 class TestCreateImport:

@@ -7,6 +7,7 @@ from .conftest import OWN_ID, REVIEWER, make_category, make_picture
 
 EVIL = "%22%3E%3Cscript%3Ealert(1)"
 PLACE = {
+    "profile_id": "00000000-0000-0000-0000-000000000000",
     "ref": "the-hobbit",
     "slug": "books",
     "picture_id": "00000000-0000-0000-0000-000000000000",
@@ -336,7 +337,7 @@ class TestForms:
                     yield method, app.url_for(rule.endpoint, **values)
 
     def test_there_are_as_many_as_we_know(self, app):
-        assert len(list(self.routes(app))) == 48
+        assert len(list(self.routes(app))) == 49
 
     def test_refuse_what_does_not_come_from_our_page(self, signed_in, app, platform):
         before = len(platform.uploads), len(platform.revoked)

@@ -23,6 +23,7 @@ from .clients.identity import Identity
 from .clients.jobs import Jobs
 from .clients.pictures import Pictures
 from .clients.products import Products
+from .clients.profiles import Profiles
 from .clients.prometheus import Prometheus
 from .clients.readiness import Readiness
 from .clients.registered_clients import RegisteredClients
@@ -118,6 +119,7 @@ def _backends(settings: Settings) -> Backends:
         reviews=Reviews(catalog),
         jobs=Jobs(worker, upload_seconds=settings.upload_seconds),
         dead=DeadLetters(worker),
+        profiles=Profiles(worker),
         schedules=Schedules(worker),
         webhooks=Webhooks(worker),
         users=Users(auth),

@@ -112,6 +112,11 @@ class Mapping(Form):
         validators=[Optional(), Length(max=80)],
         description=_("Made if it does not exist."),
     )
+    keep_as = StringField(
+        _("Name"),
+        validators=[Optional(), Length(max=100)],
+        description=_("One that has this name already is replaced."),
+    )
     dry_run = BooleanField(_("Only check the file, change nothing"))
 
 

@@ -14,6 +14,7 @@ from .identity import Identity
 from .jobs import Jobs
 from .pictures import Pictures
 from .products import Products
+from .profiles import Profiles
 from .prometheus import Prometheus
 from .readiness import Readiness
 from .registered_clients import RegisteredClients
@@ -34,6 +35,7 @@ class Backends:
     categories: Categories
     pictures: Pictures
     jobs: Jobs
+    profiles: Profiles
     dead: DeadLetters
     schedules: Schedules
     webhooks: Webhooks

@@ -5,18 +5,24 @@ import io
 import json
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import mean
 from typing import Any
+
+from pydantic import Field
 
 from flagon_chassis.errors import Invalid
 from flagon_web.i18n import LazyText, number
 from flagon_web.i18n import gettext as _
 
 from . import money
+from .products import Shown
 
 MAX_COLUMNS = 200
 SAMPLE_ROWS = 5
+_ROWS_TO_JUDGE = 3
+"""With fewer, values look alike by chance."""
 HEAD_BYTES = 256 * 1024
 """How much of a file is read to show its columns."""
 
@@ -37,6 +43,10 @@ TARGETS = {
 
 _SKU = re.compile(r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _AMOUNT = re.compile(r"\A\D{0,3}\s?\d+(?:[.,]\d{1,2})?\s?\D{0,3}\Z")
+_SIGN_OR_CENTS = re.compile(r"[€$£¥]|\d[.,]\d\d(?!\d)")
+_CURRENCY = re.compile(r"\A[A-Z]{3}\Z")
+_STATUSES = frozenset(["draft", "active", "archived"])
+_DEFAULTS = frozenset(["price_minor", "currency", "stock", "category"])
 _DELIMITERS = ",;\t|"
 # In the order of trust: the first header that is found wins.
 _HEADERS: dict[str, tuple[str, ...]] = {
@@ -167,8 +177,11 @@ class Table:
 
     def sample(self, column: str, count: int = 3) -> list[str]:
         """Return the first values of a column that are not empty."""
-        found = (row.get(column, "").strip() for row in self.rows)
-        return [value for value in found if value][:count]
+        return [value for value in self.values(column) if value][:count]
+
+    def values(self, column: str) -> list[str]:
+        """Return the values of a column in all rows that were read."""
+        return [row.get(column, "").strip() for row in self.rows]
 
 
 @dataclass(frozen=True)
@@ -180,6 +193,62 @@ class Defaults:
     currency: str = "EUR"
     stock: int | None = None
     category: str = ""
+
+
+class Profile(Shown):
+    """A mapping of columns that a person keeps."""
+
+    id: str
+    name: str
+    mapping: dict[str, str]
+    """The file's column for each target."""
+    defaults: dict[str, Any] = Field(default_factory=dict)
+    encoding: str | None = None
+    delimiter: str | None = None
+    decimals: str = "auto"
+    etag: str = ""
+
+    @property
+    def plain(self) -> bool:
+        """Whether the form of the columns can show all that it says."""
+        own = (self.encoding, self.delimiter, self.decimals)
+        columns = self.mapping.values()
+        return (
+            own == (None, None, "auto")
+            and self.defaults.keys() <= _DEFAULTS
+            and len(set(columns)) == len(columns)
+            and all(_shown_as(full, column) for full, column in self.mapping.items())
+        )
+
+    def chosen(self, columns: Sequence[str]) -> list[str]:
+        """Return the target of each column, as `suggest` has them."""
+        targets = {
+            column: _shown_as(full, column) for full, column in self.mapping.items()
+        }
+        return [targets.get(column, IGNORED) for column in columns]
+
+    def given(self) -> Defaults:
+        """Return what it gives every row, as people write it."""
+        currency = str(self.defaults.get("currency", Defaults.currency))
+        price = self.defaults.get("price_minor")
+        return Defaults(
+            price="" if price is None else money.writable(int(price), currency),
+            currency=currency,
+            stock=self.defaults.get("stock"),
+            category=self.defaults.get("category", ""),
+        )
+
+
+class ProfileList(Shown):
+    """Some profiles."""
+
+    items: list[Profile]
+
+
+class ProfilePage(ProfileList):
+    """Some profiles, by name."""
+
+    next_cursor: str | None = None
 
 
 @dataclass
@@ -221,7 +290,8 @@ def read_table(head: bytes, *, complete: bool) -> Table:
 def suggest(table: Table) -> dict[str, str]:
     """Return a target for every column: one of `TARGETS`, `ATTRIBUTE` or `IGNORED`.
 
-    Headers decide; the sample may veto (an article number must look like one).
+    Headers decide; the sample may veto (an article number must look like one), and says
+    what no header says.
     """
     suggestion = _Suggestion()
     words = {column: _words(column) for column in table.columns}
@@ -240,6 +310,13 @@ def suggest(table: Table) -> dict[str, str]:
             if column is not None:
                 suggestion.give(column, target)
                 break
+    for target in _BY_VALUES:
+        if target in suggestion.by_column.values():
+            continue
+        unknown = filter(suggestion.free, table.columns)
+        likely = _likely(target, {column: table.values(column) for column in unknown})
+        if likely is not None:
+            suggestion.give(likely, target)
     return {
         column: suggestion.by_column.get(
             column,
@@ -425,3 +502,50 @@ def _fits(target: str, sample: Sequence[str]) -> bool:
     if target in ("stock", "price_minor"):
         return all(value.removesuffix(".0").isdigit() for value in sample)
     return True
+
+
+def _shown_as(full: str, column: str) -> str:
+    """Return how the form shows a target of a column; empty when it cannot."""
+    if full == f"attributes.{attribute_name(column)}":
+        return ATTRIBUTE
+    return full if full in TARGETS else IGNORED
+
+
+def _is_money(value: str) -> bool:
+    # A number without a sign or cents could be anything.
+    return bool(_AMOUNT.match(value) and _SIGN_OR_CENTS.search(value))
+
+
+def _is_number_of_article(value: str) -> bool:
+    return bool(_SKU.match(value)) and any(c.isdigit() for c in value)
+
+
+_BY_VALUES: dict[str, Callable[[str], bool]] = {
+    "currency": lambda value: bool(_CURRENCY.match(value)),
+    "status": lambda value: value.lower() in _STATUSES,
+    "price": _is_money,
+    "sku": _is_number_of_article,
+    "name": lambda value: any(c.isalpha() for c in value),
+}
+"""What every value of a column looks like that can become this, in the order of trust."""
+
+
+def _likely(target: str, columns: Mapping[str, Sequence[str]]) -> str | None:
+    """Return the column that becomes a target by its values alone; None in doubt.
+
+    :param columns: the values of each, in all rows that were read.
+    """
+    found = {
+        column: values
+        for column, values in columns.items()
+        if len(values) >= _ROWS_TO_JUDGE and all(map(_BY_VALUES[target], values))
+    }
+    if target in {"sku", "name"}:
+        found = {c: v for c, v in found.items() if len(set(v)) == len(v)}
+    if target == "sku":
+        # Of several the first: those who write files begin with it.
+        return next(iter(found), None)
+    if target == "name":
+        long = {c: mean(map(len, values)) for c, values in found.items()}
+        return max(long, key=lambda column: long[column], default=None)
+    return next(iter(found)) if len(found) == 1 else None

@@ -1,11 +1,15 @@
 """Importing a supplier's file, in two steps that need no script."""
 
 import re
+from collections.abc import Sequence
+from functools import partial
 from hashlib import sha256
 from json import dumps
 from pathlib import PurePath
+from typing import Any
+from uuid import UUID
 
-from flask import Blueprint, redirect, render_template, session, url_for
+from flask import Blueprint, redirect, render_template, request, session, url_for
 from flask.typing import ResponseReturnValue
 
 from flagon_chassis.errors import Failure
@@ -16,7 +20,7 @@ from flagon_web.domain import imports
 from flagon_web.forms import Mapping, Upload, first_error
 from flagon_web.i18n import gettext as _
 
-from . import access
+from . import access, office
 
 bp = Blueprint("imports", __name__, url_prefix="/import")
 
@@ -26,8 +30,10 @@ _LONGEST_NAME = 100
 @bp.get("")
 @access.needs("jobs:write")
 def choose_file() -> ResponseReturnValue:
-    """Show the form for the file."""
-    return render_template("import_file.html", form=Upload())
+    """Show the form for the file, and the mappings that the person keeps."""
+    api, token = backends(), access.token()
+    found = api.gather({"kept": partial(api.profiles.find_all, token=token)})
+    return render_template("import_file.html", form=Upload(), kept=found["kept"])
 
 
 @bp.post("")
@@ -57,9 +63,27 @@ def _file_refused(form: Upload, why: str) -> ResponseReturnValue:
 @bp.get("/columns")
 @access.needs("jobs:write")
 def choose_columns() -> ResponseReturnValue:
-    """Show the columns with a suggestion for each."""
+    """Show the columns as a mapping that fits has them, else with a suggestion for each."""
     table = _uploaded()
-    return _columns_page(table, _suggested(table))
+    fitting = _fitting(table)
+    wanted = request.args.get("profile", fitting[0].id if fitting else "")
+    used = next((one for one in fitting if one.id == wanted), None)
+    if used is None:
+        return _columns_page(table, _suggested(table), fitting=fitting)
+    form = Mapping(
+        formdata=None,
+        targets=used.chosen(table.columns),
+        keep_as=used.name,
+        **vars(used.given()),
+    )
+    return _columns_page(table, form, fitting=fitting, used=used.id)
+
+
+def _fitting(table: imports.Table) -> list[imports.Profile]:
+    """Return the mappings for this file that the form can show."""
+    api, token = backends(), access.token()
+    ask = partial(api.profiles.find_fitting, table.columns, token=token)
+    return [one for one in api.gather({"fitting": ask})["fitting"] or () if one.plain]
 
 
 def _suggested(table: imports.Table) -> Mapping:
@@ -93,6 +117,7 @@ def create_import() -> ResponseReturnValue:
     upload, token = session["upload"], access.token()
     try:
         params = imports.params(chosen, defaults, dry_run=form.dry_run.data)
+        _keep(form, params)
         job = backends().jobs.create_import(
             backends().spool.path(upload["ticket"]),
             name=upload["name"],
@@ -101,7 +126,7 @@ def create_import() -> ResponseReturnValue:
             token=token,
         )
     except Refused as refused:
-        if refused.status not in {400, 413, 415, 422}:
+        if refused.status not in {400, 409, 412, 413, 415, 422}:
             raise
         return _columns_page(table, form, refused.detail)
     except Failure as failure:
@@ -111,6 +136,25 @@ def create_import() -> ResponseReturnValue:
     backends().spool.drop(upload["ticket"])
     session.pop("upload")
     return redirect(url_for("jobs.job", job_id=job.id), 303)
+
+
+def _keep(form: Mapping, params: dict[str, Any]) -> None:
+    """Keep what the columns mean, where the person gave a name for it."""
+    name = (form.keep_as.data or "").strip()
+    if not name:
+        return
+    kept = {"name": name, **{part: params[part] for part in ("mapping", "defaults")}}
+    key = office.key_with(session["upload"]["ticket"], kept)
+    backends().profiles.keep(kept, key=key, token=access.token())
+
+
+@bp.post("/profiles/<uuid:profile_id>/delete")
+@access.needs("jobs:write")
+def delete_profile(profile_id: UUID) -> ResponseReturnValue:
+    """Forget a mapping."""
+    forget = partial(backends().profiles.forget, str(profile_id), token=access.token())
+    office.act(forget, _("The mapping is deleted."), gone=_("It is gone already."))
+    return redirect(url_for("imports.choose_file"), 303)
 
 
 def _uploaded() -> imports.Table:
@@ -126,13 +170,20 @@ def _read_table(ticket: str) -> imports.Table:
 
 
 def _columns_page(
-    table: imports.Table, form: Mapping, why: str = ""
+    table: imports.Table,
+    form: Mapping,
+    why: str = "",
+    *,
+    fitting: Sequence[imports.Profile] = (),
+    used: str = "",
 ) -> ResponseReturnValue:
     page = render_template(
         "import_columns.html",
         table=table,
         form=form,
         why=why,
+        fitting=fitting,
+        used=used,
         name=session["upload"]["name"],
         required=("sku", "name"),
     )
