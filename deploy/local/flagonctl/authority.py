@@ -30,7 +30,7 @@ def ensure(folder: Path, key_mode: int = 0o600) -> bool:
         (folder / "server.key").exists()
     ):
         return False
-    _make_certificate(folder, now, key_mode)
+    certify(folder, key_mode)
     return True
 
 
@@ -93,7 +93,9 @@ def _make_authority(folder: Path, now: datetime) -> None:
     )
 
 
-def _make_certificate(folder: Path, now: datetime, key_mode: int) -> None:
+def certify(folder: Path, key_mode: int = 0o600, days: int = _SERVER_DAYS) -> None:
+    """Make a new certificate of the gateway's, good for so many days from now."""
+    now = datetime.now(UTC)
     authority = x509.load_pem_x509_certificate((folder / "ca.pem").read_bytes())
     signer = serialization.load_pem_private_key((folder / "ca.key").read_bytes(), None)
     if not isinstance(signer, ec.EllipticCurvePrivateKey):
@@ -107,7 +109,7 @@ def _make_certificate(folder: Path, now: datetime, key_mode: int) -> None:
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(minutes=5))
-        .not_valid_after(now + timedelta(days=_SERVER_DAYS))
+        .not_valid_after(now + timedelta(days=days))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(signs=False), critical=True)
         .add_extension(
