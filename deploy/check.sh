@@ -102,7 +102,7 @@ kubernetes() {
     "$bin/python" -m pytest -q tests/k8s --ignore=tests/k8s/test_container.py
   fi
 }
-end_to_end() { FLAGON_MODE=$1 "$bin/python" -m pytest -q tests/e2e; }
+end_to_end() { FLAGON_MODE=$1 "$bin/python" -m pytest -q tests/e2e && FLAGON_MODE=$1 "$bin/python" -m pytest -q tests/telemetry; }
 browser() { "$bin/python" -m pytest -q tests/browser; }
 
 # Two lanes of about the same length, for two cores. What takes whole ranges of ports is in

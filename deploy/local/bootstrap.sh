@@ -44,6 +44,7 @@ if [ "${MODE:-local}" != docker ]; then
   has redis-server || need redis-server
   has nginx || need nginx
   has prometheus || need prometheus
+  [ "${BROKER:-}" != rabbitmq ] || has rabbitmq-server || need rabbitmq-server
   # Only root runs the processes as another user, who must pass through closed folders.
   [ "$(id -u)" != 0 ] || has setfacl || need acl
 fi
@@ -62,6 +63,7 @@ if [ -n "${JUDGES:-}" ] && [ "${MODE:-local}" != docker ] && has apt-get &&
     prometheus-nginx-exporter prometheus-blackbox-exporter prometheus-node-exporter; do
     has "$package" || need "$package"
   done
+  [ "${BROKER:-}" = rabbitmq ] || has rabbitmq-server || need rabbitmq-server
 fi
 
 if [ -n "$missing" ]; then
@@ -119,13 +121,20 @@ fi
 # -- What others wrote, to judge us -----------------------------------------------------
 
 # Exact versions and no lock file: for tests alone, and no scripts of theirs are run. Only
-# oidc-provider brings others along (koa).
+# oidc-provider (koa) and lighthouse bring others along.
+judge() {
+  folder=.venv/$1
+  shift
+  [ "$(cat "$folder/installed" 2>/dev/null)" != "$*" ] || return 0
+  say "installing $*"
+  npm install --prefix "$folder" --no-save --no-package-lock --ignore-scripts \
+    --no-audit --no-fund --loglevel=error "$@"
+  echo "$*" > "$folder/installed"
+}
 judges='openid-client@6.8.9 oauth4webapi@3.8.8 jose@6.2.17 oidc-provider@9.13.3 axe-core@4.14.1'
-if [ -n "${BROWSER:-}" ] || { [ -n "${JUDGES:-}" ] && has npm; } &&
-  [ "$(cat .venv/judges/installed 2>/dev/null)" != "$judges" ]; then
-  say "installing $judges"
+if [ -n "${BROWSER:-}" ] || { [ -n "${JUDGES:-}" ] && has npm; }; then
   # shellcheck disable=SC2086  # a list
-  npm install --prefix .venv/judges --no-save --no-package-lock --ignore-scripts \
-    --no-audit --no-fund --loglevel=error $judges
-  echo "$judges" > .venv/judges/installed
+  judge judges $judges
 fi
+# Apart, because it is large and of use with a browser alone.
+[ -z "${BROWSER:-}" ] || judge lighthouse lighthouse@13.5.0

@@ -7,7 +7,7 @@ set -eu
 policy=/usr/sbin/policy-rc.d
 cluster=/etc/postgresql-common/createcluster.d/flagon.conf
 
-units() { find /lib/systemd/system /usr/lib/systemd/system -maxdepth 1 -name '*.service' 2>/dev/null | sed 's|.*/||' | sort -u; }
+units() { find /lib/systemd/system /usr/lib/systemd/system -maxdepth 1 \( -name '*.service' -o -name '*.socket' \) 2>/dev/null | sed 's|.*/||' | sort -u; }
 
 undo() {
   [ -z "${made_policy:-}" ] || rm -f "$policy"
@@ -42,7 +42,7 @@ fi
 for unit in $(units | grep -vxFf "$before" || true); do
   case $unit in
     *@.service) ;;
-    postgresql.service | redis-server.service | nginx.service | prometheus*.service)
+    postgresql.service | redis-server.service | nginx.service | prometheus*.service | rabbitmq-server.service | epmd.*)
       ! command -v systemctl > /dev/null || systemctl disable --quiet "$unit" 2> /dev/null || true
       # The same where systemd is installed later, or another init runs.
       rm -f /etc/systemd/system/*.wants/"$unit"

@@ -23,7 +23,7 @@ COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 
 ELSEWHERE = {
     # The defaults of production, or where there is a collector.
-    *("OTLP_URL", "TRACES_PAGE", "SENTRY_DSN", "RATE_LIMIT"),
+    *("OTLP_URL", "TRACES_PAGE", "TRACES_URL", "SENTRY_DSN", "RATE_LIMIT"),
     *("LOGIN_ADDRESS_LIMIT", "REGISTER_LIMIT", "CONNECTIONS_PER_ADDRESS"),
     # Only the job has these.
     *("CLIENTS_FILE", "ACCOUNTS_FILE"),

@@ -1,15 +1,17 @@
 """What is rendered from the sources in the repository."""
 
+import base64
 import json
 import os
 import re
 import shutil
 import stat
 import subprocess
+from hashlib import sha256
 
 import pytest
 from flagonctl import authority, configuration, environment, programs, templates, vault
-from flagonctl.processes import PROCESSES, ports
+from flagonctl.processes import BY_NAME, OWNERS, PROCESSES, ports
 from flagonctl.stack import Stack
 
 from .conftest import ROOT
@@ -43,6 +45,40 @@ def modes(folder):
         for path in folder.iterdir()
         if path.is_file()
     }
+
+
+class TestTraces:
+    def test_go_to_the_log_without_a_sink(self, local):
+        settings = environment.plain(BY_NAME["web"], local, local.state)
+
+        assert settings["WEB_TRACES"] == "log"
+        assert settings["WEB_TRACES_URL"] == ""
+        assert "syslog" not in configuration.local_gateway(local)["GATEWAY_ACCESS_LOG"]
+
+    def test_go_to_the_sink_where_there_is_one(self, local):
+        configuration.prepare(local, traced=True)
+        settings = environment.plain(BY_NAME["web"], local, local.state)
+
+        assert settings["WEB_TRACES"] == "otlp"
+        assert settings["WEB_OTLP_URL"] == settings["WEB_TRACES_URL"]
+        assert "syslog" in configuration.local_gateway(local)["GATEWAY_ACCESS_LOG"]
+
+    def test_stay_as_they_are_until_somebody_decides(self, docker):
+        configuration.prepare(docker, traced=True)
+        configuration.prepare(docker)
+        known = (docker.state / "compose.env").read_text()
+        configuration.prepare(docker, traced=False)
+        after = (docker.state / "compose.env").read_text()
+
+        assert "COMPOSE_PROFILES=traces\n" in known
+        assert "FLAGON_TRACES=otlp\n" in known
+        assert "FLAGON_TRACES=log\n" in after
+
+    def test_nginx_takes_the_lines_for_the_sink(self, local):
+        configuration.prepare(local, traced=True)
+        text = (local.config / "gateway" / "nginx.conf").read_text()
+
+        assert "access_log /dev/stdout json; access_log syslog:server=" in text
 
 
 class TestSecrets:
@@ -84,6 +120,47 @@ class TestSecrets:
         for path in local.config.rglob("*"):
             if path.is_file():
                 assert not any(secret in path.read_text() for secret in passwords)
+
+
+class TestRabbitMQ:
+    @pytest.fixture(params=["local", "docker"])
+    def stack(self, checkout, request, monkeypatch):
+        # Which one is installed, if any, is the machine's to say.
+        monkeypatch.setattr(configuration, "rabbitmq_version", lambda: (3, 10, 8))
+        stack = Stack(request.param, 23_080, checkout)
+        (stack.state).mkdir(parents=True)
+        (stack.state / "broker").write_text("rabbitmq\n")
+        configuration.prepare(stack)
+        return stack
+
+    def test_is_configured_only_where_it_is_chosen(self, local):
+        assert local.broker == "redis"
+        assert not (local.config / "rabbitmq").exists()
+        keeper = vault.Vault(local.secrets)
+        given = environment.confidential("auth", local, keeper)
+        assert given["AUTH_BROKER_URL"] == given["AUTH_REDIS_STORE_URL"]
+
+    def test_gets_users_without_their_passwords(self, stack):
+        keeper = vault.Vault(stack.secrets)
+        definitions = json.loads(
+            (stack.config / "rabbitmq" / "definitions.json").read_text()
+        )
+
+        assert {user["name"] for user in definitions["users"]} == set(OWNERS)
+        for user in definitions["users"]:
+            password = keeper[f"rabbitmq_{user['name']}_password"]
+            hashed = base64.b64decode(user["password_hash"])
+            assert hashed[4:] == sha256(hashed[:4] + password.encode()).digest()
+            assert password not in json.dumps(definitions)
+            given = environment.confidential(user["name"], stack, keeper)
+            assert password in given[f"{user['name'].upper()}_BROKER_URL"]
+        assert "rabbitmq" in [one.name for one in stack.processes]
+
+    def test_listens_to_loopback_alone_on_this_machine(self, stack):
+        text = (stack.config / "rabbitmq" / "rabbitmq.conf").read_text()
+
+        listen = "127.0.0.1:23126" if stack.mode == "local" else "5672"
+        assert f"listeners.tcp.default = {listen}\n" in text
 
 
 class TestSettings:

@@ -1,18 +1,24 @@
 """One request, collected from the logs of all processes."""
 
 import json
+import threading
 
 import pytest
 from flagonctl import trace
 from flagonctl.problem import Problem
+from flagonctl.processes import SINK
 from flagonctl.stack import Stack
+
+from flagon_chassis import otlp
+from flagon_chassis.sink import Limits, Sink, Store
+from flagon_chassis.testing import free_port
 
 TRACE = "a" * 32
 
 
 @pytest.fixture
 def stack(tmp_path):
-    stack = Stack("local", 8080, tmp_path)
+    stack = Stack("local", free_port() - SINK.offset, tmp_path)
     stack.logs.mkdir(parents=True)
     return stack
 
@@ -22,6 +28,53 @@ def write(stack, name, *lines):
         (line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines
     )
     (stack.logs / f"{name}.log").write_text(text)
+
+
+@pytest.fixture
+def sink(stack):
+    """A sink of traces beside the stack, which has one span to tell."""
+    span = {
+        "trace_id": TRACE,
+        "span_id": "7" * 16,
+        "parent_id": "1" * 16,
+        "service": "worker",
+        "name": "POST /api/v1/jobs",
+        "kind": "server",
+        "started_us": 1_767_225_600_010_000,
+        "ended_us": 1_767_225_600_090_000,
+        "failed": True,
+        "request_id": "order-66-x",
+    }
+    (stack.config).mkdir(parents=True)
+    (stack.config / "traced").touch()
+    port = stack.port_base + SINK.offset
+    store = Store(stack.state, Limits())
+    with Sink(f"127.0.0.1:{port}", store) as sink:
+        store.add([otlp.Span(**span), otlp.Span(**span | {"service": "gateway"})])
+        thread = threading.Thread(target=sink.serve_forever)
+        thread.start()
+        yield
+        sink.shutdown()
+        thread.join()
+    store.close()
+
+
+class TestFromTheSink:
+    def test_spans_are_asked_for_where_they_were_sent(self, logged, sink):
+        lines = trace.lines_of(logged, "order-66-x")
+
+        (root,) = trace.tree([one for one in lines if one.get("service") != "worker"])
+        spans = [one for one in lines if one.get("span_id") == "7" * 16]
+        assert root.service == "gateway"
+        assert [(one["duration_ms"], one["status"]) for one in spans] == [
+            (80.0, "error")
+        ]
+
+    def test_without_an_answer_the_logs_tell_what_they_can(self, logged):
+        logged.config.mkdir(parents=True)
+        (logged.config / "traced").touch()
+
+        assert trace.lines_of(logged, "order-66-x")
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import psutil
 
 from . import programs
 from .problem import Problem
-from .processes import ports
+from .processes import RABBITMQ, ports
 from .stack import Stack
 
 _FREE_BYTES = 1024**3
@@ -34,6 +34,8 @@ def programs_are_installed(stack: Stack) -> None:
     for program in ("redis-server", "nginx", "prometheus"):
         programs.find(program)
     programs.postgres_for(stack.state / "postgres.none")
+    if stack.broker == RABBITMQ.name:
+        programs.rabbitmq_version()
 
 
 def data_can_be_read(stack: Stack) -> None:
@@ -162,9 +164,8 @@ def secrets_are_private(stack: Stack) -> None:
 def processes_are_ready(stack: Stack) -> None:
     """Refuse a running stack of which a part is not ready."""
     from . import local  # noqa: PLC0415 (which uses the checks above)
-    from .processes import PROCESSES  # noqa: PLC0415
 
-    for process in PROCESSES:
+    for process in stack.processes:
         said = local.probe(stack, process)
         if said != "ready":
             message = f"{process.name} is not ready: {said}."

@@ -26,8 +26,9 @@ from . import (
     status,
     trace,
 )
+from .files import write
 from .problem import Problem
-from .processes import BY_NAME, OWNERS, READABLE, SERVICES, Process
+from .processes import BROKERS, BY_NAME, OWNERS, READABLE, SERVICES, Process
 from .stack import Mode, Stack
 from .supervisor import Supervisor
 from .vault import ROLES, Vault, accounts
@@ -65,14 +66,34 @@ def up(stack: Stack, values: Values, _format: str) -> None:
     for name in only:
         _process(name)
     extra = values.get("WITH", "")
-    if extra not in {"", "observability"}:
+    if extra not in {"", "observability", "traces"}:
         raise Problem(f"There is no {extra} to add.", "make up WITH=observability")
+    _choose_broker(stack, values.get("BROKER", stack.broker))
+    watched, traced = extra == "observability", bool(extra)
     if stack.mode == "docker":
-        compose.up(stack, watched=bool(extra))
+        compose.up(stack, watched=watched, traced=traced)
     else:
-        local.up(stack, only, watched=bool(extra))
+        local.up(stack, only, watched=watched, traced=traced)
     if not only:
         _welcome(stack)
+
+
+def _choose_broker(stack: Stack, broker: str) -> None:
+    """Note what tasks are to wait in, until somebody says otherwise."""
+    if broker not in BROKERS:
+        choices = " ".join(BROKERS)
+        raise Problem(f"There is no broker {broker!r}.", f"choose one of: {choices}")
+    if broker == stack.broker:
+        return
+    if stack.mode == "local":
+        running = Supervisor(stack).pid is not None
+    else:
+        running = stack.state.exists() and bool(compose.containers(stack))
+    if running:
+        # Its processes know the other one, and what waits there would be left behind.
+        message = f"The tasks of this stack wait in {stack.broker}."
+        raise Problem(message, f"make down; make up BROKER={broker}")
+    write(stack.state / "broker", f"{broker}\n")
 
 
 def _welcome(stack: Stack) -> None:

@@ -33,12 +33,13 @@ def run(stack: Stack, *arguments: str, capture: bool = False) -> str:
     return done.stdout or ""
 
 
-def up(stack: Stack, *, watched: bool = False) -> None:
+def up(stack: Stack, *, watched: bool = False, traced: bool = False) -> None:
     """Build what changed and start everything; returns when all is healthy.
 
     :param watched: with exporters, Alertmanager, Grafana and Jaeger.
+    :param traced: with the sink of traces.
     """
-    prepare(stack, watched=watched)
+    prepare(stack, watched=watched, traced=traced)
     run(stack, "up", "--detach", "--build", "--wait", "--remove-orphans")
 
 

@@ -10,8 +10,15 @@ from pathlib import Path
 from . import authority, environment, vault, watching
 from .files import write
 from .problem import Problem
-from .processes import BY_NAME, HTTPS_OFFSET, INTERNAL_OFFSET, PROCESSES
-from .programs import nginx_version
+from .processes import (
+    BY_NAME,
+    HTTPS_OFFSET,
+    INTERNAL_OFFSET,
+    PROCESSES,
+    RABBITMQ,
+    SINK,
+)
+from .programs import nginx_version, rabbitmq_version
 from .stack import Stack
 from .templates import fill_file
 from .vault import Vault
@@ -19,14 +26,19 @@ from .vault import Vault
 _SERVICES = ("auth", "catalog", "realtime", "worker", "web")
 
 
-def prepare(stack: Stack, *, watched: bool = False) -> Vault:
+def prepare(
+    stack: Stack, *, watched: bool = False, traced: bool | None = None
+) -> Vault:
     """Make what a stack needs before its first process starts; safe to repeat.
 
     Secrets, accounts and certificates stay as they are once made; all else is rendered
     anew, so that a changed source counts at the next start.
 
     :param watched: whether exporters and Alertmanager run as well.
+    :param traced: whether spans go to the sink; as before by default.
     """
+    if traced is not None:
+        _note_traced(stack, traced=traced)
     containers = stack.mode == "docker"
     # Containers read mounted files as another user than the one who made them. The folder
     # keeps others on this machine out; a mount does not pass through it.
@@ -43,6 +55,7 @@ def prepare(stack: Stack, *, watched: bool = False) -> Vault:
         mode,
     )
     redis_files(stack, keeper, mode)
+    rabbitmq_files(stack, keeper, mode)
     public = 0o444 if containers else 0o600
     watching.secrets(stack, keeper)
     prometheus_files(stack, public, watched=watched)
@@ -63,12 +76,52 @@ def prepare(stack: Stack, *, watched: bool = False) -> Vault:
     return keeper
 
 
+def _note_traced(stack: Stack, *, traced: bool) -> None:
+    stack.config.mkdir(parents=True, exist_ok=True)
+    note = stack.config / "traced"
+    if traced:
+        note.touch()
+    else:
+        note.unlink(missing_ok=True)
+
+
 def redis_files(stack: Stack, keeper: Vault, mode: int) -> None:
     """Write the ACL files of both Redis instances."""
     variables = vault.redis_variables(keeper)
     for name in ("store", "cache"):
         template = stack.root / "deploy" / "redis" / f"{name}.acl.template"
         write(stack.config / f"redis-{name}.acl", fill_file(template, variables), mode)
+
+
+def rabbitmq_files(stack: Stack, keeper: Vault, mode: int) -> None:
+    """Write what RabbitMQ reads at its start, where it is the broker."""
+    if stack.broker != RABBITMQ.name:
+        return
+    source = stack.root / "deploy" / "rabbitmq"
+    folder = stack.config / "rabbitmq"
+    inside = Path("/etc/flagon") if stack.mode == "docker" else folder
+    port = stack.port(RABBITMQ.name)
+    listen = str(port) if stack.mode == "docker" else f"127.0.0.1:{port}"
+    # Celery limits by channel what a worker takes; newer servers want to be told that this
+    # is meant, older ones do not know the word.
+    asked = stack.mode == "docker" or rabbitmq_version() >= _ASKS_FOR_PERMITS
+    variables = {
+        "RABBITMQ_LISTEN": listen,
+        "RABBITMQ_DEFINITIONS": str(inside / "definitions.json"),
+        "RABBITMQ_PERMITS": "deprecated_features.permit.global_qos = true"
+        if asked
+        else "",
+    }
+    files = {
+        "rabbitmq.conf": fill_file(source / "rabbitmq.conf.template", variables),
+        "definitions.json": fill_file(
+            source / "definitions.json.template", vault.rabbitmq_variables(keeper)
+        ),
+    }
+    _write_folder(folder, files, mode)
+
+
+_ASKS_FOR_PERMITS = (3, 13)
 
 
 def prometheus_files(stack: Stack, mode: int, *, watched: bool) -> None:
@@ -218,9 +271,19 @@ def local_gateway(stack: Stack) -> dict[str, str]:
             "GATEWAY_IMAGES": str(stack.state / "images"),
             "GATEWAY_PAGES": str(stack.config / "pages"),
             "GATEWAY_SESSION_COOKIE": stack.session_cookie,
+            "GATEWAY_ACCESS_LOG": _access_logs(stack),
         }
         | {f"GATEWAY_{name.upper()}": stack.address(name) for name in _SERVICES}
     )
+
+
+def _access_logs(stack: Stack) -> str:
+    """Return where access lines go: a name alone, or what one directive grows into."""
+    if not stack.traced:
+        return "/dev/stdout"
+    # Datagrams: a sink that is away costs the gateway nothing.
+    sink = f"syslog:server={stack.address(SINK.name)},nohostname,tag=gateway"
+    return f"/dev/stdout json; access_log {sink}"
 
 
 def docker_gateway(stack: Stack) -> dict[str, str]:
@@ -261,7 +324,17 @@ def compose_env(stack: Stack, *, watched: bool = False) -> str:
         "PROMETHEUS_PORT": str(base + BY_NAME["prometheus"].offset),
         "GRAFANA_PORT": str(base + 19),
         "ALERTMANAGER_PORT": str(base + BY_NAME["alertmanager"].offset),
-        "COMPOSE_PROFILES": "observability" if watched else "",
+        "TRACES_PORT": str(base + SINK.offset),
+        "COMPOSE_PROFILES": ",".join(
+            name
+            for name, wanted in (
+                ("observability", watched),
+                ("traces", stack.traced),
+                (RABBITMQ.name, stack.broker == RABBITMQ.name),
+            )
+            if wanted
+        ),
+        "FLAGON_TRACES": "otlp" if stack.traced else "log",
         "FLAGON_STATE": str(stack.state),
         "SESSION_COOKIE": stack.session_cookie,
     }

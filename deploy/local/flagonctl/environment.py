@@ -6,9 +6,9 @@ secrets as files of the same names in lower case.
 
 from pathlib import Path
 
-from .processes import OWNERS, SERVICES, Process
+from .processes import OWNERS, SERVICES, SINK, Process
 from .stack import Stack
-from .vault import Vault, database_url, redis_url
+from .vault import Vault, broker_url, database_url, redis_url
 
 _CALLERS = ("worker",)
 """Services that call others with a token of their own (client credentials)."""
@@ -28,7 +28,8 @@ def plain(process: Process, stack: Stack, folder: Path) -> dict[str, str]:
         "JWKS_URL": f"http://{stack.address('auth')}/.well-known/jwks.json",
         "TOKEN_URL": f"http://{stack.address('auth')}/oauth/token",
         "METRICS_DIR": str(folder / "metrics" / process.name),
-        "TRACES": "log",
+        "TRACES": "otlp" if stack.traced else "log",
+        "OTLP_URL": f"http://{stack.address(SINK.name)}",
         "TRACE_RATIO": "1.0",
         # The demonstration is loaded from one address; production keeps the default.
         "RATE_LIMIT": "60000 per minute",
@@ -66,6 +67,7 @@ def plain(process: Process, stack: Stack, folder: Path) -> dict[str, str]:
             "REALTIME_URL": f"http://{stack.address('realtime')}",
             "GATEWAY_URL": f"http://{stack.internal_address}",
             "PROMETHEUS_URL": f"http://{stack.address('prometheus')}",
+            "TRACES_URL": f"http://{stack.address(SINK.name)}" if stack.traced else "",
             "SESSION_COOKIE": stack.session_cookie,
             "SPOOL_DIR": str(folder / "spool"),
         },
@@ -82,6 +84,7 @@ def confidential(service: str, stack: Stack, vault: Vault) -> dict[str, str]:
     }
     if service in OWNERS:
         values["DATABASE_URL"] = database_url(stack, vault, service, as_owner=False)
+        values["BROKER_URL"] = broker_url(stack, vault, service)
     if service in {"web", *_CALLERS}:
         values["CLIENT_SECRET"] = vault[f"{service}_client_secret"]
     if service == "auth":

@@ -20,9 +20,11 @@ from .files import write
 from .problem import Problem
 from .processes import (
     BY_NAME,
+    NAMES_OFFSET,
+    NODES_OFFSET,
     OWNERS,
-    PROCESSES,
     SERVICES,
+    SINK,
     TWINS,
     WATCHERS,
     Process,
@@ -53,18 +55,20 @@ def up(
     only: Iterable[str] = (),
     *,
     watched: bool = False,
+    traced: bool = False,
     code: Path | None = None,
 ) -> None:
     """Start the stack and return when every process is ready; safe to repeat.
 
     :param only: names of processes; all when empty.
     :param watched: with exporters and Alertmanager.
+    :param traced: with the sink of traces.
     :param code: another release's tree to run instead of the checkout (roll.py).
     :raises Problem: something must be changed by a person first.
     """
     clock = Clock()
-    wanted = [BY_NAME[name] for name in only] or list(PROCESSES)
-    wanted += WATCHERS if watched else ()
+    wanted = [BY_NAME[name] for name in only] or list(stack.processes)
+    wanted += [*(WATCHERS if watched else ()), *([SINK] if traced else ())]
     supervisor = Supervisor(stack)
     who = reach.runner()
     if supervisor.pid is None:
@@ -72,7 +76,7 @@ def up(
         checks.before_start(stack)
         if watched:
             watching.check()
-        keeper = prepare(stack, watched=watched)
+        keeper = prepare(stack, watched=watched, traced=traced)
         _folders(stack)
         write_configuration(
             stack,
@@ -90,11 +94,15 @@ def up(
         supervisor.start(who)
         clock.say("supervisor started")
     else:
-        if watched and WATCHERS[0].name not in supervisor.states():
-            raise Problem(
-                "The stack runs without observability.",
-                "make down; make up WITH=observability",
-            )
+        for extra, named, first in (
+            (watched, "observability", WATCHERS[0]),
+            (traced, "traces", SINK),
+        ):
+            if extra and first.name not in supervisor.states():
+                raise Problem(
+                    f"The stack runs without {named}.",
+                    f"make down; make up WITH={named}",
+                )
         keeper = Vault(stack.secrets)
     _start(stack, supervisor, keeper, who, wanted, clock, code)
 
@@ -181,6 +189,7 @@ def _folders(stack: Stack) -> None:
         "logs",
         "metrics",
         "prometheus",
+        "rabbitmq",
         "redis-cache",
         "redis-store",
         "schedule",
@@ -253,7 +262,8 @@ def specifications(
     stack: Stack, keeper: Vault, *, watched: bool = False, code: Path | None = None
 ) -> dict[str, Specification]:
     """Return, by process, what the launcher executes."""
-    running = (*PROCESSES, *TWINS, *(WATCHERS if watched else ()))
+    running = [*stack.processes, *TWINS, *(WATCHERS if watched else ())]
+    running += [SINK] if stack.traced else []
     return {one.name: specification(stack, keeper, one, code) for one in running}
 
 
@@ -279,6 +289,17 @@ def specification(
                 "own": stack.own_address(process.name),
                 "bind": f"{process.service.upper()}_BIND",
             }
+    elif process.kind == "sink":
+        argv = [sys.executable, "-m", "flagon_chassis.sink"]
+        argv += ["--bind", stack.bind(process.name)]
+        argv += ["--folder", str(stack.state / "traces")]
+        # It knows no secret: nothing but what it was sent.
+        variables = base_environment(stack) | {
+            "PYTHONPATH": ""
+            if code is None
+            else str(code / "libs" / "chassis" / "src"),
+            "PYTHONUNBUFFERED": "1",
+        }
     else:
         argv = _program(stack, process)
         variables = base_environment(stack) | _RUNTIMES.get(process.kind, {})
@@ -288,7 +309,8 @@ def specification(
         "env": variables | {"FLAGON_PROCESS": process.name},
         "cwd": str(stack.state),
         "group_file": str(stack.state / "groups" / process.name),
-        "forked": process.kind == "python" and process.service not in _PATCHED,
+        "forked": process.kind in {"python", "sink"}
+        and process.service not in _PATCHED,
         **serving,
     }
 
@@ -319,6 +341,14 @@ def _program(stack: Stack, process: Process) -> list[str]:
             *("--port", port),
             *("--dir", str(stack.state / process.name)),
             *("--aclfile", str(stack.config / f"{process.name}.acl")),
+        ]
+    if process.kind == "rabbitmq":
+        return [
+            *("/bin/sh", str(deploy / "rabbitmq" / "server.sh")),
+            str(stack.state / process.name),
+            str(stack.config / "rabbitmq" / "rabbitmq.conf"),
+            str(stack.port_base + NODES_OFFSET),
+            str(stack.port_base + NAMES_OFFSET),
         ]
     if process.kind == "gateway":
         return [
@@ -503,7 +533,12 @@ def probe(stack: Stack, process: Process) -> str:
     if process.kind == "postgres":
         return _probe_postgres(stack)
     if process.kind == "redis":
-        return _probe_redis(stack, process)
+        # Without signing in, the answer to PING tells apart "up" (NOAUTH or NOPERM) and
+        # "reading its file" (LOADING).
+        return _ask(stack, process, b"PING\r\n", (b"-NO", b"+PONG"))
+    if process.kind == "rabbitmq":
+        # The beginning of AMQP 0-9-1, and the first byte of a frame.
+        return _ask(stack, process, b"AMQP\0\0\x09\x01", (b"\x01",))
     path = {
         "gateway": "/healthz",
         "prometheus": "/-/ready",
@@ -542,17 +577,18 @@ def _probe_postgres(stack: Stack) -> str:
     return "ready" if done.returncode == 0 else "does not accept connections"
 
 
-def _probe_redis(stack: Stack, process: Process) -> str:
-    # Without signing in, the answer to PING tells apart "up" (NOAUTH or NOPERM) and
-    # "reading its file" (LOADING).
+def _ask(
+    stack: Stack, process: Process, question: bytes, good: tuple[bytes, ...]
+) -> str:
+    """Return `ready` if a server answers to its protocol's first words as it should."""
     try:
         address = ("127.0.0.1", stack.port(process.name))
         with socket.create_connection(address, timeout=2) as connection:
-            connection.sendall(b"PING\r\n")
+            connection.sendall(question)
             answer = connection.recv(64)
     except OSError as error:
         return f"no answer ({type(error).__name__})"
-    return "ready" if answer.startswith((b"-NO", b"+PONG")) else "loading"
+    return "ready" if answer.startswith(good) else "loading"
 
 
 def _await(

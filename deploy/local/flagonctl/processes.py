@@ -7,7 +7,15 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 Kind = Literal[
-    "postgres", "redis", "gateway", "prometheus", "python", "alertmanager", "exporter"
+    "postgres",
+    "redis",
+    "rabbitmq",
+    "gateway",
+    "prometheus",
+    "python",
+    "alertmanager",
+    "exporter",
+    "sink",
 ]
 
 
@@ -62,6 +70,11 @@ PROCESSES = (
 )
 """All of them, in the order in which people like to read them."""
 
+RABBITMQ = Process("rabbitmq", "rabbitmq", 46, 5672)
+"""What `BROKER=rabbitmq` adds: tasks wait there instead of in Redis."""
+
+BROKERS = ("redis", "rabbitmq")
+
 WATCHERS = (
     Process("alertmanager", "alertmanager", 40, 9093),
     Process("postgres-exporter", "exporter", 41, 9187),
@@ -72,6 +85,9 @@ WATCHERS = (
 )
 """What `WITH=observability` adds; nothing waits for them."""
 
+SINK = Process("traces", "sink", 49, 8000)
+"""Where spans are sent, with `WITH=traces` and `WITH=observability`."""
+
 TWINS = tuple(
     replace(one, name=f"{one.name}-next", own_offset=one.own_offset + _TWIN)
     for one in PROCESSES
@@ -80,7 +96,7 @@ TWINS = tuple(
 """Seconds of those that serve, which run while one takes the place of the other (local
 mode): they listen where the first does, on the same socket (roll.py)."""
 
-BY_NAME = {process.name: process for process in (*PROCESSES, *WATCHERS, *TWINS)}
+BY_NAME = {one.name: one for one in (*PROCESSES, RABBITMQ, *WATCHERS, SINK, *TWINS)}
 
 HTTPS_OFFSET = 363
 """Of the gateway's https port: 8443 for 8080."""
@@ -88,6 +104,10 @@ INTERNAL_OFFSET = 28
 """Of the gateway's port for probes and `stub_status`; 8081 in its container."""
 SUPERVISOR_OFFSET = 29
 """Of the supervisor's own control port (local mode)."""
+NODES_OFFSET = 47
+"""Of the port where RabbitMQ listens for other nodes (local mode)."""
+NAMES_OFFSET = 48
+"""Of the port of its name server (local mode)."""
 
 SERVICES = ("auth", "catalog", "realtime", "worker", "web")
 OWNERS = ("auth", "catalog", "worker")
@@ -98,7 +118,8 @@ READABLE = ("catalog", "worker")
 
 def ports(base: int) -> dict[str, int]:
     """Return every port that a local stack listens on, by what listens there."""
-    taken = {one.name: base + one.offset for one in (*PROCESSES, *WATCHERS)}
+    others = (RABBITMQ, *WATCHERS, SINK)
+    taken = {one.name: base + one.offset for one in (*PROCESSES, *others)}
     taken |= {
         f"{one.name} (own)": base + one.own_offset
         for one in BY_NAME.values()
@@ -108,4 +129,6 @@ def ports(base: int) -> dict[str, int]:
         "gateway (https)": base + HTTPS_OFFSET,
         "gateway (internal)": base + INTERNAL_OFFSET,
         "supervisor": base + SUPERVISOR_OFFSET,
+        "rabbitmq (nodes)": base + NODES_OFFSET,
+        "rabbitmq (names)": base + NAMES_OFFSET,
     }

@@ -93,6 +93,24 @@ def postgres_for(data: Path) -> Postgres:
     )
 
 
+def rabbitmq_version() -> tuple[int, ...]:
+    """Return the version of the installed RabbitMQ.
+
+    :raises Problem: none is installed.
+    """
+    found = [
+        tuple(map(int, version[1].split(".")))
+        for folder in Path("/usr/lib/rabbitmq/lib").glob("rabbitmq_server-*")
+        if (version := re.search(r"-([\d.]+)$", folder.name))
+    ]
+    if not found:
+        raise Problem(
+            "RabbitMQ is not installed.",
+            "sudo sh deploy/local/packages.sh rabbitmq-server",
+        )
+    return max(found)
+
+
 @cache
 def nginx_version() -> tuple[int, int]:
     """Return major and minor version of nginx."""

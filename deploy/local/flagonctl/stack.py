@@ -4,7 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from .processes import BY_NAME, HTTPS_OFFSET, INTERNAL_OFFSET, SUPERVISOR_OFFSET
+from .processes import (
+    BY_NAME,
+    HTTPS_OFFSET,
+    INTERNAL_OFFSET,
+    PROCESSES,
+    RABBITMQ,
+    SUPERVISOR_OFFSET,
+    Process,
+)
 
 Mode = Literal["local", "docker"]
 
@@ -41,6 +49,11 @@ class Stack:
         return self.state / "config"
 
     @property
+    def traced(self) -> bool:
+        """Whether spans are sent to the sink, as the last `make up` decided."""
+        return (self.config / "traced").exists()
+
+    @property
     def logs(self) -> Path:
         """Folder of one log file per process (local mode)."""
         return self.state / "logs"
@@ -49,6 +62,17 @@ class Stack:
     def tls(self) -> Path:
         """Folder of the local authority and the gateway's certificate."""
         return self.state / "tls"
+
+    @property
+    def broker(self) -> str:
+        """What tasks wait in: `redis` or `rabbitmq`, as `up` was told."""
+        note = self.state / "broker"
+        return note.read_text().strip() if note.exists() else "redis"
+
+    @property
+    def processes(self) -> tuple[Process, ...]:
+        """All that it consists of, without what only watches it."""
+        return (*PROCESSES, *([RABBITMQ] if self.broker == RABBITMQ.name else []))
 
     @property
     def http_url(self) -> str:

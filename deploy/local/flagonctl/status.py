@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 
 from . import local
-from .processes import PROCESSES, TWINS, WATCHERS, Process
+from .processes import SINK, TWINS, WATCHERS, Process
 from .stack import Stack
 from .supervisor import Supervisor
 
@@ -56,11 +56,11 @@ def collect(stack: Stack) -> list[Status]:
         )
 
     with ThreadPoolExecutor(max_workers=6) as pool:
-        watchers = [process for process in WATCHERS if process.name in states]
+        watchers = [one for one in (*WATCHERS, SINK) if one.name in states]
         twins = [
             twin for twin in TWINS if twin.name in states and states[twin.name].pid
         ]
-        found = list(pool.map(one, (*PROCESSES, *watchers, *twins)))
+        found = list(pool.map(one, (*stack.processes, *watchers, *twins)))
     pid = supervisor.pid
     if pid is not None:
         own = psutil.Process(pid)
@@ -94,7 +94,7 @@ def _family(stack: Stack, process: Process) -> set[int]:
 
 def url(stack: Stack, process: Process) -> str:
     """Return where a process answers."""
-    schemes = {"postgres": "postgresql", "redis": "redis"}
+    schemes = {"postgres": "postgresql", "redis": "redis", "rabbitmq": "amqp"}
     if process.kind == "gateway":
         return stack.http_url
     return f"{schemes.get(process.kind, 'http')}://{stack.address(process.name)}"

@@ -6,13 +6,16 @@ import subprocess
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from http.client import HTTPConnection, HTTPException
 from typing import Any
 
 from .problem import Problem
+from .processes import SINK
 from .stack import Stack
 
 Line = dict[str, Any]
 _FIRST_FAILURE = 400
+_SINK_SECONDS = 5.0
 _ID = re.compile(r"\A[A-Za-z0-9._-]{8,64}\Z")
 
 
@@ -39,10 +42,51 @@ def lines_of(stack: Stack, wanted: str) -> list[Line]:
     if not _ID.match(wanted):
         raise Problem(f"{wanted!r} is neither a request id nor a trace id.")
     found = list(_matching(_raw(stack, {wanted}), {wanted}))
-    ids = {wanted} | {line["trace_id"] for line in found if line.get("trace_id")}
+    spans = _from_sink(stack, wanted) if stack.traced else []
+    ids = {wanted} | {
+        line["trace_id"] for line in (*found, *spans) if line.get("trace_id")
+    }
     if ids != {wanted}:
         found = list(_matching(_raw(stack, ids), ids))
-    return sorted(found, key=lambda line: str(line.get("time", "")))
+    return sorted((*found, *spans), key=lambda line: str(line.get("time", "")))
+
+
+def _from_sink(stack: Stack, wanted: str) -> list[Line]:
+    """Return the spans that were sent instead of logged, as the lines that they replace.
+
+    A sink that does not answer has none: the logs tell what they can.
+    """
+    connection = HTTPConnection(
+        "127.0.0.1", stack.port_base + SINK.offset, timeout=_SINK_SECONDS
+    )
+    try:
+        connection.request("GET", f"/traces/{wanted}")
+        traces = json.loads(connection.getresponse().read())["traces"]
+    except (OSError, HTTPException, ValueError):
+        return []
+    finally:
+        connection.close()
+    return [
+        {
+            "event": "span",
+            "time": datetime.fromtimestamp(span["ended_us"] / 1e6, UTC).isoformat(),
+            "service": span["service"],
+            "name": span["name"],
+            "kind": span["kind"],
+            "trace_id": span["trace_id"],
+            "span_id": span["span_id"],
+            "parent_span_id": span["parent_id"],
+            "duration_ms": (span["ended_us"] - span["started_us"]) / 1000,
+            "status": "error" if span["failed"] else "unset",
+            "attributes": span.get("attributes", {}),
+            "links": span.get("links", []),
+            **({"request_id": one} if (one := span.get("request_id")) else {}),
+        }
+        for trace in traces
+        for span in trace["spans"]
+        # Its log line says more.
+        if span["service"] != "gateway"
+    ]
 
 
 def log_of(stack: Stack, request: str, process: str = "") -> list[Line]:

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from .files import write
 from .problem import Problem
-from .processes import OWNERS, READABLE, SERVICES
+from .processes import OWNERS, RABBITMQ, READABLE, SERVICES
 from .stack import Stack
 
 REDIS_USERS = ("admin", "monitor", *SERVICES)
@@ -22,6 +22,7 @@ _TEXTS = (
     *(f"{name}_owner_postgres_password" for name in OWNERS),
     *(f"{name}_reader_postgres_password" for name in READABLE),
     *(f"redis_{name}_password" for name in REDIS_USERS),
+    *(f"rabbitmq_{name}_password" for name in OWNERS),
     *(f"{name}_secret_key" for name in SERVICES),
     "web_client_secret",
     "worker_client_secret",
@@ -84,6 +85,31 @@ def redis_url(stack: Stack, vault: Vault, user: str, instance: str) -> str:
     """Return the URL of a Redis instance (`redis-store` or `redis-cache`) for a user."""
     password = quote(vault[f"redis_{user}_password"], safe="")
     return f"redis://{user}:{password}@{stack.address(instance)}/0"
+
+
+def broker_url(stack: Stack, vault: Vault, user: str) -> str:
+    """Return the URL of what tasks wait in, for a user."""
+    if stack.broker != RABBITMQ.name:
+        return redis_url(stack, vault, user, "redis-store")
+    password = quote(vault[f"rabbitmq_{user}_password"], safe="")
+    return f"amqp://{user}:{password}@{stack.address(RABBITMQ.name)}"
+
+
+def rabbitmq_variables(vault: Vault) -> dict[str, str]:
+    """Return what RabbitMQ's definitions need: salted hashes instead of passwords.
+
+    https://www.rabbitmq.com/docs/passwords#computing-password-hash
+    """
+
+    def hashed(password: str) -> str:
+        salt = secrets.token_bytes(4)
+        digest = sha256(salt + password.encode()).digest()
+        return base64.b64encode(salt + digest).decode()
+
+    return {
+        f"RABBITMQ_{name.upper()}_HASH": hashed(vault[f"rabbitmq_{name}_password"])
+        for name in OWNERS
+    }
 
 
 def redis_variables(vault: Vault) -> dict[str, str]:

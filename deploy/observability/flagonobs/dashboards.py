@@ -604,6 +604,57 @@ def _streams() -> Board:
                     red=0.01,
                 ),
             ],
+            "WebSockets": [
+                graph(
+                    "Open WebSockets",
+                    "And the rooms that somebody is in, once for each process.",
+                    "short",
+                    ("sum(flagon_websocket_connections)", "WebSockets"),
+                    ("sum(flagon_websocket_rooms)", "rooms"),
+                    on="gateway",
+                ),
+                graph(
+                    "Messages of clients",
+                    "By kind: who joins and leaves, what they do, which locks they take.",
+                    "ops",
+                    (
+                        (
+                            "sum by (message) (rate(flagon_websocket_messages_total[5m]))"
+                            " or vector(0)"
+                        ),
+                        "{{message}}",
+                    ),
+                    on="realtime",
+                ),
+                graph(
+                    "WebSockets ended or refused by us, messages refused",
+                    "By reason; refused messages by the type of their problem.",
+                    "ops",
+                    (
+                        (
+                            "sum by (reason) (rate(flagon_websocket_dropped_total[5m]))"
+                            " or vector(0)"
+                        ),
+                        "ended {{reason}}",
+                    ),
+                    (
+                        (
+                            "sum by (reason) (rate(flagon_websocket_refused_total[5m]))"
+                            " or vector(0)"
+                        ),
+                        "refused {{reason}}",
+                    ),
+                    (
+                        (
+                            "sum by (problem)"
+                            " (rate(flagon_websocket_messages_refused_total[5m]))"
+                            " or vector(0)"
+                        ),
+                        "message: {{problem}}",
+                    ),
+                    on="realtime",
+                ),
+            ],
         },
     )
 

@@ -9,6 +9,7 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 from http.client import HTTPConnection
+from pathlib import Path
 from uuid import uuid4
 
 import psycopg
@@ -18,8 +19,8 @@ import structlog
 from sqlalchemy import create_engine
 from structlog.contextvars import clear_contextvars
 
-from flagon_chassis import metrics, tables
-from flagon_chassis.settings import DatabaseSettings
+from flagon_chassis import metrics, queue, tables, tracing
+from flagon_chassis.settings import DatabaseSettings, ServiceSettings
 from flagon_chassis.testing import free_port
 
 SECRET = "not-a-secret-but-long-enough-for-it"
@@ -106,6 +107,16 @@ def logged():
         yield entries
 
 
+@pytest.fixture
+def traced(monkeypatch, logged):
+    """Turn tracing on as `log` and return a function that gives the ended spans."""
+    # OpenTelemetry takes one provider per process for good; ours can be made anew.
+    monkeypatch.setattr("opentelemetry.trace.set_tracer_provider", lambda _made: None)
+    tracing.init(ServiceSettings(secret_key=SECRET, traces="log"), "things")
+    yield lambda: [line for line in logged if line["event"] == "span"]
+    tracing.shutdown()
+
+
 def eventually(check, seconds=30):
     """Return what `check` returns once it is true and raises nothing."""
     end = time.monotonic() + seconds
@@ -156,6 +167,7 @@ class ServiceProcess:
             "secret_key": settings.secret_key.get_secret_value(),
             "database_url": settings.database_url.get_secret_value(),
             "redis_store_url": settings.redis_store_url.get_secret_value(),
+            "broker_url": settings.broker_url.get_secret_value(),
         }
         preamble = (
             "from flagon_chassis.settings import DatabaseSettings;"
@@ -204,6 +216,35 @@ def service_process(tmp_path):
     for process in made:
         process.process.kill()
         process.process.wait(10)
+
+
+@pytest.fixture
+def worker(make_settings, service_process, tmp_path, database_url):
+    """A function that starts a worker process for all queues."""
+
+    def start(url, *, queues=queue.QUEUES, broker_url="", **env):
+        settings = make_settings(
+            redis_store_url=url,
+            broker_url=broker_url,
+            database_url=database_url,
+            metrics_dir=str(tmp_path / "metrics"),
+            grace_seconds=1,
+        )
+        return service_process(
+            "from flagon_chassis import queue; import sys;"
+            "sys.exit(queue.run_worker(settings, 'things_app:create_app()',"
+            f" queues={list(queues)!r}, concurrency=2))",
+            settings,
+            PYTHONPATH=str(Path(__file__).parent),
+            THINGS_SECRET_KEY=settings.secret_key.get_secret_value(),
+            THINGS_DATABASE_URL=settings.database_url.get_secret_value(),
+            THINGS_REDIS_STORE_URL=url,
+            THINGS_BROKER_URL=broker_url,
+            THINGS_GRACE_SECONDS="1",
+            **env,
+        )
+
+    return start
 
 
 class Rounds(threading.Event):

@@ -255,6 +255,29 @@ class TestFailingEvents:
         assert effects() == ["a"]
         assert dead(store) == []
 
+    def test_name_the_attempt_before_and_the_first_of_their_batch(
+        self, make_consumer, store, traced
+    ):
+        tries = []
+
+        def at_second(session, events):
+            tries.append(1)
+            if len(tries) < 2:
+                raise ValueError
+            write(session, events)
+
+        put(store, "a")
+        put(store, "b")
+
+        make_consumer(at_second).step()
+
+        lines = [line for line in traced() if line["name"].startswith("consume")]
+        first, second, again, again_too = lines
+        name = "{trace_id}-{span_id}".format_map
+        assert second["links"] == [name(first)]
+        assert again["links"] == [name(first)]
+        assert again_too["links"] == [name(second)]
+
     def test_unreadable_entries_are_set_aside(self, consumer, store, effects):
         store.xadd(streams.EVENTS, {"what": "ever"})
         store.xadd(streams.EVENTS, {"id": "no uuid", "type": "t"})

@@ -1,3 +1,4 @@
+import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -16,7 +17,7 @@ def make_app(make_settings, bearer):
         settings = make_settings(redis_cache_url=redis_url, rate_limit=rate_limit)
         app = web.create_app(__name__, settings, name="things", openapi=False)
         auth.init_app(app, issuer=ISSUER, jwks=bearer.jwks)
-        limits.init_app(app, settings)
+        limiter = limits.init_app(app, settings)
 
         @app.get("/")
         @auth.open_route
@@ -32,6 +33,12 @@ def make_app(make_settings, bearer):
         @auth.open_route
         def advice():
             return Response("", headers={"Retry-After": "9"})
+
+        @app.get("/narrow")
+        @limiter.limit("1 per minute", override_defaults=False)
+        @auth.open_route
+        def narrow():
+            return {}
 
         return app
 
@@ -70,6 +77,11 @@ class TestLimit:
 
         assert found == [200, 200, 429]
 
+    def test_of_a_route_counts_beside_that_of_all(self, client):
+        found = [client.get(path).status_code for path in ("/narrow", "/narrow", "/")]
+
+        assert found == [200, 429, 200]
+
     def test_leaves_probes_alone(self, client):
         assert [client.get("/livez").status_code for _ in range(4)] == [200] * 4
 
@@ -84,6 +96,40 @@ class TestLimit:
         client = make_app("redis://127.0.0.1:1/0").test_client()
 
         assert statuses(client) == [200, 200, 429]
+
+
+class TestOutage:
+    @pytest.fixture
+    def hanging(self):
+        """A Redis that takes connections and says nothing."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            yield f"redis://127.0.0.1:{listener.getsockname()[1]}/0"
+
+    @pytest.mark.parametrize("rate_limit", ["100 per minute", "1000 per minute"])
+    def test_is_seen_by_nobody_who_asks_meanwhile(self, make_app, hanging, rate_limit):
+        app = make_app(hanging, rate_limit)
+
+        def ask(_number):
+            return app.test_client().get("/").status_code
+
+        with ThreadPoolExecutor(30) as pool:
+            assert list(pool.map(ask, range(60))) == [200] * 60
+
+
+class TestConnections:
+    def test_are_few_however_many_ask(self, make_app, redis_url, store):
+        app = make_app(redis_url, "100 per minute")
+        before = store.info("clients")["connected_clients"]
+
+        def ask(_number):
+            return app.test_client().get("/").status_code
+
+        store.client_pause(200, all=False)
+        with ThreadPoolExecutor(40) as pool:
+            assert list(pool.map(ask, range(40))) == [200] * 40
+
+        opened = store.info("clients")["connected_clients"] - before
+        assert opened <= limits._CONNECTIONS
 
 
 class TestRetryAfter:

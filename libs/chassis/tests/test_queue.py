@@ -9,7 +9,8 @@ import redis
 from kombu.exceptions import OperationalError
 from sqlalchemy import select
 
-from flagon_chassis import logs, queue, tables
+from flagon_chassis import logs, queue, tables, tracing
+from flagon_chassis.logs import trace_id_of
 from flagon_chassis.testing import start_redis
 
 from .conftest import eventually, in_thread, sample
@@ -208,6 +209,22 @@ class TestTask:
         line = next(line for line in logged if line["event"] == "task")
         assert (line["outcome"], line["attempt"]) == ("succeeded", 1)
 
+    def test_a_further_attempt_belongs_to_what_asked_for_the_task(self, broker, traced):
+        again = {"retries": 1, "traceparent": TRACEPARENT}
+        with tracing.span("first attempt") as span:
+            attempt = tracing.traceparent_of(span)
+            queue._stamp(again)
+        task = broker.tasks["things.note"]
+        task.push_request(id="1", **again)
+        task(key="a")
+        task.pop_request()
+
+        assert again["traceparent"] == TRACEPARENT
+        assert again["attempt_before"] == attempt
+        run = next(line for line in traced() if line["name"] == "run things.note")
+        assert run["trace_id"] == trace_id_of(TRACEPARENT)
+        assert run["links"] == ["-".join(attempt.split("-")[1:3])]
+
     def test_leaves_its_request_id_behind(self, broker, store):
         broker.tasks["things.note"].apply(kwargs={"key": "a"})
         broker.tasks["things.note"].apply(kwargs={"key": "a"})
@@ -268,33 +285,6 @@ def acl_redis():
         admin.execute_command("ACL", "SETUSER", "things", "on", ">pw", *ACL)
         yield admin, url.replace("redis://", "redis://things:pw@")
     server.close()
-
-
-@pytest.fixture
-def worker(make_settings, service_process, tmp_path, database_url):
-    """A function that starts a worker process for all queues."""
-
-    def start(url, *, queues=queue.QUEUES, **env):
-        settings = make_settings(
-            redis_store_url=url,
-            database_url=database_url,
-            metrics_dir=str(tmp_path / "metrics"),
-            grace_seconds=1,
-        )
-        return service_process(
-            "from flagon_chassis import queue; import sys;"
-            "sys.exit(queue.run_worker(settings, 'things_app:create_app()',"
-            f" queues={list(queues)!r}, concurrency=2))",
-            settings,
-            PYTHONPATH=str(Path(__file__).parent),
-            THINGS_SECRET_KEY=settings.secret_key.get_secret_value(),
-            THINGS_DATABASE_URL=settings.database_url.get_secret_value(),
-            THINGS_REDIS_STORE_URL=url,
-            THINGS_GRACE_SECONDS="1",
-            **env,
-        )
-
-    return start
 
 
 class TestRunWorker:
@@ -368,6 +358,9 @@ class TestRunWorker:
             os.kill(int(begun[0].split()[1]), signal.SIGKILL)
 
             eventually(lambda: store.lindex("things:noted:a", -1) == b"ended")
+        # It waited once, however often it began.
+        shown = process.get("/metrics")[1]
+        assert 'flagon_task_wait_seconds_count{queue="bulk"} 1.0' in shown
         process.stop()
 
     def test_a_process_that_cannot_start_takes_no_task(self, worker, redis_url, broker):

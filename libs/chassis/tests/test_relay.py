@@ -10,6 +10,7 @@ from psycopg.types.json import Jsonb
 
 from flagon_chassis import relay as relays
 from flagon_chassis import streams
+from flagon_chassis.logs import SPAN_REQUEST_ID
 from flagon_chassis.relay import Relay
 from flagon_chassis.testing import free_port, start_redis
 
@@ -141,6 +142,19 @@ class TestStep:
 
         assert waiting(rows) == 1
 
+    def test_names_the_first_of_what_is_sent_together(self, relay, rows, traced):
+        put_event(rows, request_id="order-66-x")
+        put_event(rows)
+
+        relay.step(rows)
+
+        command, first, second = traced()
+        assert first["attributes"][SPAN_REQUEST_ID] == "order-66-x"
+        assert command["name"] == "PIPELINE"
+        assert command["parent_span_id"] == first["span_id"]
+        assert second["links"] == [f"{first['trace_id']}-{first['span_id']}"]
+        assert "links" not in first
+
     def test_sends_all_of_a_batch_or_nothing(self, relay, rows, store):
         # Without memory Redis refuses `XADD`; what fits must not overtake what does not.
         for _ in range(3):
@@ -248,6 +262,15 @@ class TestTasks:
         ]
         assert store.llen("things:mail") == 1
         assert waiting(rows) == 0
+
+    def test_names_those_that_are_sent_with_it(self, relay, rows, store, traced):
+        for number in range(2):
+            put_task(rows, more={"fold": 3}, n=number)
+
+        relay.step(rows)
+
+        sent = next(line for line in traced() if line["name"].startswith("send"))
+        assert sent["links"] == ["-".join(TRACEPARENT.split("-")[1:3])]
 
     def test_keeps_tasks_while_the_broker_is_away(
         self, make_settings, database_url, rows

@@ -100,6 +100,8 @@ class TestEvent:
         assert (event.id, event.type, event.topics) == (id_, "type", ("a", "b"))
         assert event.envelope == envelope
         assert event.traceparent == "t"
+        # Where realtime looks for it, which does not read envelopes.
+        assert fields[b"traceparent"] == b"t"
 
     @pytest.mark.parametrize("fields", [{}, {b"id": b"no"}])
     def test_that_no_relay_wrote_is_refused(self, fields):

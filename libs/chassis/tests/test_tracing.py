@@ -8,9 +8,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import psycopg
 import pytest
+import redis
 from flask import Flask
+from structlog.contextvars import bound_contextvars, clear_contextvars
 
-from flagon_chassis import tracing
+from flagon_chassis import logs, otlp, tracing
+from flagon_chassis.logs import SPAN_REQUEST_ID
 from flagon_chassis.settings import DatabaseSettings, ServiceSettings
 
 from .conftest import SECRET
@@ -18,16 +21,6 @@ from .conftest import SECRET
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = "b7ad6b7169203331"
 TRACEPARENT = f"00-{TRACE}-{PARENT}-01"
-
-
-@pytest.fixture
-def traced(monkeypatch, logged):
-    """Turn tracing on as `log` and return a function that gives the ended spans."""
-    # OpenTelemetry takes one provider per process for good; ours can be made anew.
-    monkeypatch.setattr("opentelemetry.trace.set_tracer_provider", lambda _made: None)
-    tracing.init(ServiceSettings(secret_key=SECRET, traces="log"), "things")
-    yield lambda: [line for line in logged if line["event"] == "span"]
-    tracing.shutdown()
 
 
 class TestWithoutTraces:
@@ -184,6 +177,120 @@ class TestInstrumentFlask:
         assert traced() == []
 
 
+class TestRedis:
+    @pytest.fixture
+    def store(self, redis_url, traced):
+        client = redis.Redis.from_url(redis_url)
+        yield client
+        client.close()
+
+    def test_makes_a_span_of_a_command_without_its_values(self, traced, store):
+        with tracing.span("work"):
+            store.set("key-4711", "value")
+
+        command, work = traced()
+        assert (command["name"], command["kind"]) == ("SET", "client")
+        assert command["parent_span_id"] == work["span_id"]
+        assert "4711" not in json.dumps(command)
+
+    def test_makes_one_span_of_many_commands_at_once(self, traced, store):
+        with tracing.span("work"), store.pipeline() as pipeline:
+            pipeline.set("a", 1).set("b", 2).execute()
+
+        command, _work = traced()
+        assert command["name"] == "PIPELINE"
+        assert command["attributes"]["db.operation.batch.size"] == 2
+
+    def test_leaves_commands_alone_that_are_part_of_nothing(self, traced, store):
+        store.set("a", 1)
+
+        assert traced() == []
+
+    def test_leaves_the_client_as_it_was(self, monkeypatch):
+        monkeypatch.setattr("opentelemetry.trace.set_tracer_provider", lambda _: None)
+        before = redis.Redis.execute_command
+        tracing.init(ServiceSettings(secret_key=SECRET, traces="log"), "things")
+        during = redis.Redis.execute_command
+        tracing.shutdown()
+
+        assert during is not before
+        assert redis.Redis.execute_command is before
+
+
+class TestBeginnings:
+    def test_what_only_looks_for_work_is_no_trace(self, traced):
+        with tracing.span("select", kind="client"):
+            pass
+
+        assert traced() == []
+
+    def test_a_call_to_another_service_is_one(self, traced):
+        with tracing.span("GET", kind="client", attributes={"peer.service": "catalog"}):
+            pass
+
+        assert traced()
+
+    def test_a_share_is_recorded(self, monkeypatch, logged):
+        monkeypatch.setattr("opentelemetry.trace.set_tracer_provider", lambda _: None)
+        settings = ServiceSettings(secret_key=SECRET, traces="log", trace_ratio=0)
+        tracing.init(settings, "things")
+        with tracing.span("work"):
+            pass
+        tracing.shutdown()
+
+        assert not [line for line in logged if line["event"] == "span"]
+
+    def test_says_what_it_is(self):
+        assert tracing._beginnings(0.5).get_description() == "Beginnings(0.5)"
+
+
+class TestRequestId:
+    def test_is_told_by_every_span(self, traced):
+        with bound_contextvars(request_id="order-66-x"), tracing.span("work"):
+            pass
+
+        assert traced()[0]["attributes"] == {SPAN_REQUEST_ID: "order-66-x"}
+
+    def test_is_told_by_the_span_of_a_request(self, traced):
+        app = Flask("things")
+        logs.init_app(app)
+        tracing.instrument_flask(app)
+        app.add_url_rule("/", view_func=lambda: "here")
+        with bound_contextvars(request_id="stale-from-before"):
+            app.test_client().get("/", headers={"X-Request-ID": "order-66-x"})
+
+        assert traced()[0]["attributes"][SPAN_REQUEST_ID] == "order-66-x"
+
+    def test_is_left_out_where_there_is_none(self, traced):
+        app = Flask("things")
+        tracing.instrument_flask(app)
+        clear_contextvars()
+        app.test_client().get("/")
+
+        assert SPAN_REQUEST_ID not in traced()[0]["attributes"]
+
+
+class TestLinks:
+    def test_name_what_a_span_has_to_do_with(self, start, collector):
+        start(collector.url)
+        with tracing.continue_from(None, "work", links=[TRACEPARENT, None, "hostile"]):
+            pass
+        span = tracing.start(None, "part", links=[TRACEPARENT])
+        span.end()
+        tracing.flush()
+
+        kept = [one for _, body in collector.bodies for one in otlp.read(body)]
+        assert [one.links for one in kept] == [(f"{TRACE}-{PARENT}",)] * 2
+
+    def test_a_span_can_be_named(self, traced):
+        span = tracing.start(TRACEPARENT, "work")
+
+        assert tracing.traceparent_of(span).startswith(f"00-{TRACE}-")
+
+    def test_what_stands_in_for_a_span_cannot(self):
+        assert tracing.traceparent_of(tracing.start(TRACEPARENT, "work")) is None
+
+
 class TestInstrumentPsycopg:
     def test_makes_a_span_of_a_statement(self, database_url):
         # In a process of its own: the instrumentation patches the driver for good.
@@ -269,20 +376,19 @@ def collector():
     collector.close()
 
 
+@pytest.fixture
+def start(monkeypatch):
+    monkeypatch.setattr("opentelemetry.trace.set_tracer_provider", lambda _made: None)
+
+    def start(url):
+        settings = ServiceSettings(secret_key=SECRET, traces="otlp", otlp_url=url)
+        tracing.init(settings, "things")
+
+    yield start
+    tracing.shutdown()
+
+
 class TestOtlp:
-    @pytest.fixture
-    def start(self, monkeypatch):
-        monkeypatch.setattr(
-            "opentelemetry.trace.set_tracer_provider", lambda _made: None
-        )
-
-        def start(url):
-            settings = ServiceSettings(secret_key=SECRET, traces="otlp", otlp_url=url)
-            tracing.init(settings, "things")
-
-        yield start
-        tracing.shutdown()
-
     def test_sends_spans_to_the_collector(self, start, collector):
         start(collector.url)
         with tracing.span("some work"), tracing.span("a part of it"):

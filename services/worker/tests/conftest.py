@@ -141,6 +141,12 @@ def wait_for(ready, seconds=20, pause=0.05):
         time.sleep(pause)
 
 
+@pytest.fixture
+def say(pytestconfig):
+    """Shows a line to who runs the tests."""
+    return lambda line: pytestconfig.get_terminal_writer().line(f" {line}")
+
+
 @pytest.fixture(name="wait_for", scope="session")
 def _wait_for():
     return wait_for

@@ -14,8 +14,10 @@ import psutil
 import psycopg
 import pytest
 import redis
+from kombu.exceptions import OperationalError
+from pydantic import SecretStr
 
-from flagon_chassis import db
+from flagon_chassis import db, queue
 from flagon_chassis.testing import ISSUER, start_postgres, start_redis
 from flagon_worker.app import create_app
 from flagon_worker.settings import Settings
@@ -37,8 +39,13 @@ KILLED = ("fast", "slow", "relay", "redis", "postgres")
 class World:
     """A worker service with servers of its own, all of which may be killed."""
 
-    def __init__(self, postgres, store, cache_url, folder, catalog_url, jwks):
+    def __init__(
+        self, postgres, store, cache_url, folder, catalog_url, jwks, broker=None
+    ):
         self.servers = {"postgres": postgres, "redis": store}
+        if broker is not None:
+            self.servers["rabbitmq"] = broker
+        self.broker = "rabbitmq" if broker is not None else "redis"
         self.started = {}
         self.database = postgres.url
         self.store_url = store.url
@@ -67,6 +74,7 @@ class World:
             redis_store_url=cache_url,
             rate_limit="1000000 per minute",
         )
+        self.settings = settings
         db.migrate(settings, MIGRATIONS)
         self.app = create_app(settings)
         self.app.extensions["flagon.keys"]._fetch = jwks
@@ -75,6 +83,7 @@ class World:
             {
                 **{f"WORKER_{name.upper()}": str(values[name]) for name in values},
                 "WORKER_REDIS_STORE_URL": store.url,
+                "WORKER_BROKER_URL": self.servers[self.broker].url,
             },
             folder,
         )
@@ -127,7 +136,34 @@ class World:
 
     @property
     def answers(self):
-        return {"redis": self.redis_answers, "postgres": self.postgres_answers}
+        return {
+            "redis": self.redis_answers,
+            "postgres": self.postgres_answers,
+            "rabbitmq": self.rabbitmq_answers,
+        }
+
+    def forget_tasks(self):
+        """Have the broker lose all that waits there."""
+        if self.broker == "redis":
+            with redis.Redis.from_url(self.store_url) as client:
+                client.flushall()
+            return
+        with self.celery.connection_for_read() as connection:
+            for name in queue.QUEUES:
+                connection.default_channel.queue_purge(name)
+
+    @property
+    def celery(self):
+        address = SecretStr(self.servers[self.broker].url)
+        return queue.publisher(
+            self.settings.model_copy(update={"broker_url": address}), "worker"
+        )
+
+    def rabbitmq_answers(self):
+        try:
+            return queue.depths(self.celery, queue.QUEUES) is not None
+        except OperationalError:
+            return False
 
     def redis_answers(self):
         with redis.Redis.from_url(self.store_url, retry=None) as client:
@@ -150,12 +186,6 @@ class World:
         for process in self.started.values():
             process.kill()
             process.wait()
-
-
-@pytest.fixture
-def say(pytestconfig):
-    """Shows a line to who runs the tests."""
-    return lambda line: pytestconfig.get_terminal_writer().line(f" {line}")
 
 
 @pytest.fixture(scope="module")
@@ -300,10 +330,9 @@ class TestLedger:
                 if ledger.chance.random() < 0.15:
                     ledger.cancel_one()
                 if number == half and trouble == "restart":
-                    world.restart("redis")
+                    world.restart(world.broker)
                 if number == half and trouble == "flush":
-                    with redis.Redis.from_url(world.store_url) as client:
-                        client.flushall()
+                    world.forget_tasks()
         finally:
             # The small run is over soon; it was disturbed all the same.
             wait_for(lambda: sum(kills.values()) >= 2, 30)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
+from uuid import UUID  # noqa: TC003 (beside what is used, as everywhere)
 
 import redis
 import structlog
@@ -27,7 +28,7 @@ from structlog.contextvars import bound_contextvars
 
 from . import logs, metrics, sentry, server, streams, tracing
 from .errors import Unavailable
-from .relay import stop_at_signals
+from .plain import stop_at_signals
 from .settings import DatabaseSettings
 from .streams import Entry, Event
 from .tables import inbox
@@ -98,6 +99,7 @@ class Consumer:
         self._sessions = sessionmaker(self._engine, expire_on_commit=False)
         self._claimed_at = self._purged_at = float("-inf")
         self.trouble: dict[str, str] = {"redis": "not connected yet"}
+        self._before: dict[UUID, str | None] = {}
         self._seconds = metrics.histogram(
             "flagon_event_consume_seconds",
             "Time from when an event happened until its effect was committed.",
@@ -271,6 +273,7 @@ class Consumer:
                 failed = error
             else:
                 return
+        self._before.pop(event.id, None)
         if failed and tried >= self.attempts:
             fields = {
                 b"id": str(event.id).encode(),
@@ -282,19 +285,26 @@ class Consumer:
 
     def _effect(self, events: list[Event]) -> None:
         """Commit the effect of those events that had none, then acknowledge all."""
-        spans = [
-            tracing.start(
-                event.traceparent,
-                f"consume {event.type}",
-                kind="consumer",
-                attributes={
-                    "messaging.system": "redis",
-                    "messaging.consumer.group.name": self.group,
-                    "messaging.message.id": str(event.id),
-                },
+        spans: list[tracing.Span] = []
+        for event in events:
+            # What they share shows in the trace of the first; the attempt before is kept
+            # with its error.
+            first = tracing.traceparent_of(spans[0]) if spans else None
+            attributes = {
+                "messaging.system": "redis",
+                "messaging.consumer.group.name": self.group,
+                "messaging.message.id": str(event.id),
+                "messaging.batch.message_count": len(events),
+            }
+            spans.append(
+                tracing.start(
+                    event.traceparent,
+                    f"consume {event.type}",
+                    kind="consumer",
+                    attributes=attributes,
+                    links=[first, self._before.pop(event.id, None)],
+                )
             )
-            for event in events
-        ]
         try:
             # The statements of a batch show in the trace of its first event.
             with (
@@ -307,8 +317,9 @@ class Consumer:
                     self.handle(session, fresh)
         # Only looked at: the trace of each event shows how it failed.
         except Exception as error:
-            for span in spans:
+            for event, span in zip(events, spans, strict=True):
                 span.record_exception(error)
+                self._before[event.id] = tracing.traceparent_of(span)
             raise
         finally:
             for span in spans:

@@ -5,19 +5,30 @@ import time
 from http import HTTPStatus
 from typing import Any
 
+import structlog
 from flask import Flask, Response, g, request
 from flask_limiter import Limiter
 from flask_limiter.util import get_remote_address
-from limits.storage import RedisStorage
+from limits.storage import MemoryStorage, RedisStorage
+from redis import BlockingConnectionPool, RedisError
+from redis.backoff import NoBackoff
+from redis.exceptions import TimeoutError as RedisTimeout
+from redis.retry import Retry
 
 from . import auth
 from .settings import ServiceSettings
+
+log = structlog.get_logger()
 
 _SCHEME = "portions+"
 _PORTIONS_MAX = 10_000
 """Accounts and addresses that a process takes places for."""
 _WAIT_SECONDS = 0.3
 """A counter is not worth waiting for."""
+_AWAY_SECONDS = 1.0
+"""How long Redis is left alone once it did not answer."""
+_CONNECTIONS = 16
+"""A worker that serves everybody at once would open one for each of them."""
 _PROBES = {"/livez", "/readyz", "/metrics"}
 
 
@@ -50,6 +61,10 @@ class _InPortions(RedisStorage):
     limit of several hundred it takes places for the next requests as well, which then
     cost none. No limit is exceeded for that. What a process has taken and does not use
     is lost to the account until the window ends: a hundredth for each process at most.
+
+    Without Redis each process counts for itself: a limit that is too generous for a while,
+    and never an open door. The library could do that, but only for the first request that
+    finds out: those that wait at the same moment would be shown the error.
     """
 
     STORAGE_SCHEME = ["portions+redis", "portions+rediss", "portions+redis+unix"]  # noqa: RUF012 (as there)
@@ -65,14 +80,35 @@ class _InPortions(RedisStorage):
     """
 
     def __init__(self, uri: str, **options: Any) -> None:  # noqa: ANN401 (as there)
-        super().__init__(uri.removeprefix(_SCHEME), **options)
+        url = uri.removeprefix(_SCHEME)
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=_CONNECTIONS,
+            timeout=_WAIT_SECONDS,
+            socket_timeout=_WAIT_SECONDS,
+            socket_connect_timeout=_WAIT_SECONDS,
+            # Once, since a connection that was left alone may have gone.
+            retry=Retry(NoBackoff(), 1),
+        )
+        super().__init__(url, connection_pool=pool, **options)
         self._portions: dict[str, _Portion] = {}
+        self._here = MemoryStorage()
+        self._away_until = 0.0
 
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
         """Count, and remember what the headers will say."""
-        counted = self._next(key, expiry) if amount == 1 else None
-        if counted is None:
-            counted = self._count(key, expiry, amount)
+        if time.monotonic() < self._away_until:
+            counted = self._count_here(key, expiry, amount)
+        else:
+            try:
+                places = self._next(key, expiry) if amount == 1 else None
+                counted = places or self._count(key, expiry, amount)
+            except RedisError as error:
+                counted = self._count_here(key, expiry, amount)
+                if time.monotonic() >= self._away_until:
+                    # Those that waited with this one find out too, and say nothing.
+                    log.warning("limits_unreachable", error=type(error).__name__)
+                self._away_until = time.monotonic() + _AWAY_SECONDS
         g.setdefault("flagon_counted", {})[key] = counted
         return counted[0]
 
@@ -85,22 +121,29 @@ class _InPortions(RedisStorage):
             self._portions = {}
         portion = self._portions.setdefault(key, _Portion())
         counted = portion.take()
-        # Threads that find it empty wait for the one that refills it.
-        if counted is None and portion.refilling.acquire(timeout=_WAIT_SECONDS):
-            try:
-                counted = portion.take()
-                if counted is None:
-                    end, until = self._count(key, expiry, size)
-                    portion.fill(range(end - size + 2, end + 1), until)
-                    counted = end - size + 1, until
-            finally:
-                portion.refilling.release()
+        if counted is not None:
+            return counted
+        # Threads that find it empty wait for the one that refills it, and do not ask Redis
+        # themselves when it takes too long: they would only make it slower.
+        if not portion.refilling.acquire(timeout=_WAIT_SECONDS):
+            raise RedisTimeout("the counter of this account does not answer")
+        try:
+            counted = portion.take()
+            if counted is None:
+                end, until = self._count(key, expiry, size)
+                portion.fill(range(end - size + 2, end + 1), until)
+                counted = end - size + 1, until
+        finally:
+            portion.refilling.release()
         return counted
 
     def _count(self, key: str, expiry: int, amount: int) -> tuple[int, float]:
         script = self.lua_incr_expire
         count, left = script([self.prefixed_key(key)], [expiry, amount])
         return int(count), time.time() + left
+
+    def _count_here(self, key: str, expiry: int, amount: int) -> tuple[int, float]:
+        return self._here.incr(key, expiry, amount), self._here.get_expiry(key)
 
     def get(self, key: str) -> int:
         """Return how much was counted, without asking if that was in this request."""
@@ -131,8 +174,6 @@ def init_app(app: Flask, settings: ServiceSettings) -> Limiter:
         account_or_address,
         storage_uri=_SCHEME + settings.redis_cache_url.get_secret_value(),
         storage_options={
-            "socket_timeout": _WAIT_SECONDS,  # type: ignore[dict-item]
-            "socket_connect_timeout": _WAIT_SECONDS,  # type: ignore[dict-item]
             # Redis' access rules give each service the keys below its own name.
             "key_prefix": f"{app.name}:limits",
         },
@@ -140,9 +181,6 @@ def init_app(app: Flask, settings: ServiceSettings) -> Limiter:
         default_limits=[settings.rate_limit],
         default_limits_exempt_when=lambda: request.path in _PROBES,
         headers_enabled=True,
-        # Without Redis each process counts for itself: a limit that is too generous for
-        # a while, and never an open door.
-        in_memory_fallback_enabled=True,
     )
     # Hooks run in reverse order: this one after the limiter's, the other one before.
     app.after_request(_restore_retry_after)

@@ -19,6 +19,9 @@ from structlog.contextvars import (
 _REQUEST_ID = re.compile(r"\A[A-Za-z0-9._-]{8,64}\Z")
 _TRACEPARENT = re.compile(r"\A00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}\Z")
 
+SPAN_REQUEST_ID = "flagon.request_id"
+"""The attribute that ties a span to the request id that people know."""
+
 if TYPE_CHECKING:
     from flask import Flask, Response
 

@@ -1,11 +1,10 @@
-"""Celery, fitted to a Flask app and to Redis so that no task is lost.
+"""Celery, fitted to a Flask app and to its broker so that no task is lost.
 
 A task is sent by a row in the outbox, in the transaction that makes it necessary; the
 relay publishes it. Workers run it in the app's context, in the trace of its request.
 """
 
 import contextlib
-import json
 import os
 import signal
 import threading
@@ -19,13 +18,12 @@ import structlog
 from billiard import util
 from celery import Celery, Task, signals
 from celery.exceptions import Ignore, Reject, Retry
-from kombu import Exchange, Queue
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 from structlog.contextvars import bound_contextvars, clear_contextvars
 
-from . import logs, tracing
-from .settings import ServiceSettings
+from . import brokers, logs, tracing
+from .settings import DatabaseSettings
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -50,7 +48,7 @@ class QueueUnfit(ValueError):
 
 
 def configuration(
-    settings: ServiceSettings,
+    settings: DatabaseSettings,
     service: str,
     *,
     queues: Sequence[str] = QUEUES,
@@ -60,13 +58,19 @@ def configuration(
 ) -> dict[str, Any]:
     """Return Celery's configuration; each value keeps a task from getting lost.
 
-    :param service: prefix of every key, so that a Redis ACL can hold the service.
+    :param service: whose tasks they are; the broker keeps them apart from others'.
     :param soft_seconds: a task is asked to stop after this.
     :param hard_seconds: a task is killed after this; no task may set a longer limit.
-    :param socket_seconds: longest wait for Redis; shorter where a person waits.
+    :param socket_seconds: longest wait for the broker; shorter where a person waits.
     """
     return {
-        "broker_url": settings.redis_store_url.get_secret_value(),
+        **brokers.of(brokers.url(settings)).configuration(
+            service,
+            queues,
+            # Longer than any task, or the task runs twice at once.
+            again_seconds=hard_seconds * 2 + 120,
+            socket_seconds=socket_seconds,
+        ),
         # A task is done when it has ended, not when it was taken.
         "task_acks_late": True,
         # Without this the task of a killed child counts as failed and is gone.
@@ -85,14 +89,9 @@ def configuration(
         "worker_soft_shutdown_timeout": settings.grace_seconds,
         # A queue that nobody reads would keep a misspelt task for ever.
         "task_create_missing_queues": False,
-        "task_queues": [
-            Queue(name, Exchange("tasks", type="direct"), routing_key=name)
-            for name in queues
-        ],
         "task_default_queue": queues[0],
-        "task_default_exchange": "tasks",
         "task_default_routing_key": queues[0],
-        # Pickle would run what anyone who can write to Redis sends.
+        # Pickle would run what anyone who can write to the broker sends.
         "task_serializer": "json",
         "accept_content": ["json"],
         "broker_connection_retry_on_startup": True,
@@ -106,21 +105,6 @@ def configuration(
             "interval_step": 0.2,
             "interval_max": 0.2,
         },
-        "broker_transport_options": {
-            "global_keyprefix": f"{service}:",
-            # A message that was taken and not finished is given out again after this;
-            # it must be longer than any task, or the task runs twice at once.
-            "visibility_timeout": hard_seconds * 2 + 120,
-            "unacked_restore_interval": 5,
-            # By default the sweep above happens at every tenth interval only.
-            "unacked_restore_throttle": 1,
-            "unacked_mutex_expire": 30,
-            # Kombu's default, no timeout, hangs for ever on a frozen Redis.
-            "socket_timeout": socket_seconds,
-            "socket_connect_timeout": min(1.0, socket_seconds),
-            "socket_keepalive": True,
-            "health_check_interval": 10,
-        },
         # The chassis logs; Celery must neither reformat nor catch standard output.
         "worker_hijack_root_logger": False,
         "worker_redirect_stdouts": False,
@@ -133,7 +117,7 @@ def configuration(
 
 def init_app(
     app: "Flask",
-    settings: ServiceSettings,
+    settings: DatabaseSettings,
     *,
     queues: Sequence[str] = QUEUES,
     soft_seconds: int = _SOFT_SECONDS,
@@ -155,7 +139,8 @@ def init_app(
             with app.app_context(), _message_at_hand(self):
                 return self.run(*args, **kwargs)
 
-    celery: Celery = Celery(app.name, task_cls=AppTask, set_as_current=True)
+    make = brokers.of(brokers.url(settings)).celery
+    celery: Celery = make(app.name, task_cls=AppTask, set_as_current=True)
     celery.conf.update(
         configuration(
             settings,
@@ -171,9 +156,10 @@ def init_app(
     return celery
 
 
-def publisher(settings: ServiceSettings, service: str) -> Celery:
+def publisher(settings: DatabaseSettings, service: str) -> Celery:
     """Return a Celery app that can send tasks of any name and run none."""
-    celery: Celery = Celery(service, set_as_current=False)
+    make = brokers.of(brokers.url(settings)).celery
+    celery: Celery = make(service, set_as_current=False)
     celery.conf.update(configuration(settings, service, socket_seconds=2.0))
     return celery
 
@@ -228,7 +214,11 @@ def publish(
 
 def _stamp(headers: dict[str, Any], **_signal: object) -> None:
     # Tasks that tasks, retries and the schedule send; the relay's have all of it.
-    tracing.inject(headers)
+    if headers.get("retries") and headers.get("traceparent"):
+        # A further attempt is a child of what asked for the task, as the first one was.
+        headers["attempt_before"] = tracing.current_traceparent()
+    else:
+        tracing.inject(headers)
     headers.setdefault("request_id", logs.request_id())
     headers.setdefault("enqueued_at", time.time())
 
@@ -240,9 +230,12 @@ def _message_at_hand(task: "Task[Any, Any]") -> Iterator[None]:
 
     message = task.request
     name = str(task.name)
-    queue = str((message.delivery_info or {}).get("routing_key", "direct"))
+    delivery = message.delivery_info or {}
+    queue = str(delivery.get("routing_key", "direct"))
     enqueued_at = getattr(message, "enqueued_at", None)
-    if enqueued_at is not None and not message.retries:
+    # What is tried again, or was given out before, did not wait all the time since.
+    again = message.retries or delivery.get("redelivered")
+    if enqueued_at is not None and not again:
         metrics.histogram(
             "flagon_task_wait_seconds",
             "Time from the wish for a task until it started.",
@@ -262,6 +255,7 @@ def _message_at_hand(task: "Task[Any, Any]") -> Iterator[None]:
             f"run {name}",
             kind="consumer",
             attributes={"messaging.destination.name": queue},
+            links=[getattr(message, "attempt_before", None)],
         ) as span,
     ):
         try:
@@ -319,20 +313,20 @@ def check(celery: Celery, grace_seconds: float) -> None:
             raise QueueUnfit(message)
         if task.time_limit is not None:
             limits[f"time_limit of {name}"] = task.time_limit
-    visible = conf.broker_transport_options["visibility_timeout"]
+    visible = _broker(celery).again_seconds(celery)
     for name, limit in limits.items():
         longest = (limit or float("inf")) + grace_seconds
         if visible <= longest:
             message = (
                 f"Lower {name} ({limit} s) or the grace after SIGTERM ({grace_seconds:g}"
-                f" s): together they must be less than the {visible} s after which the "
+                f" s): together they must be less than the {visible:g} s after which the "
                 "broker gives a task out again, or it runs twice at once."
             )
             raise QueueUnfit(message)
 
 
 def run_worker(
-    settings: ServiceSettings,
+    settings: DatabaseSettings,
     app: str,
     *,
     queues: Sequence[str],
@@ -403,7 +397,7 @@ def run_worker(
     return int(worker.exitcode or 0)
 
 
-def run_beat(settings: ServiceSettings, app: str) -> None:
+def run_beat(settings: DatabaseSettings, app: str) -> None:
     """Send the app's scheduled tasks (`beat_schedule`) when they are due.
 
     The schedule lives in memory: intervals start anew with the process. Run one of
@@ -439,7 +433,7 @@ def on_process_start(app: "Flask", step: Callable[[], object]) -> None:
     app.extensions.setdefault("flagon.process_steps", []).append(step)
 
 
-def _load(settings: ServiceSettings, app: str) -> tuple["Flask", Celery]:
+def _load(settings: DatabaseSettings, app: str) -> tuple["Flask", Celery]:
     from . import server  # noqa: PLC0415
 
     server.share_metrics(settings.metrics_dir)
@@ -563,15 +557,34 @@ def look(celery: Celery, queues: Sequence[str]) -> dict[str, tuple[int, float]]:
 
     :raises kombu.exceptions.OperationalError: the broker does not answer.
     """
-    found = {}
-    prefix = celery.conf.broker_transport_options["global_keyprefix"]
-    with celery.connection_for_read() as connection:
-        client = cast("Any", connection.default_channel).client
+    broker, found = _broker(celery), {}
+    with _channel(celery) as channel:
         for queue in queues:
-            # Not `client.llen`: only some commands know the prefix.
-            depth = int(client.execute_command("LLEN", queue))
-            next_ = client.execute_command("LINDEX", f"{prefix}{queue}", -1)
-            headers = json.loads(next_)["headers"] if next_ else {}
+            depth = broker.depth(celery, channel, queue)
+            headers = broker.next_headers(celery, channel, queue)
             age = time.time() - float(headers.get("enqueued_at") or time.time())
             found[queue] = (depth, max(0.0, age))
     return found
+
+
+def depths(celery: Celery, queues: Sequence[str]) -> dict[str, int]:
+    """Return how many tasks wait, by queue, without a look at any.
+
+    :raises kombu.exceptions.OperationalError: the broker does not answer.
+    """
+    broker = _broker(celery)
+    with _channel(celery) as channel:
+        return {queue: broker.depth(celery, channel, queue) for queue in queues}
+
+
+def _broker(celery: Celery) -> brokers.Broker:
+    return brokers.of(celery.conf.broker_url)
+
+
+@contextmanager
+def _channel(celery: Celery) -> Iterator[Any]:
+    with celery.connection_for_read() as connection:
+        try:
+            yield connection.default_channel
+        except (*connection.connection_errors, *connection.channel_errors) as error:
+            raise OperationalError(str(error)) from error

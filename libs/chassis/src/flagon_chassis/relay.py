@@ -9,7 +9,6 @@ Kept small in memory: no Flask and no SQLAlchemy, and Celery only where tasks ar
 
 import contextlib
 import random
-import signal
 import sys
 import threading
 import time
@@ -17,7 +16,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -28,6 +26,7 @@ from psycopg.rows import class_row
 from structlog.contextvars import bound_contextvars
 
 from . import logs, metrics, sentry, server, streams, tracing
+from .plain import stop_at_signals
 from .settings import DatabaseSettings
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ _LOCK = int.from_bytes(b"outbox")
 
 _SELECT = """
 select sequence, id, channel, name, subject, body, headers, created_at
-from outbox where sent_at is null and sequence <> all(%s)
+from outbox where sent_at is null and sequence <> all(%s) and channel <> %s
 order by sequence limit %s
 """
 _MARK = "update outbox set sent_at = now() where sequence = any(%s)"
@@ -115,6 +114,8 @@ class Relay:
         self._publishers: dict[str, Celery] = {}
         self._unsendable: set[int] = set()
         self._failures = 0
+        self._tasks_at = float("-inf")
+        self._task_failures = 0
         self._mean_bytes = 1024.0
         self.trouble: dict[str, str] = {"postgres": "not connected yet"}
         self._measured_at = self._purged_at = float("-inf")
@@ -132,7 +133,7 @@ class Relay:
         )
 
     def probe(self, dependency: str) -> None:
-        """Raise if the last use of `postgres` or `redis` failed; for readiness."""
+        """Raise if the last use of a dependency failed; for readiness."""
         if dependency in self.trouble:
             raise ConnectionError(self.trouble[dependency])
 
@@ -163,9 +164,8 @@ class Relay:
             except queue_errors() as error:
                 self._note("redis", error)
                 failures += 1
-                pause = min(_LONGEST_PAUSE_SECONDS, 0.1 * 2 ** min(failures, 10))
                 self.housekeeping(connection, idle=False)
-                self.stop.wait(random.uniform(0.05, pause))  # noqa: S311
+                self.stop.wait(_pause(failures))
                 continue
             failures = self._failures = 0
             self.trouble.pop("redis", None)
@@ -216,11 +216,16 @@ class Relay:
     def step(self, connection: psycopg.Connection[Any]) -> int:
         """Send one batch and return how many messages it held.
 
+        Tasks stay behind, for a while, when RabbitMQ does not answer.
+
         :raises redis.RedisError: Redis does not answer; nothing is marked that it does
             not have.
         """
         with connection.cursor(row_factory=class_row(Message)) as cursor:
-            batch = cursor.execute(_SELECT, [list(self._unsendable), _BATCH]).fetchall()
+            left_out = "" if time.monotonic() >= self._tasks_at else "task"
+            batch = cursor.execute(
+                _SELECT, [list(self._unsendable), left_out, _BATCH]
+            ).fetchall()
         if not batch:
             return 0
         events = [message for message in batch if message.channel == "event"]
@@ -234,29 +239,51 @@ class Relay:
         tasks = [message for message in batch if message.channel == "task"]
         handed: list[int] = []
         try:
+            known = {message.sequence: message for message in tasks}
             for message, sequences in fold(tasks):
-                if self._publish_task(message, sequences):
+                folded = [known[one] for one in sequences[1:]]
+                if self._publish_task(message, folded):
                     # One by one: when the broker goes away, those before are sent.
                     handed += sequences
+        except queue_errors() as error:
+            # Without Redis there is nothing to do. Where tasks wait somewhere else, events
+            # go on without them.
+            if self.settings.broker == "redis":
+                raise
+            self._note(self.settings.broker, error)
+            self._task_failures += 1
+            self._tasks_at = time.monotonic() + _pause(self._task_failures)
+        else:
+            if tasks:
+                self._task_failures = 0
+                self.trouble.pop(self.settings.broker, None)
         finally:
             if handed:
                 connection.execute(_MARK, [handed])
         return len(batch)
 
     def _publish_events(self, events: list[Message]) -> None:
-        spans = [
-            tracing.start(
-                message.headers.get("traceparent"),
-                f"publish {message.name}",
-                kind="producer",
-                attributes={
-                    "messaging.system": "redis",
-                    "messaging.destination.name": streams.EVENTS,
-                    "messaging.message.id": str(message.id),
-                },
+        spans: list[tracing.Span] = []
+        for message in events:
+            # What they share, the command to Redis, shows in the trace of the first.
+            first = [tracing.traceparent_of(spans[0])] if spans else []
+            attributes: dict[str, object] = {
+                "messaging.system": "redis",
+                "messaging.destination.name": streams.EVENTS,
+                "messaging.message.id": str(message.id),
+                "messaging.batch.message_count": len(events),
+            }
+            if request_id := message.headers.get("request_id"):
+                attributes[logs.SPAN_REQUEST_ID] = request_id
+            spans.append(
+                tracing.start(
+                    message.headers.get("traceparent"),
+                    f"publish {message.name}",
+                    kind="producer",
+                    attributes=attributes,
+                    links=first,
+                )
             )
-            for message in events
-        ]
         oldest = int(time.time() * 1000) - KEPT_MILLISECONDS
         entries = [
             streams.encode(
@@ -273,7 +300,10 @@ class Relay:
         try:
             # All or nothing: with single commands Redis could refuse one for want of
             # memory and take the next, which would change the order.
-            with self._redis.pipeline(transaction=True) as pipeline:
+            with (
+                tracing.use(spans[0], events[0].headers.get("traceparent")),
+                self._redis.pipeline(transaction=True) as pipeline,
+            ):
                 for message, entry in zip(events, entries, strict=True):
                     # `XADD` trims by number or by age, not by both: every sixteenth
                     # entry keeps the number in bounds.
@@ -294,10 +324,10 @@ class Relay:
             for span in spans:
                 span.end()
 
-    def _publish_task(self, message: Message, sequences: list[int]) -> bool:
+    def _publish_task(self, message: Message, folded: list[Message]) -> bool:
         """Send one task; say whether it is sent.
 
-        :param sequences: of all rows that it stands for.
+        :param folded: further ones that it stands for.
         """
         from . import queue  # noqa: PLC0415 (20 MB that only senders of tasks pay)
 
@@ -317,6 +347,7 @@ class Relay:
                 f"send {message.name}",
                 kind="producer",
                 attributes={"messaging.message.id": str(message.id)},
+                links=[one.headers.get("traceparent") for one in folded],
             ),
         ):
             traced: dict[str, str] = {}
@@ -327,8 +358,8 @@ class Relay:
                     message.name,
                     queue=message.body["queue"],
                     kwargs=(
-                        {**message.body["kwargs"], "times": len(sequences)}
-                        if len(sequences) > 1
+                        {**message.body["kwargs"], "times": 1 + len(folded)}
+                        if folded
                         else message.body["kwargs"]
                     ),
                     headers={**headers, **traced},
@@ -340,7 +371,7 @@ class Relay:
             except Exception as error:
                 # A row that can never be sent must not hold up all that follow. It stays
                 # in the table, counted as pending, and is tried again after a restart.
-                self._unsendable.update(sequences)
+                self._unsendable.update(one.sequence for one in (message, *folded))
                 log.exception("message_unsendable", sequence=message.sequence)
                 sentry.report(error)
                 return False
@@ -374,6 +405,12 @@ class Relay:
         self.trouble[dependency] = name
 
 
+def _pause(failures: int) -> float:
+    """Return the seconds to wait after so many failures in a row, one at least."""
+    longest = min(_LONGEST_PAUSE_SECONDS, 0.1 * 2 ** min(failures, 10))
+    return random.uniform(0.05, longest)  # noqa: S311
+
+
 def fold(tasks: list[Message]) -> list[tuple[Message, list[int]]]:
     """Return the messages to send, and the rows that each of them stands for.
 
@@ -404,7 +441,7 @@ def _request(message: Message) -> Iterator[None]:
 
 
 def queue_errors() -> tuple[type[Exception], ...]:
-    """Return what means that Redis does not answer, without loading Celery for it."""
+    """Return what means that Redis or the broker does not answer, without loading Celery."""
     kombu = sys.modules.get("kombu.exceptions")
     return (redis.RedisError, *([kombu.OperationalError] if kombu else []))
 
@@ -428,7 +465,10 @@ def run(
     stop_at_signals(relay.stop)
     sidecar = server.sidecar(
         settings.bind,
-        {name: partial(relay.probe, name) for name in ("postgres", "redis")},
+        {
+            name: partial(relay.probe, name)
+            for name in ("postgres", "redis", settings.broker)
+        },
     )
     log.info("relay_started")
     relay.work()
@@ -436,13 +476,3 @@ def run(
     sidecar.server_close()
     tracing.shutdown()
     log.info("relay_stopped")
-
-
-def stop_at_signals(stop: threading.Event) -> None:
-    """Set the event when the process is asked to end."""
-
-    def handle(_number: int, _frame: FrameType | None) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGTERM, handle)
-    signal.signal(signal.SIGINT, handle)

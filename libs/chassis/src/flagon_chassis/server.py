@@ -7,12 +7,11 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from json import dumps
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import shared
+from . import plain, shared
 from .settings import ServiceSettings
 
 if TYPE_CHECKING:
@@ -171,33 +170,18 @@ def sidecar(bind: str, checks: Mapping[str, Any] | None = None) -> ThreadingHTTP
 
     probes = {name: (probe, True) for name, probe in (checks or {}).items()}
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
+    class Handler(plain.Handler):
+        def do_GET(self) -> None:  # noqa: N802 (the library's name)
             if self.path == "/livez":
-                self._answer(200, {"status": "alive", "pid": os.getpid()})
+                self.answer(200, {"status": "alive", "pid": os.getpid()})
             elif self.path == "/readyz":
                 found = health.report(probes)
                 body = {"status": found.status, "checks": found.checks}
-                self._answer(200 if found.ready else 503, body)
+                self.answer(200 if found.ready else 503, body)
             elif self.path == "/metrics":
-                self._send(200, metrics.CONTENT_TYPE, metrics.exposition())
+                self.send(200, metrics.CONTENT_TYPE, metrics.exposition())
             else:
-                self._answer(404, {"status": "not found"})
-
-        def _answer(self, status: int, body: object) -> None:
-            self._send(status, "application/json", dumps(body).encode())
-
-        def _send(self, status: int, content_type: str, body: bytes) -> None:
-            self.send_response(status)
-            self.send_header("Content-Type", content_type)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Write nothing: probes and scrapes are not news."""
+                self.answer(404, {"status": "not found"})
 
     host, port = bind.rsplit(":", 1)
     server = ThreadingHTTPServer((host, int(port)), Handler)

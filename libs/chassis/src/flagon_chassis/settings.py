@@ -85,3 +85,12 @@ class DatabaseSettings(ServiceSettings, frozen=True):
     """The service's login, which can change rows but no tables."""
     owner_database_url: SecretStr | None = None
     """The role that owns the tables; given to `migrate` alone."""
+    broker_url: SecretStr = SecretStr("")
+    """Where tasks wait: `amqp://user:password@host:port` for RabbitMQ; empty: in the
+    Redis that keeps what it is given."""
+
+    @property
+    def broker(self) -> str:
+        """What tasks wait in, by name: `redis` or `rabbitmq`."""
+        address = self.broker_url.get_secret_value()
+        return "rabbitmq" if address.startswith("amqp") else "redis"

@@ -66,7 +66,10 @@ def connect(url: str, *, block_seconds: float = 0.0) -> redis.Redis:
 
 def encode(id_: UUID, type_: str, envelope: Mapping[str, Any]) -> dict[Any, Any]:
     """Return the fields of an event's entry."""
+    traceparent = envelope.get("traceparent")
     return {
+        # As the subject below: a delivery is tied to the trace of its event.
+        **({"traceparent": traceparent} if traceparent else {}),
         "id": str(id_),
         "type": type_,
         "topics": " ".join(envelope.get("topics", ())),

@@ -10,9 +10,11 @@ import json
 import os
 import pwd
 import queue
+import re
 import shutil
 import signal
 import socket
+import string
 import subprocess
 import sys
 import threading
@@ -177,6 +179,64 @@ def start_redis(*options: str, port: int | None = None) -> Iterator[Server]:
         process.kill()
         process.wait(20)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+_PASSWORD = "rabbit"  # noqa: S105 (may be read by everybody)
+_RABBITMQ = Path(__file__).parents[4] / "deploy" / "rabbitmq"
+
+
+def start_rabbitmq(service: str = "things", **settings: str) -> Iterator[Server]:
+    """Yield a private RabbitMQ as the platform runs it; `url` is the service's user's.
+
+    :param service: whose tasks wait there, instead of the worker's.
+    :param settings: of rabbitmq.conf, with `__` for each dot.
+    """
+    if not any(Path("/usr/lib/rabbitmq/lib").glob("*/sbin")):
+        lacking("RabbitMQ", "BROKER=rabbitmq make setup")
+    user, port = _unprivileged(), free_port()
+    folder = _private_folder(user)
+    definitions = (_RABBITMQ / "definitions.json.template").read_text()
+    hashed = r'"password_hash": "[^"]*", "hashing_algorithm": "[^"]*"'
+    definitions = re.sub(hashed, f'"password": "{_PASSWORD}"', definitions)
+    definitions = definitions.replace('"worker"', f'"{service}"')
+    (folder / "definitions.json").write_text(definitions)
+    values = {
+        "RABBITMQ_LISTEN": f"127.0.0.1:{port}",
+        "RABBITMQ_DEFINITIONS": str(folder / "definitions.json"),
+        "RABBITMQ_PERMITS": "\n".join(
+            f"{name.replace('__', '.')} = {value}" for name, value in settings.items()
+        ),
+    }
+    template = string.Template((_RABBITMQ / "rabbitmq.conf.template").read_text())
+    (folder / "rabbitmq.conf").write_text(template.substitute(values))
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(  # noqa: S603
+            [
+                *("/bin/sh", str(_RABBITMQ / "server.sh"), str(folder / "own")),
+                str(folder / "rabbitmq.conf"),
+                *(str(free_port()), str(free_port())),
+            ],
+            user=user,
+            cwd=folder,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        # Five seconds where nothing else runs.
+        _wait(lambda: _greet(port), seconds=120)
+        yield Server(f"amqp://{service}:{_PASSWORD}@127.0.0.1:{port}", process)
+    finally:
+        process.kill()
+        process.wait(20)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _greet(port: int) -> None:
+    """Raise unless RabbitMQ answers to the beginning of AMQP."""
+    with socket.create_connection(("127.0.0.1", port), timeout=2) as connection:
+        connection.sendall(b"AMQP\0\0\x09\x01")
+        if connection.recv(1) != b"\x01":
+            raise ConnectionError("no frame")
 
 
 def differences(database_url: str, metadata: MetaData) -> list[Any]:

@@ -7,21 +7,25 @@ sent is still passed on, so logs of all services and the traces of others stay t
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import wraps
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import structlog
-from structlog.contextvars import bound_contextvars
+from structlog.contextvars import bound_contextvars, get_contextvars
 
-from .logs import trace_id_of
+from .logs import SPAN_REQUEST_ID, trace_id_of
 from .settings import DatabaseSettings, ServiceSettings
 
 if TYPE_CHECKING:
     from flask import Flask
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+    from opentelemetry.sdk.trace import Span as MadeSpan
+    from opentelemetry.sdk.trace.sampling import Sampler
+    from opentelemetry.trace import Link
 
 Kind = Literal["internal", "server", "client", "producer", "consumer"]
 
@@ -31,6 +35,8 @@ _EXPORT_SECONDS = 2.0
 # What the caller sent, where this process makes no spans of its own.
 _passed_on: ContextVar[str | None] = ContextVar("flagon_traceparent", default=None)
 _provider: "TracerProvider | None" = None
+# Methods of the Redis client as they were: class, name, function.
+_untimed: list[tuple[type, str, Callable[..., Any]]] = []
 
 
 class Span(Protocol):
@@ -79,16 +85,13 @@ def init(settings: ServiceSettings, service: str) -> None:
     from opentelemetry import trace  # noqa: PLC0415 (loaded only where traces are on)
     from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
     from opentelemetry.sdk.trace import SpanLimits, TracerProvider  # noqa: PLC0415
-    from opentelemetry.sdk.trace.sampling import (  # noqa: PLC0415
-        ParentBased,
-        TraceIdRatioBased,
-    )
+    from opentelemetry.sdk.trace.sampling import ParentBased  # noqa: PLC0415
 
     # Long statements are cut as told below; that is no news for the log.
     logging.getLogger("opentelemetry.attributes").setLevel(logging.ERROR)
     _provider = TracerProvider(
         # Without a parent by ratio, else as the parent decided: traces stay whole.
-        sampler=ParentBased(TraceIdRatioBased(settings.trace_ratio)),
+        sampler=ParentBased(_beginnings(settings.trace_ratio)),
         resource=Resource.create({"service.name": service}),
         span_limits=SpanLimits(max_attribute_length=_LONGEST_VALUE),
     )
@@ -102,6 +105,7 @@ def init(settings: ServiceSettings, service: str) -> None:
 
         # Not the SQLAlchemy instrumentation: on 2.1 it makes no spans at all.
         PsycopgInstrumentor().instrument(tracer_provider=_provider)
+    _time_redis()
 
 
 def shutdown() -> None:
@@ -111,6 +115,9 @@ def shutdown() -> None:
         return
     _provider.shutdown()
     _provider = None
+    while _untimed:
+        owner, name, plain = _untimed.pop()
+        setattr(owner, name, plain)
     instrumentation = sys.modules.get("opentelemetry.instrumentation.psycopg")
     if instrumentation is not None:
         instrumentor = instrumentation.PsycopgInstrumentor()
@@ -125,16 +132,108 @@ def flush() -> None:
         _provider.force_flush()
 
 
+def _beginnings(ratio: float) -> "Sampler":
+    """Return what decides about spans that have no parent."""
+    from opentelemetry.sdk.trace.sampling import (  # noqa: PLC0415
+        Decision,
+        Sampler,
+        SamplingResult,
+        TraceIdRatioBased,
+    )
+    from opentelemetry.trace import Link, SpanKind, TraceState  # noqa: PLC0415
+    from opentelemetry.util.types import Attributes  # noqa: PLC0415
+
+    share = TraceIdRatioBased(ratio)
+
+    class Beginnings(Sampler):
+        """Records a share of all, and nothing that only looks whether there is work.
+
+        Relays and workers ask their database every second: a statement that is part of
+        nothing would be a trace of its own.
+        """
+
+        def should_sample(
+            self,
+            parent_context: "Context | None",
+            trace_id: int,
+            name: str,
+            kind: SpanKind | None = None,
+            attributes: Attributes = None,
+            links: Sequence[Link] | None = None,
+            trace_state: TraceState | None = None,
+        ) -> SamplingResult:
+            if kind is SpanKind.CLIENT and "peer.service" not in (attributes or {}):
+                return SamplingResult(Decision.DROP)
+            return share.should_sample(
+                parent_context, trace_id, name, kind, attributes, links, trace_state
+            )
+
+        def get_description(self) -> str:
+            return f"Beginnings({ratio})"
+
+    return Beginnings()
+
+
+def _time_redis() -> None:
+    """Make spans of commands to Redis, within other spans alone, without their values."""
+    from redis.client import Pipeline, Redis  # noqa: PLC0415 (where traces are on)
+
+    def command(_client: object, name: object, *_rest: object) -> tuple[str, int]:
+        return str(name).partition(" ")[0].upper(), 1
+
+    def pipeline(client: "Pipeline", *_given: object) -> tuple[str, int]:
+        return "PIPELINE", len(client.command_stack)
+
+    for owner, method, describe_call in (
+        (Redis, "execute_command", command),
+        (Pipeline, "execute", pipeline),
+    ):
+        plain = cast("Callable[..., Any]", getattr(owner, method))
+        _untimed.append((owner, method, plain))
+        setattr(owner, method, _timed(plain, cast("Any", describe_call)))
+
+
+def _timed(
+    plain: Callable[..., Any], describe_call: Callable[..., tuple[str, int]]
+) -> Callable[..., Any]:
+    from opentelemetry import trace  # noqa: PLC0415 (where traces are on)
+
+    @wraps(plain)
+    def timed(client: object, *given: Any, **options: Any) -> Any:  # noqa: ANN401 (Redis')
+        if not trace.get_current_span().is_recording():
+            return plain(client, *given, **options)
+        name, size = describe_call(client, *given)
+        attributes = {"db.system.name": "redis", "db.operation.batch.size": size}
+        with span(name, kind="client", attributes=attributes):
+            return plain(client, *given, **options)
+
+    return timed
+
+
 def _processor(settings: ServiceSettings) -> "SpanProcessor":
     from opentelemetry.sdk.trace import SpanProcessor  # noqa: PLC0415
 
-    class Log(SpanProcessor):
+    class Tied(SpanProcessor):
+        """Tell every span of which request it is."""
+
+        def on_start(
+            self,
+            span: "MadeSpan",
+            parent_context: "Context | None" = None,  # noqa: ARG002 (the SDK's)
+        ) -> None:
+            # A server's span begins before it is known which request it is; see
+            # `instrument_flask`.
+            known = get_contextvars().get("request_id")
+            if known and span.kind.name != "SERVER":
+                span.set_attribute(SPAN_REQUEST_ID, known)
+
+    class Log(Tied):
         """Write every ended span as one log line."""
 
         def on_end(self, span: "ReadableSpan") -> None:
             structlog.get_logger("flagon.span").info("span", **describe(span))
 
-    class PerProcess(SpanProcessor):
+    class PerProcess(Tied):
         """Send spans in batches, by a thread and connections of this very process."""
 
         def __init__(self) -> None:
@@ -185,7 +284,16 @@ def describe(span: "ReadableSpan") -> dict[str, Any]:
         "attributes": {
             key: value for key, value in (span.attributes or {}).items() if value != ""
         },
+        **(
+            {"links": [_name(link.context) for link in links]}
+            if (links := span.links)
+            else {}
+        ),
     }
+
+
+def _name(context: Any) -> str:  # noqa: ANN401 (as elsewhere: the SDK is not loaded)
+    return f"{context.trace_id:032x}-{context.span_id:016x}"
 
 
 def instrument_flask(app: "Flask") -> None:
@@ -204,6 +312,15 @@ def instrument_flask(app: "Flask") -> None:
         response_hook=_hide_query,
         enable_commenter=False,
     )
+    app.before_request(_tie)
+
+
+def _tie() -> None:
+    from opentelemetry import trace  # noqa: PLC0415 (where traces are on)
+
+    known = get_contextvars().get("request_id")
+    if known:
+        trace.get_current_span().set_attribute(SPAN_REQUEST_ID, known)
 
 
 def _hide_query(span: Span, _status: str, _headers: list[tuple[str, str]]) -> None:
@@ -227,7 +344,14 @@ def current_traceparent() -> str | None:
         return _passed_on.get()
     from opentelemetry import trace  # noqa: PLC0415
 
-    context = trace.get_current_span().get_span_context()
+    return traceparent_of(cast("Span", trace.get_current_span()))
+
+
+def traceparent_of(span: Span) -> str | None:
+    """Return the W3C traceparent of a span, None for one that stands in for none."""
+    if isinstance(span, _NoSpan):
+        return None
+    context = cast("Any", span).get_span_context()
     if not context.is_valid:
         return None
     return (
@@ -265,10 +389,13 @@ def continue_from(
     *,
     kind: Kind = "internal",
     attributes: Mapping[str, Any] | None = None,
+    links: Sequence[str | None] = (),
 ) -> Iterator[Span]:
     """Make a span around the block in the trace that a message brought along.
 
     :param traceparent: as the sender wrote it; None or malformed starts a new trace.
+    :param links: traceparents of what else it has to do with: messages that are handled
+        together, the attempt before.
     """
     if _provider is None:
         trace_id = trace_id_of(traceparent)
@@ -289,6 +416,7 @@ def continue_from(
         context=_context(traceparent),
         kind=SpanKind[kind.upper()],
         attributes=attributes,
+        links=_links(links),
     ) as made:
         yield made
 
@@ -299,10 +427,13 @@ def start(
     *,
     kind: Kind = "internal",
     attributes: Mapping[str, Any] | None = None,
+    links: Sequence[str | None] = (),
 ) -> Span:
     """Return a span in a message's trace that is not current; the caller ends it.
 
     For work on many messages at once, each of which has a trace of its own.
+
+    :param links: as `continue_from` takes them.
     """
     if _provider is None:
         return _NO_SPAN
@@ -313,6 +444,7 @@ def start(
         context=_context(traceparent),
         kind=SpanKind[kind.upper()],
         attributes=attributes,
+        links=_links(links),
     )
 
 
@@ -330,6 +462,17 @@ def use(span: Span, traceparent: str | None) -> Iterator[None]:
 
     with trace.use_span(cast("Any", span)):
         yield
+
+
+def _links(traceparents: Sequence[str | None]) -> "list[Link]":
+    from opentelemetry import trace  # noqa: PLC0415 (where traces are on)
+
+    contexts = (
+        trace.get_current_span(_context(one)).get_span_context()
+        for one in traceparents
+        if one
+    )
+    return [trace.Link(one) for one in contexts if one.is_valid]
 
 
 def _context(traceparent: str | None) -> "Context":

@@ -10,11 +10,9 @@ from email.utils import parseaddr
 from functools import cached_property
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from urllib.parse import unquote, urlsplit
 from uuid import UUID
-
-from celery import Celery
 
 from flagon_chassis import http
 
@@ -439,13 +437,3 @@ def _reason(problem: Mapping[str, Any]) -> str:
     if isinstance(errors, list):
         said.append(_sentences([found for found in errors if isinstance(found, dict)]))
     return " ".join(filter(None, said))[:500]
-
-
-def queue_depths(celery: Celery, queues: Sequence[str]) -> dict[str, int]:
-    """Return how many messages wait in each queue of the broker.
-
-    :raises kombu.exceptions.OperationalError: the broker does not answer.
-    """
-    with celery.connection_for_read() as connection:
-        client = cast("Any", connection.default_channel).client
-        return {queue: client.execute_command("LLEN", queue) for queue in queues}

@@ -5,7 +5,6 @@ from uuid import UUID
 
 from apiflask import APIBlueprint
 from flask import Response, url_for
-from sqlalchemy.orm import Session
 
 from flagon_chassis import auth, conditional, idempotency, paging, web
 from flagon_chassis.db import transaction
@@ -151,7 +150,7 @@ def delete_profile(profile_id: UUID) -> Response:
     return Response(status=204)
 
 
-def _locked(session: Session, profile_id: UUID) -> ImportProfile:
+def _locked(session: Any, profile_id: UUID) -> ImportProfile:  # noqa: ANN401 (sqlalchemy is below)
     profile = profiles.find_profile(session, auth.caller().sub, profile_id, lock=True)
     conditional.require_match(profile.version)
     return profile

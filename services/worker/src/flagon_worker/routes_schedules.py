@@ -85,7 +85,7 @@ def _fired(seen: schedules.Seen) -> str:
     return hashlib.sha256(told.encode()).hexdigest()[:12]
 
 
-def _locked(session: Any, schedule_id: UUID) -> schedules.Seen:  # noqa: ANN401
+def _locked(session: Any, schedule_id: UUID) -> schedules.Seen:  # noqa: ANN401 (sqlalchemy is below)
     seen = schedules.find_schedule(session, schedule_id, lock=True)
     conditional.require_match(seen.schedule.version, extras=[_fired(seen)])
     return seen

@@ -103,7 +103,7 @@ def _shown(
     return response
 
 
-def _locked(session: Any, webhook_id: UUID) -> WebhookEndpoint:  # noqa: ANN401
+def _locked(session: Any, webhook_id: UUID) -> WebhookEndpoint:  # noqa: ANN401 (sqlalchemy is below)
     endpoint = webhooks.find_webhook(session, webhook_id, lock=True)
     conditional.require_match(endpoint.version, extras=[_health(_view(endpoint))])
     return endpoint

@@ -17,8 +17,8 @@ from flask import current_app
 from structlog.contextvars import bound_contextvars
 
 from flagon_chassis import health, logs, tracing
+from flagon_chassis import queue as queues
 from flagon_chassis.db import transaction
-from flagon_chassis.queue import QUEUES
 
 from . import clients, telemetry
 from .domain import (
@@ -281,7 +281,7 @@ def reap_jobs(**_newer: object) -> None:
     """Rescue jobs whose worker or message was lost; sent every few seconds."""
     settings = _settings()
     celery = cast("Celery", current_app.extensions["celery"])
-    depths = clients.queue_depths(celery, QUEUES)
+    depths = queues.depths(celery, queues.QUEUES)
     with transaction() as session:
         reaped = rescue.reap(
             session,
