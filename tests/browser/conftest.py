@@ -35,7 +35,7 @@ def stack(request):
     # Both at once: a journey that ends where a page is judged leaves half of it undone.
     if chromium_path() is None or not AXE.exists():
         lacking("Chromium or axe-core", "BROWSER=1 make setup")
-    with running() as found:
+    with running("traces") as found:
         found.ready()
         yield found
         if request.session.testsfailed:

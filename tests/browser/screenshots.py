@@ -25,8 +25,11 @@ PARTLY = 0.25
 """Share of an import that is done when its picture is taken."""
 
 
-def pictures(browser, stack, account, folder, book):
-    """Take every page in both sizes and both colour schemes."""
+def pictures(browser, stack, account, folder, pages):
+    """Take pages in both sizes and both colour schemes.
+
+    :param pages: their paths by name.
+    """
     for size, (width, height) in SIZES.items():
         for scheme in SCHEMES:
             somebody = Person(
@@ -38,12 +41,7 @@ def pictures(browser, stack, account, folder, book):
             )
             somebody.sign_in(account)
             page = somebody.page
-            for name, path in (
-                ("shop", "/"),
-                ("product", book),
-                ("jobs", "/jobs"),
-                ("status", "/status"),
-            ):
+            for name, path in pages.items():
                 page.goto(path)
                 page.wait_for_timeout(600)
                 page.screenshot(path=folder / f"{name}-{size}-{scheme}.png")
@@ -193,7 +191,6 @@ def main():
     os.environ.setdefault("FLAGON_URL", "http://localhost:8080")
     with running() as stack, chromium() as browser:
         if options.office:
-            # Who sees all of it.
             admin = stack.accounts()["admin"]
             picture_office(browser, stack, admin, options.folder)
             return
@@ -206,7 +203,15 @@ def main():
             stranger.page.goto("/")
             book = stranger.page.locator(".book__link").first.get_attribute("href")
             stranger.context.close()
-        pictures(browser, stack, account, options.folder, book)
+        shown = {"shop": "/", "product": book, "jobs": "/jobs", "status": "/status"}
+        pictures(browser, stack, account, options.folder, shown)
+        # Who sees all of it.
+        admin = stack.accounts()["admin"]
+        behind = {
+            "office": "/back-office/products",
+            "operations": "/back-office/operations?range=15m",
+        }
+        pictures(browser, stack, admin, options.folder, behind)
     for path in sorted(options.folder.glob("*.png")):
         print(f"{path.stat().st_size // 1024:5} kB  {path}")
 

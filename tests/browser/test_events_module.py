@@ -41,6 +41,7 @@ class Server:
 
     def __init__(self, port=0):
         self.lock = threading.Condition()
+        self.page, self.scripts = PAGE, {"/events.js": MODULE}
         self.asked = []
         self.answers = []
         """For each coming question its status and headers; then streams are open."""
@@ -51,10 +52,9 @@ class Server:
             def do_GET(self):
                 url = urlsplit(self.path)
                 if url.path != "/api/v1/events":
-                    kind = (
-                        "text/javascript" if url.path.endswith(".js") else "text/html"
-                    )
-                    self._send(200, kind, MODULE if kind.endswith("script") else PAGE)
+                    script = outer.scripts.get(url.path)
+                    kind = "text/html" if script is None else "text/javascript"
+                    self._send(200, kind, outer.page if script is None else script)
                     return
                 outer.serve(self, parse_qs(url.query))
 
@@ -195,6 +195,28 @@ class TestSharing:
         assert sorted(query["type"]) == sorted([PRODUCT, JOB])
         told = [one for one in page.evaluate("said") if " is " not in one]
         assert told == ["a 1", "c 1", "c 2", "b 3"]
+
+    def test_scripts_that_load_one_after_another_share_it_from_the_start(
+        self, page, server
+    ):
+        server.page = b"""<!doctype html><title>parts</title>
+          <script>window.said = [];</script>
+          <script type="module" src="/products.js"></script>
+          <script type="module" src="/me.js"></script>"""
+        for name in ("products", "me"):
+            server.scripts[f"/{name}.js"] = f"""
+              import {{ subscribe }} from "/events.js";
+              subscribe({{ topics: ["{name}"], types: ["{PRODUCT}"], onEvent() {{}},
+                onGap: () => said.push("{name} gap"),
+                onState: (state) => said.push("{name} is " + state) }});
+            """.encode()
+
+        page.goto(server.url)
+        wait(page, "products is on", "me is on")
+
+        (query,) = [query for query, _last in server.asked]
+        assert query["topic"] == ["me", "products"]
+        assert not [one for one in page.evaluate("said") if "gap" in one]
 
     def test_goes_on_where_it_was_when_the_topics_change(self, page, server):
         listen(page)

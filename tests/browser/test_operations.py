@@ -3,6 +3,7 @@
 import re
 
 from axe import judge
+from harness.waiting import until
 from playwright.sync_api import expect
 
 PAGE = "/back-office/operations"
@@ -63,6 +64,27 @@ class TestOperations:
         expect(page).to_have_url(re.compile(r"range=6h$"))
         wide = page.locator("html").evaluate("(html) => html.scrollWidth")
         assert wide == 390
+
+
+class TestWaterfall:
+    def test_shows_what_every_process_did(self, operator):
+        """Needs a stack with a sink: `make up WITH=traces`."""
+        somebody = operator()
+        page = somebody.page
+        wanted = somebody.context.request.get("/").headers["x-request-id"]
+
+        # Senders wait a second for more, and the page does not ask again by itself.
+        def seen():
+            page.goto(f"{PAGE}/request?id={wanted}")
+            return page.locator(".fall__step:has-text('catalog')").count()
+
+        until(seen, 60, pause=0.5, what="the spans of catalog")
+        expect(page.locator(".fall__rows caption")).to_contain_text(wanted)
+        expect(page.locator(".fall__step:has-text('web: GET')").first).to_be_visible()
+        bars = page.locator(".fall__bar rect")
+        assert bars.count() == page.locator(".fall__step").count()
+        assert bars.first.bounding_box()["width"] > 1
+        judge(page)
 
 
 class TestRequest:

@@ -1,5 +1,6 @@
 """What merchandisers do with products in the back office, in a real browser."""
 
+import json
 import re
 import uuid
 
@@ -205,3 +206,41 @@ class TestCategories:
         expect(page.locator(f"#c-{word}-a")).to_have_count(0)
         assert page.goto(above).status == 404
         forgive(merchandiser, 404)
+
+    def test_ask_something_of_the_attributes_of_their_products(
+        self, merchandiser, product
+    ):
+        page, word = merchandiser.page, f"c{uuid.uuid4().hex[:10]}"
+        page.goto("/back-office/categories/new")
+        page.fill("#name", word)
+        page.fill("#attribute_schema", '{"type": "object", "required": 7}')
+        page.click("main button:text-is('Make it')")
+        expect(page.locator("#attribute_schema-error")).to_contain_text("required")
+        judge(page)
+        schema = {"type": "object", "properties": {"colour": {"const": "red"}}}
+        page.fill("#attribute_schema", json.dumps(schema))
+        page.click("main button:text-is('Make it')")
+        page.click(f"main a:has-text('{word}')")
+        # What a merge patch cannot say.
+        schema["properties"] = {"colour": {"enum": ["blue"]}, "glaze": {"const": None}}
+        page.fill("#attribute_schema", json.dumps(schema))
+        page.click("main button:text-is('Save')")
+        page.click(f"main a:has-text('{word}')")
+        category = page.url
+        written = page.locator("#attribute_schema").input_value()
+        assert json.loads(written) == schema
+
+        page.goto(f"/back-office/products/{product['id']}")
+        page.select_option("#category", word)
+        page.fill("#attributes", '{"colour": "green"}')
+        page.click("main button:text-is('Save')")
+        expect(page.locator("#attributes-error")).to_contain_text("colour")
+        page.fill("#attributes", '{"colour": "blue"}')
+        page.click("main button:text-is('Save')")
+        expect(page.locator("main .note--success")).to_be_visible()
+        page.select_option("#category", "")
+        page.click("main button:text-is('Save')")
+        expect(page.locator("main .note--success")).to_be_visible()
+        page.goto(category)
+        forget(page)
+        forgive(merchandiser, 422)

@@ -4,7 +4,7 @@ import io
 import json
 import re
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
 import psycopg
@@ -673,6 +673,62 @@ class TestListAudit:
         assert found(actor="nobody") == []
         assert {entity for entity, _ in found(entity="tag")} == {"tag"}
 
+    @pytest.fixture
+    def dated(self, session):
+        """Make things have been changed at these times, and all others long before."""
+
+        def dated(times):
+            session.execute(
+                update(AuditRow).values(at=datetime(2026, 2, 1, tzinfo=UTC))
+            )
+            for id_, time in times.items():
+                at = datetime.fromisoformat(f"2026-03-01T{time}:00Z")
+                session.execute(
+                    update(AuditRow).where(AuditRow.entity_id == id_).values(at=at)
+                )
+
+        return dated
+
+    def test_filters_by_time(self, world, ask, dated):
+        products = [world.product() for _ in range(5)]
+        dated({one["id"]: f"12:0{n}" for n, one in enumerate(products)})
+        ids = [one["id"] for one in products]
+
+        def found(**query):
+            return [row["id"] for row in reversed(ask(**query, limit=100)["items"])]
+
+        def shown(**query):
+            return [ids.index(one) for one in found(**query) if one in ids]
+
+        assert shown(since="2026-03-01T12:02:00Z") == [2, 3, 4]
+        assert shown(until="2026-03-01T12:02:00Z") == [0, 1]
+        assert shown(since="2026-03-01T13:01:00+01:00", until="2026-03-01T12:03Z") == [
+            1,
+            2,
+        ]
+        assert found(since="2026-03-01T12:03Z", until="2026-03-01T12:03Z") == []
+        assert found(since="2999-01-01T00:00Z") == []
+        assert found(until="1999-01-01T00:00Z") == []
+        assert shown(since="0001-01-01T00:00Z", until="9999-12-31T23:59:59Z") == [
+            *range(5)
+        ]
+        assert found(until="2026-03-01T12:03Z", id=ids[1]) == [ids[1]]
+
+    def test_finds_what_was_begun_before_and_written_after_others(
+        self, world, ask, dated
+    ):
+        late, early = world.product(), world.product()
+        # The first number has the later time: it was not open for as long.
+        dated({late["id"]: "12:30", early["id"]: "12:00"})
+
+        def found(**query):
+            return [row["id"] for row in ask(**query)["items"]]
+
+        assert found(until="2026-03-01T12:10Z")[0] == early["id"]
+        assert late["id"] not in found(until="2026-03-01T12:10Z")
+        assert late["id"] in found(since="2026-03-01T12:10Z")
+        assert early["id"] not in found(since="2026-03-01T12:10Z")
+
     def test_pages_neither_repeat_nor_hide(self, world, ask):
         product = world.product()
         path = f"{PRODUCTS}/{product['id']}"
@@ -701,7 +757,11 @@ class TestListAudit:
         assert answer.status_code == 422
 
     @pytest.mark.parametrize(
-        "query", ["entity=user", "id=7", "actor=", "limit=0", "what=1", "cursor=x"]
+        "query",
+        [
+            *("entity=user", "id=7", "actor=", "limit=0", "what=1", "cursor=x"),
+            *("since=yesterday", "until=2026-03-01T12:00:00", "since=&until="),
+        ],
     )
     def test_refuses_what_it_does_not_know(
         self, client, operator, query, assert_problem

@@ -61,13 +61,15 @@ insert into image (id, product_id, sha256, alt, position)
     select gen_random_uuid(), product.id,
         lpad(to_hex(1 + (product.price_minor + n) % 20000), 64, '0'), '', n
     from product, generate_series(0, 3) n where product.price_minor % 10 = 1;
-insert into audit (actor, action, entity, entity_id, version, changes)
-    select 'holder-' || price_minor % 97, 'created',
+insert into audit (at, actor, action, entity, entity_id, version, changes)
+    select created_at, 'holder-' || price_minor % 97, 'created',
         case when price_minor % 5000 = 1 then 'tag' else 'product' end, id, 1, '{{}}'
-    from product;
+    from product order by id;
 """
 PRODUCT = UUID(int=1)
 """Has reservations, reviews, four images and forty prices."""
+OLD, OLD_TOO = "2026-01-20T00:00:00Z", "2026-02-20T00:00:00Z"
+"""Times in the middle of the audit."""
 
 
 # Each list, and for each question that leads to another plan the most rows that may be
@@ -132,6 +134,13 @@ LISTS = {
         # One in 5,000 of everything, one in 97 of what they did.
         "actor=holder-7&entity=tag": 2500,
         f"actor=holder-7&id={PRODUCT}": 30,
+        # One a minute for weeks; an hour more at each end is looked at, and where they are.
+        f"since={OLD}": 100,
+        f"until={OLD}": 200,
+        f"since={OLD}&until={OLD_TOO}": 200,
+        f"until={OLD}&actor=holder-7": 200,
+        f"until={OLD}&id={PRODUCT}": 200,
+        f"since={OLD}&until={OLD}": 300,
     },
     "/api/v1/reservations": {
         "": 30,

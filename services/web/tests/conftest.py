@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from hashlib import sha256
 from json import dumps, loads
 from typing import Any
@@ -86,6 +87,7 @@ def make_category(name: str, **members: Any) -> dict[str, Any]:
         "name": name,
         "description": "",
         "parent": None,
+        "attribute_schema": None,
         "path": [slug],
         "version": 1,
         **members,
@@ -176,6 +178,9 @@ class Platform:
     schedules: dict[str, dict[str, Any]] = field(default_factory=dict)
     import_profiles: dict[str, dict[str, Any]] = field(default_factory=dict)
     webhooks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    watches: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Of every account, by their products."""
+    most_watches: int = 100
     deliveries: list[dict[str, Any]] = field(default_factory=list)
     """Of every webhook, newest first."""
     users: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -287,6 +292,7 @@ def stand_in(platform: Platform) -> Flask:  # noqa: PLR0915 (one route after ano
         "/api/v1/schedules": "worker",
         "/api/v1/import-profiles": "worker",
         "/api/v1/webhooks": "worker",
+        "/api/v1/watches": "worker",
         "/api/v1/users": "auth",
         "/api/v1/clients": "auth",
         "/api/v1/audit": "catalog",
@@ -462,6 +468,7 @@ def stand_in(platform: Platform) -> Flask:  # noqa: PLR0915 (one route after ano
     stand_in_schedules(app, platform)
     stand_in_profiles(app, platform)
     stand_in_webhooks(app, platform)
+    stand_in_watches(app, platform)
     stand_in_users(app, platform)
     stand_in_clients(app, platform)
     stand_in_audit(app, platform)
@@ -563,6 +570,19 @@ def stand_in_categories(app: Flask, platform: Platform) -> None:
         one["path"] = [*path, one["slug"]]
         return None
 
+    def judged(fields: dict[str, Any]) -> Response | None:
+        """Refuse a schema that asks for a type which there is not."""
+        properties = (fields.get("attribute_schema") or {}).get("properties", {})
+        wrong = [
+            {
+                "pointer": f"#/attribute_schema/properties/{name}/type",
+                "detail": "It is none of the types.",
+            }
+            for name, asked in properties.items()
+            if asked.get("type") == "colour"
+        ]
+        return problem(422, "No.", errors=wrong) if wrong else None
+
     @app.get("/api/v1/categories")
     def categories() -> Response:
         return listed(platform.categories)
@@ -570,6 +590,8 @@ def stand_in_categories(app: Flask, platform: Platform) -> None:
     @app.post("/api/v1/categories")
     def create_category() -> Any:
         made = make_category(**request.get_json())
+        if refused := judged(made):
+            return refused
         if any(one["slug"] == made["slug"] for one in platform.categories):
             wrong = {"pointer": "#/slug", "detail": "It is in use."}
             return problem(409, "No.", errors=[wrong])
@@ -584,12 +606,14 @@ def stand_in_categories(app: Flask, platform: Platform) -> None:
         found = find(id_)
         return tagged(found) if found else problem(404)
 
+    @app.put("/api/v1/categories/<id_>")
     @app.patch("/api/v1/categories/<id_>")
     def change_category(id_: str) -> Any:
         found = find(id_)
         assert found is not None
-        if refused := stale(found):
+        if refused := stale(found) or judged(request.get_json()):
             return refused
+        assert request.get_json().get("slug", found["slug"]) == found["slug"]
         changed = {**found, **request.get_json()}
         if refused := placed(changed):
             return refused
@@ -1141,6 +1165,62 @@ def stand_in_webhooks(app: Flask, platform: Platform) -> None:
         return problem(404)
 
 
+def make_watch(product_id: str, **members: Any) -> dict[str, Any]:
+    return {
+        "product_id": product_id,
+        "below_minor": None,
+        "currency": None,
+        "seen": {"price_minor": 1299, "currency": "EUR"},
+        "told_at": None,
+        "created_at": "2026-01-02T03:04:05Z",
+        "updated_at": "2026-01-02T03:04:05Z",
+        "version": 1,
+        **members,
+    }
+
+
+def stand_in_watches(app: Flask, platform: Platform) -> None:
+    """Give the app the worker's watches; whoever has a token is the same person."""
+
+    @app.get("/api/v1/watches")
+    def watches() -> Response:
+        return listed(list(platform.watches.values()))
+
+    @app.get("/api/v1/watches/<product_id>")
+    def watch(product_id: str) -> Any:
+        found = platform.watches.get(product_id)
+        return tagged(found) if found else problem(404)
+
+    @app.put("/api/v1/watches/<product_id>")
+    def watch_product(product_id: str) -> Any:
+        wish, found = request.get_json(), platform.watches.get(product_id)
+        if product_id not in platform.products:
+            return problem(404)
+        if (wish.get("below_minor") or 0) > 10_000_000:
+            wrong = {"pointer": "#/below_minor", "detail": "is too much"}
+            return problem(422, "No.", errors=[wrong])
+        wish = {"below_minor": None, "currency": None} | wish
+        if found is None:
+            if "If-Match" in request.headers:
+                return problem(404)
+            if len(platform.watches) >= platform.most_watches:
+                kind = "http://localhost/docs/problems#watches-too-many"
+                return problem(409, "Too many.", type=kind)
+            found = platform.watches[product_id] = make_watch(product_id, **wish)
+            return tagged(found, 201)
+        if refused := stale(found):
+            return refused
+        found.update(wish, version=found["version"] + 1)
+        return tagged(found)
+
+    @app.delete("/api/v1/watches/<product_id>")
+    def delete_watch(product_id: str) -> Any:
+        if refused := stale(platform.watches[product_id]):
+            return refused
+        del platform.watches[product_id]
+        return "", 204
+
+
 def make_user(**members: Any) -> dict[str, Any]:
     return {
         "id": str(uuid4()),
@@ -1269,7 +1349,21 @@ def stand_in_audit(app: Flask, platform: Platform) -> None:
     @app.get("/api/v1/audit")
     def list_audit() -> Response:
         wanted = {k: v for k, v in request.args.items() if k not in {"limit", "cursor"}}
-        return listed([one for one in platform.audit if wanted.items() <= one.items()])
+        first, last = (
+            datetime.fromisoformat(wanted.pop(name, default))
+            for name, default in (
+                ("since", "1990-01-01T00:00Z"),
+                ("until", "2990-01-01T00:00Z"),
+            )
+        )
+        return listed(
+            [
+                one
+                for one in platform.audit
+                if wanted.items() <= one.items()
+                and first <= datetime.fromisoformat(one["at"]) < last
+            ]
+        )
 
 
 @contextmanager
@@ -1351,7 +1445,8 @@ def settings_for(platform: Platform, redis_url: str, **more: Any) -> dict[str, A
 
 def close(app: Flask) -> None:
     found = app.extensions["flagon.web"]
-    for client in (found.catalog, found.jobs, found.identity, found.prometheus):
+    asking = (found.catalog, found.jobs, found.identity, found.prometheus, found.traces)
+    for client in asking:
         if client._http is not None:
             client._http.close()
     found.sessions._redis.close()

@@ -1,3 +1,4 @@
+import re
 from uuid import uuid4
 
 import pytest
@@ -70,6 +71,46 @@ class TestAudit:
         assert "<code>this</code>" in text
         assert "<code>other</code>" not in text
         assert "Show all" in text
+
+    @pytest.mark.parametrize(
+        ("query", "shown"),
+        [
+            ("since=2026-01-02T03:04", ["second", "third"]),
+            ("until=2026-01-02T03:04", ["first"]),
+            ("since=2026-01-02T03:04&until=2026-01-02T03:05", ["second"]),
+            # As programs write it; the plus of an address is a blank.
+            ("since=2026-01-02T05:05%2B02:00", ["third"]),
+            ("since=&until=", ["first", "second", "third"]),
+        ],
+    )
+    def test_is_narrowed_by_time(self, administrator, audited, query, shown):
+        for name, time in (("first", "03:03"), ("second", "03:04"), ("third", "03:05")):
+            audited(at=f"2026-01-02T{time}:00Z", changes={name: {"to": 1}})
+
+        text = administrator.get(f"{PAGE}?{query}").text
+
+        for name in ("first", "second", "third"):
+            assert (f"<code>{name}</code>" in text) == (name in shown)
+
+    def test_keeps_the_time_from_page_to_page(self, administrator, audited):
+        for _ in range(31):
+            audited()
+
+        text = administrator.get(f"{PAGE}?since=2026-01-01T00:00").text
+
+        assert re.search(r'rel="next"[^>]*since=2026-01-01T00(:|%3A)00', text)
+        assert 'value="2026-01-01T00:00"' in text
+
+    @pytest.mark.parametrize("name", ["since", "until"])
+    @pytest.mark.parametrize("time", ["yesterday", "2026-13-01T00:00", "%22%3E"])
+    def test_says_at_the_field_that_a_time_is_none(
+        self, administrator, platform, name, time
+    ):
+        answer = administrator.get(f"{PAGE}?{name}={time}")
+
+        assert answer.status_code == 422
+        assert f'aria-describedby="{name}-error"' in answer.text
+        assert not any("/audit" in path for _, path in platform.calls)
 
     def test_leads_from_a_change_to_all_of_the_same_thing(self, administrator, audited):
         one = audited()

@@ -4,6 +4,8 @@ import pytest
 
 PAGE = "/back-office/categories"
 WRITTEN = {"key": "0" * 32, "name": "Mugs", "slug": "", "parent": "", "description": ""}
+SCHEMA = '{"type": "object",\r\n "properties": {"glaze": {"const": null}}}'
+READ = {"type": "object", "properties": {"glaze": {"const": None}}}
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
 
 
@@ -193,6 +195,71 @@ class TestChangeCategory:
 
         assert answer.status_code == 503
         assert 'value="precious"' in answer.text
+
+
+class TestAttributeSchema:
+    def test_is_shown_and_changed_whole(self, signed_in, mugs):
+        place = f"{PAGE}/{mugs['id']}"
+        mugs["attribute_schema"] = {"type": "object", "title": "Für Becher"}
+        assert "&#34;title&#34;: &#34;Für Becher&#34;" in signed_in.get(place).text
+
+        sent = {**WRITTEN, "attribute_schema": SCHEMA}
+        answer = signed_in.submit(place, **sent, etag='"v1"')
+
+        assert answer.location == PAGE
+        assert mugs["attribute_schema"] == READ
+        assert mugs["slug"] == "mugs"
+
+    def test_is_taken_away(self, signed_in, mugs):
+        mugs["attribute_schema"] = READ
+
+        sent = {**WRITTEN, "attribute_schema": ""}
+        signed_in.submit(f"{PAGE}/{mugs['id']}", **sent, etag='"v1"')
+
+        assert mugs["attribute_schema"] is None
+
+    def test_of_a_new_category(self, signed_in, platform):
+        signed_in.submit(f"{PAGE}/new", **WRITTEN, attribute_schema=SCHEMA)
+
+        assert platform.categories[-1]["attribute_schema"] == READ
+
+    @pytest.mark.parametrize(
+        ("written", "words"),
+        [
+            ("{", "This is no JSON."),
+            ("[1]", "Write an object"),
+            ("null", "Write an object"),
+            ('{"a": NaN}', "This is no JSON."),
+            ("[" * 10_000, "This is no JSON."),
+            (" " * 20_001, "longer than 20000 characters"),
+            (
+                '{"properties": {"glaze": {"type": "colour"}}}',
+                "properties glaze type: It is none of the types.",
+            ),
+        ],
+    )
+    @pytest.mark.parametrize("new", [True, False])
+    def test_says_at_the_field_what_is_wrong(
+        self, signed_in, mugs, written, words, new
+    ):
+        sent = {**WRITTEN, "attribute_schema": written}
+        if new:
+            answer = signed_in.submit(f"{PAGE}/new", **sent)
+        else:
+            answer = signed_in.submit(f"{PAGE}/{mugs['id']}", **sent, etag='"v1"')
+
+        assert answer.status_code == 422
+        said = answer.text.partition('id="attribute_schema-error"')[2][:200]
+        assert words in said
+        assert mugs["attribute_schema"] is None
+
+    def test_is_shown_when_somebody_else_wrote_one(self, signed_in, mugs):
+        mugs.update(attribute_schema=READ, version=2)
+
+        answer = signed_in.submit(f"{PAGE}/{mugs['id']}", **WRITTEN, etag='"v1"')
+
+        assert answer.status_code == 409
+        assert "&#34;const&#34;: null" in answer.text.partition('class="theirs"')[2]
 
 
 class TestMoveCategory:

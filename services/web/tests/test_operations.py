@@ -7,8 +7,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
+from flagon_chassis.http import Unreachable
 from flagon_chassis.testing import Peer
 from flagon_web.domain import operations as domain
+from flagon_web.domain import waterfall
 from flagon_web.domain.charts import Window
 
 PAGE = "/back-office/operations"
@@ -595,3 +597,153 @@ class TestDomain:
         assert found["postgres"] == looks
         assert found["redis_cache"] == "unknown"
         assert found["gateway"] == "unknown"
+
+
+class Sink(Peer):
+    """The sink of traces, which knows one request."""
+
+    def __init__(self):
+        super().__init__()
+        self.asked = []
+        self.said = (200, {"traces": [{"trace_id": TRACE, "complete": True}]})
+        self.spans = [
+            span(1, service="gateway", name="GET /", ms=(0, 100)),
+            span(
+                2, 1, service="catalog", name="<script>alert(1)</script>", ms=(10, 60)
+            ),
+            span(3, 2, name="SELECT", ms=(20, 30), failed=True, error="Boom: no"),
+            span(4, 9, name="orphan", ms=(50, 51), links=[f"{OTHER}-{'5' * 16}"]),
+        ]
+
+    def answer(self, method, path, headers, body):
+        self.asked.append(path)
+        status, said = self.said
+        if status == 200 and said:
+            said["traces"][0].setdefault("spans", self.spans)
+        return status, said
+
+
+TRACE, OTHER = "0123456789abcdef0123456789abcdef", "f" * 32
+
+
+def span(number, parent=None, *, service="catalog", ms=(0, 1), **members):
+    return {
+        "trace_id": TRACE,
+        "span_id": f"{number:016x}",
+        "parent_id": parent and f"{parent:016x}",
+        "service": service,
+        "name": "work",
+        "kind": "server",
+        "started_us": 1_000_000 + ms[0] * 1000,
+        "ended_us": 1_000_000 + ms[1] * 1000,
+        "failed": False,
+        **members,
+    }
+
+
+@pytest.fixture
+def sink():
+    peer = Sink()
+    yield peer
+    peer.close()
+
+
+class TestWaterfall:
+    def ask(self, desk, sink, wanted=TRACE, **settings):
+        browser = desk(traces="otlp", traces_url=sink.url, **settings)
+        return browser.get(f"{PAGE}/request", query_string={"id": wanted})
+
+    def test_draws_what_every_process_did(self, desk, sink):
+        answer = self.ask(desk, sink)
+
+        assert answer.status_code == 200
+        assert sink.asked == [f"/traces/{TRACE}"]
+        words = plain(answer.text)
+        assert f"4 steps in 100 ms {TRACE}" in words
+        assert "catalog : SELECT failed Boom: no" in words
+        assert answer.text.count("<rect") == 4
+        assert 'x="100.0" y="1" width="500.0"' in answer.text
+
+    def test_stands_in_the_order_of_causes(self, desk, sink):
+        text = self.ask(desk, sink).text
+
+        steps = re.findall(r"fall__step--(\d+)", text)
+        assert steps == ["0", "1", "2", "0"]
+
+    def test_says_it_in_german(self, desk, sink):
+        browser = desk(traces="otlp", traces_url=sink.url)
+        text = browser.get(
+            f"{PAGE}/request",
+            query_string={"id": TRACE},
+            headers={"Accept-Language": "de"},
+        ).text
+
+        assert "4 Schritte in" in text
+
+    def test_takes_nothing_for_markup_and_no_style_of_its_own(self, desk, sink):
+        text = self.ask(desk, sink).text
+
+        assert "<script>alert(1)" not in text
+        assert " style=" not in text
+
+    def test_leads_to_what_was_done_beside_it(self, desk, sink):
+        assert f"request?id={OTHER}" in self.ask(desk, sink).text
+
+    def test_says_when_nothing_is_kept(self, desk, sink):
+        sink.said = (404, {"traces": []})
+
+        assert "No trace is kept of it" in self.ask(desk, sink).text
+
+    @pytest.mark.parametrize("said", [(500, {}), (403, {}), (200, {})])
+    def test_goes_without_when_the_sink_is_in_trouble(self, desk, sink, said):
+        sink.said = said
+        answer = self.ask(desk, sink)
+
+        assert answer.status_code == 200
+        assert "The sink of traces does not answer." in answer.text
+        assert f"make logs REQUEST={TRACE}" in answer.text
+
+    def test_asks_nothing_for_what_is_no_id(self, desk, sink):
+        assert self.ask(desk, sink, "../../livez").status_code == 422
+        assert sink.asked == []
+
+    def test_is_for_operators_alone(self, desk, sink):
+        assert self.ask(desk, sink, role="customer").status_code == 403
+        assert sink.asked == []
+
+    def test_is_never_asked_where_there_is_none(self, fit_app):
+        traces = (
+            fit_app(traces_url="http://127.0.0.1:1").extensions["flagon.web"].traces
+        )
+
+        assert traces.known is False
+        with pytest.raises(Unreachable):
+            traces.find(TRACE)
+
+
+class TestDraw:
+    def draw(self, *spans, complete=True):
+        return waterfall.draw(
+            waterfall.Trace(trace_id=TRACE, complete=complete, spans=list(spans))
+        )
+
+    def test_of_nothing_is_empty(self):
+        assert self.draw().rows == []
+
+    def test_shows_what_names_itself_as_its_cause_nowhere(self):
+        assert self.draw(span(1, 1), span(2)).rows[0].depth == 0
+
+    def test_is_no_longer_than_a_page(self):
+        it = self.draw(*(span(n + 1) for n in range(waterfall.ROWS + 5)))
+
+        assert (len(it.rows), it.hidden) == (waterfall.ROWS, 5)
+
+    def test_moves_rows_only_so_far(self):
+        it = self.draw(*(span(n + 1, n or None) for n in range(40)))
+
+        assert max(row.depth for row in it.rows) == waterfall.DEEPEST
+
+    def test_every_bar_is_within_its_picture(self):
+        it = self.draw(span(1, ms=(0, 1000)), span(2, 1, ms=(1000, 1000)))
+
+        assert all(row.x + row.width <= waterfall.WIDTH for row in it.rows)

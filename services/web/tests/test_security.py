@@ -3,7 +3,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from .conftest import OWN_ID, REVIEWER, make_category, make_picture
+from .conftest import OWN_ID, REVIEWER, make_category, make_picture, make_watch
 
 EVIL = "%22%3E%3Cscript%3Ealert(1)"
 PLACE = {
@@ -146,8 +146,13 @@ def shop(
             platform.pictures[product["id"]] = pictures
             a_review(product, **hostile)
             a_review(product, **hostile, subject=REVIEWER, state="rejected")
+            watch = make_watch(product["id"], below_minor=5, currency="EUR")
+            platform.watches[product["id"]] = watch
+    platform.watches["gone"] = make_watch("gone", seen=None)
     platform.categories += [
-        make_category(evil, slug="x", description=evil),
+        make_category(
+            evil, slug="x", description=evil, attribute_schema={evil: [evil]}
+        ),
         make_category(evil, slug="y", parent="x", path=["x", "y"]),
         make_category(evil, slug="z", parent="x", path=["x", "z"]),
     ]
@@ -210,6 +215,8 @@ def pages(shop):
         "/products/the-hobbit?review=edit",
         "/products/the-hobbit?reviews=1",
         "/status",
+        "/watches",
+        "/watches?after=1",
         "/jobs",
         "/jobs?state=failed&kind=%3Cscript%3E",
         *jobs,
@@ -253,6 +260,7 @@ def pages(shop):
         "/back-office/audit",
         "/back-office/audit?id=%22%3E%3Cscript%3Ealert(1)&entity=%22%3E%3Cimg%20src=x",
         "/back-office/audit?actor=%22%3E%3Cimg%20src=x%20onerror=alert(1)%3E",
+        "/back-office/audit?since=%22%3E%3Cscript%3Ealert(1)&until=2026-01-01T00:00",
         "/import",
         "/nowhere/%3Cscript%3E",
     ]
@@ -337,7 +345,7 @@ class TestForms:
                     yield method, app.url_for(rule.endpoint, **values)
 
     def test_there_are_as_many_as_we_know(self, app):
-        assert len(list(self.routes(app))) == 49
+        assert len(list(self.routes(app))) == 52
 
     def test_refuse_what_does_not_come_from_our_page(self, signed_in, app, platform):
         before = len(platform.uploads), len(platform.revoked)

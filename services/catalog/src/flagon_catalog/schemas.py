@@ -706,6 +706,12 @@ class AuditQuery(PageQuery):
     actor: str | None = Field(
         default=None, min_length=1, max_length=200, examples=["system"]
     )
+    since: AwareDatetime | None = Field(
+        default=None, description="At this time or later."
+    )
+    until: AwareDatetime | None = Field(
+        default=None, description="Before this time: with `since` a stretch of time."
+    )
 
 
 class NewCategory(_Body):

@@ -31,7 +31,9 @@ from .clients.reviews import Reviews
 from .clients.schedules import Schedules
 from .clients.sessions import RedisSessions, Sessions
 from .clients.spool import Spool
+from .clients.traces import Traces
 from .clients.users import Users
+from .clients.watches import Watches
 from .clients.webhooks import Webhooks
 from .domain.products import status_words
 from .domain.terms import capitalized, term
@@ -121,6 +123,7 @@ def _backends(settings: Settings) -> Backends:
         dead=DeadLetters(worker),
         profiles=Profiles(worker),
         schedules=Schedules(worker),
+        watches=Watches(worker),
         webhooks=Webhooks(worker),
         users=Users(auth),
         audit=Audit(catalog),
@@ -138,6 +141,11 @@ def _backends(settings: Settings) -> Backends:
             if settings.prometheus_url
             else None,
             seconds=settings.call_seconds,
+        ),
+        traces=Traces(
+            client("traces", settings.traces_url, retries=0)
+            if settings.traces_url and settings.traces == "otlp"
+            else None
         ),
         readiness=Readiness(
             {

@@ -390,6 +390,39 @@ class Opinion(Once):
         }
 
 
+class Wish(Form):
+    """When to be told of a lower price; with an entity tag it changes a watch.
+
+    :param currency: of the product, and so of the limit.
+    """
+
+    limit = StringField(
+        _("Only below"), validators=[Optional(), Length(max=14)], default=""
+    )
+    etag = StringField(validators=[Optional(), Length(max=120)])
+
+    def __init__(self, *, currency: str, **given: Any) -> None:  # noqa: ANN401 (wtforms)
+        super().__init__(**given)
+        self._currency = currency
+
+    def validate_limit(self, field: Any) -> None:  # noqa: ANN401 (wtforms has no types)
+        """Refuse what is no amount of the currency, and what nothing is below."""
+        try:
+            limit = money.minor_units(field.data or "", self._currency)
+        except money.AmountUnreadable as failure:
+            raise ValidationError(failure.detail) from failure
+        if limit == 0:
+            raise ValidationError(gettext("Nothing is cheaper than that."))
+
+    def fields(self) -> dict[str, Any]:
+        """Return what the watches API is told."""
+        text = (self.limit.data or "").strip()
+        if not text:
+            return {}
+        below = money.minor_units(text, self._currency)
+        return {"below_minor": below, "currency": self._currency}
+
+
 class Article(Once):
     """A product of the catalog; with an entity tag it changes the one that was seen."""
 
@@ -479,7 +512,16 @@ class Shelf(Once):
     description = TextAreaField(
         _("Description"), validators=[Length(max=_DESCRIPTION_CHARS)]
     )
+    attribute_schema = TextAreaField(
+        _("What it asks of attributes"),
+        validators=[Length(max=_PARAMS_CHARS)],
+        default="",
+    )
     etag = StringField(validators=[Optional(), Length(max=80)])
+
+    def validate_attribute_schema(self, field: Any) -> None:  # noqa: ANN401 (wtforms has no types)
+        """Refuse what is no JSON object."""
+        _json_object(field)
 
     def fields(self) -> dict[str, Any]:
         """Return what the catalog is told of it; its address never changes."""
@@ -487,6 +529,7 @@ class Shelf(Once):
             "name": self.name.data.strip(),
             "parent": self.parent.data or None,
             "description": (self.description.data or "").replace("\r\n", "\n"),
+            "attribute_schema": json.loads(self.attribute_schema.data or "null"),
         }
 
 

@@ -24,6 +24,9 @@ class Settings(ServiceSettings, frozen=True, env_prefix="WEB_"):
     prometheus_url: str = ""
     """Prometheus as this process reaches it, for the operations page; empty: there is
     none."""
+    traces_url: str = ""
+    """The sink of traces as this process reaches it, for the page of one request; empty:
+    there is none."""
     traces_page: str = ""
     """Address of a trace's page as browsers reach it, with `{id}` in the place of its id;
     used where `traces` is `otlp`."""

@@ -5,11 +5,12 @@ people would say have changed; a test walks over every route that writes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from pydantic_core import to_json
-from sqlalchemy import func, select, text
+from sqlalchemy import Select, func, select, text
 from sqlalchemy.orm import Session
 from structlog.contextvars import get_contextvars
 
@@ -53,6 +54,37 @@ _ADD = text(
     """
 )
 
+LONGEST_TRANSACTION = timedelta(hours=1)
+"""Rows have the time at which their transaction began and the number of their insertion."""
+
+# Numbers and times rise together, but for what is open for long. So the place of a time is
+# found by halving, in as many rows as a number has digits, and needs no index of its own.
+_PLACES = text(
+    """
+    WITH RECURSIVE search (name, at, low, high) AS (
+        SELECT name, at + slack, low, high
+        FROM unnest(
+            cast(:names AS text[]),
+            cast(:times AS timestamptz[]),
+            cast(:slacks AS interval[])
+        ) AS wanted (name, at, slack), (
+            SELECT coalesce(min(sequence), 0) AS low, coalesce(max(sequence), -1) + 1 AS high
+            FROM audit
+        ) AS ends
+        UNION ALL
+        SELECT name, search.at,
+            CASE WHEN row.at < search.at THEN row.sequence + 1 ELSE low END,
+            CASE WHEN row.at < search.at THEN high ELSE (low + high) / 2 END
+        FROM search, LATERAL (
+            SELECT sequence, at FROM audit
+            WHERE sequence >= (low + high) / 2 ORDER BY sequence LIMIT 1
+        ) AS row
+        WHERE low < high
+    )
+    SELECT name, low FROM search WHERE low >= high
+    """
+)
+
 
 def record(session: Session, entity: str, changes: Iterable[Change]) -> None:
     """Add one row for each change of entities of one kind, in the present transaction."""
@@ -80,6 +112,8 @@ def list_rows(
     entity: str | None = None,
     id: UUID | None = None,
     actor: str | None = None,
+    since: datetime | None = None,
+    until: datetime | None = None,
     limit: int,
     before: int | None = None,
 ) -> list[dict[str, Any]]:
@@ -87,6 +121,8 @@ def list_rows(
 
     :param id: of the product or whatever else was changed.
     :param actor: subject of the token that changed it, or `SYSTEM`.
+    :param since: of this time or later.
+    :param until: of an earlier time than this.
     :param before: number of the last row of the page before.
     """
     statement = select(*AUDIT_VIEW).order_by(AuditRow.sequence.desc()).limit(limit)
@@ -99,7 +135,34 @@ def list_rows(
             statement = statement.where(column == value)
     if before is not None:
         statement = statement.where(AuditRow.sequence < before)
+    if since is not None or until is not None:
+        statement = _between(session, statement, since, until)
     return [row._asdict() for row in session.execute(statement)]
+
+
+def _between(
+    session: Session,
+    statement: Select[Any],
+    since: datetime | None,
+    until: datetime | None,
+) -> Select[Any]:
+    """Narrow a statement to some time, without a look at what is long before or after."""
+    # What stands before the first row of an hour earlier was written before `since`.
+    wanted = {
+        "since": (since, -LONGEST_TRANSACTION),
+        "until": (until, LONGEST_TRANSACTION),
+    }
+    asked = [(name, *both) for name, both in wanted.items() if both[0] is not None]
+    names, times, slacks = zip(*asked, strict=True)
+    given = {"names": [*names], "times": [*times], "slacks": [*slacks]}
+    places = {row.name: row.low for row in session.execute(_PLACES, given)}
+    # In a form that no index knows: the one of times would bring all that is so old.
+    at = AuditRow.at + timedelta()
+    if since is not None:
+        statement = statement.where(at >= since, AuditRow.sequence >= places["since"])
+    if until is not None:
+        statement = statement.where(at < until, AuditRow.sequence < places["until"])
+    return statement
 
 
 def purge(session: Session, *, days: int) -> int:

@@ -22,7 +22,9 @@ from .reviews import Reviews
 from .schedules import Schedules
 from .sessions import Sessions
 from .spool import Spool
+from .traces import Traces
 from .users import Users
+from .watches import Watches
 from .webhooks import Webhooks
 
 
@@ -38,6 +40,7 @@ class Backends:
     profiles: Profiles
     dead: DeadLetters
     schedules: Schedules
+    watches: Watches
     webhooks: Webhooks
     identity: Identity
     prometheus: Prometheus
@@ -45,6 +48,7 @@ class Backends:
     reviews: Reviews
     sessions: Sessions
     spool: Spool
+    traces: Traces
     users: Users
     audit: Audit
     registered_clients: RegisteredClients

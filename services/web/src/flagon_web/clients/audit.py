@@ -8,7 +8,7 @@ from .resources import Resources
 class Audit(Resources[Audited, AuditedPage]):
     """Who changed what, newest first.
 
-    It is narrowed by `entity`, `id` (of what was changed) and `actor`.
+    It is narrowed by `entity`, `id` (of what was changed), `actor`, `since` and `until`.
     """
 
     path = "/api/v1/audit"

@@ -51,6 +51,8 @@ class Category(Shown):
     """The slug of the category that it is in."""
     path: list[str] = Field(default_factory=list)
     """Slugs from the root to this one."""
+    attribute_schema: dict[str, Any] | None = None
+    """What it asks of the attributes of products in it, as JSON Schema."""
     etag: str = ""
 
     @property

@@ -23,6 +23,7 @@ from . import (
     shop,
     status,
     users,
+    watches,
     webhooks,
 )
 
@@ -40,6 +41,7 @@ def init_app(app: Flask) -> None:
     for pages in (
         shop,
         reviews,
+        watches,
         account,
         imports,
         products,

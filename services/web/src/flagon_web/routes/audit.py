@@ -1,5 +1,6 @@
 """The audit: who changed what in the catalog."""
 
+from datetime import UTC, datetime
 from uuid import UUID
 
 from flask import Blueprint, render_template, request
@@ -17,6 +18,7 @@ bp = Blueprint("audit", __name__, url_prefix="/back-office/audit")
 office.degrades(bp, _("The audit cannot be shown right now."), "audit.audit")
 
 _PAGE_SIZE = 30
+_TIMES = ("since", "until")
 
 
 @bp.get("")
@@ -31,9 +33,17 @@ def audit() -> ResponseReturnValue:
     }
     if wanted["entity"] not in ENTITIES:
         wanted["entity"] = ""
-    why = "" if _is_id(wanted["id"]) else gettext("This is no number of a thing.")
+    times = {name: request.args.get(name, "").strip()[:40] for name in _TIMES}
+    wrong = {
+        name: gettext("Write a time such as 2026-01-31T18:00.")
+        for name, text in times.items()
+        if text and _moment(text) is None
+    }
+    if not _is_id(wanted["id"]):
+        wrong["id"] = gettext("This is no number of a thing.")
     found = AuditedPage(items=[])
-    if not why:
+    if not wrong:
+        wanted |= {name: _moment(text) or "" for name, text in times.items()}
         found = backends().audit.find_page(
             token=access.token(), limit=_PAGE_SIZE, cursor=cursor, **wanted
         )
@@ -41,13 +51,22 @@ def audit() -> ResponseReturnValue:
         "audit.html",
         audit=found,
         cursor=cursor,
-        wanted=wanted,
-        why=why,
+        wanted=wanted | times,
+        wrong=wrong,
         entities=ENTITIES,
         is_person=is_person,
         system=SYSTEM,
     )
-    return page, 422 if why else 200
+    return page, 422 if wrong else 200
+
+
+def _moment(text: str) -> str | None:
+    """Return a time as the catalog reads it; one without a zone is UTC, as shown here."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).isoformat()
 
 
 def _is_id(text: str) -> bool:

@@ -2,6 +2,7 @@
 
 from functools import partial
 from http import HTTPStatus
+from json import dumps
 from uuid import UUID
 
 from flask import Blueprint, flash, redirect, render_template, request, url_for
@@ -73,6 +74,7 @@ def category(category_id: UUID) -> ResponseReturnValue:
         name=found.name,
         parent=found.parent or "",
         description=found.description,
+        attribute_schema=_words(found.attribute_schema or ""),
     )
     return _page(found, form)
 
@@ -86,11 +88,14 @@ def change_category(category_id: UUID) -> ResponseReturnValue:
     if not form.validate_on_submit():
         return _page(found, form, office.MARKED, 422)
     try:
-        api.change(id_, form.fields(), etag=office.seen_etag(), token=token)
+        fields = form.fields() | {"slug": found.slug}
+        api.replace(id_, fields, etag=office.seen_etag(), token=token)
     except Refused as refused:
         if refused.status == HTTPStatus.PRECONDITION_FAILED:
             present = api.find(id_, token=token)
-            theirs = office.renewed(form, present, lambda _name, value: _words(value))
+            theirs = office.renewed(
+                form, present, lambda _name, value: _words(value) or gettext("empty")
+            )
             return _page(present, form, _CHANGED, 409, theirs)
         return _page(found, form, _judged(form, refused), refused.status)
     except Unreachable:
@@ -142,7 +147,9 @@ def _judged(form: Shelf, refused: Refused) -> str:
 
 
 def _words(value: object) -> str:
-    return str(value) if value else gettext("empty")
+    if isinstance(value, dict):
+        return dumps(value, indent=2, ensure_ascii=False)
+    return str(value or "")
 
 
 def _offer(form: Shelf, own: Category | None = None) -> None:

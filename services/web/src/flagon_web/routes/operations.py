@@ -28,6 +28,7 @@ from flagon_web.domain.operations import (
     service_map,
     sorted_alerts,
 )
+from flagon_web.domain.waterfall import draw
 from flagon_web.settings import Settings
 
 from . import access
@@ -108,11 +109,17 @@ def find_request() -> ResponseReturnValue:
         traces_page=settings.traces_page if settings.traces == "otlp" else "",
     )
     wrong = bool(wanted.strip()) and hint is None
+    api = backends()
+    found: dict[str, Any] = {}
+    if hint is not None and api.traces.known:
+        found = api.gather_aside({"traces": partial(api.traces.find, hint.request)})
     page = render_template(
         "operations_request.html",
         wanted=wanted,
         wrong=wrong,
         hint=hint,
+        known=api.traces.known,
+        traces=_both(lambda some: [draw(one) for one in some], found.get("traces")),
         traced=settings.traces == "log",
         clustered=settings.environment == "production",
     )

@@ -24,7 +24,8 @@ from flagon_web.clients import backends
 from flagon_web.domain import money
 from flagon_web.domain.products import Product, ProductPage
 from flagon_web.domain.reviews import Review
-from flagon_web.forms import Opinion, Price, first_error
+from flagon_web.domain.watches import Watch
+from flagon_web.forms import Opinion, Price, Wish, first_error
 from flagon_web.i18n import gettext as _
 
 from . import access
@@ -177,17 +178,21 @@ def product_page(
     *,
     review_form: Opinion | None = None,
     review_why: Text = "",
+    watch_form: Wish | None = None,
+    watch_why: Text = "",
 ) -> ResponseReturnValue:
     """Show a product, with the forms that somebody is filling in.
 
     :param form: of the price, as it was sent.
     :param review_form: of the own review, as it was sent.
+    :param watch_form: of the watch of its price, as it was sent.
     """
     if form is None and access.may("catalog:write"):
         # Only then: a form begins a session, which strangers have no use for.
         form = Price(formdata=None, price=product.price_plain, etag=product.etag)
     catalog, reviews = backends().catalog, backends().reviews
     token, own = access.token_for("catalog:write"), access.token_for("reviews:write")
+    watching = own if access.may("jobs:read") else None
     cursor = request.args.get("reviews", "")
     found = backends().gather(
         {
@@ -200,12 +205,19 @@ def product_page(
                 reviews.list_reviews, product.id, cursor=cursor, token=token
             ),
             "own": lambda: own and reviews.find_own(product.id, token=own),
+            "watches": lambda: (
+                backends().watches.list_of(product.id, token=watching)
+                if watching
+                else []
+            ),
         }
     )
     others = found["neighbours"].items if found["neighbours"] else []
     names = {category.slug: category.name for category in found["categories"] or ()}
     if review_form is None and own:
         review_form = _review_form(product, found["own"])
+    if watch_form is None and watching:
+        watch_form = _watch_form(product, found["watches"])
     page = render_template(
         "product.html",
         product=product,
@@ -220,6 +232,10 @@ def product_page(
         review_form=review_form,
         review_why=review_why,
         kept_review=session.get("deleted_review", {}).get("product_id") == product.id,
+        watches=found["watches"],
+        watch_form=watch_form,
+        watch_why=watch_why,
+        kept_watch=session.get("deleted_watch", {}).get("product_id") == product.id,
     )
     return page, int(status)
 
@@ -242,3 +258,13 @@ def _review_form(product: Product, own: Review | None) -> Opinion | None:
         title=own.title,
         body=own.body,
     )
+
+
+def _watch_form(product: Product, watches: list[Watch] | None) -> Wish | None:
+    """Return the form to watch the price, or to change the watch that there is."""
+    if watches is None or (not watches and product.status != "active"):
+        return None
+    found = (
+        {"limit": watches[0].limit_plain, "etag": watches[0].etag} if watches else {}
+    )
+    return Wish(formdata=None, currency=product.currency, **found)

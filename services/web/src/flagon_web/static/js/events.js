@@ -35,6 +35,11 @@ const DEFAULTS = {
 };
 const AGAIN = new Set([408, 425, 429, 500, 502, 503, 504]);
 
+const loaded = document.readyState === "complete" ? Promise.resolve() : new Promise((done) => {
+  // The second one for who is imported between the two.
+  for (const type of ["DOMContentLoaded", "load"]) addEventListener(type, done, { once: true });
+});
+
 export class Channel {
   #options;
   #lines = new Set();
@@ -82,11 +87,12 @@ export class Channel {
     for (const timer of Object.values(this.#timers)) clearTimeout(timer);
   }
 
-  // What several parts of a page ask for in one go becomes one connection.
+  // What all scripts of a page ask for while it is loaded becomes one connection, and
+  // later what is asked for in one go.
   #plan() {
     if (this.#planned) return;
     this.#planned = true;
-    queueMicrotask(() => {
+    loaded.then(() => {
       this.#planned = false;
       if (this.#query() !== this.#asked || !this.#source) this.#reopen();
     });

@@ -3,12 +3,12 @@
 import { subscribe } from "flagon/events";
 import { _ } from "flagon/texts";
 
-const TYPES = [
-  "market.flagon.product.changed.v1",
-  "market.flagon.product.deleted.v1",
-  "market.flagon.job.changed.v1",
-  "market.flagon.job.progressed.v1",
-];
+// What the pages show of each family of topics.
+const TYPES = {
+  products: ["market.flagon.product.changed.v1", "market.flagon.product.deleted.v1"],
+  jobs: ["market.flagon.job.changed.v1", "market.flagon.job.progressed.v1"],
+  me: ["market.flagon.price.dropped.v1"],
+};
 const WORDS = {
   on: _("Live"),
   connecting: _("Connecting…"),
@@ -33,7 +33,7 @@ export function follow(topics, { onEvent, onGap, fresh = true }) {
   let poll = 0;
   const line = subscribe({
     topics,
-    types: TYPES.filter((type) => topics.some((topic) => type.includes(`.${topic.split("/")[0].slice(0, -1)}.`))),
+    types: [...new Set(topics.flatMap((topic) => TYPES[topic.split("/")[0]]))],
     onEvent,
     onGap,
     fresh,

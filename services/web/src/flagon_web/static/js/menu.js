@@ -1,4 +1,7 @@
-// The account menu closes like a menu: by Escape and by a click elsewhere.
+// The account menu closes like a menu: by Escape and by a click elsewhere. It is on every
+// page, so all of them show times as the person's own clock does.
+
+import "flagon/page";
 
 const menu = document.querySelector(".menu");
 document.addEventListener("click", (event) => {

@@ -22,6 +22,7 @@ export default {
   "Nur noch %(num)s da",
   "Nur noch %(num)s da"
  ],
+ "Close": "Schließen",
  "Connecting…": "Verbindung wird aufgebaut …",
  "Connection lost. Reconnecting…": "Verbindung verloren. Wird wieder aufgebaut …",
  "Copied": "Kopiert",
@@ -37,6 +38,7 @@ export default {
  "Uploading…": "Wird hochgeladen …",
  "new, %(price)s": "neu, %(price)s",
  "now %(price)s": "jetzt %(price)s",
+ "now %(price)s instead of %(was)s": "jetzt %(price)s statt %(was)s",
  "products": "Produkte",
  "reviewed": "bewertet",
  "rows": "Zeilen",
