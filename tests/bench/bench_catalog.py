@@ -44,6 +44,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "local"))
 from catalog.picture import picture
 from catalog.server import ground, served
 from conftest import Upstream, start_gateway
+from figures import table
 from identity.measure import Wire, message
 
 from flagon_catalog.domain.assortment import Assortment
@@ -100,14 +101,7 @@ def main():
         for name, part in parts.items():
             if options.only in {None, name}:
                 rows += part(base, options)
-    missed = 0
-    print(f"\n{'what':<56}{'figure':>10}  goal")
-    for what, figure, unit in rows:
-        sign, goal = GOALS.get(what, ("", None))
-        held = goal is None or (figure < goal if sign == "<" else figure >= goal)
-        missed += not held
-        wanted = "" if goal is None else f"  {sign} {goal}{'' if held else '  MISSED'}"
-        print(f"{what:<56}{figure:>10,.2f}  {unit}{wanted}")
+    missed = table(rows, GOALS)
     if options.picture and options.only is None:
         found = {what: figure for what, figure, _unit in rows}
         bars = [

@@ -23,6 +23,7 @@ from urllib.parse import urlencode
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from figures import table
 from identity.layers import Layers
 from identity.measure import (
     Cost,
@@ -56,14 +57,7 @@ def main():
         for name, part in parts.items():
             if options.only in {None, name}:
                 rows += part(base, options)
-    missed = 0
-    print(f"\n{'what':<44}{'figure':>12}  goal")
-    for what, figure, unit in rows:
-        sign, goal = GOALS.get(what, ("", None))
-        held = goal is None or (figure >= goal if sign == ">=" else figure <= goal)
-        missed += not held
-        wanted = "" if goal is None else f"{sign} {goal}{'' if held else '  MISSED'}"
-        print(f"{what:<44}{figure:>12,.2f}  {wanted or unit}")
+    missed = table(rows, GOALS)
     return 1 if missed else 0
 
 

@@ -1,20 +1,23 @@
 """Jobs that do nothing: their rate beside bare Celery, their start beside a flood.
 
-    python tests/bench/bench_jobs.py [--jobs 2000] [--samples 20]
+    python tests/bench/bench_jobs.py [--jobs 2000] [--samples 20] [--broker redis rabbitmq]
 
 `rate` counts from the first row until the last job has ended, through outbox, relay,
 queue, lease and events, beside bare Celery with the same broker, as many processes and the
 same settings for acknowledgement; both in turns, so that what else the machine does meets
 both. `cpu` is what all processes took for it, Redis and Postgres included. `start` is the
-time from the row to the start of single jobs of one owner while another owner has a flood
-waiting in the same queue. `memory` is what the pool's processes hold for themselves after
-a tenth of the jobs and after all.
+time from the row to the start of single jobs of one owner, alone and while another owner
+has a flood waiting in the same queue. With two brokers each is measured by itself, in the
+order given, and the goals are those of Redis. `memory` is what the pool's processes hold
+for themselves after a tenth of the jobs and after all.
 
 Exits with 1 when a goal is missed.
 """
 
 import argparse
+import importlib
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -31,7 +34,12 @@ from uuid_utils.compat import uuid7
 sys.path.insert(0, str(Path(__file__).parent))
 
 from flagon_chassis import db
-from flagon_chassis.testing import free_port, start_postgres, start_redis
+from flagon_chassis.testing import (
+    free_port,
+    start_postgres,
+    start_rabbitmq,
+    start_redis,
+)
 from flagon_worker import app as worker
 from flagon_worker.domain import jobs
 from flagon_worker.models import Job
@@ -47,42 +55,59 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jobs", type=int, default=2000)
     parser.add_argument("--samples", type=int, default=20)
+    parser.add_argument("--broker", nargs="+", default=["redis"])
     options = parser.parse_args()
+    found = {name: measure(name, options) for name in options.broker}
+    print(f"{'what':<40}" + "".join(f"{name:>12}" for name in found) + "  goal")
+    for rows in zip(*found.values(), strict=True):
+        what, _figure, goal, _kept = rows[0]
+        figures = "".join(f"{figure:>12.3f}" for _what, figure, *_ in rows)
+        print(f"{what:<40}{figures}  {goal or ''}")
+    return int(any(kept is False for *_, kept in found.get("redis", ())))
+
+
+def measure(name, options):
+    """Return rows for the table: what, the figure, the goal and whether it is met."""
     count = options.jobs // ROUNDS
     with ExitStack() as stack:
         redis_server = next(held(stack, start_redis()))
         postgres = next(held(stack, start_postgres()))
+        servers = [redis_server.process]
         broker = redis_server.url
+        if name == "rabbitmq":
+            rabbitmq = next(held(stack, start_rabbitmq("worker")))
+            servers.append(rabbitmq.process)
+            broker = rabbitmq.url
         with (
-            bare_celery(broker) as (bare, bare_round),
-            platform(stack, broker, postgres.url) as (app, relay, celery),
+            bare_celery(broker, redis_server.url) as (bare, bare_round),
+            platform(stack, broker, redis_server.url, postgres.url) as (
+                app,
+                relay,
+                celery,
+            ),
         ):
             hand_in(app, "warm", 2)
             until(lambda: left(app) == 0)
             bare_costs, our_costs, memory = Costs(), Costs(), []
             for _ in range(ROUNDS):
-                with bare_costs.of(redis_server.process, bare):
+                with bare_costs.of(*servers, bare):
                     bare_round(count)
-                with our_costs.of(
-                    redis_server.process, postgres.process, relay, celery
-                ):
+                with our_costs.of(*servers, postgres.process, relay, celery):
                     our_round(app, celery, count, memory)
+            alone = alone_seconds(app, options.samples)
             start = start_seconds(app, options.samples)
     done = count * ROUNDS
     ratio, growth = bare_costs.seconds / our_costs.seconds, memory[-1] / memory[0]
-    found = [
+    return [
         ("bare Celery, jobs a second", done / bare_costs.seconds, None, None),
         ("jobs a second", done / our_costs.seconds, None, None),
         ("of bare Celery's", ratio, RATIO, ratio >= RATIO),
         ("bare Celery, CPU of a job (ms)", bare_costs.cpu * 1e3 / done, None, None),
         ("CPU of a job (ms)", our_costs.cpu * 1e3 / done, None, None),
+        ("start alone, median (s)", alone, None, None),
         ("start beside a flood, p95 (s)", start, START_SECONDS, start < START_SECONDS),
         ("memory at the end, of a tenth's", growth, GROWTH, growth < GROWTH),
     ]
-    print(f"{'what':<40}{'figure':>10}  goal")
-    for what, figure, goal, _ in found:
-        print(f"{what:<40}{figure:>10.2f}  {goal or ''}")
-    return int(any(kept is False for *_, kept in found))
 
 
 def held(stack, server):
@@ -118,22 +143,23 @@ def cpu_seconds(pids):
 
 
 @contextmanager
-def bare_celery(broker):
+def bare_celery(broker, counter):
     """Give a process of Celery alone, and what has it do a number of tasks."""
-    environment = {**os.environ, "BARE_BROKER": broker}
+    own = {"BARE_BROKER": broker, "BARE_COUNTER": counter}
+    environment = {**os.environ, **own}
     with started(
         [
             *(sys.executable, "-m", "celery", "-A", "jobs.bare", "worker"),
             *("--concurrency", str(PROCESSES), "--loglevel", "ERROR"),
-            *("--without-mingle", "--without-gossip"),
+            *("--without-mingle", "--without-gossip", "--without-heartbeat"),
         ],
         environment,
         cwd=HERE,
     ) as process:
-        os.environ["BARE_BROKER"] = broker
-        from jobs.bare import nothing
-
-        client = redis.Redis.from_url(broker)
+        os.environ.update(own)
+        # Read from the environment: with another broker it is another app.
+        nothing = importlib.reload(importlib.import_module("jobs.bare")).nothing
+        client = redis.Redis.from_url(counter)
         nothing.delay()
         until(lambda: client.get("bare-done") == b"1")
 
@@ -147,7 +173,7 @@ def bare_celery(broker):
 
 
 @contextmanager
-def platform(stack, broker, database):
+def platform(stack, broker, store, database):
     """Give an app to hand jobs in with, the relay, and the Celery process."""
     database = database.replace("postgresql://", "postgresql+psycopg://")
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -156,8 +182,9 @@ def platform(stack, broker, database):
         "secret_key": "s" * 32,
         "database_url": database,
         "owner_database_url": database,
-        "redis_store_url": broker,
-        "redis_cache_url": broker,
+        "redis_store_url": store,
+        "redis_cache_url": store,
+        "broker_url": broker,
         "files_dir": str(folder),
         "log_level": "WARNING",
     }
@@ -206,6 +233,18 @@ def our_round(app, celery, count, memory):
         hand_in(app, f"owner{number % 500}", min(50, count - number))
     until(lambda: left(app) == 0)
     memory.append(own_memory(celery.pid))
+
+
+def alone_seconds(app, samples):
+    """Return the median of the start of single jobs where nothing else waits."""
+    for _ in range(samples):
+        hand_in(app, "alone", 1)
+        until(lambda: left(app) == 0)
+    with app.app_context(), db.transaction() as session:
+        return statistics.median(
+            (job.started_at - job.created_at).total_seconds()
+            for job in session.scalars(select(Job).where(Job.owner == "alone"))
+        )
 
 
 def start_seconds(app, samples):

@@ -28,15 +28,15 @@ def picture(bars, shares, products):
     :param shares: name, share of the limit and the goal, for each ratio to a limit.
     """
     lines, y = [], 30
-    y = _title(lines, y, "A list of 50 products: requests a CPU second")
+    y = heading(lines, y, "A list of 50 products: requests a CPU second")
     most = max(rate for _, rate, *_ in bars)
     for name, rate, milliseconds, ours in bars:
         value = f"{rate:.0f} (one takes {milliseconds:.1f} ms)"
-        _bar(lines, y, name, value, rate / most, ours=ours)
+        bar(lines, y, name, value, rate / most, ours=ours)
         y += ROW
-    y = _title(lines, y + 16, "Speed beside what it cannot do without")
+    y = heading(lines, y + 16, "Speed beside what it cannot do without")
     for name, share, goal in shares:
-        _bar(lines, y, name, f"{share:.2f} (goal {goal:.2f})", share, ours=True)
+        bar(lines, y, name, f"{share:.2f} (goal {goal:.2f})", share, ours=True)
         at = LEFT + goal * (RIGHT - LEFT)
         lines.append(
             f'<line class="goal" x1="{at:.0f}" x2="{at:.0f}" y1="{y + 4}"'
@@ -53,12 +53,14 @@ def picture(bars, shares, products):
     return svg.document(WIDTH, height, told, STYLE, lines)
 
 
-def _title(lines, y, text):
+def heading(lines, y, text):
+    """Add a heading; return where the next line goes."""
     lines.append(svg.text(LEFT, y, text, "title"))
     return y + 28
 
 
-def _bar(lines, y, name, value, share, *, ours):
+def bar(lines, y, name, value, share, *, ours):
+    """Add a bar of so much of the width, below its name and its value."""
     lines.append(svg.text(LEFT, y, name, "small"))
     lines.append(svg.text(RIGHT, y, value, "small value"))
     kind = "ours" if ours else "other"
