@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from harness import engine
-from harness.stack import PROCESSES, SERVICES
+from harness.stack import BROKER, PROCESSES, SERVICES
 
 MIB = 1024 * 1024
 PUBLISHED = {"gateway", "prometheus"}
@@ -88,6 +88,16 @@ class TestNetwork:
         found = stack.inside(service, NEIGHBOURS % json.dumps(DATA))
 
         assert found == {"postgres": False, "redis-store": True, "redis-cache": True}
+
+    @pytest.mark.skipif(BROKER != "rabbitmq", reason="tasks wait in Redis")
+    @pytest.mark.parametrize(
+        ("service", "reached"),
+        [("worker", True), ("auth", False), ("realtime", False), ("web", False)],
+    )
+    def test_keeps_rabbitmq_from_who_sends_no_tasks(self, stack, service, reached):
+        found = stack.inside(service, NEIGHBOURS % json.dumps([[BROKER, 5672]]))
+
+        assert found == {BROKER: reached}
 
     def test_keeps_data_from_the_gateway(self, stack):
         for name, _port in DATA:

@@ -11,7 +11,7 @@ import re
 import socket
 import time
 import uuid
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 import httpx2
 import pytest
@@ -24,7 +24,7 @@ from harness.people import Person, browser
 from harness.stack import Stack as Running
 from harness.waiting import until
 
-from flagon_chassis.testing import lacking
+from flagon_chassis.testing import SocketClient, lacking
 from flagon_web.domain import operations
 
 from .conftest import ROOT, all_rules
@@ -47,6 +47,8 @@ NEVER_HAPPENED = {
     "flagon_attempts_refused_total": "services/auth/src/flagon_auth/clients/guesses.py",
     "flagon_sse_dropped_total": "services/realtime/src/flagon_realtime/telemetry.py",
     "flagon_sse_refused_total": "services/realtime/src/flagon_realtime/telemetry.py",
+    "flagon_websocket_dropped_total": "services/realtime/src/flagon_realtime/telemetry.py",
+    "flagon_websocket_refused_total": "services/realtime/src/flagon_realtime/telemetry.py",
 }
 
 OWN = {"ALERTS"}
@@ -106,6 +108,9 @@ def a_round(stack, people, word, number):
                 anybody.get(path)
         # Refused at once, where a stream would stay open and be counted at its end.
         anybody.get("/api/v1/events", params={"topics": "nothing"})
+    with closing(SocketClient(stack.url)) as visitor:
+        visitor.call("join", room="products")
+        assert "problem" in visitor.call("no-such-message")
     with merchandiser.client() as client:
         made = client.post(
             "/api/v1/products",

@@ -15,6 +15,8 @@ from harness.waiting import until
 
 ROOT = engine.ROOT
 SERVICES = ("auth", "catalog", "realtime", "worker", "web")
+BROKER = os.environ.get("FLAGON_BROKER", "redis")
+"""What tasks wait in: `redis` or `rabbitmq`."""
 PROCESSES = (
     "gateway",
     *SERVICES,
@@ -30,6 +32,7 @@ PROCESSES = (
     "redis-store",
     "redis-cache",
     "prometheus",
+    *([BROKER] if BROKER == "rabbitmq" else []),
 )
 """Every process of the platform: whatever dies, the promises hold."""
 
@@ -47,10 +50,12 @@ class Stack:
     """The platform at one port base.
 
     :param mode: `local` or `docker`.
+    :param extra: what is started besides, as `WITH` names it.
     """
 
-    def __init__(self, mode, port_base):
+    def __init__(self, mode, port_base, extra=""):
         self.mode = mode
+        self.extra = extra
         self.port_base = port_base
         self.url = f"http://localhost:{port_base}"
         self.https_url = f"https://localhost:{port_base + 363}"
@@ -89,7 +94,8 @@ class Stack:
 
     def up(self):
         """Start it, or what is missing of it."""
-        self.make("up", seconds=900)
+        extra = {"WITH": self.extra} if self.extra else {}
+        self.make("up", seconds=900, BROKER=BROKER, **extra)
         self._compose = None
 
     def down(self):
@@ -309,11 +315,13 @@ class Stack:
 
 
 @contextmanager
-def running():
+def running(extra=""):
     """Yield the stack that the environment asks for, started if need be.
 
     `FLAGON_URL`: a stack that already runs. Else `FLAGON_MODE` (local, docker) and
     `FLAGON_PORT_BASE` say what to start; it is stopped and forgotten at the end.
+
+    :param extra: what to start besides, as `WITH` names it.
     """
     url = os.environ.get("FLAGON_URL")
     if url:
@@ -328,7 +336,7 @@ def running():
     base = int(
         os.environ.get("FLAGON_PORT_BASE", "28080" if mode == "docker" else "27080")
     )
-    stack = Stack(mode, base)
+    stack = Stack(mode, base, extra)
     try:
         stack.up()
         yield stack

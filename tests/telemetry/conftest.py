@@ -1,0 +1,34 @@
+"""One stack with a sink of traces for the telemetry's table, as for tests/e2e.
+
+`FLAGON_MODE=docker pytest tests/telemetry` looks at containers instead of processes,
+`FLAGON_URL=…` at a stack that was started by `make up WITH=traces`.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE), str(HERE.parent / "e2e")]
+
+from harness import engine, failures  # noqa: E402 (found by the line above)
+from harness.stack import running  # noqa: E402 (found by the line above)
+
+from flagon_chassis.testing import lacking  # noqa: E402
+
+
+def pytest_terminal_summary(terminalreporter):
+    failures.report(terminalreporter)
+
+
+@pytest.fixture(scope="session")
+def stack(request):
+    if os.environ.get("FLAGON_MODE") == "docker" and not engine.find():
+        lacking("A container engine", "install Docker, or FLAGON_MODE=local")
+    with running("traces") as found:
+        found.ready()
+        yield found
+        if request.session.testsfailed:
+            failures.note(found, "telemetry")

@@ -1,0 +1,207 @@
+"""A scripted click path must leave exactly the traces, logs and metrics of the table.
+
+`make trace` is asked, which reads the sink and the logs: both modes answer alike.
+"""
+
+import json
+import re
+import secrets
+import uuid
+
+import pytest
+from harness import imports
+from harness.events import Stream
+from harness.people import Person
+from harness.waiting import until
+from table import (
+    CHANGE_PRODUCT,
+    CHANGED,
+    IMPORT,
+    ROWS,
+    SIGN_IN,
+    consumed,
+    published,
+)
+
+_ID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
+_STORES = {"postgresql": "sql", "redis": "redis"}
+STEPS = {
+    "sign in": SIGN_IN,
+    "change a product": CHANGE_PRODUCT,
+    "import products": IMPORT,
+}
+
+WARM = IMPORT.metrics | {published(CHANGED): ROWS + 1, consumed(CHANGED): ROWS + 1}
+"""Of one import and of a product that is made."""
+
+
+def growth(stack, expected):
+    """Return how to see by how much the metrics of a step have grown since now."""
+
+    def now():
+        return {
+            expr: sum(value for _labels, value in stack.query(expr))
+            for expr in expected.metrics
+        }
+
+    before = now()
+    return lambda: {expr: value - before[expr] for expr, value in now().items()}
+
+
+@pytest.fixture(scope="module")
+def walked(stack):
+    """Go the path and return, by step, its request id and the growth of its metrics.
+
+    Each step begins when the metrics of the one before are in Prometheus.
+    """
+    found = {}
+
+    def note(name, request_id, grown):
+        found[name] = (request_id, settled(grown, STEPS[name].metrics, name))
+
+    with Person(stack, stack.accounts()["merchandiser"]) as person:
+        word = f"t{uuid.uuid4().hex[:10]}"
+        with person.client() as client:
+            grown = growth(stack, IMPORT)
+            shelf = {"slug": word, "name": word}
+            assert client.post("/api/v1/categories", json=shelf).status_code == 201
+            thing = {
+                "sku": f"{word}-mug",
+                "name": "Mug",
+                "category": word,
+                "price_minor": 950,
+                "currency": "EUR",
+                "stock": 3,
+            }
+            made = client.post("/api/v1/products", json=thing)
+            assert made.status_code == 201, made.text
+            place = f"/api/v1/products/{made.json()['id']}"
+            # One import before: all that happens once for each process is over.
+            hand_in(stack, person, word, "first")
+            settled(grown, WARM, "what comes before")
+
+            grown, wanted = growth(stack, SIGN_IN), secrets.token_hex(16)
+            person.sign_in(headers={"X-Request-ID": wanted})
+            note("sign in", wanted, grown)
+
+            with Stream(stack, ["products"], person) as stream:
+                grown = growth(stack, CHANGE_PRODUCT)
+                changed = client.patch(
+                    place,
+                    content=json.dumps({"name": "Large mug"}),
+                    headers={
+                        "Content-Type": "application/merge-patch+json",
+                        "If-Match": made.headers["etag"],
+                    },
+                )
+                assert changed.status_code == 200, changed.text
+                stream.next(lambda event: event.envelope["subject"] in place)
+                note("change a product", changed.headers["x-request-id"], grown)
+
+                grown = growth(stack, IMPORT)
+                answer = hand_in(stack, person, word, "second")
+                note("import products", answer.headers["x-request-id"], grown)
+    return found
+
+
+def hand_in(stack, person, word, prefix):
+    """Import some products and return the answer that took the file."""
+    file = imports.as_csv(imports.rows(f"{word}-{prefix}", ROWS))
+    answer = imports.submit(person, file, imports.params(word))
+    assert answer.status_code == 202, answer.text
+    job = imports.ended(person, f"/api/v1/jobs/{answer.json()['id']}")
+    assert job["state"] == "succeeded", job
+    return answer
+
+
+def settled(grown, expected, name):
+    """Wait until metrics have grown by what is expected, and return by what they have."""
+
+    def all_there():
+        seen = grown()
+        assert seen == expected, seen
+        return seen
+
+    # Scrapes come every five seconds.
+    return until(
+        all_there,
+        60,
+        pause=1,
+        what=f"metrics of {name}: {expected}",
+        ignore=(AssertionError,),
+    )
+
+
+def told(stack, request_id):
+    """Return the spans with their parents, and the log events, of a request."""
+    found = json.loads(stack.make("trace", ID=request_id, FORMAT="json", check=False))
+    edges = set()
+
+    def walk(span, parent):
+        name = _STORES.get(span["attributes"].get("db.system.name"), span["name"])
+        here = (span["service"], _ID.sub("<id>", name))
+        edges.add((here, parent))
+        for child in span["children"]:
+            walk(child, here)
+
+    for root in found["roots"]:
+        walk(root, None)
+    logs = {
+        (line["service"], line["event"])
+        for line in found["lines"]
+        if line["event"] != "span"
+    }
+    return edges, logs
+
+
+def flat(spans):
+    return {(span, parent) for span, parents in spans.items() for parent in parents}
+
+
+@pytest.mark.parametrize("name", STEPS)
+class TestStep:
+    def test_leaves_exactly_these_spans_below_these_parents(self, stack, walked, name):
+        expected, request_id = STEPS[name], walked[name][0]
+        must, may = flat(expected.spans), flat(expected.perhaps)
+
+        def whole():
+            missing = must - told(stack, request_id)[0]
+            assert not missing, missing
+            return True
+
+        # Senders wait a second for more.
+        until(whole, 60, pause=1, what=f"spans of {name}", ignore=(AssertionError,))
+        assert told(stack, request_id)[0] - may == must
+
+    def test_leaves_exactly_these_log_events(self, stack, walked, name):
+        request_id = walked[name][0]
+        expected = STEPS[name].logs
+
+        until(
+            lambda: expected <= told(stack, request_id)[1],
+            60,
+            pause=1,
+            what=f"log events of {name}",
+        )
+        assert told(stack, request_id)[1] == expected
+
+    def test_moves_exactly_these_metrics(self, walked, name):
+        assert walked[name][1] == STEPS[name].metrics
+
+
+class TestRequestId:
+    def test_is_told_by_every_span_of_a_request_itself(self, stack, walked):
+        request_id = walked["change a product"][0]
+        found = json.loads(stack.make("trace", ID=request_id, FORMAT="json"))
+
+        own = [
+            line.get("request_id")
+            for line in found["lines"]
+            if line["service"] == "catalog"
+            and line["event"] == "span"
+            # The relay has many requests at hand at once.
+            and line["attributes"].get("messaging.system") is None
+            and line["name"] != "PIPELINE"
+        ]
+        assert len(own) > 2
+        assert set(own) == {request_id}
