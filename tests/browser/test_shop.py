@@ -269,3 +269,19 @@ class TestPages:
             pass
 
         expect(page.locator(".service")).not_to_have_count(0)
+
+    def test_that_answer_a_form_are_not_read_again(self, merchandiser, tmp_path):
+        page, asked = merchandiser.page, []
+        empty = tmp_path / "empty.csv"
+        empty.write_text("")
+        merchandiser.page.goto("/import")
+        page.set_input_files("#file", empty)
+        page.click("main button[type=submit]")
+        expect(page.locator("[role=alert]")).to_be_visible()
+        # The browser reports the refusal.
+        merchandiser.complaints.clear()
+        page.on("request", asked.append)
+
+        ask = "async () => (await import('flagon/page')).renew('main')"
+        assert page.evaluate(ask) is False
+        assert asked == []

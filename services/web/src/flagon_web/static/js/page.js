@@ -41,7 +41,8 @@ export function pageOf(text, address) {
 // Read this page again and exchange parts of it; false when that is not possible.
 let reading = false;
 export async function renew(...selectors) {
-  if (reading) return false;
+  // What a form was answered with is at no address of its own.
+  if (reading || "answer" in document.documentElement.dataset) return false;
   reading = true;
   try {
     const answer = await fetch(location.href, { headers: { Accept: "text/html" }, credentials: "same-origin" });
