@@ -15,6 +15,7 @@ from structlog.contextvars import bound_contextvars, clear_contextvars
 from flagon_chassis import logs, otlp, tracing
 from flagon_chassis.logs import SPAN_REQUEST_ID
 from flagon_chassis.settings import DatabaseSettings, ServiceSettings
+from flagon_chassis.testing import free_port
 
 from .conftest import SECRET
 
@@ -389,6 +390,23 @@ def start(monkeypatch):
 
 
 class TestOtlp:
+    def test_complains_once_a_minute_of_a_sink_that_is_away(
+        self, start, caplog, monkeypatch
+    ):
+        monkeypatch.setattr(tracing._seldom, "_until", 0.0)
+        start(f"http://127.0.0.1:{free_port()}")
+        told = []
+        for minutes in (0, 0, 1):
+            if minutes:
+                tracing._seldom._until -= 60 * minutes
+            with tracing.span("some work"):
+                pass
+            tracing.flush()
+            told.append(len(caplog.records))
+
+        assert told == [1, 1, 2]
+        assert "Connection refused" in caplog.text
+
     def test_sends_spans_to_the_collector(self, start, collector):
         start(collector.url)
         with tracing.span("some work"), tracing.span("a part of it"):

@@ -7,6 +7,7 @@ sent is still passed on, so logs of all services and the traces of others stay t
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -31,6 +32,7 @@ Kind = Literal["internal", "server", "client", "producer", "consumer"]
 
 _LONGEST_VALUE = 300
 _EXPORT_SECONDS = 2.0
+_TOLD_SECONDS = 60.0
 
 # What the caller sent, where this process makes no spans of its own.
 _passed_on: ContextVar[str | None] = ContextVar("flagon_traceparent", default=None)
@@ -258,12 +260,29 @@ def _processor(settings: ServiceSettings) -> "SpanProcessor":
     return Log() if settings.traces == "log" else PerProcess()
 
 
+class _Seldom(logging.Filter):
+    """Lets one line through a minute: else every batch for a sink that is away has two."""
+
+    _until = 0.0
+
+    def filter(self, record: logging.LogRecord) -> bool:  # noqa: ARG002 (logging's)
+        """Say whether a line is written."""
+        if time.monotonic() < self._until:
+            return False
+        self._until = time.monotonic() + _TOLD_SECONDS
+        return True
+
+
+_seldom = _Seldom()
+
+
 def _otlp(url: str) -> "SpanProcessor":
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415
         OTLPSpanExporter,
     )
     from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
 
+    logging.getLogger(OTLPSpanExporter.__module__).addFilter(_seldom)
     # A collector that is down must not hold up the end of the process.
     exporter = OTLPSpanExporter(endpoint=f"{url}/v1/traces", timeout=_EXPORT_SECONDS)
     return BatchSpanProcessor(exporter, schedule_delay_millis=1000)
