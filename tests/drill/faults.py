@@ -198,11 +198,20 @@ class Faults:
     @contextmanager
     def poison(self):
         for _ in range(8):
-            # Others' jobs start in time meanwhile.
+            # One after the other: others' jobs start in time meanwhile.
+            self.wait_for(self.hand_in({"crash": True}))
             self.hand_in({"seconds": 0})
-            self.hand_in({"seconds": 0})
-            self.hand_in({"crash": True})
+            self.wait_for(self.hand_in({"seconds": 0}))
         yield
+
+    def wait_for(self, path):
+        """Wait until a job has ended, one way or the other."""
+
+        def ended():
+            with self.operator.client() as client:
+                return client.get(path).json()["finished_at"]
+
+        until(ended, what=f"an end of {path}")
 
     @contextmanager
     def queue_full(self):
