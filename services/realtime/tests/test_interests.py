@@ -1,7 +1,6 @@
 """Patterns, types and snapshots: which events a stream is about, and where it begins."""
 
 import json
-import os
 import socket
 import threading
 
@@ -256,7 +255,7 @@ class TestSlowSnapshot:
         assert found.count(b'data: {"n": ') == 3
         ends = [found.index(entry.payload) for entry in (old[0], *newer)]
         assert ends == sorted(ends)
-        os.close(hub._epoll.fileno())
+        hub._epoll.close()
 
     def test_writes_the_rest_of_its_end_before_what_comes(
         self, make_source, helpers, monkeypatch
@@ -281,6 +280,7 @@ class TestSlowSnapshot:
         assert found == b"head\n\n" + (
             helpers.entry(1, "a").payload + marker + newer[0].payload
         )
+        hub._epoll.close()
 
 
 class TestRing:
