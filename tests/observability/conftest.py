@@ -8,7 +8,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 HOME = ROOT / "deploy" / "observability"
-for folder in ("deploy/observability", "deploy/local", "tests/e2e"):
+for folder in ("deploy/observability", "deploy/local", "tests/e2e", "tests/drill"):
     sys.path.insert(0, str(ROOT / folder))
 
 
