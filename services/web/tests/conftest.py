@@ -185,6 +185,7 @@ class Platform:
     """Of every webhook, newest first."""
     users: dict[str, dict[str, Any]] = field(default_factory=dict)
     clients: dict[str, dict[str, Any]] = field(default_factory=dict)
+    signing_keys: list[dict[str, Any]] = field(default_factory=list)
     audit: list[dict[str, Any]] = field(default_factory=list)
     sessions: list[dict[str, Any]] = field(default_factory=list)
     """Of every account, the latest first."""
@@ -295,6 +296,7 @@ def stand_in(platform: Platform) -> Flask:  # noqa: PLR0915 (one route after ano
         "/api/v1/watches": "worker",
         "/api/v1/users": "auth",
         "/api/v1/clients": "auth",
+        "/api/v1/keys": "auth",
         "/api/v1/audit": "catalog",
         "/oauth": "auth",
         "/.well-known": "auth",
@@ -471,6 +473,7 @@ def stand_in(platform: Platform) -> Flask:  # noqa: PLR0915 (one route after ano
     stand_in_watches(app, platform)
     stand_in_users(app, platform)
     stand_in_clients(app, platform)
+    stand_in_keys(app, platform)
     stand_in_audit(app, platform)
     return app
 
@@ -1341,6 +1344,30 @@ def stand_in_clients(app: Flask, platform: Platform) -> None:
         until = "2026-01-03T03:04:05Z" if lasts else None
         found_of(client_id)["overlap_seconds"] = lasts
         return jsonify(client_secret="second-secret", previous_works_until=until), 201
+
+
+def stand_in_keys(app: Flask, platform: Platform) -> None:
+    """Give the app auth's API of signing keys."""
+
+    @app.get("/api/v1/keys")
+    def list_keys() -> Response:
+        return jsonify(items=platform.signing_keys)
+
+    @app.post("/api/v1/keys/rotate")
+    def rotate_keys() -> Any:
+        last = platform.signing_keys[-1]
+        if last["state"] != "pending":
+            return problem(409, "The next key is too young.")
+        last["state"] = "active"
+        return jsonify(items=platform.signing_keys)
+
+    @app.delete("/api/v1/keys/<kid>")
+    def drop_key(kid: str) -> Any:
+        left = [one for one in platform.signing_keys if one["kid"] != kid]
+        if left == platform.signing_keys:
+            return problem(404)
+        platform.signing_keys[:] = left
+        return "", 204
 
 
 def stand_in_audit(app: Flask, platform: Platform) -> None:

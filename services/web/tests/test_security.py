@@ -19,6 +19,7 @@ PLACE = {
     "webhook_id": "0" * 8 + "-0000-0000-0000-" + "0" * 12,
     "account_id": "0" * 8 + "-0000-0000-0000-" + "0" * 12,
     "client_id": "0",
+    "kid": "0",
     "delivery_id": "0" * 8 + "-0000-0000-0000-" + "0" * 12,
     "review_id": "00000000-0000-0000-0000-000000000000",
     "job_id": "0" * 8 + "-0000-0000-0000-" + "0" * 12,
@@ -345,7 +346,7 @@ class TestForms:
                     yield method, app.url_for(rule.endpoint, **values)
 
     def test_there_are_as_many_as_we_know(self, app):
-        assert len(list(self.routes(app))) == 52
+        assert len(list(self.routes(app))) == 54
 
     def test_refuse_what_does_not_come_from_our_page(self, signed_in, app, platform):
         before = len(platform.uploads), len(platform.revoked)

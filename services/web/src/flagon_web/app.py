@@ -30,6 +30,7 @@ from .clients.registered_clients import RegisteredClients
 from .clients.reviews import Reviews
 from .clients.schedules import Schedules
 from .clients.sessions import RedisSessions, Sessions
+from .clients.signing_keys import SigningKeys
 from .clients.spool import Spool
 from .clients.traces import Traces
 from .clients.users import Users
@@ -125,6 +126,7 @@ def _backends(settings: Settings) -> Backends:
         schedules=Schedules(worker),
         watches=Watches(worker),
         webhooks=Webhooks(worker),
+        signing_keys=SigningKeys(auth),
         users=Users(auth),
         audit=Audit(catalog),
         registered_clients=RegisteredClients(auth),

@@ -21,6 +21,7 @@ from .registered_clients import RegisteredClients
 from .reviews import Reviews
 from .schedules import Schedules
 from .sessions import Sessions
+from .signing_keys import SigningKeys
 from .spool import Spool
 from .traces import Traces
 from .users import Users
@@ -49,6 +50,7 @@ class Backends:
     sessions: Sessions
     spool: Spool
     traces: Traces
+    signing_keys: SigningKeys
     users: Users
     audit: Audit
     registered_clients: RegisteredClients
