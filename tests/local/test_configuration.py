@@ -259,12 +259,11 @@ class TestGateway:
 
 
 class TestCertificates:
-    def test_are_renewed_before_they_expire(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(authority, "_SERVER_DAYS", 10)
+    def test_are_renewed_before_they_expire(self, tmp_path):
         authority.ensure(tmp_path)
+        authority.certify(tmp_path, days=10)
         before = (tmp_path / "server.pem").read_bytes()
         kept = (tmp_path / "ca.pem").read_bytes()
-        monkeypatch.setattr(authority, "_SERVER_DAYS", 397)
 
         assert authority.ensure(tmp_path)
         assert not authority.ensure(tmp_path)

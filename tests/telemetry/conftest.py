@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "e2e")]
+sys.path.extend(
+    str(Path(__file__).parents[n] / name) for n, name in ((0, ""), (1, "e2e"))
+)
 
-from harness import engine, failures  # noqa: E402 (found by the line above)
-from harness.stack import running  # noqa: E402 (found by the line above)
+from harness import engine, failures
+from harness.stack import running
 
-from flagon_chassis.testing import lacking  # noqa: E402
+from flagon_chassis.testing import lacking
 
 
 def pytest_terminal_summary(terminalreporter):

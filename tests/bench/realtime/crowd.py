@@ -67,6 +67,7 @@ class Crowd:
             for _ in range(min(AT_ONCE, count - opened) - len(waiting)):
                 sock = socket.socket()
                 sock.setblocking(False)
+                # It says so while the connection is on its way.
                 with suppress(BlockingIOError):
                     sock.connect(("127.0.0.1", self.port))
                 waiting[sock.fileno()] = sock

@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from pathlib import Path
@@ -331,6 +331,5 @@ http {{
         with running(command, port, core) as process:
             yield Server(NGINX, port, "/events", [process.pid], publish)
     finally:
-        with suppress(OSError):
-            connection.close()
+        connection.close()
         shutil.rmtree(folder, ignore_errors=True)

@@ -6,6 +6,7 @@ speaks of queues and knows no broker.
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from amqp.exceptions import AMQPError, MessageNacked
@@ -19,6 +20,20 @@ _HEARTBEAT_SECONDS = 30
 _CONFIRM_SECONDS = 2.0
 
 
+@dataclass(frozen=True)
+class Wants:
+    """What a service wants of its broker."""
+
+    service: str
+    """Whose tasks they are; others' are out of reach."""
+    queues: Sequence[str]
+    again_seconds: float
+    """When a message that was taken and not finished is given out again, as long as its
+    worker lives."""
+    socket_seconds: float
+    """Longest wait for the broker."""
+
+
 class Broker(Protocol):
     """What the queue needs to know of its broker."""
 
@@ -27,21 +42,8 @@ class Broker(Protocol):
     celery: type[Celery]
     """What sends tasks."""
 
-    def configuration(
-        self,
-        service: str,
-        queues: Sequence[str],
-        *,
-        again_seconds: float,
-        socket_seconds: float,
-    ) -> dict[str, Any]:
-        """Return the part of Celery's configuration that is about this broker.
-
-        :param service: whose tasks they are; others' are out of reach.
-        :param again_seconds: when a message that was taken and not finished is given out
-            again, as long as its worker lives.
-        :param socket_seconds: longest wait for the broker.
-        """
+    def configuration(self, wants: Wants) -> dict[str, Any]:
+        """Return the part of Celery's configuration that is about this broker."""
         ...
 
     def again_seconds(self, celery: Celery) -> float:
@@ -77,32 +79,25 @@ class Redis:
     def __init__(self, address: str) -> None:
         self._address = address
 
-    def configuration(
-        self,
-        service: str,
-        queues: Sequence[str],
-        *,
-        again_seconds: float,
-        socket_seconds: float,
-    ) -> dict[str, Any]:
+    def configuration(self, wants: Wants) -> dict[str, Any]:
         """Keep all keys below the service's prefix, so that an ACL can hold it."""
         return {
             "broker_url": self._address,
             "task_queues": [
                 Queue(name, Exchange("tasks", type="direct"), routing_key=name)
-                for name in queues
+                for name in wants.queues
             ],
             "task_default_exchange": "tasks",
             "broker_transport_options": {
-                "global_keyprefix": f"{service}:",
-                "visibility_timeout": again_seconds,
+                "global_keyprefix": f"{wants.service}:",
+                "visibility_timeout": wants.again_seconds,
                 "unacked_restore_interval": 5,
                 # By default the sweep above happens at every tenth interval only.
                 "unacked_restore_throttle": 1,
                 "unacked_mutex_expire": 30,
                 # Kombu's default, no timeout, hangs for ever on a frozen Redis.
-                "socket_timeout": socket_seconds,
-                "socket_connect_timeout": min(1.0, socket_seconds),
+                "socket_timeout": wants.socket_seconds,
+                "socket_connect_timeout": min(1.0, wants.socket_seconds),
                 "socket_keepalive": True,
                 "health_check_interval": 10,
             },
@@ -161,18 +156,11 @@ class RabbitMQ:
     def __init__(self, address: str) -> None:
         self._address = address
 
-    def configuration(
-        self,
-        service: str,
-        queues: Sequence[str],
-        *,
-        again_seconds: float,
-        socket_seconds: float,  # noqa: ARG002 (the other broker's: a socket of AMQP is never only waited for)
-    ) -> dict[str, Any]:
+    def configuration(self, wants: Wants) -> dict[str, Any]:
         """Have each message confirmed, and make nothing in the broker."""
-        patience = {"x-consumer-timeout": int(again_seconds * 1000)}
+        patience = {"x-consumer-timeout": int(wants.again_seconds * 1000)}
         return {
-            "broker_url": f"{self._address.rstrip('/')}/{service}",
+            "broker_url": f"{self._address.rstrip('/')}/{wants.service}",
             "task_queues": [
                 Queue(
                     name,
@@ -183,7 +171,7 @@ class RabbitMQ:
                     no_declare=True,
                     consumer_arguments=patience,
                 )
-                for name in queues
+                for name in wants.queues
             ],
             "task_default_exchange": "tasks",
             "broker_transport_options": {

@@ -96,7 +96,7 @@ def read(body: bytes) -> list[Span]:
     :raises Malformed: it is none.
     """
     # Loaded by whoever receives: senders bring a library of their own.
-    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (  # noqa: PLC0415
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (  # noqa: PLC0415 (10 MB)
         ExportTraceServiceRequest,
     )
 

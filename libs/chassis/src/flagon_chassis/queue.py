@@ -65,11 +65,13 @@ def configuration(
     """
     return {
         **brokers.of(brokers.url(settings)).configuration(
-            service,
-            queues,
-            # Longer than any task, or the task runs twice at once.
-            again_seconds=hard_seconds * 2 + 120,
-            socket_seconds=socket_seconds,
+            brokers.Wants(
+                service,
+                queues,
+                # Longer than any task, or the task runs twice at once.
+                again_seconds=hard_seconds * 2 + 120,
+                socket_seconds=socket_seconds,
+            )
         ),
         # A task is done when it has ended, not when it was taken.
         "task_acks_late": True,

@@ -150,7 +150,7 @@ class Relay:
                 self._failures += 1
                 # Jitter: all relays lost the same Postgres at the same moment.
                 pause = min(_LONGEST_PAUSE_SECONDS, 0.2 * 2 ** min(self._failures, 10))
-                self.stop.wait(random.uniform(0.1, pause))  # noqa: S311
+                self.stop.wait(random.uniform(0.1, pause))  # noqa: S311 (no secret)
         self._redis.close()
 
     def _until_lost(self, connection: psycopg.Connection[Any]) -> None:
@@ -408,7 +408,7 @@ class Relay:
 def _pause(failures: int) -> float:
     """Return the seconds to wait after so many failures in a row, one at least."""
     longest = min(_LONGEST_PAUSE_SECONDS, 0.1 * 2 ** min(failures, 10))
-    return random.uniform(0.05, longest)  # noqa: S311
+    return random.uniform(0.05, longest)  # noqa: S311 (no secret)
 
 
 def fold(tasks: list[Message]) -> list[tuple[Message, list[int]]]:

@@ -110,7 +110,7 @@ def start_postgres(port: int | None = None, **settings: str) -> Iterator[Server]
             pytest.exit("Postgres is not installed: run `make setup`.", 3)
         binaries = Path(found).resolve().parent
     data = folder / "data"
-    subprocess.run(  # noqa: S603
+    subprocess.run(  # noqa: S603 (no shell, our own words)
         [binaries / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-N"],
         check=True,
         user=user,
@@ -129,7 +129,7 @@ def start_postgres(port: int | None = None, **settings: str) -> Iterator[Server]
         **settings,
     }
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(  # noqa: S603
+        process = subprocess.Popen(  # noqa: S603 (no shell, our own words)
             [
                 binaries / "postgres",
                 "-D",
@@ -159,7 +159,7 @@ def start_redis(*options: str, port: int | None = None) -> Iterator[Server]:
     binary = shutil.which("redis-server")
     if not binary:
         pytest.exit("Redis is not installed: run `make setup`.", 3)
-    process = subprocess.Popen(  # noqa: S603
+    process = subprocess.Popen(  # noqa: S603 (no shell, our own words)
         [
             binary,
             *("--port", str(port), "--bind", "127.0.0.1", "--save", ""),
@@ -210,7 +210,7 @@ def start_rabbitmq(service: str = "things", **settings: str) -> Iterator[Server]
     template = string.Template((_RABBITMQ / "rabbitmq.conf.template").read_text())
     (folder / "rabbitmq.conf").write_text(template.substitute(values))
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(  # noqa: S603
+        process = subprocess.Popen(  # noqa: S603 (no shell, our own words)
             [
                 *("/bin/sh", str(_RABBITMQ / "server.sh"), str(folder / "own")),
                 str(folder / "rabbitmq.conf"),
@@ -276,7 +276,7 @@ def start_bucket(
     port, kept = port or free_port(), folder or _private_folder(None)
     (kept / "pictures").mkdir(exist_ok=True)
     binary = Path(sys.executable).parent / "rclone"
-    process = subprocess.Popen(  # noqa: S603
+    process = subprocess.Popen(  # noqa: S603 (no shell, our own words)
         [
             binary,
             *("serve", "s3", kept, "--addr", f"127.0.0.1:{port}"),

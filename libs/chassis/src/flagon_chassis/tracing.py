@@ -85,9 +85,9 @@ def init(settings: ServiceSettings, service: str) -> None:
     os.environ.setdefault("OTEL_SEMCONV_STABILITY_OPT_IN", "http,database")  # noqa: TID251
 
     from opentelemetry import trace  # noqa: PLC0415 (loaded only where traces are on)
-    from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
-    from opentelemetry.sdk.trace import SpanLimits, TracerProvider  # noqa: PLC0415
-    from opentelemetry.sdk.trace.sampling import ParentBased  # noqa: PLC0415
+    from opentelemetry.sdk.resources import Resource  # noqa: PLC0415 (as `init`)
+    from opentelemetry.sdk.trace import SpanLimits, TracerProvider  # noqa: PLC0415 (as `init`)
+    from opentelemetry.sdk.trace.sampling import ParentBased  # noqa: PLC0415 (as `init`)
 
     # Long statements are cut as told below; that is no news for the log.
     logging.getLogger("opentelemetry.attributes").setLevel(logging.ERROR)
@@ -101,7 +101,7 @@ def init(settings: ServiceSettings, service: str) -> None:
     trace.set_tracer_provider(_provider)
     # Who has no database need not have its driver in memory.
     if isinstance(settings, DatabaseSettings):
-        from opentelemetry.instrumentation.psycopg import (  # noqa: PLC0415
+        from opentelemetry.instrumentation.psycopg import (  # noqa: PLC0415 (as `init`)
             PsycopgInstrumentor,
         )
 
@@ -136,14 +136,14 @@ def flush() -> None:
 
 def _beginnings(ratio: float) -> "Sampler":
     """Return what decides about spans that have no parent."""
-    from opentelemetry.sdk.trace.sampling import (  # noqa: PLC0415
+    from opentelemetry.sdk.trace.sampling import (  # noqa: PLC0415 (as `init`)
         Decision,
         Sampler,
         SamplingResult,
         TraceIdRatioBased,
     )
-    from opentelemetry.trace import Link, SpanKind, TraceState  # noqa: PLC0415
-    from opentelemetry.util.types import Attributes  # noqa: PLC0415
+    from opentelemetry.trace import Link, SpanKind, TraceState  # noqa: PLC0415 (as `init`)
+    from opentelemetry.util.types import Attributes  # noqa: PLC0415 (as `init`)
 
     share = TraceIdRatioBased(ratio)
 
@@ -213,7 +213,7 @@ def _timed(
 
 
 def _processor(settings: ServiceSettings) -> "SpanProcessor":
-    from opentelemetry.sdk.trace import SpanProcessor  # noqa: PLC0415
+    from opentelemetry.sdk.trace import SpanProcessor  # noqa: PLC0415 (as `init`)
 
     class Tied(SpanProcessor):
         """Tell every span of which request it is."""
@@ -277,10 +277,10 @@ _seldom = _Seldom()
 
 
 def _otlp(url: str) -> "SpanProcessor":
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415 (as `init`)
         OTLPSpanExporter,
     )
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415 (as `init`)
 
     logging.getLogger(OTLPSpanExporter.__module__).addFilter(_seldom)
     # A collector that is down must not hold up the end of the process.
@@ -320,7 +320,7 @@ def instrument_flask(app: "Flask") -> None:
     if _provider is None:
         _pass_on(app)
         return
-    from opentelemetry.instrumentation.flask import (  # noqa: PLC0415
+    from opentelemetry.instrumentation.flask import (  # noqa: PLC0415 (as `init`)
         FlaskInstrumentor,
     )
 
@@ -361,7 +361,7 @@ def current_traceparent() -> str | None:
     """Return the W3C traceparent of what is being done now, None outside a trace."""
     if _provider is None:
         return _passed_on.get()
-    from opentelemetry import trace  # noqa: PLC0415
+    from opentelemetry import trace  # noqa: PLC0415 (as `init`)
 
     return traceparent_of(cast("Span", trace.get_current_span()))
 
@@ -393,7 +393,7 @@ def span(
     if _provider is None:
         yield _NO_SPAN
         return
-    from opentelemetry.trace import SpanKind  # noqa: PLC0415
+    from opentelemetry.trace import SpanKind  # noqa: PLC0415 (as `init`)
 
     with _provider.get_tracer("flagon").start_as_current_span(
         name, kind=SpanKind[kind.upper()], attributes=attributes
@@ -428,7 +428,7 @@ def continue_from(
         finally:
             _passed_on.reset(token)
         return
-    from opentelemetry.trace import SpanKind  # noqa: PLC0415
+    from opentelemetry.trace import SpanKind  # noqa: PLC0415 (as `init`)
 
     with _provider.get_tracer("flagon").start_as_current_span(
         name,
@@ -456,7 +456,7 @@ def start(
     """
     if _provider is None:
         return _NO_SPAN
-    from opentelemetry.trace import SpanKind  # noqa: PLC0415
+    from opentelemetry.trace import SpanKind  # noqa: PLC0415 (as `init`)
 
     return _provider.get_tracer("flagon").start_span(
         name,
@@ -477,7 +477,7 @@ def use(span: Span, traceparent: str | None) -> Iterator[None]:
         with continue_from(traceparent, ""):
             yield
         return
-    from opentelemetry import trace  # noqa: PLC0415
+    from opentelemetry import trace  # noqa: PLC0415 (as `init`)
 
     with trace.use_span(cast("Any", span)):
         yield
@@ -496,7 +496,7 @@ def _links(traceparents: Sequence[str | None]) -> "list[Link]":
 
 def _context(traceparent: str | None) -> "Context":
     from opentelemetry.context import Context  # noqa: PLC0415 (loaded only where traces are on)
-    from opentelemetry.trace.propagation.tracecontext import (  # noqa: PLC0415
+    from opentelemetry.trace.propagation.tracecontext import (  # noqa: PLC0415 (as `init`)
         TraceContextTextMapPropagator,
     )
 
