@@ -98,7 +98,7 @@ class TestNetwork:
         found = stack.inside(service, NEIGHBOURS % json.dumps([[name, 5672]]))
 
         # Where tasks wait in Redis there is none to reach.
-        assert found == {name: reached and BROKER == name}
+        assert found == {name: reached and name == BROKER}
 
     def test_keeps_data_from_the_gateway(self, stack):
         for name, _port in DATA:
