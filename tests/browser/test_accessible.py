@@ -19,7 +19,6 @@ OFFICE = [
     "/back-office/webhooks",
     "/back-office/webhooks/new",
     "/back-office/export",
-    "/back-office/keys",
     "/back-office/operations",
     "/back-office/operations/catalog?range=24h",
     "/back-office/operations/request",

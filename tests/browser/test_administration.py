@@ -100,6 +100,18 @@ class TestClients:
         assert not [url for url in asked if secret in url]
 
 
+class TestKeys:
+    def test_are_shown_and_changed_on_purpose_alone(self, administrator):
+        page = administrator().page
+        page.goto(f"{BASE}/keys")
+        judge(page)
+        expect(page.locator("main tbody .badge--succeeded").first).to_be_visible()
+        page.click("main summary:has-text('Change the keys')")
+        expect(page.locator("main button:text-is('Change them now')")).to_be_visible()
+        page.click("main summary:has-text('It was stolen') >> nth=0")
+        judge(page)
+
+
 class TestAudit:
     def test_tells_what_a_price_was_and_became(self, administrator, tmp_path):
         somebody = administrator()
