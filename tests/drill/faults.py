@@ -198,14 +198,14 @@ class Faults:
     @contextmanager
     def poison(self):
         for _ in range(8):
-            # One after the other: others' jobs start in time meanwhile.
-            self.wait_for(self.hand_in({"crash": True}))
-            self.hand_in({"seconds": 0})
+            self.hand_in({"crash": True})
+            # Others' jobs come and go meanwhile.
+            self.wait_for(self.hand_in({"seconds": 1}))
             self.wait_for(self.hand_in({"seconds": 0}))
         yield
 
     def wait_for(self, path):
-        """Wait until a job has ended, one way or the other."""
+        """Wait until a job has ended."""
 
         def ended():
             with self.operator.client() as client:
