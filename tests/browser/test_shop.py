@@ -280,8 +280,8 @@ class TestPages:
         expect(page.locator("[role=alert]")).to_be_visible()
         # The browser reports the refusal.
         merchandiser.complaints.clear()
-        page.on("request", asked.append)
+        page.on("request", lambda request: asked.append(request.url))
 
         ask = "async () => (await import('flagon/page')).renew('main')"
         assert page.evaluate(ask) is False
-        assert asked == []
+        assert page.url not in asked
