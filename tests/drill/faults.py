@@ -387,7 +387,9 @@ class Faults:
                 labels = one["labels"]
                 if wanted.items() <= labels.items():
                     found = one
-                elif labels["severity"] == "page":
+                elif (
+                    labels["severity"] == "page" and labels["alertname"] != fault.alert
+                ):
                     others.add(labels["alertname"])
             return found
 
