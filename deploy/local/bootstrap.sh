@@ -125,7 +125,7 @@ fi
 judge() {
   folder=.venv/$1
   shift
-  [ "$(cat "$folder/installed" 2>/dev/null)" != "$*" ] || return 0
+  if [ -f "$folder/installed" ] && [ "$(cat "$folder/installed")" = "$*" ]; then return 0; fi
   say "installing $*"
   npm install --prefix "$folder" --no-save --no-package-lock --ignore-scripts \
     --no-audit --no-fund --loglevel=error "$@"

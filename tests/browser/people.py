@@ -68,6 +68,15 @@ class Person:
             place = message.location.get("url", "")
             self.complaints.append(f"{message.type}: {message.text} ({place})")
 
+    def forgive(self, *statuses):
+        """Forget each refusal with these statuses: a browser reports it as an error.
+
+        It must have reported them all, and what else it reported stays.
+        """
+        for status in statuses:
+            said = next(one for one in self.complaints if f"status of {status}" in one)
+            self.complaints.remove(said)
+
     def sign_in(self, account, then="/"):
         """Sign in at auth's page and come back to `then`."""
         self.page.goto(f"/sign-in?next={then}")

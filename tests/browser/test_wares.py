@@ -21,17 +21,6 @@ def product(stack, accounts):
         return a_product(client, stock=3)
 
 
-def forgive(person, *statuses):
-    """Forget that the browser reported refusals, and nothing else."""
-    refusals = [f"status of {status}" for status in statuses]
-    left = [
-        said
-        for said in person.complaints
-        if not any(refusal in said for refusal in refusals)
-    ]
-    person.complaints[:] = left
-
-
 @pytest.fixture
 def picture(browser):
     """Bytes of a picture that no other test has."""
@@ -82,7 +71,7 @@ class TestProducts:
         expect(page.locator("#name")).to_have_value(f"{product['name']} mine")
         expect(page.locator("#stock")).to_have_value("8")
         expect(page.locator("#price")).to_have_value("7.77")
-        forgive(merchandiser, 409, 422)
+        merchandiser.forgive(409, 422)
 
     def test_are_made_found_archived_and_brought_back_without_scripts_on_a_phone(
         self, person, accounts, product
@@ -121,7 +110,7 @@ class TestProducts:
             expect(row.locator(".badge")).to_have_text(outcome)
         page.click("main a:text-is('Back to the list')")
         expect(page.locator("tbody .badge")).to_have_text(["Draft", "Draft"])
-        forgive(somebody, 409)
+        somebody.forgive(409)
 
     def test_have_nothing_that_axe_finds(self, merchandiser, product):
         page = merchandiser.page
@@ -172,7 +161,7 @@ class TestPictures:
         page.click(".pictured summary")
         page.click("main button:text-is('Delete this picture')")
         expect(page.locator(".pictured")).to_have_count(0)
-        forgive(merchandiser, 415)
+        merchandiser.forgive(415)
 
 
 class TestCategories:
@@ -205,7 +194,7 @@ class TestCategories:
             page.wait_for_url("**/categories")
         expect(page.locator(f"#c-{word}-a")).to_have_count(0)
         assert page.goto(above).status == 404
-        forgive(merchandiser, 404)
+        merchandiser.forgive(404)
 
     def test_ask_something_of_the_attributes_of_their_products(
         self, merchandiser, product
@@ -243,4 +232,4 @@ class TestCategories:
         expect(page.locator("main .note--success")).to_be_visible()
         page.goto(category)
         forget(page)
-        forgive(merchandiser, 422)
+        merchandiser.forgive(422)

@@ -20,7 +20,8 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from collections import Counter
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -421,14 +422,18 @@ _CERTIFICATE = ("server.pem", "server.key")
 
 @contextmanager
 def readers(stack, count=8):
-    """Let people read all the time, whatever they get."""
+    """Let people read all the time, whatever they get; say what stayed unanswered."""
     over = threading.Event()
+    failed = Counter()
 
     def read(dice):
         with httpx2.Client(base_url=stack.url, timeout=5.0) as client:
             while not over.is_set():
-                with suppress(httpx2.TransportError):  # some faults are just that
+                try:
                     client.get("/api/v1/products", params={"q": f"a{dice.random()}"})
+                except httpx2.TransportError as error:
+                    # Some faults are just that.
+                    failed[type(error).__name__] += 1
                 over.wait(0.8)
 
     threads = [
@@ -442,6 +447,7 @@ def readers(stack, count=8):
         over.set()
         for thread in threads:
             thread.join()
+        print("unanswered:", dict(failed) or "nothing")
 
 
 def main():

@@ -27,14 +27,9 @@ from .sockets import Sockets
 with warnings.catch_warnings():
     # It uses modules that newer versions of Python lack.
     warnings.simplefilter("ignore")
-    from supervisor import supervisord  # type: ignore[import-untyped]
-    from supervisor.options import (  # type: ignore[import-untyped]  # it has no types
-        ProcessConfig,
-        ServerOptions,
-    )
-    from supervisor.process import (  # type: ignore[import-untyped]  # as above
-        Subprocess,
-    )
+    from supervisor import supervisord
+    from supervisor.options import ProcessConfig, ServerOptions
+    from supervisor.process import Subprocess
 
 _SHARED = (
     "apiflask",
@@ -63,7 +58,7 @@ _SHARED = (
 `prometheus_client` asks there whether metrics are shared through files."""
 
 
-class Options(ServerOptions):  # type: ignore[misc]
+class Options(ServerOptions):  # type: ignore[misc]  # supervisor has no types
     """The supervisor's own options; only how a program starts is different."""
 
     def execve(self, filename: str, argv: list[str], env: dict[str, str]) -> None:

@@ -1,3 +1,4 @@
+import itertools
 import json
 from datetime import UTC, datetime
 from uuid import uuid4
@@ -36,6 +37,18 @@ def write(session, events):
             text("insert into effect values (:id, :subject)"),
             {"id": event.id, "subject": event.envelope["subject"]},
         )
+
+
+def write_at(attempt):
+    """Return what fails until an attempt, counted from 1, and writes then."""
+    attempts = itertools.count(1)
+
+    def effect(session, events):
+        if next(attempts) < attempt:
+            raise ValueError
+        write(session, events)
+
+    return effect
 
 
 @pytest.fixture
@@ -240,17 +253,9 @@ class TestFailingEvents:
         assert json.loads(letter[b"event"])["subject"] == "bad"
 
     def test_may_succeed_at_a_later_attempt(self, make_consumer, store, effects):
-        tries = []
-
-        def at_third(session, events):
-            tries.append(1)
-            if len(tries) < 3:
-                raise ValueError
-            write(session, events)
-
         put(store, "a")
 
-        make_consumer(at_third).step()
+        make_consumer(write_at(attempt=3)).step()
 
         assert effects() == ["a"]
         assert dead(store) == []
@@ -258,18 +263,10 @@ class TestFailingEvents:
     def test_name_the_attempt_before_and_the_first_of_their_batch(
         self, make_consumer, store, traced
     ):
-        tries = []
-
-        def at_second(session, events):
-            tries.append(1)
-            if len(tries) < 2:
-                raise ValueError
-            write(session, events)
-
         put(store, "a")
         put(store, "b")
 
-        make_consumer(at_second).step()
+        make_consumer(write_at(attempt=2)).step()
 
         lines = [line for line in traced() if line["name"].startswith("consume")]
         first, second, again, again_too = lines

@@ -130,14 +130,6 @@ class TestAudit:
     def test_says_when_there_is_nothing(self, administrator):
         assert "Nothing of the kind" in administrator.get(PAGE).text
 
-    def test_says_so_when_the_catalog_is_down(self, administrator, platform):
-        platform.down.add("catalog")
-
-        answer = administrator.get(PAGE)
-
-        assert answer.status_code == 503
-        assert "The audit cannot be shown right now." in answer.text
-
 
 class TestPermissions:
     @pytest.mark.parametrize("role", ["customer", "merchandiser"])

@@ -67,14 +67,6 @@ class TestCategories:
 
         assert "No categories yet" in signed_in.get(PAGE).text
 
-    def test_say_so_when_the_catalog_is_down(self, signed_in, platform, kitchen):
-        platform.down.add("catalog")
-
-        for path in (PAGE, f"{PAGE}/{kitchen['id']}"):
-            answer = signed_in.get(path)
-            assert answer.status_code == 503
-            assert "Categories cannot be shown right now." in answer.text
-
     def test_are_offered_to_products_as_a_tree(self, signed_in, mugs):
         text = signed_in.get("/back-office/products/new").text
 

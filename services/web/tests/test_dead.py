@@ -51,15 +51,6 @@ class TestLetters:
         assert "Replay all" not in text
         assert "None of this kind" in operator.get(f"{PAGE}?kind=probe").text
 
-    def test_says_so_when_the_jobs_api_is_down(self, operator, platform, dead_job):
-        job = dead_job()
-        platform.down.add("worker")
-
-        for path in (PAGE, f"{PAGE}/{job['id']}"):
-            answer = operator.get(path)
-            assert answer.status_code == 503
-            assert "cannot be shown right now" in answer.text
-
 
 class TestPermissions:
     @pytest.mark.parametrize("role", ["customer", "merchandiser"])

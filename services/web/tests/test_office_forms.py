@@ -1,4 +1,4 @@
-"""What all forms of the back office do when they cannot be taken."""
+"""What all pages and forms of the back office do when they cannot be shown or taken."""
 
 import pytest
 
@@ -7,6 +7,61 @@ from .test_products import WRITTEN as PRODUCT
 
 OFFICE = "/back-office"
 MAKING = [("products", PRODUCT), ("categories", CATEGORY)]
+SHOWN = [
+    ("users", "auth", "Accounts"),
+    ("clients", "auth", "Clients"),
+    ("keys", "auth", "Keys"),
+    ("audit", "catalog", "The audit"),
+    ("products", "catalog", "Products"),
+    ("categories", "catalog", "Categories"),
+    ("dead-letters", "worker", "Dead letters"),
+    ("schedules", "worker", "Schedules"),
+    ("webhooks", "worker", "Webhooks"),
+]
+"""Pages, whose they are, and what they call what they show."""
+
+
+@pytest.fixture
+def one_of(platform, a_product, a_user, a_client, a_category, a_schedule, a_webhook):
+    """Make what a page of the back office lists and return it."""
+    makers = {
+        "users": a_user,
+        "clients": a_client,
+        "products": lambda: platform.add(a_product),
+        "categories": lambda: a_category("Kitchen"),
+        "schedules": a_schedule,
+        "webhooks": a_webhook,
+    }
+    return lambda page: makers[page]()
+
+
+class TestPages:
+    @pytest.mark.parametrize(("page", "service", "what"), SHOWN)
+    def test_say_so_when_whose_they_are_is_down(
+        self, administrator, platform, page, service, what
+    ):
+        platform.down.add(service)
+
+        answer = administrator.get(f"{OFFICE}/{page}")
+
+        assert answer.status_code == 503
+        assert f"{what} cannot be shown right now." in answer.text
+        assert "We do not know" not in answer.text
+
+    @pytest.mark.parametrize(
+        ("page", "service", "what"),
+        [shown for shown in SHOWN if shown[0] not in {"keys", "audit", "dead-letters"}],
+    )
+    def test_of_one_thing_say_so_too(
+        self, administrator, platform, one_of, page, service, what
+    ):
+        found = one_of(page)
+        platform.down.add(service)
+
+        answer = administrator.get(f"{OFFICE}/{page}/{found['id']}")
+
+        assert answer.status_code == 503
+        assert f"{what} cannot be shown right now." in answer.text
 
 
 class TestForms:
@@ -62,21 +117,6 @@ class TestForms:
 
 
 class TestPagesOfAdministrators:
-    @pytest.mark.parametrize("what", ["accounts", "clients"])
-    def test_say_so_when_auth_is_down(
-        self, administrator, platform, a_user, a_client, what
-    ):
-        page, one = {
-            "accounts": ("users", a_user()),
-            "clients": ("clients", a_client()),
-        }[what]
-        platform.down.add("auth")
-
-        for path in (f"{OFFICE}/{page}", f"{OFFICE}/{page}/{one['id']}"):
-            answer = administrator.get(path)
-            assert answer.status_code == 503
-            assert f"{what.title()} cannot be shown right now." in answer.text
-
     @pytest.mark.parametrize(
         ("page", "query"),
         [

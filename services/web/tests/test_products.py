@@ -151,15 +151,6 @@ class TestProducts:
         assert "Nothing to search for." in answer.text
         assert 'value="!!!"' in answer.text
 
-    def test_says_so_when_the_catalog_is_down(self, signed_in, platform, mug):
-        platform.down.add("catalog")
-
-        for path in (PAGE, f"{PAGE}/{mug['id']}"):
-            answer = signed_in.get(path)
-            assert answer.status_code == 503
-            assert "Products cannot be shown right now." in answer.text
-            assert "We do not know" not in answer.text
-
     def test_needs_no_categories(self, signed_in, platform, mug):
         platform.silent.add("/categories")
 

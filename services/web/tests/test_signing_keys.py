@@ -39,14 +39,6 @@ class TestSigningKeys:
     def test_may_be_none(self, administrator):
         assert "No keys yet" in administrator.get(PAGE).text
 
-    def test_say_so_when_auth_is_down(self, administrator, platform):
-        platform.down.add("auth")
-
-        answer = administrator.get(PAGE)
-
-        assert answer.status_code == 503
-        assert "Keys cannot be shown right now." in answer.text
-
     def test_are_for_administrators(self, signed_in, keys):
         assert signed_in.get(PAGE).status_code == 403
         assert signed_in.submit(f"{PAGE}/rotate").status_code == 403

@@ -33,15 +33,6 @@ class TestWebhooks:
     def test_says_when_there_are_none(self, operator):
         assert "No webhooks yet" in operator.get(PAGE).text
 
-    def test_says_so_when_the_jobs_api_is_down(self, operator, platform, a_webhook):
-        found = a_webhook()
-        platform.down.add("worker")
-
-        for path in (PAGE, f"{PAGE}/{found['id']}"):
-            answer = operator.get(path)
-            assert answer.status_code == 503
-            assert "cannot be shown right now" in answer.text
-
 
 class TestPermissions:
     @pytest.mark.parametrize("role", ["customer", "merchandiser"])

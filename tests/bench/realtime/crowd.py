@@ -3,7 +3,6 @@
 import select
 import socket
 import time
-from contextlib import suppress
 
 MARK = b"~"
 """Appears once in each event and nowhere else, so counting it counts events."""
@@ -67,9 +66,8 @@ class Crowd:
             for _ in range(min(AT_ONCE, count - opened) - len(waiting)):
                 sock = socket.socket()
                 sock.setblocking(False)
-                # It says so while the connection is on its way.
-                with suppress(BlockingIOError):
-                    sock.connect(("127.0.0.1", self.port))
+                # What came of it is seen when the socket can be written to.
+                sock.connect_ex(("127.0.0.1", self.port))
                 waiting[sock.fileno()] = sock
                 self.poll.register(sock, select.EPOLLOUT)
             for fd, _ in self.poll.poll(0.5):

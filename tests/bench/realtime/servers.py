@@ -227,7 +227,7 @@ def gateway(behind, core, *, workers=1, by_unix_socket=False):
                 process.cpu_affinity(core)
             yield found
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder)
 
 
 @contextmanager
@@ -290,7 +290,7 @@ def flask_sse(redis_url, core):
                 emptied=emptied,
             )
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder)
 
 
 @contextmanager
@@ -332,4 +332,4 @@ http {{
             yield Server(NGINX, port, "/events", [process.pid], publish)
     finally:
         connection.close()
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import httpx2
 from testcontainers.compose import DockerCompose
 
+from flagon_chassis.testing import lacking
 from harness import engine
 from harness.secrets_seen import SEEN
 from harness.waiting import until
@@ -333,6 +334,8 @@ def running(extra=""):
         yield Stack(mode, base)
         return
     mode = os.environ.get("FLAGON_MODE", "local")
+    if mode == "docker" and not engine.find():
+        lacking("A container engine", "install Docker, or FLAGON_MODE=local")
     base = int(
         os.environ.get("FLAGON_PORT_BASE", "28080" if mode == "docker" else "27080")
     )

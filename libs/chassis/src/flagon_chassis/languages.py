@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
+from typing import Any, cast
 
 from flask import Flask, g, has_request_context, request
 from werkzeug.wrappers import Response
@@ -50,7 +51,7 @@ class Texts:
         app.jinja_env.policies["ext.i18n.trimmed"] = True
         # The extension above adds the method; the type of an environment knows nothing
         # of it.
-        app.jinja_env.install_gettext_callables(  # type: ignore[attr-defined]  # the extension's
+        cast("Any", app.jinja_env).install_gettext_callables(
             self.gettext, self.plural, newstyle=True
         )
         # WTForms' own messages: its forms name the language themselves.

@@ -9,9 +9,7 @@ from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from google.protobuf.message import (  # type: ignore[import-untyped]  # has no types
-    DecodeError,
-)
+from google.protobuf.message import DecodeError
 
 from .logs import SPAN_REQUEST_ID
 

@@ -149,7 +149,7 @@ def start_postgres(port: int | None = None, **settings: str) -> Iterator[Server]
         # The fast shutdown: SIGTERM would wait for whoever is still connected.
         process.send_signal(signal.SIGINT)
         process.wait(20)
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder)
 
 
 def start_redis(*options: str, port: int | None = None) -> Iterator[Server]:
@@ -178,7 +178,7 @@ def start_redis(*options: str, port: int | None = None) -> Iterator[Server]:
         client.close()
         process.kill()
         process.wait(20)
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder)
 
 
 _PASSWORD = "rabbit"  # noqa: S105 (may be read by everybody)
@@ -228,7 +228,7 @@ def start_rabbitmq(service: str = "things", **settings: str) -> Iterator[Server]
     finally:
         process.kill()
         process.wait(20)
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder)
 
 
 def _greet(port: int) -> None:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import redis
 import structlog
@@ -373,7 +373,8 @@ class Sockets:
 
     def _greet(self, *_credentials: object) -> None:
         peer: Peer = request.environ["flagon.peer"]
-        sid: str = request.sid  # type: ignore[attr-defined]  # Flask-SocketIO's
+        # Flask-SocketIO adds it; the type of a request knows nothing of it.
+        sid: str = cast("Any", request).sid
         engine_sid = self._server.manager.eio_sid_from_sid(sid, "/")
         peer.engine = self._server.eio.sockets[engine_sid]
         peer.sid = sid

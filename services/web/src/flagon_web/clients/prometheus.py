@@ -4,9 +4,11 @@ from typing import Generic, TypeVar
 
 from pydantic import BaseModel
 
-from flagon_chassis.http import Client, Refused, Unreachable
+from flagon_chassis.http import Client, Unreachable
 from flagon_web.domain.charts import Window
 from flagon_web.domain.operations import Alert, Question, Sample, Track
+
+from .sense import sense
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -78,13 +80,5 @@ class Prometheus:
     def _ask(self, path: str, kind: type[T], **params: str) -> T:
         if self._http is None:
             raise Unreachable("There is no Prometheus.", retry_after_seconds=60)
-        try:
+        with sense("Prometheus"):
             return kind.model_validate_json(self._http.get(path, params=params).content)
-        except Refused as refused:
-            raise Unreachable(
-                f"prometheus refused ({refused.status}).", retry_after_seconds=10
-            ) from refused
-        except ValueError as error:
-            raise Unreachable(
-                "prometheus said what makes no sense.", retry_after_seconds=10
-            ) from error

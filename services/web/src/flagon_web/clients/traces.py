@@ -7,6 +7,8 @@ from pydantic import BaseModel
 from flagon_chassis.http import Client, Refused, Unreachable
 from flagon_web.domain.waterfall import Trace
 
+from .sense import sense
+
 
 class _Answer(BaseModel):
     traces: list[Trace]
@@ -34,16 +36,11 @@ class Traces:
         """
         if self._http is None:
             raise Unreachable("There is no sink of traces.", retry_after_seconds=60)
-        try:
-            answer = self._http.get(f"/traces/{wanted}")
+        with sense("The sink of traces"):
+            try:
+                answer = self._http.get(f"/traces/{wanted}")
+            except Refused as refused:
+                if refused.status == HTTPStatus.NOT_FOUND:
+                    return []
+                raise
             return _Answer.model_validate_json(answer.content).traces
-        except Refused as refused:
-            if refused.status == HTTPStatus.NOT_FOUND:
-                return []
-            raise Unreachable(
-                f"The sink refused ({refused.status}).", retry_after_seconds=10
-            ) from refused
-        except ValueError as error:
-            raise Unreachable(
-                "The sink said what makes no sense.", retry_after_seconds=10
-            ) from error

@@ -16,7 +16,7 @@ from flagon_web.i18n import ngettext
 from . import access, office
 
 bp = Blueprint("dead", __name__, url_prefix="/back-office/dead-letters")
-office.degrades(bp)
+office.degrades(bp, _("Dead letters cannot be shown right now."), "dead.letters")
 
 _PAGE_SIZE = 20
 _MOST_REPLAYED = 500

@@ -19,7 +19,7 @@ from flagon_web.i18n import gettext
 from . import access, office
 
 bp = Blueprint("schedules", __name__, url_prefix="/back-office/schedules")
-office.degrades(bp)
+office.degrades(bp, _("Schedules cannot be shown right now."), "schedules.schedules")
 
 _PAGE_SIZE = 50
 _CHANGED = _(

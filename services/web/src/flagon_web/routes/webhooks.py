@@ -17,7 +17,7 @@ from flagon_web.i18n import gettext
 from . import access, office
 
 bp = Blueprint("webhooks", __name__, url_prefix="/back-office/webhooks")
-office.degrades(bp)
+office.degrades(bp, _("Webhooks cannot be shown right now."), "webhooks.webhooks")
 
 _PAGE_SIZE = 20
 _CHANGED = _(

@@ -32,7 +32,7 @@ class Document:
 
     def __init__(self, title: str, at: datetime) -> None:
         # Loaded where a report is made, which is rare.
-        import pydyf  # type: ignore[import-untyped] # noqa: PLC0415 (few jobs draw)
+        import pydyf  # noqa: PLC0415 (few jobs draw)
 
         self._pydyf = pydyf
         self._pdf = pydyf.PDF()
