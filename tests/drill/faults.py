@@ -131,11 +131,11 @@ FAULTS = [
         "catalog_slow",
     ),
     Fault(
-        "the store of events takes no writes",
-        "OutboxOld",
-        {"service": "catalog"},
-        60 + 60 / FASTER,
-        r"(?i)read.?only|redis",
+        "the store takes no writes",
+        "RedisReadOnly",
+        {"instance": "redis-store"},
+        30 / FASTER,
+        r'"master_host":"127.0.0.1"',
         "redis_read_only",
     ),
     Fault(
