@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
+from html import unescape
 from json import dumps, loads
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -1541,6 +1542,13 @@ class Browser:
         return self.client.post(
             path, data=data, base_url=self.base, headers=headers, **options
         )
+
+    def two_pages(self, path: str) -> tuple[str, str]:
+        """Return a page of a list and the one that its link to the next leads to."""
+        first = self.get(path).text
+        link = re.search(r'rel="next" href="([^"]+)', first)
+        assert link is not None
+        return first, self.get(unescape(link[1])).text
 
     def csrf(self) -> str:
         found = re.search(

@@ -283,9 +283,7 @@ class TestList:
             one = platform.add(product_with(f"Book {number}!"))
             platform.watches[one["id"]] = make_watch(one["id"])
 
-        first = signed_in.get(LIST).text
-        older = re.search(r'rel="next" href="([^"]+)', first)[1]
-        second = signed_in.get(older).text
+        first, second = signed_in.two_pages(LIST)
 
         assert "Book 11!" in first
         assert "Book 12!" not in first
