@@ -140,4 +140,4 @@ class TestOthers:
         for path in ("users", "clients", "clients/-/new"):
             assert page.goto(f"{BASE}/{path}").status == 403
             expect(page.locator("main h1")).to_have_text("This is not open to you")
-        somebody.forgive(403)
+            somebody.forgive(403)
