@@ -1,6 +1,6 @@
 """Break ten things, one after the other: the right alert wakes somebody, and no other.
 
-    make drill-faults [ONLY=<pattern of names> PORT_BASE=…]
+    make drill-faults [N=<pattern of names> PORT_BASE=…]
 
 Starts a stack of its own with all that watches it, and forgets it. For the rules a minute
 lasts five seconds: the ranges of their queries and what they wait for are a twelfth, all
@@ -239,19 +239,16 @@ class Faults:
 
     @contextmanager
     def catalog_slow(self):
-        """Let the catalog stand still most of the time, a bit at a time."""
+        """Lock the products nearly all the time, a bit at a time, as bad jobs do."""
         over = threading.Event()
-        main = psutil.Process(self.stack.pid("catalog"))
-        whole = [main, *main.children(recursive=True)]
 
         def hold_up():
-            while not over.is_set():
-                for one in whole:
-                    one.suspend()
-                over.wait(0.4)
-                for one in whole:
-                    one.resume()
-                over.wait(0.05)
+            with self.postgres("catalog") as database:
+                while not over.is_set():
+                    with database.transaction():
+                        database.execute("lock table product in access exclusive mode")
+                        over.wait(1.2)
+                    over.wait(0.1)
 
         thread = threading.Thread(target=hold_up)
         thread.start()
@@ -260,6 +257,17 @@ class Faults:
         finally:
             over.set()
             thread.join()
+
+    def postgres(self, database):
+        """Return a connection of who may do everything."""
+        return psycopg.connect(
+            host="127.0.0.1",
+            port=self.local.port("postgres"),
+            user="postgres",
+            password=(self.local.secrets / "postgres_password").read_text().strip(),
+            dbname=database,
+            autocommit=True,
+        )
 
     @contextmanager
     def redis_read_only(self):
@@ -283,19 +291,10 @@ class Faults:
 
     @contextmanager
     def connections_taken(self):
-        password = (self.local.secrets / "postgres_password").read_text().strip()
         with ExitStack() as held:
             while True:
                 try:
-                    held.enter_context(
-                        psycopg.connect(
-                            host="127.0.0.1",
-                            port=self.local.port("postgres"),
-                            user="postgres",
-                            password=password,
-                            dbname="postgres",
-                        )
-                    )
+                    held.enter_context(self.postgres("postgres"))
                 except psycopg.OperationalError:
                     break
             yield
@@ -333,7 +332,7 @@ class Faults:
         )
         return answer.raise_for_status().json()
 
-    def work(self, count=150):
+    def work(self, count=60):
         """Let jobs come and go: a fault is to be one of a busy day, not all of it."""
         for path in [self.hand_in({"seconds": 0}) for _ in range(count)]:
             self.wait_for(path)

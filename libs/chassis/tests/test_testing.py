@@ -1,5 +1,6 @@
 import os
 import shutil
+import sys
 
 import httpx2
 import pytest
@@ -102,6 +103,42 @@ class TestPeer:
 
         with pytest.raises(httpx2.ConnectError):
             httpx2.get(echo.url)
+
+
+class TestCalls:
+    def test_are_counted_in_the_third_turn_alone(self, calls):
+        turns = []
+
+        def run():
+            turns.append(1)
+            for _ in range(10 if len(turns) == 3 else 1000):
+                len(turns)
+                str(Counted())
+
+        # The function itself, and __init__ and __str__ ten times.
+        assert calls(run) == 21
+        assert len(turns) == 3
+
+    def test_of_others_go_on_being_noted(self, calls):
+        noted = []
+
+        def note(*what):
+            noted.append(what)
+
+        sys.setprofile(note)
+        calls(lambda: None)
+        after = sys.getprofile()
+        sys.setprofile(None)
+
+        assert after is note
+
+
+class Counted:
+    def __init__(self):
+        self.made = True
+
+    def __str__(self):
+        return "counted"
 
 
 class TestLacking:

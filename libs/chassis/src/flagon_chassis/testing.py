@@ -526,6 +526,33 @@ def jwks_url(bearer: TokenMaker) -> Iterator[str]:
         yield keys.url
 
 
+@pytest.fixture
+def calls() -> Callable[[Callable[[], object]], int]:
+    """Count the calls of Python functions while something is done in this thread.
+
+    It is done three times, and the third is counted: the first ones load and compile.
+    """
+
+    def count(run: Callable[[], object]) -> int:
+        found = 0
+
+        def note(_frame: object, what: str, _value: object) -> None:
+            nonlocal found
+            found += what == "call"
+
+        before = sys.getprofile()
+        for _ in range(3):
+            found = 0
+            sys.setprofile(note)
+            try:
+                run()
+            finally:
+                sys.setprofile(before)
+        return found
+
+    return count
+
+
 class ProofMaker:
     """Signs DPoP proofs (RFC 9449) with a key of its own, as a client does."""
 
