@@ -278,13 +278,6 @@ class Faults:
             # As a replica whose primary is gone.
             store.replicaof("127.0.0.1", 1)
             try:
-                with self.operator.client() as client:
-                    word = f"fault-{self.random.getrandbits(32):x}"
-                    made = client.post(
-                        "/api/v1/products",
-                        json={"sku": word, "name": word, "price_minor": 1},
-                    )
-                assert made.status_code == 201, made.text
                 yield
             finally:
                 store.replicaof("NO", "ONE")

@@ -439,6 +439,7 @@ def scaling(manifests):
             yield f"{name} is scaled twice"
         if name == "worker-beat" or name.endswith("-relay"):
             yield f"{name} must be a single one"
+    yield from _rollouts(manifests, deployments)
     for name, one in deployments.items():
         alone = name == "worker-beat" or name.endswith("-relay")
         if alone and one["spec"].get("replicas") != 1:
@@ -446,6 +447,40 @@ def scaling(manifests):
         recreate = one["spec"].get("strategy", {}).get("type") == "Recreate"
         if name == "worker-beat" and not recreate:
             yield "worker-beat may run twice during a rollout"
+
+
+def _rollouts(manifests, deployments):
+    judges = {one["metadata"]["name"] for one in manifests.of("AnalysisTemplate")}
+    scalers = {
+        one["spec"]["scaleTargetRef"]["name"]: one["spec"]["scaleTargetRef"].get("kind")
+        for one in manifests.of("HorizontalPodAutoscaler", "ScaledObject")
+    }
+    for one in manifests.of("Rollout"):
+        name = one["spec"]["workloadRef"]["name"]
+        if name not in deployments:
+            yield f"{name_of(one)} is of no Deployment"
+            continue
+        if "replicas" in deployments[name]["spec"]:
+            yield f"{name} comes back beside its Rollout"
+        if not set(one["spec"]["selector"]["matchLabels"].items()) <= set(
+            labels(deployments[name]).items()
+        ):
+            yield f"{name_of(one)} does not select its own pods"
+        if scalers.get(name, "Rollout") != "Rollout":
+            yield f"{name} is scaled in vain: its Rollout has the pods"
+        steps = one["spec"]["strategy"]["canary"]["steps"]
+        asked = [step["analysis"] for step in steps if "analysis" in step]
+        used = {each["templateName"] for step in asked for each in step["templates"]}
+        if not used or used - judges:
+            yield f"{name_of(one)} is judged by nobody"
+        services = {
+            each["value"]
+            for step in asked
+            for each in step["args"]
+            if each["name"] == "service"
+        }
+        if services != {service_of(deployments[name])}:
+            yield f"{name_of(one)} is judged by another service's requests"
 
 
 def settings(manifests):

@@ -23,6 +23,25 @@ _TEXT = {"type": "string", "minLength": 1}
 _SECONDS = {"type": "integer", "minimum": 0}
 _DURATION = {"type": "string", "pattern": r"^([0-9]+(h|m|s|ms))+$"}
 _LABELS = {"type": "object", "additionalProperties": {"type": "string"}}
+_ANALYSIS = _object(
+    "templates",
+    templates=_list(_object("templateName", templateName=_TEXT)),
+    args=_list(
+        {
+            "oneOf": [
+                _object("name value", name=_TEXT, value=_TEXT),
+                _object(
+                    "name valueFrom",
+                    name=_TEXT,
+                    valueFrom=_object(
+                        "podTemplateHashValue",
+                        podTemplateHashValue={"enum": ["Stable", "Latest"]},
+                    ),
+                ),
+            ]
+        }
+    ),
+)
 _PORT = {"type": "integer", "minimum": 1, "maximum": 65535}
 
 SPECS = {
@@ -142,6 +161,65 @@ SPECS = {
                         sourceLabels=_list(_TEXT),
                         targetLabel=_TEXT,
                     )
+                ),
+            )
+        ),
+    ),
+    # https://argo-rollouts.readthedocs.io/en/stable/features/specification/
+    ("argoproj.io/v1alpha1", "Rollout"): _object(
+        "selector workloadRef strategy",
+        selector=_object("matchLabels", matchLabels=_LABELS),
+        workloadRef=_object(
+            "apiVersion kind name",
+            apiVersion={"const": "apps/v1"},
+            kind={"const": "Deployment"},
+            name=_TEXT,
+            scaleDown={"enum": ["never", "onsuccess", "progressively"]},
+        ),
+        strategy=_object(
+            "canary",
+            canary=_object(
+                "steps",
+                maxSurge=_SECONDS,
+                maxUnavailable=_SECONDS,
+                steps=_list(
+                    {
+                        "oneOf": [
+                            _object(
+                                "setWeight",
+                                setWeight={
+                                    "type": "integer",
+                                    "minimum": 0,
+                                    "maximum": 100,
+                                },
+                            ),
+                            _object("analysis", analysis=_ANALYSIS),
+                        ]
+                    }
+                ),
+            ),
+        ),
+    ),
+    # https://argo-rollouts.readthedocs.io/en/stable/features/analysis/
+    ("argoproj.io/v1alpha1", "AnalysisTemplate"): _object(
+        "metrics",
+        args=_list(_object("name", name=_TEXT)),
+        metrics=_list(
+            _object(
+                "name provider successCondition",
+                name=_TEXT,
+                initialDelay=_DURATION,
+                interval=_DURATION,
+                count={"type": "integer", "minimum": 1},
+                failureLimit=_SECONDS,
+                successCondition=_TEXT,
+                provider=_object(
+                    "prometheus",
+                    prometheus=_object(
+                        "address query",
+                        address={"type": "string", "pattern": "^https?://"},
+                        query=_TEXT,
+                    ),
                 ),
             )
         ),

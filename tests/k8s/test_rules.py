@@ -270,6 +270,44 @@ def scaled_relay(one):
     one["spec"]["scaleTargetRef"]["name"] = "catalog-relay"
 
 
+@breaks("scaling", "Deployment", "catalog")
+def comes_back_beside_its_rollout(one):
+    one["spec"]["replicas"] = 2
+
+
+@breaks("scaling", "HorizontalPodAutoscaler", "auth")
+def scales_what_has_no_pods(one):
+    one["spec"]["scaleTargetRef"] |= {"kind": "Deployment"}
+
+
+@breaks("scaling", "Rollout", "web")
+def rollout_of_nobody(one):
+    one["spec"]["workloadRef"]["name"] = "shop"
+
+
+@breaks("scaling", "Rollout", "web")
+def rollout_of_others_pods(one):
+    one["spec"]["selector"]["matchLabels"] = {"app.kubernetes.io/name": "auth"}
+
+
+@breaks("scaling", "Rollout", "worker")
+def released_unjudged(one):
+    canary = one["spec"]["strategy"]["canary"]
+    canary["steps"] = [step for step in canary["steps"] if "analysis" not in step]
+
+
+@breaks("scaling", "AnalysisTemplate", "objectives")
+def judge_that_does_not_exist(one):
+    one["metadata"]["name"] = "others"
+
+
+@breaks("scaling", "Rollout", "catalog")
+def judged_by_others_requests(one):
+    for step in one["spec"]["strategy"]["canary"]["steps"]:
+        if "analysis" in step:
+            step["analysis"]["args"] = [{"name": "service", "value": "web"}]
+
+
 @breaks("settings", "ConfigMap", "catalog")
 def unknown_setting(one):
     one["data"]["CATALOG_WORKER"] = "2"
@@ -355,6 +393,9 @@ class TestBroken:
             ("Gateway", "public", ("listeners", 0, "protocol"), "http"),
             ("BackendTLSPolicy", "gateway", ("validation", "hostname"), 1),
             ("PodMonitor", "flagon", ("podMetricsEndpoints", 0, "path"), "metrics"),
+            ("Rollout", "web", ("workloadRef", "scaleDown"), "at once"),
+            ("Rollout", "web", ("strategy", "canary", "steps", 0, "weight"), 10),
+            ("AnalysisTemplate", "objectives", ("metrics", 0, "interval"), "1 minute"),
             ("PrometheusRule", "flagon-red", ("groups", 0, "rules", 0, "alert"), "x"),
         ],
     )

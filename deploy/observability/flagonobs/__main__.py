@@ -21,11 +21,14 @@ def made(what: str) -> dict[Path, str]:
         objectives = slo.load(HOME / "slos.yml")
         rules = slo.rules_text(objectives)
         red = (HOME / "rules" / "red.yml").read_text()
-        kubernetes = ROOT / "deploy" / "k8s" / "components" / "prometheus"
+        components = ROOT / "deploy" / "k8s" / "components"
         return {
             HOME / "rules" / "slo.yml": rules,
             ROOT / "docs" / "slos.md": slo.page(objectives),
-            kubernetes / "rules.yaml": slo.objects({"red": red, "slo": rules}),
+            components / "prometheus" / "rules.yaml": slo.objects(
+                {"red": red, "slo": rules}
+            ),
+            components / "rollouts" / "analysis.yaml": slo.analysis(objectives),
         }
     # The library of the dashboards takes a second to load.
     from . import dashboards  # noqa: PLC0415

@@ -1,5 +1,6 @@
 """Objectives: from one YAML file to recording rules, burn-rate alerts and a page."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,58 @@ def objects(files: dict[str, str]) -> str:
     ]
     text = yaml.safe_dump_all(made, sort_keys=False, width=100, allow_unicode=True)
     return f"# Made by `make slo` of deploy/observability/rules.\n{text}"
+
+
+_REQUESTS = re.compile(r"(flask_http_request_duration_seconds_\w+)(?:\{([^}]*)\})?")
+_OF_CANARY = 'service="{{args.service}}", instance=~"{{args.service}}-{{args.hash}}-.*"'
+
+
+def analysis(objectives: list[Objective]) -> str:
+    """Return the judgement of a canary as an object of Argo Rollouts.
+
+    Objectives about requests are asked of the new pods alone, and must not be spent as
+    fast as would wake somebody. Without requests there is nothing to judge by.
+    """
+    burn = SEVERITIES["page"][0]
+    made = {
+        "apiVersion": "argoproj.io/v1alpha1",
+        "kind": "AnalysisTemplate",
+        "metadata": {"name": "objectives"},
+        "spec": {
+            "args": [{"name": "service"}, {"name": "hash"}],
+            "metrics": [
+                {
+                    "name": one.name,
+                    # The rates are over five minutes: all of them after the release.
+                    "initialDelay": "60s",
+                    "interval": "60s",
+                    "count": 5,
+                    "failureLimit": 1,
+                    "successCondition": "len(result) == 0 || isNaN(result[0])"
+                    f" || result[0] <= {_limit(one, burn)}",
+                    "provider": {
+                        "prometheus": {
+                            "address": "http://prometheus-operated.monitoring:9090",
+                            "query": f"({_of_canary(one.bad)}) / ({_of_canary(one.events)})",
+                        }
+                    },
+                }
+                for one in objectives
+                if _REQUESTS.search(one.events)
+            ],
+        },
+    }
+    text = yaml.safe_dump(made, sort_keys=False, width=100, allow_unicode=True)
+    return f"# Made by `make slo` of deploy/observability/slos.yml.\n{text}"
+
+
+def _of_canary(expression: str) -> str:
+    return _REQUESTS.sub(
+        lambda found: (
+            f"{found[1]}{{{', '.join(part for part in (found[2], _OF_CANARY) if part)}}}"
+        ),
+        expression,
+    )
 
 
 def page(objectives: list[Objective]) -> str:
