@@ -200,10 +200,9 @@ class Faults:
 
     @contextmanager
     def poison(self):
-        for _ in range(8):
+        for _ in range(16):
             self.hand_in({"crash": True})
             # Others' jobs come and go meanwhile.
-            self.wait_for(self.hand_in({"seconds": 1}))
             self.wait_for(self.hand_in({"seconds": 0}))
         yield
 
@@ -325,7 +324,7 @@ class Faults:
         )
         return answer.raise_for_status().json()
 
-    def work(self, count=60):
+    def work(self, count=40):
         """Let jobs come and go: a fault is to be one of a busy day, not all of it."""
         for path in [self.hand_in({"seconds": 0}) for _ in range(count)]:
             self.wait_for(path)
