@@ -82,7 +82,7 @@ followers: setup ## Followers of 10,000 events while all between them breaks: no
 	@FLAGON_FOLLOWED_EVENTS=$(or $(N),10000) FLAGON_FOLLOWERS=$(or $(FOLLOWERS),200) $(VENV)/python -m pytest -q -s tests/e2e/test_followers.py
 drill-upgrade: setup ## To the next release and back under traffic, beside each other: a report [RATE=10 SEEN=60 FROM=<tag>]
 	@$(VENV)/python tests/drill/run.py --port-base=$(if $(findstring command,$(origin PORT_BASE)),$(PORT_BASE),29480) --rate=$(RATE) --seen=$(SEEN) --from=$(FROM)
-drill-faults: setup ## Ten faults, one after the other: the right alert, no other, a runbook that helps [N=<pattern>]
+drill-faults: setup ## Eleven faults, one after the other: the right alert, no other, a runbook that helps [N=<pattern>]
 	@$(VENV)/python tests/drill/faults.py --port-base=$(if $(findstring command,$(origin PORT_BASE)),$(PORT_BASE),29480) --only='$(N)'
 
 # -- In a cluster -------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Break ten things, one after the other: the right alert wakes somebody, and no other.
+"""Break eleven things, one after the other: the right alert wakes somebody, and no other.
 
     make drill-faults [N=<pattern of names> PORT_BASE=…]
 
@@ -35,8 +35,10 @@ import httpx2
 import psutil
 import psycopg
 import redis
-from flagonctl import authority, supervisor
+from flagonctl import authority, environment, supervisor
+from flagonctl.processes import BY_NAME
 from flagonctl.stack import Stack as Local
+from flagonctl.vault import Vault
 from harness.engine import ROOT
 from harness.people import Person
 from harness.stack import Stack
@@ -155,6 +157,14 @@ FAULTS = [
         "certificate_ends",
     ),
     Fault(
+        "the clock of the catalog is five minutes ahead",
+        "ClockWrong",
+        {"instance": "catalog"},
+        60 / FASTER,
+        r'"instance":"catalog"[^}]*},"value":\[[\d.]+,"(29|30)\d\.',
+        "clock_wrong",
+    ),
+    Fault(
         "the queue fills up",
         "InteractiveQueueOld",
         {"queue": "interactive"},
@@ -197,6 +207,36 @@ class Faults:
 
     def gateway_stopped(self):
         return self.stopped("gateway")
+
+    @contextmanager
+    def clock_wrong(self):
+        program = shutil.which("faketime")
+        if program is None:
+            sys.exit(
+                "faketime is not installed.\n  Next: sh deploy/local/packages.sh faketime"
+            )
+        with self.stopped("catalog"):
+            catalog = subprocess.Popen(
+                [program, "-f", "+5m", sys.executable, "-m", "flagon_catalog", "serve"],
+                env={
+                    **os.environ,
+                    # By the age of files gunicorn sees which of its processes live.
+                    "NO_FAKE_STAT": "1",
+                    **environment.plain(
+                        BY_NAME["catalog"], self.local, self.local.state
+                    ),
+                    **environment.confidential(
+                        "catalog", self.local, Vault(self.local.secrets)
+                    ),
+                },
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            try:
+                yield
+            finally:
+                catalog.terminate()
+                catalog.wait(30)
 
     @contextmanager
     def poison(self):
@@ -498,7 +538,7 @@ def page(results):
         " and the runbook's first command shows it |"
     )
     lines = [
-        "# Ten faults and their alerts",
+        "# Eleven faults and their alerts",
         "",
         said,
         "",

@@ -15,8 +15,8 @@ def seconds(duration):
 
 
 class TestFaults:
-    def test_are_ten(self):
-        assert len({fault.name for fault in FAULTS}) == 10
+    def test_are_eleven(self):
+        assert len({fault.name for fault in FAULTS}) == 11
 
     @pytest.mark.parametrize("fault", FAULTS, ids=lambda one: one.name)
     def test_have_an_alert_that_can_come_in_time(self, alerts, fault):

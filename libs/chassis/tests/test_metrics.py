@@ -1,6 +1,8 @@
 import os
+import re
 import subprocess
 import sys
+import time
 
 import pytest
 from flask import Flask
@@ -43,6 +45,14 @@ class TestInitApp:
         client.get("/metrics")
 
         assert asked == [1, 1]
+
+    def test_say_what_time_it_is(self, client):
+        before = time.time()
+
+        text = client.get("/metrics").text
+
+        said = float(re.search(r"^flagon_clock_seconds (\S+)$", text, re.MULTILINE)[1])
+        assert before <= said <= time.time()
 
     def test_unknown_paths_make_no_labels(self, client):
         client.get("/wp-admin.php")

@@ -1,7 +1,8 @@
 """Prometheus metrics that are right under several worker processes."""
 
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,9 @@ from prometheus_client import (
     Histogram,
     generate_latest,
 )
+from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
     from flask import Flask, Response
@@ -72,7 +75,22 @@ def exposition(*registries: CollectorRegistry) -> bytes:
         because those hold every metric of every process already.
     """
     found = (collect(),) if multiprocess() else (REGISTRY, *registries)
-    return b"".join(generate_latest(registry) for registry in found)
+    return b"".join(generate_latest(registry) for registry in (*found, _CLOCK))
+
+
+class _Clock(Collector):
+    """What time it is here: whoever scrapes has a clock to compare it with."""
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        yield GaugeMetricFamily(
+            "flagon_clock_seconds",
+            "Now, in seconds since the epoch.",
+            value=time.time(),
+        )
+
+
+_CLOCK = CollectorRegistry()
+_CLOCK.register(_Clock())
 
 
 def before_scrape(app: "Flask", measure: Callable[[], object]) -> None:
