@@ -1,6 +1,6 @@
 """The servers that a service may run under: a function each, `settings.server` chooses.
 
-What callers may notice of the choice is in docs/patterns/swapping-the-server.md.
+What callers may notice of the choice: docs/patterns/swapping-the-server.md.
 """
 
 import logging
@@ -245,11 +245,19 @@ def _work(
 
 
 def _connection_class() -> Any:  # noqa: ANN401 (of a library without types)
-    """Return waitress' connection with our words for refusals, and our way to stop."""
+    """Return waitress' connection with our refusals and our way to stop."""
     from waitress.channel import HTTPChannel  # noqa: PLC0415 (not under others)
+    from waitress.parser import HTTPRequestParser, ParsingError  # noqa: PLC0415
     from waitress.task import ErrorTask  # noqa: PLC0415
 
     from . import problems  # noqa: PLC0415 (never before gevent has patched)
+
+    class Parser(HTTPRequestParser):
+        def parse_header(self, header_plus: bytes) -> None:
+            super().parse_header(header_plus)
+            # Whoever stands before us may have believed the other one (RFC 9112 6.1).
+            if self.chunked and "CONTENT_LENGTH" in self.headers:
+                raise ParsingError("Send a length or chunks, not both.")
 
     class Refusal(ErrorTask):
         def execute(self) -> None:
@@ -262,6 +270,7 @@ def _connection_class() -> Any:  # noqa: ANN401 (of a library without types)
             self.write(body)
 
     class Connection(HTTPChannel):
+        parser_class = Parser
         error_task_class = Refusal
 
         @property
