@@ -4,8 +4,8 @@
 
 One process with eight threads each, on the same database; callers keep their connections.
 Rate, CPU and memory are the server's, p99 is what callers see. The servers take turns,
-and the medians of the rounds' ratios count. `slow` has as many callers as there are
-threads send half a request and no more, and tells whether others are still answered.
+and the medians of the rounds' ratios count. At the end as many callers as there are
+threads send half a request and no more: how many others are still answered?
 """
 
 import argparse
@@ -64,7 +64,9 @@ def main():
             rows += compared(view, path, running, options)
         for name, (port, worker) in running.items():
             rows.append((f"{name}: memory", memory(worker), "MB"))
-            rows.append((f"{name}: answers beside slow callers", slow(port), "of 8"))
+            rows.append(
+                (f"{name}: answers beside slow callers", slow(port), f"of {THREADS}")
+            )
     table(rows, {})
 
 
@@ -129,7 +131,7 @@ def memory(worker):
 
 
 def slow(port):
-    """Return how many of eight are answered while eight others send half a request."""
+    """Return how many of so many are answered while others send half a request."""
     with ExitStack() as stack:
         for _ in range(THREADS):
             wire = stack.enter_context(closing(Wire(port)))
