@@ -198,6 +198,7 @@ class TestWorker:
         # What it counted stays, what it showed of itself does not.
         assert counted.exists()
         eventually(lambda: not gauge.exists())
+        assert process.stop() == 0
 
     def test_that_is_told_to_stop_ends_its_request(self, process):
         thread, answer = asking_slowly(process)
@@ -208,7 +209,7 @@ class TestWorker:
 
         thread.join(10)
         assert answer == [(200, "done")]
-        assert not answering(process) & set(before)
+        eventually(lambda: not answering(process) & set(before))
         assert process.get("/readyz")[0] == 200
 
     def test_that_cannot_start_is_tried_again(self, start):
@@ -261,6 +262,7 @@ class TestBind:
 
         for process.bind in places:
             assert eventually(lambda: process.get("/pid"))[0] == 200
+        assert process.stop() == 0
 
 
 class TestRequest:
@@ -347,7 +349,7 @@ class TestStays:
     def test_with_gunicorn_where_only_gunicorn_will_do(self, start):
         process = start("waitress", serve="gunicorn={'workers': 1}")
 
-        process.get("/pid")
+        assert process.stop() == 0
 
         told = [json.loads(x) for x in process.output().splitlines() if "kept" in x]
         assert [(x["server"], x["asked"]) for x in told] == [("gunicorn", "waitress")]

@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import structlog
 
@@ -124,11 +124,7 @@ def waitress(settings: ServiceSettings, app: str, started: Started | None) -> No
 
     def fork() -> int:
         share_memory()
-        pid = os.fork()
-        if pid == 0:
-            _work(loaded, listeners, settings, started, master)
-            sys.exit()
-        return pid
+        return os.fork() or _work(loaded, listeners, settings, started, master)
 
     workers = {fork() for _ in range(settings.workers)}
     while signal.sigwait(_TOLD) == signal.SIGCHLD:
@@ -179,8 +175,8 @@ def _work(
     settings: ServiceSettings,
     started: Started | None,
     master: int,
-) -> None:
-    """Serve in one process until it is told to stop, or its master is gone."""
+) -> NoReturn:
+    """Serve in one process until it is told to stop or its master is gone, and end it."""
     from waitress import create_server, wasyncore  # noqa: PLC0415 (not under others)
     from waitress.server import BaseWSGIServer  # noqa: PLC0415
 
@@ -242,6 +238,7 @@ def _work(
                     connections = True
                 else:
                     part.handle_close()
+    sys.exit()
 
 
 def _connection_class() -> Any:  # noqa: ANN401 (of a library without types)
