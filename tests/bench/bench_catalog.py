@@ -45,7 +45,7 @@ from catalog.picture import picture
 from catalog.server import ground, served
 from conftest import Upstream, start_gateway
 from figures import table
-from identity.measure import Wire, message
+from identity.measure import Wire, cpu_seconds, message
 
 from flagon_catalog.domain.assortment import Assortment
 
@@ -128,12 +128,6 @@ def _options():
 
 
 # -- How it is measured ---------------------------------------------------------------------
-
-
-def cpu_seconds(pid):
-    """Return what a process has used so far, all its threads, to the nanosecond."""
-    # The clock of another process: CPUCLOCK_SCHED, see clock_getcpuclockid(3).
-    return time.clock_gettime(~pid << 3 | 2)
 
 
 def database_seconds(base):

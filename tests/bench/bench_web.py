@@ -26,10 +26,9 @@ import httpx2
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "local"))
 
-from bench_catalog import cpu_seconds
 from catalog.server import ground, served
 from conftest import Upstream, start_gateway
-from identity.measure import Wire, message
+from identity.measure import Wire, cpu_seconds, message
 
 HERE = Path(__file__).parent
 STATIC = HERE.parents[1] / "services/web/src/flagon_web/static"

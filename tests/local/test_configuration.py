@@ -11,7 +11,8 @@ from hashlib import sha256
 
 import pytest
 from flagonctl import authority, configuration, environment, programs, templates, vault
-from flagonctl.processes import BY_NAME, OWNERS, PROCESSES, ports
+from flagonctl.files import write
+from flagonctl.processes import BY_NAME, OWNERS, PROCESSES, SERVICES, ports
 from flagonctl.stack import Stack
 
 from .conftest import ROOT
@@ -120,6 +121,26 @@ class TestSecrets:
         for path in local.config.rglob("*"):
             if path.is_file():
                 assert not any(secret in path.read_text() for secret in passwords)
+
+
+class TestServer:
+    @pytest.mark.parametrize("chosen", ["gunicorn", "waitress"])
+    def test_is_told_to_each_service(self, checkout, chosen):
+        stack = Stack("docker", 23_080, checkout)
+        write(stack.state / "server", f"{chosen}\n")
+        configuration.prepare(stack)
+
+        told = (stack.state / "compose.env").read_text()
+        assert f"FLAGON_SERVER={chosen}\n" in told
+        for service in SERVICES:
+            process = BY_NAME[service]
+            given = environment.plain(process, stack, checkout)
+            assert given[f"{service.upper()}_SERVER"] == chosen
+            # Containers get it from Compose.
+            assert (
+                f"{service.upper()}_SERVER: ${{FLAGON_SERVER"
+                in (ROOT / "docker-compose.yml").read_text()
+            )
 
 
 class TestRabbitMQ:

@@ -129,6 +129,19 @@ class TestUp:
         assert "is taken by" in done.stderr
         assert "Next: " in done.stderr
 
+    @pytest.mark.parametrize(
+        ("server", "told"),
+        [
+            ("waitress", "make down; make up SERVER=waitress"),
+            ("uwsgi", "choose one of: gunicorn waitress"),
+        ],
+    )
+    def test_another_server_is_for_a_stack_that_is_down(self, running, server, told):
+        done = running.run("up", ONLY=PARTS, SERVER=server)
+
+        assert done.returncode == 1
+        assert f"Next: {told}" in done.stderr
+
     def test_doctor_names_what_does_not_run(self, running):
         done = running.run("doctor")
 

@@ -28,7 +28,15 @@ from . import (
 )
 from .files import write
 from .problem import Problem
-from .processes import BROKERS, BY_NAME, OWNERS, READABLE, SERVICES, Process
+from .processes import (
+    BROKERS,
+    BY_NAME,
+    OWNERS,
+    READABLE,
+    SERVERS,
+    SERVICES,
+    Process,
+)
 from .stack import Mode, Stack
 from .supervisor import Supervisor
 from .vault import ROLES, Vault, accounts
@@ -68,7 +76,10 @@ def up(stack: Stack, values: Values, _format: str) -> None:
     extra = values.get("WITH", "")
     if extra not in {"", "observability", "traces"}:
         raise Problem(f"There is no {extra} to add.", "make up WITH=observability")
-    _choose_broker(stack, values.get("BROKER", stack.broker))
+    # Its processes know the other broker, and what waits there would be left behind.
+    _choose(stack, values, "broker", BROKERS, "The tasks of this stack wait in")
+    # Its processes run under the other server, and those that run are not started anew.
+    _choose(stack, values, "server", SERVERS, "The services of this stack run under")
     watched, traced = extra == "observability", bool(extra)
     if stack.mode == "docker":
         compose.up(stack, watched=watched, traced=traced)
@@ -78,22 +89,29 @@ def up(stack: Stack, values: Values, _format: str) -> None:
         _welcome(stack)
 
 
-def _choose_broker(stack: Stack, broker: str) -> None:
-    """Note what tasks are to wait in, until somebody says otherwise."""
-    if broker not in BROKERS:
-        choices = " ".join(BROKERS)
-        raise Problem(f"There is no broker {broker!r}.", f"choose one of: {choices}")
-    if broker == stack.broker:
+def _choose(
+    stack: Stack, values: Values, what: str, choices: tuple[str, ...], now: str
+) -> None:
+    """Note what was chosen, until somebody says otherwise; never while the stack runs.
+
+    :param what: what there is a choice of, as the stack calls it.
+    :param now: a sentence about the stack as it runs, less its last word.
+    """
+    chosen = getattr(stack, what)
+    wanted = values.get(what.upper(), chosen)
+    if wanted not in choices:
+        message = f"There is no {what} {wanted!r}."
+        raise Problem(message, f"choose one of: {' '.join(choices)}")
+    if wanted == chosen:
         return
     if stack.mode == "local":
         running = Supervisor(stack).pid is not None
     else:
         running = stack.state.exists() and bool(compose.containers(stack))
     if running:
-        # Its processes know the other one, and what waits there would be left behind.
-        message = f"The tasks of this stack wait in {stack.broker}."
-        raise Problem(message, f"make down; make up BROKER={broker}")
-    write(stack.state / "broker", f"{broker}\n")
+        next_ = f"make down; make up {what.upper()}={wanted}"
+        raise Problem(f"{now} {chosen}.", next_)
+    write(stack.state / what, f"{wanted}\n")
 
 
 def _welcome(stack: Stack) -> None:

@@ -335,6 +335,7 @@ def compose_env(stack: Stack, *, watched: bool = False) -> str:
             if wanted
         ),
         "FLAGON_TRACES": "otlp" if stack.traced else "log",
+        "FLAGON_SERVER": stack.server,
         "FLAGON_STATE": str(stack.state),
         "SESSION_COOKIE": stack.session_cookie,
     }

@@ -24,6 +24,7 @@ def plain(process: Process, stack: Stack, folder: Path) -> dict[str, str]:
         "ENVIRONMENT": "development",
         "LOG_LEVEL": "INFO",
         "BIND": stack.bind(process.name),
+        "SERVER": stack.server,
         "PUBLIC_URL": stack.http_url,
         "JWKS_URL": f"http://{stack.address('auth')}/.well-known/jwks.json",
         "TOKEN_URL": f"http://{stack.address('auth')}/oauth/token",

@@ -74,6 +74,8 @@ RABBITMQ = Process("rabbitmq", "rabbitmq", 46, 5672)
 """What `BROKER=rabbitmq` adds: tasks wait there instead of in Redis."""
 
 BROKERS = ("redis", "rabbitmq")
+SERVERS = ("gunicorn", "waitress")
+"""What the services can run under; realtime stays with the first."""
 
 WATCHERS = (
     Process("alertmanager", "alertmanager", 40, 9093),

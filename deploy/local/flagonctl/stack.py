@@ -66,8 +66,16 @@ class Stack:
     @property
     def broker(self) -> str:
         """What tasks wait in: `redis` or `rabbitmq`, as `up` was told."""
-        note = self.state / "broker"
-        return note.read_text().strip() if note.exists() else "redis"
+        return self._chosen("broker", "redis")
+
+    @property
+    def server(self) -> str:
+        """What the services run under: `gunicorn` or `waitress`, as `up` was told."""
+        return self._chosen("server", "gunicorn")
+
+    def _chosen(self, what: str, otherwise: str) -> str:
+        note = self.state / what
+        return note.read_text().strip() if note.exists() else otherwise
 
     @property
     def processes(self) -> tuple[Process, ...]:

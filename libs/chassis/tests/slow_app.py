@@ -4,7 +4,7 @@ import os
 import time
 
 import structlog
-from flask import Response
+from flask import Response, request
 
 from flagon_chassis import web
 from flagon_chassis.settings import ServiceSettings
@@ -21,7 +21,11 @@ def create_app():
     @app.get("/slow")
     def slow():
         structlog.get_logger().info("slow_begun")
-        time.sleep(1.5)
+        time.sleep(float(request.args.get("seconds", 1.5)))
         return Response("done")
+
+    @app.post("/size")
+    def size():
+        return Response(str(len(request.get_data())))
 
     return app

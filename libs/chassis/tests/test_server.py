@@ -1,11 +1,6 @@
 import os
-import re
-import signal
 import sys
-import threading
 from http.client import HTTPConnection
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from flask import Flask
@@ -14,8 +9,6 @@ from sqlalchemy import event
 from flagon_chassis import db, health, server
 from flagon_chassis.keyring import KeyRing
 from flagon_chassis.testing import free_port
-
-from .conftest import eventually
 
 
 class TestShareMetrics:
@@ -44,14 +37,14 @@ class TestForgetMetrics:
         (tmp_path / "gauge_livesum_7.db").touch()
         (tmp_path / "counter_7.db").touch()
 
-        server._forget_metrics(None, SimpleNamespace(pid=7))
+        server.forget_metrics(7)
 
         assert [path.name for path in tmp_path.iterdir()] == ["counter_7.db"]
 
     def test_does_nothing_for_a_single_process(self, monkeypatch):
         monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
 
-        server._forget_metrics(None, SimpleNamespace(pid=7))
+        server.forget_metrics(7)
 
 
 class TestWarmUp:
@@ -136,92 +129,3 @@ class TestSidecar:
         running = server.sidecar(f"127.0.0.1:{free_port()}")
         running.shutdown()
         running.server_close()
-
-
-class TestBind:
-    def test_may_be_several_addresses_and_sockets(self, make_settings):
-        settings = make_settings(bind="127.0.0.1:8000,fd://3")
-
-        found = server._gunicorn(settings, "gthread", True)
-
-        assert found["bind"] == ["127.0.0.1:8000", "fd://3"]
-
-
-class TestLetGo:
-    def test_keeps_no_connection_while_it_drains(self, make_settings):
-        let_go = server._gunicorn(make_settings(), "gthread", True)["pre_request"]
-        closed = []
-        request = SimpleNamespace(force_close=lambda: closed.append(1))
-
-        let_go(None, request)
-        assert closed == []
-        health.drain()
-        try:
-            let_go(None, request)
-        finally:
-            health.reset()
-
-        assert closed == [1]
-
-
-class TestServe:
-    @pytest.fixture
-    def gunicorn(self, make_settings, service_process, tmp_path):
-        def start(**options):
-            settings = make_settings(
-                metrics_dir=str(tmp_path / "metrics"),
-                grace_seconds=5,
-                drain_seconds=0.5,
-            )
-            return service_process(
-                "from flagon_chassis import server;"
-                "server.serve(settings, 'slow_app:create_app()', **"
-                f"{options!r})",
-                settings,
-                PYTHONPATH=str(Path(__file__).parent),
-            )
-
-        return start
-
-    @pytest.mark.parametrize(
-        "options", [{}, {"preload": False, "options": {"workers": 1}}]
-    )
-    def test_drains_at_sigterm(self, gunicorn, options):
-        process = gunicorn(**options)
-        workers = 1 if options else 2
-        found = eventually(
-            lambda: (
-                (pids := {process.get("/pid")[1] for _ in range(20)}),
-                pids if len(pids) == workers else None,
-            )[1]
-        )
-        assert len(found) == workers
-        slow = []
-        thread = threading.Thread(target=lambda: slow.append(process.get("/slow")))
-        thread.start()
-        eventually(lambda: "slow_begun" in process.output())
-
-        process.process.send_signal(signal.SIGTERM)
-
-        # Readiness fails while requests are still taken; those in flight finish.
-        _, body = eventually(
-            lambda: found if (found := process.get("/readyz"))[0] == 503 else None
-        )
-        assert '"draining"' in body
-        assert process.get("/pid")[0] == 200
-        thread.join(10)
-        assert slow == [(200, "done")]
-        assert process.process.wait(15) == 0
-
-    def test_adds_the_metrics_of_all_workers_up(self, gunicorn):
-        process = gunicorn()
-        for _ in range(20):
-            process.get("/pid")
-
-        shown = process.get("/metrics")[1]
-
-        total = re.search(
-            r'flask_http_request_total\{.*service="slow".*status="200".*\} (\d+)', shown
-        )
-        assert total, shown
-        assert int(total[1]) == 20

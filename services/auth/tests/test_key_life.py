@@ -5,7 +5,6 @@ import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 
 import jwt as pyjwt
 import pytest
@@ -332,7 +331,7 @@ class TestSchedule:
         begun = []
         monkeypatch.setattr(keeper, "start", begun.append)
 
-        flagon_auth.__main__._keep(SimpleNamespace(wsgi=fresh_app))
+        flagon_auth.__main__._keep(fresh_app)
 
         assert begun == [fresh_app]
 

@@ -1,7 +1,6 @@
 """The seed and the commands of the processes."""
 
 import sys
-from types import SimpleNamespace
 
 import pytest
 import redis
@@ -56,13 +55,13 @@ class TestMain:
     def test_serves(self, monkeypatch):
         calls = []
         monkeypatch.setattr(
-            server, "serve", lambda *args, options: calls.append((*args, options))
+            server, "serve", lambda *args, started: calls.append((*args, started))
         )
 
         main.serve(main.Settings())
 
         assert calls[0][1] == "flagon_catalog.app:create_app()"
-        assert calls[0][2] == {"post_worker_init": main._keep}
+        assert calls[0][2] == main._keep
 
     def test_sweeps_in_every_process_that_serves(self, app, monkeypatch):
         calls = []
@@ -70,7 +69,7 @@ class TestMain:
             keeper, "start", lambda app, seconds: calls.append((app, seconds))
         )
 
-        main._keep(SimpleNamespace(wsgi=app))
+        main._keep(app)
 
         assert calls == [(app, main.Settings().sweep_seconds)]
 

@@ -191,8 +191,9 @@ class TestMain:
         command.main(["serve"])
 
         assert served["app"] == "flagon_realtime.app:create_app()"
-        assert served["worker_class"] == "flagon_realtime.worker.StreamWorker"
-        assert served["preload"] is False
+        needed = served["gunicorn"]
+        assert needed["worker_class"] == "flagon_realtime.worker.StreamWorker"
+        assert needed["preload_app"] is False
 
     @pytest.mark.parametrize("arguments", [[], ["fly"], ["serve", "now"]])
     def test_refuses_other_commands(self, arguments):

@@ -1,5 +1,6 @@
 """Turn every error into application/problem+json (RFC 9457), or a page for people."""
 
+import json
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from typing import Any, cast
@@ -15,6 +16,8 @@ from .errors import Failure, Invalid, Unavailable
 from .logs import request_id
 
 log = structlog.get_logger()
+
+CONTENT_TYPE = "application/problem+json"
 
 Page = Callable[[int, str, str], str]
 """Renders an error for people from the status, the title and the detail."""
@@ -69,14 +72,19 @@ def problem(
             "instance": f"urn:request:{request_id()}",
             **members,
         }
-        response = Response(
-            dumps(body), status, content_type="application/problem+json"
-        )
+        response = Response(dumps(body), status, content_type=CONTENT_TYPE)
     for name, value in headers:
         response.headers[name] = value
     # An error is true now and may not be in a second: no cache may keep it.
     response.headers.setdefault("Cache-Control", "no-store")
     return response
+
+
+def bare(status: int, detail: str) -> bytes:
+    """Return the body of a problem for what never becomes a request of the app."""
+    title = HTTPStatus(status).phrase
+    body = {"type": "about:blank", "title": title, "status": status, "detail": detail}
+    return json.dumps(body).encode()
 
 
 def _wants_page() -> bool:

@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
 
 import structlog
@@ -439,9 +438,7 @@ def _load(settings: DatabaseSettings, app: str) -> tuple["Flask", Celery]:
     from . import server  # noqa: PLC0415
 
     server.share_metrics(settings.metrics_dir)
-    # The notation of `server.serve`, read without gunicorn in memory.
-    module, _, factory = app.partition(":")
-    flask_app = getattr(import_module(module), factory.removesuffix("()"))()
+    flask_app = server.make_app(app)
     return flask_app, cast("Celery", flask_app.extensions["celery"])
 
 

@@ -1,13 +1,13 @@
-"""How a process starts: gunicorn for the services, a small HTTP port for the others."""
+"""How a process starts: a WSGI server for the services, a small HTTP port for the others."""
 
 import gc
 import os
 import shutil
 import sys
 import threading
-import time
 from collections.abc import Mapping
 from http.server import ThreadingHTTPServer
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,8 @@ from .settings import ServiceSettings
 
 if TYPE_CHECKING:
     from flask import Flask
+
+    from .wsgi import Started
 
 
 def share_metrics(folder: Path | None) -> None:
@@ -35,88 +37,37 @@ def serve(
     settings: ServiceSettings,
     app: str,
     *,
-    worker_class: str = "gthread",
-    preload: bool = True,
-    options: Mapping[str, Any] | None = None,
+    started: "Started | None" = None,
+    gunicorn: Mapping[str, Any] | None = None,
 ) -> None:
-    """Serve a WSGI app with gunicorn until SIGTERM.
+    """Serve a WSGI app with the server that the settings name, until SIGTERM.
 
     On SIGTERM `/readyz` fails first, for `drain_seconds`; then the listener closes and
     requests in flight have `grace_seconds` to finish.
 
     :param app: where the app is made, `package.module:factory()`.
-    :param preload: load the app before forking the workers, which shares its memory;
-        never with gevent, whose patch must come first.
-    :param options: further gunicorn settings.
+    :param started: called with the app in each worker process, before it serves.
+    :param gunicorn: settings of gunicorn without which the service cannot run: it stays
+        with gunicorn then, whatever is chosen, and logs that it does.
     """
     shared.share()
     share_metrics(settings.metrics_dir)
-    from gunicorn.app.base import BaseApplication  # noqa: PLC0415 (after share_metrics)
-    from gunicorn.arbiter import Arbiter  # noqa: PLC0415
-    from gunicorn.util import import_app  # noqa: PLC0415
-
-    from . import health  # noqa: PLC0415 (imports the metrics library)
-
-    class Server(BaseApplication):  # type: ignore[misc]
-        def load_config(self) -> None:
-            for name, value in _gunicorn(settings, worker_class, preload).items():
-                self.cfg.set(name, value)
-            for name, value in (options or {}).items():
-                self.cfg.set(name, value)
-
-        def load(self) -> Any:  # noqa: ANN401 (a WSGI callable)
-            loaded = import_app(app)
-            if self.cfg.preload_app:
-                warm_up(loaded)
-            return loaded
-
-    class DrainingArbiter(Arbiter):  # type: ignore[misc]
-        def handle_term(self) -> None:
-            # The workers go on serving while load balancers see the failing readiness.
-            health.drain()
-            time.sleep(settings.drain_seconds)
-            super().handle_term()
+    from . import health, wsgi  # noqa: PLC0415 (after share_metrics)
 
     health.reset()
-    DrainingArbiter(Server()).run()
+    if settings.server == "waitress" and gunicorn is None:
+        wsgi.waitress(settings, app, started)
+    else:
+        wsgi.gunicorn(settings, app, started, gunicorn or {})
 
 
-def _gunicorn(
-    settings: ServiceSettings, worker_class: str, preload: bool
-) -> dict[str, Any]:
-    return {
-        "bind": settings.bind.split(","),
-        "worker_class": worker_class,
-        "workers": settings.workers,
-        "threads": settings.threads,
-        "preload_app": preload,
-        "timeout": 30,
-        "graceful_timeout": round(settings.grace_seconds),
-        "keepalive": 75,
-        # The gateway takes addresses and headers of 16 KiB, and what is longer it refuses
-        # in our words; gunicorn's own refusal would be a page of HTML.
-        "limit_request_line": 0,
-        "limit_request_field_size": 0,
-        # The heartbeat file must not wait for a disk.
-        "worker_tmp_dir": "/dev/shm" if Path("/dev/shm").is_dir() else None,  # noqa: S108
-        # Its default path is one for all services of a user, below a home that a
-        # read-only container does not have.
-        "control_socket_disable": True,
-        # The access line is written by `logs`, with the request id and the trace.
-        "accesslog": None,
-        "loglevel": "warning",
-        "pre_fork": lambda _arbiter, _worker: share_memory(),
-        "child_exit": _forget_metrics,
-        "pre_request": _let_go,
-    }
+def make_app(app: str) -> Any:  # noqa: ANN401 (a Flask app, or what has its extensions)
+    """Return what a factory makes.
 
-
-def _let_go(_worker: object, request: Any) -> None:  # noqa: ANN401 (gunicorn's)
-    """Keep no connection of a server that drains: its next request goes elsewhere."""
-    from . import health  # noqa: PLC0415 (after share_metrics)
-
-    if health.draining():
-        request.force_close()
+    :param app: `package.module:factory()`.
+    """
+    module, _, factory = app.partition(":")
+    return getattr(import_module(module), factory.removesuffix("()"))()
 
 
 def warm_up(app: "Flask") -> None:
@@ -144,10 +95,6 @@ def share_memory() -> None:
     gc.collect()
     # What is left would be written to at each later collection, and so copied.
     gc.freeze()
-
-
-def _forget_metrics(_arbiter: object, worker: Any) -> None:  # noqa: ANN401
-    forget_metrics(worker.pid)
 
 
 def forget_metrics(pid: int) -> None:

@@ -32,10 +32,12 @@ class ServiceSettings(
     bind: str = "127.0.0.1:8000"
     """Address and port that the process listens on; of a service also several, or sockets
     that it was handed down (`fd://3`), with commas between."""
+    server: Literal["gunicorn", "waitress"] = "gunicorn"
+    """What serves the API and the pages."""
     workers: PositiveInt = 2
-    """Gunicorn processes."""
+    """Processes that serve."""
     threads: PositiveInt = 8
-    """Threads of each gunicorn process, and so its database connections."""
+    """Threads of each process that serves, and so its database connections."""
     grace_seconds: PositiveFloat = 10.0
     """Time that requests in flight have to finish after SIGTERM."""
     drain_seconds: float = Field(default=1.0, ge=0)

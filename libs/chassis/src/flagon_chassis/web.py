@@ -1,6 +1,5 @@
 """The Flask app every service starts from, and the way in and out of a view."""
 
-import json
 import re
 import secrets
 from collections.abc import Callable, Sequence
@@ -156,15 +155,8 @@ class _KnownMethods:
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:  # noqa: ANN401
         if environ["REQUEST_METHOD"] not in _METHODS:
             # Not through the app, whose metrics would count the made-up name.
-            body = {
-                "type": "about:blank",
-                "title": "Not Implemented",
-                "status": 501,
-                "detail": "No address here knows this method.",
-            }
-            refusal = Response(
-                json.dumps(body), 501, mimetype="application/problem+json"
-            )
+            body = problems.bare(501, "No address here knows this method.")
+            refusal = Response(body, 501, mimetype=problems.CONTENT_TYPE)
             return refusal(environ, start_response)
         return self.wsgi_app(environ, start_response)
 

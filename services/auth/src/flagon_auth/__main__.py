@@ -2,11 +2,14 @@
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from flagon_chassis import server
 
 from .settings import Settings
+
+if TYPE_CHECKING:
+    from flask import Flask
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -18,10 +21,10 @@ def main(command: str) -> None:
         server.serve(
             settings,
             "flagon_auth.app:create_app()",
-            options={"post_worker_init": _keep},
+            started=_keep,
         )
     elif command == "relay":
-        # Only here: the relay needs neither gunicorn nor the web app.
+        # Only here: the relay needs neither a server nor the web app.
         from flagon_chassis import relay  # noqa: PLC0415
 
         relay.run(settings, "auth")
@@ -33,11 +36,11 @@ def main(command: str) -> None:
         sys.exit(f"Unknown command {command}: use serve, relay or migrate.")
 
 
-def _keep(worker: Any) -> None:  # noqa: ANN401 (gunicorn has no types)
+def _keep(app: "Flask") -> None:
     """Let each process look after the signing keys; a lock picks one of them."""
     from . import keeper  # noqa: PLC0415 (imports the app's libraries)
 
-    keeper.start(worker.wsgi)
+    keeper.start(app)
 
 
 if __name__ == "__main__":

@@ -2,29 +2,27 @@
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from flagon_chassis import server
 
 from .settings import Settings
+
+if TYPE_CHECKING:
+    from flask import Flask
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def serve(settings: Settings) -> None:
     """Serve the API."""
-    server.serve(
-        settings,
-        "flagon_catalog.app:create_app()",
-        options={"post_worker_init": _keep},
-    )
+    server.serve(settings, "flagon_catalog.app:create_app()", started=_keep)
 
 
-def _keep(worker: Any) -> None:  # noqa: ANN401 (gunicorn has no types)
+def _keep(app: "Flask") -> None:
     """Let each process end what has expired; they leave alone what another ends."""
     from . import keeper  # noqa: PLC0415 (imports the app's libraries)
 
-    app = worker.wsgi
     keeper.start(app, seconds=app.extensions["flagon.settings"].sweep_seconds)
 
 

@@ -19,10 +19,10 @@ def main(arguments: list[str]) -> None:
     server.serve(
         Settings(),
         "flagon_realtime.app:create_app()",
-        worker_class="flagon_realtime.worker.StreamWorker",
-        # gevent has to patch the library before anything of ours is loaded.
-        preload=False,
-        options={
+        gunicorn={
+            "worker_class": "flagon_realtime.worker.StreamWorker",
+            # gevent has to patch the library before anything of ours is loaded.
+            "preload_app": False,
             # Streams are handed over and do not count: this bounds the memory that a
             # storm of new connections takes while they wait for their turn.
             "worker_connections": 1000,
