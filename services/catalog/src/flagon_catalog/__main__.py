@@ -16,6 +16,9 @@ def serve(settings: Settings) -> None:
     server.serve(
         settings,
         "flagon_catalog.app:create_app()",
+        # The library of the bucket has threads of its own, which a fork leaves behind:
+        # every process would wait for them for ever.
+        preload=not settings.images_url,
         options={"post_worker_init": _keep},
     )
 
