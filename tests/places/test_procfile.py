@@ -52,7 +52,7 @@ LINES = dict(
 @contextmanager
 def started(lines, environment, log):
     """Every line in a shell and a session of its own; ended by SIGTERM, as runners do."""
-    with log.open("wb") as said:
+    with log.open("ab") as said:
         running = {
             name: subprocess.Popen(
                 # As some runners do: the signal is then the process' own.
