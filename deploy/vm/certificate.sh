@@ -15,16 +15,16 @@ made=$own/lego/certificates/$FLAGON_HOST
 # The timer has chosen the moment; lego would wait for minutes more.
 if [ -e "$made.crt" ]; then set -- renew --no-random-sleep --days "${DAYS:-30}"; else set -- run; fi
 umask 077
-mkdir -p "$own/tls"
-# Only the door reads these, as another user.
-mkdir -p -m 755 "$own/challenges"
+mkdir -p "$own"
+# These are mounted alone and read by other users; the folder above keeps everybody else out.
+mkdir -p -m 755 "$own/tls" "$own/challenges"
 (umask 022 && exec lego --accept-tos --server "${ACME_SERVER:-https://acme-v02.api.letsencrypt.org/directory}" \
   --path "$own/lego" --email "$FLAGON_MAIL" --domains "$FLAGON_HOST" \
   --http --http.webroot "$own/challenges" "$@")
 
 ! cmp -s "$made.crt" "$own/tls/tls.crt" || exit 0
-# The gateway reads as another user; the folder above keeps everybody else out. First the key:
-# a reload between both finds a pair that does not fit, says so, and goes on with the old one.
+# First the key: a reload between both finds a pair that does not fit, says so, and goes on
+# with the old one.
 for part in key crt; do
   install -m 444 "$made.$part" "$own/tls/.$part"
   mv "$own/tls/.$part" "$own/tls/tls.$part"

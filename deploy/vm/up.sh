@@ -9,20 +9,28 @@ cd "$(dirname "$0")/../.."
 state=$PWD/.run/docker-8080
 
 umask 077
-mkdir -p "$state/secrets" "$state/vm/tls"
-mkdir -p -m 755 "$state/vm/challenges"
-# Nobody of the demonstration: the first account is made with `make cli S=auth`.
-[ -e "$state/secrets/auth_accounts.json" ] || echo '[]' > "$state/secrets/auth_accounts.json"
-# Builds, and writes secrets and configuration where they are missing.
-make --silent images MODE=docker
-[ -n "${FLAGON_GATEWAY_IMAGE-}" ] || make --silent k8s-images
+mkdir -p "$state/secrets" "$state/vm"
+# What is mounted alone is read by other users; the folder above keeps everybody else out.
+mkdir -p -m 755 "$state/vm/tls" "$state/vm/challenges"
+# Nobody of the demonstration: people register, and `make cli S=auth` grants roles.
+[ -e "$state/secrets/auth_accounts.json" ] || {
+  echo '[]' > "$state/secrets/auth_accounts.json"
+  chmod 444 "$state/secrets/auth_accounts.json"
+}
+# Writes secrets where they are missing, and configuration anew.
+make --silent setup MODE=docker
+PYTHONPATH=deploy/local .venv/bin/python -c \
+  'from flagonctl.configuration import prepare; from flagonctl.stack import Stack; prepare(Stack("docker", 8080))'
 # Clients of the first start lead to localhost, in clear and over TLS: here one name is left.
 sed "/\"http:\/\/localhost:/d; s|https://localhost:[0-9]*|https://$FLAGON_HOST|" \
   "$state/secrets/auth_clients.json" > "$state/vm/clients.json"
 chmod 444 "$state/vm/clients.json"
 
+# What is given by its digest is not made here.
+if [ -n "${FLAGON_AUTH_IMAGE-}" ]; then build=--no-build; else build=--build; fi
+
 sh deploy/vm/compose.sh up --detach --wait door
 # There is no gateway to tell yet; later ones are told by the timer's run.
 [ -e "$state/vm/tls/tls.crt" ] || RELOAD=: sh deploy/vm/certificate.sh
 # Migrations first: services wait for them (docker-compose.yml).
-sh deploy/vm/compose.sh up --detach --wait
+sh deploy/vm/compose.sh up --detach --wait "$build"

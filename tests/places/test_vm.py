@@ -195,7 +195,10 @@ class TestCertificate:
 
         certify(folder, ports)
 
-        assert (folder / "vm" / "tls").stat().st_mode & 0o777 == 0o700
+        assert (folder / "vm").stat().st_mode & 0o777 == 0o700
+        # The gateway is another user, to whom this folder is mounted alone.
+        assert (folder / "vm" / "tls").stat().st_mode & 0o777 == 0o755
+        assert (folder / "vm" / "tls" / "tls.key").stat().st_mode & 0o777 == 0o444
         assert (folder / "reloads").read_text() == "reloaded\n"
 
 

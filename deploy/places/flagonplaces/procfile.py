@@ -93,7 +93,11 @@ def _settings(lasting: list[Part], jobs: list[Part]) -> str:
     own = {
         f"{one.upper()}_{key}" for one in SERVICES for key in ("BIND", "METRICS_DIR")
     }
-    values = {key: text for key, text in values.items() if key not in {*own, "TMPDIR", "AUTH_CLIENTS_FILE"}}
+    values = {
+        key: text
+        for key, text in values.items()
+        if key not in {*own, "TMPDIR", "AUTH_CLIENTS_FILE"}
+    }
     values |= {
         "CATALOG_IMAGES_URL": "${CATALOG_IMAGES_URL?the bucket of pictures}",
         "CATALOG_IMAGES_REGION": "${CATALOG_IMAGES_REGION:-us-east-1}",

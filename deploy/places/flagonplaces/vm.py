@@ -39,6 +39,11 @@ def _service(part: Part) -> Object:
             "GATEWAY_BUCKET_TLS": "",
         }
         return found | {
+            "build": {
+                "context": ".",
+                "dockerfile": "deploy/k8s/images/gateway.Dockerfile",
+                "additional_contexts": {"pages": "${FLAGON_STATE}/config/pages"},
+            },
             "entrypoint": ["sh", "/etc/flagon/gateway.sh"],
             "command": ["/etc/flagon/source", "/tmp/flagon", "/etc/flagon/render.sh"],  # noqa: S108
             "ports": ["443:8443"],
