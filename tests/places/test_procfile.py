@@ -12,12 +12,13 @@ from pathlib import Path
 import httpx2
 import psycopg
 import pytest
+from flagonctl import authority
 from flagonctl.processes import BY_NAME
 from flagonplaces.platform import parts
 from k8s.rules import confidential
-from local.conftest import free_base, own_folder, wait_for
+from local.conftest import free_base, free_port, own_folder, wait_for
 
-from flagon_chassis.testing import BUCKET_KEY, start_bucket
+from flagon_chassis.testing import BUCKET_KEY, start_bucket, start_redis
 
 from .recipes import ROOT, text_of
 
@@ -76,11 +77,26 @@ def started(lines, environment, log):
             one.wait(60)
 
 
+def redis_over_tls(folder):
+    """The options of a Redis that others reach by TLS alone."""
+    authority.ensure(folder, 0o444)
+    folder.chmod(0o755)
+    port = free_port()
+    return port, (
+        *("--tls-port", str(port), "--tls-auth-clients", "no"),
+        *("--tls-cert-file", str(folder / "server.pem")),
+        *("--tls-key-file", str(folder / "server.key")),
+        *("--tls-ca-cert-file", str(folder / "ca.pem")),
+    )
+
+
 @pytest.fixture
-def platform(postgres_server, redis_server):
+def platform(postgres_server):
     """The environment that such a platform gives to every process."""
     with own_folder(0o755) as folder, ExitStack() as stack:
         base = free_base()
+        port, options = redis_over_tls(folder / "tls")
+        stack.enter_context(contextmanager(start_redis)(*options))
         bucket = stack.enter_context(contextmanager(start_bucket)())
         environment = {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}:/usr/sbin",
@@ -103,10 +119,12 @@ def platform(postgres_server, redis_server):
                 url = f"{postgres_server.url.rpartition('/')[0]}/{name}"
                 environment[f"{service.upper()}_DATABASE_URL"] = url
                 environment[f"{service.upper()}_OWNER_DATABASE_URL"] = url
-        redis = redis_server.url.rpartition("/")[0]
+        # As managed ones are reached: by TLS, with a certificate that somebody vouches for.
+        environment["SSL_CERT_FILE"] = str(folder / "tls" / "ca.pem")
         for name in names:
             if "_REDIS_" in name:
-                environment[name] = f"{redis}/{14 if 'STORE' in name else 15}"
+                number = 0 if "STORE" in name else 1
+                environment[name] = f"rediss://localhost:{port}/{number}"
         yield base, folder, environment
 
 
