@@ -229,7 +229,7 @@ def _front(together: list[Part]) -> Object:
             waits[one.name] = sorted(_PORTS)
             continue
         port = _PORTS[one.service]
-        more = {"BIND": f"127.0.0.1:{port}"} | _short(one)
+        more = {"BIND": f"0.0.0.0:{port}"} | _short(one)
         if one.service == "web":
             more["GATEWAY_URL"] = "http://127.0.0.1:8081"
         part = moved(one, lambda name: f"http://127.0.0.1:{_PORTS[name]}", _url, **more)
