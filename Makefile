@@ -115,6 +115,8 @@ api: ## Write docs/api from the code; what breaks clients needs a version [RELEA
 	@PYTHONPATH=deploy/api $(VENV)/python -m flagonapi $(if $(RELEASE),release,write)
 clients: ## Make clients/python and clients/typescript from docs/api/openapi.json
 	@sh deploy/clients.sh
+places: ## Make the recipes for other places, deploy/{procfile,aws,gcp,azure,vm}, of deploy/k8s and docker-compose.yml
+	@PYTHONPATH=deploy/places:deploy/local $(VENV)/python -m flagonplaces
 slo: ## Make rules, alerts and docs/slos.md from deploy/observability/slos.yml
 	@PYTHONPATH=deploy/observability $(VENV)/python -m flagonobs slo
 dashboards: ## Make Grafana's dashboards from deploy/observability/flagonobs

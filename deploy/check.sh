@@ -20,7 +20,7 @@ export COLUMNS="${COLUMNS:-200}" PYTEST_ADDOPTS
 # Where these are set, pytest shows differences of any length.
 unset CI BUILD_NUMBER
 [ -t 1 ] && PYTEST_ADDOPTS="--color=yes $PYTEST_ADDOPTS"
-units='chassis auth catalog realtime web worker system judges together deployment k8s observability'
+units='chassis auth catalog realtime web worker system judges together deployment k8s places observability'
 selected=
 for name; do
   case $name in
@@ -74,14 +74,15 @@ skip() {
 formatted() { "$bin/ruff" format --check --quiet . && echo "formatted"; }
 style() {
   "$bin/ruff" check --quiet . && "$bin/lint-imports" --no-cache &&
-    for script in deploy/*.sh deploy/*/*.sh deploy/k8s/base/*/*.sh gateway/*.sh; do sh -n "$script" || return 1; done
+    for script in deploy/*.sh deploy/*/*.sh deploy/k8s/*/*.sh deploy/k8s/base/*/*.sh gateway/*.sh; do sh -n "$script" || return 1; done
 }
 types() {
   "$bin/mypy" libs/chassis/src $(printf '%s ' services/*/src) &&
     MYPYPATH=deploy/local "$bin/mypy" deploy/local/flagonctl &&
     MYPYPATH=deploy/local "$bin/mypy" deploy/k8s/cluster.py &&
     "$bin/mypy" deploy/api/flagonapi &&
-    MYPYPATH=deploy/observability "$bin/mypy" deploy/observability/flagonobs
+    MYPYPATH=deploy/observability "$bin/mypy" deploy/observability/flagonobs &&
+    MYPYPATH=deploy/places:deploy/local "$bin/mypy" deploy/places/flagonplaces
 }
 # One process for each: they install log handlers, tracers and signal handlers, of which a
 # process has one. Services may have lines that only a running stack reaches.
@@ -120,6 +121,7 @@ second() {
   stage together "$bin/python" -m pytest -q tests/together
   stage deployment "$bin/python" -m pytest -q tests/local tests/load
   stage observability "$bin/python" -m pytest -q tests/observability
+  stage places "$bin/python" -m pytest -q tests/places
 }
 # Then the whole platform, in both modes at once.
 processes() {

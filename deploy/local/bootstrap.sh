@@ -63,6 +63,9 @@ if [ -n "${JUDGES:-}" ] && [ "${MODE:-local}" != docker ] && has apt-get &&
     prometheus-nginx-exporter prometheus-blackbox-exporter prometheus-node-exporter; do
     has "$package" || need "$package"
   done
+  # An authority for certificates, and who asks it (tests/places).
+  has lego || need lego
+  has pebble || need pebble
   [ "${BROKER:-}" = rabbitmq ] || has rabbitmq-server || need rabbitmq-server
 fi
 

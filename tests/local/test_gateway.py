@@ -13,7 +13,7 @@ from uuid import uuid4
 import httpx2
 import pytest
 
-from .conftest import Upstream, stand_in, start_gateway, wait_for
+from .conftest import Upstream, free_port, stand_in, start_gateway, wait_for
 
 
 def unique(path: str) -> str:
@@ -994,3 +994,56 @@ class TestTls:
         asked = gateway.upstream.last("/internal/session")["headers"]
         assert asked["cookie"] == f"__Host-flagon_session={cookie}"
         assert gateway.upstream.last(path)["headers"]["x-forwarded-proto"] == "https"
+
+
+@pytest.fixture(scope="module")
+def behind(tmp_path_factory):
+    changes = {
+        "GATEWAY_SCHEME": "https",
+        "GATEWAY_EDGE": "set_real_ip_from 127.0.0.1; real_ip_header X-Forwarded-For;",
+        # Nobody speaks TLS to it, and there is no certificate.
+        "GATEWAY_TLS_CERTIFICATE": "$ssl_server_name.pem",
+        "GATEWAY_TLS_KEY": "$ssl_server_name.key",
+        "GATEWAY_HTTPS_LISTEN": f"127.0.0.1:{free_port()}",
+        "GATEWAY_HSTS": "max-age=31536000",
+    }
+    folder = tmp_path_factory.mktemp("behind")
+    with stand_in() as upstream, start_gateway(folder, upstream, **changes) as one:
+        yield one
+
+
+class TestRouterBeforeIt:
+    """Somebody else ends TLS, as load balancers and platforms do."""
+
+    def test_is_believed_about_the_client(self, behind):
+        path = unique("/api/v1/jobs")
+
+        behind.client.get(path, headers={"X-Forwarded-For": "10.9.9.9, 203.0.113.9"})
+
+        got = behind.upstream.last(path)["headers"]
+        assert (got["x-forwarded-for"], got["x-forwarded-proto"]) == (
+            "203.0.113.9",
+            "https",
+        )
+
+    def test_has_its_cookies_taken_for_those_of_tls(self, behind):
+        path, cookie = unique("/api/v1/jobs"), uuid4().hex
+
+        reply = behind.client.get(
+            path, headers={"Cookie": f"__Host-flagon_session={cookie}"}
+        )
+
+        asked = behind.upstream.last("/internal/session")["headers"]
+        assert asked["cookie"] == f"__Host-flagon_session={cookie}"
+        assert reply.headers["strict-transport-security"] == "max-age=31536000"
+
+    def test_nobody_is_believed_without_one(self, gateway):
+        path = unique("/api/v1/jobs")
+
+        gateway.client.get(path, headers={"X-Forwarded-For": "203.0.113.9"})
+
+        got = gateway.upstream.last(path)["headers"]
+        assert (got["x-forwarded-for"], got["x-forwarded-proto"]) == (
+            "127.0.0.1",
+            "http",
+        )

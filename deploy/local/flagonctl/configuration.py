@@ -236,6 +236,9 @@ def _gateway_limits() -> dict[str, str]:
         "GATEWAY_BUCKET_SCHEME": "http",
         "GATEWAY_BUCKET_TLS": "",
         "GATEWAY_ACCESS_LOG": "/dev/stdout",
+        # Nothing is before the gateway: it sees clients and schemes itself.
+        "GATEWAY_SCHEME": "$scheme",
+        "GATEWAY_EDGE": "",
     }
 
 

@@ -14,6 +14,12 @@ def create_app():
     settings = ServiceSettings(secret_key="not-a-secret-but-long-enough-for-it")
     app = web.create_app(__name__, settings, name="slow", openapi=False)
 
+    maker = os.getpid()
+
+    @app.get("/maker")
+    def maker_():
+        return Response(f"{maker} {os.getpid()}")
+
     @app.get("/pid")
     def pid():
         return Response(str(os.getpid()))

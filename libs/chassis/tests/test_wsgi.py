@@ -229,6 +229,17 @@ class TestWorker:
 
         assert process.output().count("first slow") == WORKERS
 
+    @pytest.mark.parametrize("preload", [True, False])
+    @pytest.mark.parametrize("server", SERVERS)
+    def test_makes_the_app_itself_where_that_does_not_survive_a_fork(
+        self, start, server, preload
+    ):
+        process = start(server, serve=f"preload={preload}")
+
+        maker, pid = process.get("/maker")[1].split()
+
+        assert (maker == pid) is not preload
+
     def test_adds_its_metrics_to_those_of_others(self, process):
         answering(process)
         before = counted(process)

@@ -52,16 +52,33 @@ class TestMain:
         monkeypatch.setenv("CATALOG_IMAGES_DIR", "/nowhere")
         monkeypatch.setenv("CATALOG_DATABASE_URL", "postgresql+psycopg://x@h/d")
 
-    def test_serves(self, monkeypatch):
+    @pytest.fixture
+    def served(self, monkeypatch):
         calls = []
-        monkeypatch.setattr(
-            server, "serve", lambda *args, started: calls.append((*args, started))
-        )
+
+        def serve(*args, **more):
+            calls.append((*args, more))
+
+        monkeypatch.setattr(server, "serve", serve)
+        return calls
+
+    def test_serves(self, served):
+        main.serve(main.Settings())
+
+        assert served[0][1] == "flagon_catalog.app:create_app()"
+        assert served[0][2] == {"started": main._keep, "preload": True}
+
+    def test_has_the_library_of_a_bucket_in_no_process_that_forks(
+        self, served, monkeypatch
+    ):
+        monkeypatch.delenv("CATALOG_IMAGES_DIR")
+        monkeypatch.setenv("CATALOG_IMAGES_URL", "https://s3.example.com/pictures")
+        monkeypatch.setenv("CATALOG_IMAGES_KEY_ID", "id")
+        monkeypatch.setenv("CATALOG_IMAGES_KEY", "key")
 
         main.serve(main.Settings())
 
-        assert calls[0][1] == "flagon_catalog.app:create_app()"
-        assert calls[0][2] == main._keep
+        assert served[0][2]["preload"] is False
 
     def test_sweeps_in_every_process_that_serves(self, app, monkeypatch):
         calls = []

@@ -9,6 +9,7 @@ set -eu
 source=$1 target=$2
 for file in "$source"/*; do
   name=${file##*/}
+  [ -f "$file" ] || continue
   case $name in
     *.template)
       awk -v file="$name" '{

@@ -38,6 +38,7 @@ def serve(
     app: str,
     *,
     started: "Started | None" = None,
+    preload: bool = True,
     gunicorn: Mapping[str, Any] | None = None,
 ) -> None:
     """Serve a WSGI app with the server that the settings name, until SIGTERM.
@@ -47,6 +48,8 @@ def serve(
 
     :param app: where the app is made, `package.module:factory()`.
     :param started: called with the app in each worker process, before it serves.
+    :param preload: load the app before forking the workers, which shares its memory; False
+        where what it loads does not survive a fork.
     :param gunicorn: settings of gunicorn without which the service cannot run: it stays
         with gunicorn then, whatever is chosen, and logs that it does.
     """
@@ -56,9 +59,10 @@ def serve(
 
     health.reset()
     if settings.server == "waitress" and gunicorn is None:
-        wsgi.waitress(settings, app, started)
+        wsgi.waitress(settings, app, started, preload=preload)
     else:
-        wsgi.gunicorn(settings, app, started, gunicorn or {})
+        options = {"preload_app": preload, **(gunicorn or {})}
+        wsgi.gunicorn(settings, app, started, options)
 
 
 def make_app(app: str) -> Any:  # noqa: ANN401 (a Flask app, or what has its extensions)

@@ -79,8 +79,6 @@ def _gunicorn(settings: ServiceSettings, started: Started | None) -> dict[str, A
         "threads": settings.threads,
         "worker_connections": _CONNECTIONS,
         "backlog": _BACKLOG,
-        # The workers share the memory of what is loaded before they are forked.
-        "preload_app": True,
         "timeout": 30,
         "graceful_timeout": round(settings.grace_seconds),
         "keepalive": _IDLE_SECONDS,
@@ -109,7 +107,9 @@ def _let_go(_worker: object, request: Any) -> None:  # noqa: ANN401 (gunicorn's)
         request.force_close()
 
 
-def waitress(settings: ServiceSettings, app: str, started: Started | None) -> None:
+def waitress(
+    settings: ServiceSettings, app: str, started: Started | None, *, preload: bool
+) -> None:
     """Serve with waitress until SIGTERM.
 
     waitress itself is one process that just ends. That there are several, that they are
@@ -118,13 +118,17 @@ def waitress(settings: ServiceSettings, app: str, started: Started | None) -> No
     # Before there are threads: one that let them through would end the process.
     signal.pthread_sigmask(signal.SIG_BLOCK, _TOLD)
     listeners = [_listen(place) for place in settings.bind.split(",")]
-    loaded = make_app(app)
-    warm_up(loaded)
+    loaded = None
+    if preload:
+        loaded = make_app(app)
+        warm_up(loaded)
     master = os.getpid()
 
     def fork() -> int:
         share_memory()
-        return os.fork() or _work(loaded, listeners, settings, started, master)
+        return os.fork() or _work(
+            loaded or make_app(app), listeners, settings, started, master
+        )
 
     workers = {fork() for _ in range(settings.workers)}
     while signal.sigwait(_TOLD) == signal.SIGCHLD:

@@ -16,7 +16,14 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 def serve(settings: Settings) -> None:
     """Serve the API."""
-    server.serve(settings, "flagon_catalog.app:create_app()", started=_keep)
+    server.serve(
+        settings,
+        "flagon_catalog.app:create_app()",
+        started=_keep,
+        # The library of the bucket has threads of its own, which a fork leaves behind:
+        # every process would wait for them for ever.
+        preload=not settings.images_url,
+    )
 
 
 def _keep(app: "Flask") -> None:
