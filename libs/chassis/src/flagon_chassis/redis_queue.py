@@ -17,10 +17,8 @@ if TYPE_CHECKING:
     import redis
     import rq
 
-_RETRIES = 100
-"""Workers that may be killed by (or at) one task before it is given up."""
-_PAUSES = [0, 1, 5, 30, 60, 240]
-"""Seconds before each of them; the last one counts for all that follow."""
+RETRIES = 100
+"""Times that a task may break, or take its worker with it, before it is given up."""
 _FAILED_SECONDS = 24 * 3600
 """How long RQ keeps what was given up."""
 
@@ -41,7 +39,7 @@ class RedisQueue:
         prefix = f"{service}:rq"
         # RQ reads it once, when it is imported.
         os.environ["RQ_KEY_PREFIX"] = prefix  # noqa: TID251 (the library reads it there)
-        if importlib.import_module("rq.defaults").RQ_KEY_PREFIX != prefix:
+        if prefix != importlib.import_module("rq.defaults").RQ_KEY_PREFIX:
             message = f"The queues of another service than {service} are in use."
             raise OtherService(message)
         self.connection: redis.Redis = streams.connect(url, block_seconds=1.0)
@@ -81,9 +79,7 @@ class RedisQueue:
             meta=dict(headers),
             result_ttl=0,
             failure_ttl=_FAILED_SECONDS,
-            retry=Retry(
-                _RETRIES, [*_PAUSES, *_PAUSES[-1:] * (_RETRIES - len(_PAUSES))]
-            ),
+            retry=Retry(RETRIES),
             connection=self.connection,
             serializer=queue.serializer,
         )
@@ -103,6 +99,8 @@ class RedisQueue:
         depth, now = queue.count, time.time()
         enqueued_at = now
         for job_id in queue.get_job_ids(0, 1):
-            meta = cast("bytes | None", self.connection.hget(Job.key_for(job_id), "meta"))
+            meta = cast(
+                "bytes | None", self.connection.hget(Job.key_for(job_id), "meta")
+            )
             enqueued_at = float(json.loads(meta or b"{}").get("enqueued_at") or now)
         return depth, max(0.0, now - enqueued_at)

@@ -10,13 +10,14 @@ Import it after a `RedisQueue` was made, which says below which prefix RQ has it
 
 import faulthandler
 import math
+import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import FrameType, SimpleNamespace
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
@@ -24,15 +25,18 @@ from celery.exceptions import MaxRetriesExceededError, Retry
 from redis import RedisError
 from rq import Queue, SimpleWorker
 from rq import Retry as Later
+from rq.exceptions import NoSuchJobError
+from rq.executions import Execution, ExecutionRegistry
 from rq.job import Job
-from rq.scheduler import RQScheduler
 from rq.timeouts import UnixSignalDeathPenalty
 
 from . import health, queue, sentry, server, tracing
-from .redis_queue import RedisQueue
+from .redis_queue import RETRIES, RedisQueue
 from .settings import DatabaseSettings
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from celery import Celery
     from flask import Flask
     from redis.client import Pipeline
@@ -41,14 +45,34 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 _WATCH_SECONDS = 5
+_PAUSES = (0, 1, 5, 30, 60, 240)
+"""Seconds before a task that broke is run again; the last one for all that follow."""
 _MARGIN_SECONDS = 10
 """Between the end of a process that hangs and the return of its message."""
+_ANSWER_SECONDS = 4
 _WORKER_SECONDS = 30
 """How long a worker that gives no sign of life is listed as one."""
 
 
 class UnknownTask(LookupError):
     """No task of the queue has this name."""
+
+
+class _Executions(ExecutionRegistry):
+    """Who runs a message, without the dead.
+
+    RQ's own raises when it finds one whose entry has run out: a message whose first worker
+    was killed could then never be taken for done.
+    """
+
+    def get_executions(self, start: int = 0, end: int = -1) -> list[Execution]:
+        """Return those that are known."""
+        found = []
+        for execution_id in self.get_execution_ids(start, end):
+            execution = Execution(execution_id, self.job_id, self.connection)
+            if self.connection.exists(execution.key):
+                found.append(execution)
+        return found
 
 
 class Message(Job):
@@ -58,13 +82,25 @@ class Message(Job):
         {
             *("data", "meta", "origin", "description", "status", "created_at"),
             *("enqueued_at", "started_at", "ended_at", "last_heartbeat", "worker_name"),
-            *("result_ttl", "failure_ttl"),
-            *("number_of_retries", "retries_left", "retry_intervals"),
+            *("result_ttl", "failure_ttl", "number_of_retries", "retries_left"),
         }
     )
     """Not among them: callbacks and webhooks, which RQ would call, results, dependencies
     and limits of time."""
     work: "Worker"
+
+    @classmethod
+    def fetch(cls, id: str, *arguments: Any, **options: Any) -> Job:  # noqa: ANN401 (as the library's)
+        """Return a message.
+
+        :raises NoSuchJobError: there is none, or none that can be read. Of all else that is
+            raised here the worker would end, and find the same at its next start.
+        """
+        try:
+            return super().fetch(id, *arguments, **options)
+        except (ValueError, TypeError) as error:
+            log.warning("message_unreadable", task_id=id, error=type(error).__name__)
+            raise NoSuchJobError(id) from error
 
     def restore(self, raw_data: Mapping[bytes, bytes]) -> None:
         """Take from Redis what is read, and nothing else."""
@@ -76,7 +112,9 @@ class Message(Job):
             }
         )
 
-    def set_status(self, status: "JobStatus", pipeline: "Pipeline | None" = None) -> None:
+    def set_status(
+        self, status: "JobStatus", pipeline: "Pipeline | None" = None
+    ) -> None:
         """Note a status in one transaction with what else changes, or not yet.
 
         By itself RQ writes "scheduled" first and schedules then: who is killed between
@@ -87,8 +125,22 @@ class Message(Job):
         else:
             super().set_status(status, pipeline)
 
+    @property
+    def execution_registry(self) -> ExecutionRegistry:
+        """Who runs it."""
+        return _Executions(self.id, connection=self.connection)
+
+    def get_retry_interval(self) -> int:
+        """Return the pause after a task broke or its worker was killed."""
+        used = RETRIES - (self.retries_left or 0)
+        return _PAUSES[max(0, min(used, len(_PAUSES) - 1))]
+
     def _execute(self) -> Later | None:
         return self.work.attempt(self)
+
+
+# The library gives it no types.
+_penalty = cast("Callable[..., AbstractContextManager[None]]", UnixSignalDeathPenalty)
 
 
 @dataclass
@@ -98,6 +150,8 @@ class _Attempt:
     name: str
     request: SimpleNamespace
     max_retries: int | None
+    span: str | None = None
+    """The attempt in traces, for the next one to name."""
 
     def retry(self, *, countdown: float) -> NoReturn:
         """Have the task run again after a while.
@@ -106,7 +160,8 @@ class _Attempt:
         """
         if self.max_retries is not None and self.request.retries >= self.max_retries:
             raise MaxRetriesExceededError(f"{self.name} was tried often enough.")
-        raise Retry(when=countdown)
+        self.span = tracing.current_traceparent()
+        raise Retry(when=cast("Any", countdown))
 
 
 class _Queue(Queue):
@@ -115,9 +170,7 @@ class _Queue(Queue):
     def acquire_maintenance_lock(self) -> bool:
         """Be the one who cleans, for half a minute instead of a quarter of an hour."""
         key = self.registry_cleaning_key
-        return bool(
-            self.connection.set(key, 1, nx=True, ex=_WORKER_SECONDS)
-        )
+        return bool(self.connection.set(key, 1, nx=True, ex=_WORKER_SECONDS))
 
 
 class Worker(SimpleWorker):
@@ -127,7 +180,12 @@ class Worker(SimpleWorker):
     max_connection_wait_time = 5.0
 
     def __init__(
-        self, app: "Flask", source: RedisQueue, *, hard_seconds: int, grace_seconds: float
+        self,
+        app: "Flask",
+        source: RedisQueue,
+        *,
+        hard_seconds: int,
+        grace_seconds: float,
     ) -> None:
         waiting = source.queue()
         super().__init__(
@@ -145,12 +203,12 @@ class Worker(SimpleWorker):
         self._celery: Celery = app.extensions["celery"]
         self._hard_seconds = hard_seconds
         self._grace_seconds = grace_seconds
-        self._scheduler = RQScheduler(
-            self.queues,
-            connection=source.connection,
-            logging_level="WARNING",
-            serializer=waiting.serializer,
-        )
+        self._at_hand: tuple[Job, Queue] | None = None
+
+    @property
+    def connection_timeout(self) -> int:
+        """Return the longest wait for an answer of Redis, which waits a second at most."""
+        return _ANSWER_SECONDS
 
     def subscribe(self) -> None:
         """Take no orders by Redis."""
@@ -167,7 +225,7 @@ class Worker(SimpleWorker):
         signal.signal(signal.SIGINT, self.request_stop)
 
     def request_stop(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002 (as the library's)
-        """Take no more; what runs has half of the grace before it is asked to stop.
+        """Take no more; what runs is asked to stop after half of the grace.
 
         RQ's own way is an exception wherever the process happens to be: also between
         taking a message and noting that.
@@ -177,6 +235,21 @@ class Worker(SimpleWorker):
         left = signal.alarm(0)
         if left:
             signal.alarm(min(left, math.ceil(self._grace_seconds / 2)))
+            end = threading.Timer(self._grace_seconds, self._hand_back)
+            end.daemon = True
+            end.start()
+
+    def _hand_back(self) -> None:
+        """Put what runs back into its queue, and end without waiting for it."""
+        if self._at_hand is not None:
+            job, waiting = self._at_hand
+            with self.connection.pipeline(transaction=True) as pipeline:
+                waiting.enqueue_job(job, pipeline=pipeline)
+                self.cleanup_execution(job, pipeline, self.execution)
+                pipeline.execute()
+            log.warning("task_handed_back", task_id=job.id)
+        tracing.flush()
+        os._exit(0)
 
     def dequeue_job_and_maintain_ttl(
         self,
@@ -192,23 +265,30 @@ class Worker(SimpleWorker):
         return None
 
     def _wake(self) -> None:
-        # In this process instead of one more. The lock is given back at once: if its
-        # owner is killed later, nobody has to wait for it to run out.
-        if self._scheduler.acquire_locks():
-            self._scheduler.enqueue_scheduled_jobs()
-            self._scheduler.release_locks()
+        # RQ's own scheduler is one more process, and reads messages as they come.
+        for waiting in self.queues:
+            registry = waiting.scheduled_job_registry
+            for job_id in registry.get_jobs_to_schedule():
+                job = waiting.fetch_job(job_id)
+                with self.connection.pipeline(transaction=True) as pipeline:
+                    if job is not None:
+                        waiting.enqueue_job(job, pipeline=pipeline)
+                    registry.remove(job_id, pipeline=pipeline)
+                    pipeline.execute()
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Run one message; a process that hangs for too long ends, and says where."""
         if isinstance(job, Message):
             job.work = self
         job.timeout = self._hard_seconds
+        self._at_hand = job, queue
         faulthandler.dump_traceback_later(
-            self._hard_seconds + _MARGIN_SECONDS / 2, exit=True, file=sys.__stderr__
+            self._hard_seconds + _MARGIN_SECONDS / 2, exit=True
         )
         try:
             super().execute_job(job, queue)
         finally:
+            self._at_hand = None
             faulthandler.cancel_dump_traceback_later()
 
     def attempt(self, job: Job) -> Later | None:
@@ -230,12 +310,12 @@ class Worker(SimpleWorker):
             with (
                 self._app.app_context(),
                 queue.message_at_hand(this),
-                UnixSignalDeathPenalty(soft_seconds, SoftTimeLimitExceeded),
+                _penalty(soft_seconds, SoftTimeLimitExceeded),
             ):
                 type(task).run(this, **job.kwargs)
         except Retry as later:
-            job.meta["attempt_before"] = request.trace
-            return Later(max=sys.maxsize, interval=math.ceil(later.when))
+            job.meta["attempt_before"] = this.span
+            return Later(max=sys.maxsize, interval=math.ceil(cast("Any", later.when)))
         return None
 
     def handle_exception(self, job: Job, *exc_info: Any) -> None:  # noqa: ANN401 (as the library's)
@@ -244,7 +324,9 @@ class Worker(SimpleWorker):
         log.error("task_broken", task_id=job.id, exc_info=exc_info)
 
 
-def run(settings: DatabaseSettings, app: str, source: RedisQueue, *, hard_seconds: int) -> int:
+def run(
+    settings: DatabaseSettings, app: str, source: RedisQueue, *, hard_seconds: int
+) -> int:
     """Run tasks that wait in RQ until SIGTERM, one at a time.
 
     :param app: where the app is made, `package.module:factory()`.
@@ -253,9 +335,7 @@ def run(settings: DatabaseSettings, app: str, source: RedisQueue, *, hard_second
     :return: the exit status.
     """
     flask_app, _celery = queue.load(settings, app)
-    server.sidecar(
-        settings.bind, queue.probes(flask_app, source.connection.ping)
-    )
+    server.sidecar(settings.bind, queue.probes(flask_app, source.connection.ping))
     stop = threading.Event()
     threading.Thread(
         target=_watch, args=(source, stop), name="queues", daemon=True
