@@ -1,7 +1,8 @@
 """One stack for all end-to-end tests of a run.
 
 `FLAGON_MODE=docker pytest tests/e2e` runs them against containers instead of processes,
-`FLAGON_BROKER=rabbitmq` lets tasks wait there instead of in Redis, in both modes;
+`FLAGON_BROKER=rabbitmq` lets tasks wait there instead of in Redis, in both modes,
+`FLAGON_MAIL_QUEUE=rq` lets RQ send the mails instead of Celery;
 `FLAGON_URL=http://localhost:8080 pytest tests/e2e` runs against a stack that already runs.
 """
 

@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import cast
 
@@ -28,7 +28,15 @@ from . import (
 )
 from .files import write
 from .problem import Problem
-from .processes import BROKERS, BY_NAME, OWNERS, READABLE, SERVICES, Process
+from .processes import (
+    BROKERS,
+    BY_NAME,
+    MAIL_QUEUES,
+    OWNERS,
+    READABLE,
+    SERVICES,
+    Process,
+)
 from .stack import Mode, Stack
 from .supervisor import Supervisor
 from .vault import ROLES, Vault, accounts
@@ -68,7 +76,9 @@ def up(stack: Stack, values: Values, _format: str) -> None:
     extra = values.get("WITH", "")
     if extra not in {"", "observability", "traces"}:
         raise Problem(f"There is no {extra} to add.", "make up WITH=observability")
-    _choose_broker(stack, values.get("BROKER", stack.broker))
+    _choose(stack, "broker", values.get("BROKER", stack.broker), BROKERS)
+    mail_queue = values.get("MAIL_QUEUE", stack.mail_queue)
+    _choose(stack, "mail_queue", mail_queue, MAIL_QUEUES)
     watched, traced = extra == "observability", bool(extra)
     if stack.mode == "docker":
         compose.up(stack, watched=watched, traced=traced)
@@ -78,12 +88,16 @@ def up(stack: Stack, values: Values, _format: str) -> None:
         _welcome(stack)
 
 
-def _choose_broker(stack: Stack, broker: str) -> None:
-    """Note what tasks are to wait in, until somebody says otherwise."""
-    if broker not in BROKERS:
-        choices = " ".join(BROKERS)
-        raise Problem(f"There is no broker {broker!r}.", f"choose one of: {choices}")
-    if broker == stack.broker:
+def _choose(stack: Stack, what: str, wanted: str, choices: Sequence[str]) -> None:
+    """Note what a part of the stack is to be, until somebody says otherwise.
+
+    :param what: `broker` or `mail_queue`.
+    """
+    if wanted not in choices:
+        message = f"There is no {what.replace('_', ' ')} {wanted!r}."
+        raise Problem(message, f"choose one of: {' '.join(choices)}")
+    present = getattr(stack, what)
+    if wanted == present:
         return
     if stack.mode == "local":
         running = Supervisor(stack).pid is not None
@@ -91,9 +105,12 @@ def _choose_broker(stack: Stack, broker: str) -> None:
         running = stack.state.exists() and bool(compose.containers(stack))
     if running:
         # Its processes know the other one, and what waits there would be left behind.
-        message = f"The tasks of this stack wait in {stack.broker}."
-        raise Problem(message, f"make down; make up BROKER={broker}")
-    write(stack.state / "broker", f"{broker}\n")
+        message = f"The {_WAITING[what]} of this stack wait in {present}."
+        raise Problem(message, f"make down; make up {what.upper()}={wanted}")
+    write(stack.state / what, f"{wanted}\n")
+
+
+_WAITING = {"broker": "tasks", "mail_queue": "mails"}
 
 
 def _welcome(stack: Stack) -> None:

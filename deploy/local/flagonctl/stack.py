@@ -8,6 +8,7 @@ from .processes import (
     BY_NAME,
     HTTPS_OFFSET,
     INTERNAL_OFFSET,
+    MAILER,
     PROCESSES,
     RABBITMQ,
     SUPERVISOR_OFFSET,
@@ -66,13 +67,25 @@ class Stack:
     @property
     def broker(self) -> str:
         """What tasks wait in: `redis` or `rabbitmq`, as `up` was told."""
-        note = self.state / "broker"
-        return note.read_text().strip() if note.exists() else "redis"
+        return self._noted("broker", "redis")
+
+    @property
+    def mail_queue(self) -> str:
+        """What mails wait for: `celery` or `rq`, as `up` was told."""
+        return self._noted("mail_queue", "celery")
+
+    def _noted(self, what: str, otherwise: str) -> str:
+        note = self.state / what
+        return note.read_text().strip() if note.exists() else otherwise
 
     @property
     def processes(self) -> tuple[Process, ...]:
         """All that it consists of, without what only watches it."""
-        return (*PROCESSES, *([RABBITMQ] if self.broker == RABBITMQ.name else []))
+        return (
+            *PROCESSES,
+            *([RABBITMQ] if self.broker == RABBITMQ.name else []),
+            *([MAILER] if self.mail_queue == "rq" else []),
+        )
 
     @property
     def http_url(self) -> str:

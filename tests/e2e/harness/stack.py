@@ -18,6 +18,8 @@ ROOT = engine.ROOT
 SERVICES = ("auth", "catalog", "realtime", "worker", "web")
 BROKER = os.environ.get("FLAGON_BROKER", "redis")
 """What tasks wait in: `redis` or `rabbitmq`."""
+MAIL_QUEUE = os.environ.get("FLAGON_MAIL_QUEUE", "celery")
+"""What mails wait for: `celery` or `rq`."""
 PROCESSES = (
     "gateway",
     *SERVICES,
@@ -34,6 +36,7 @@ PROCESSES = (
     "redis-cache",
     "prometheus",
     *([BROKER] if BROKER == "rabbitmq" else []),
+    *(["worker-mail"] if MAIL_QUEUE == "rq" else []),
 )
 """Every process of the platform: whatever dies, the promises hold."""
 
@@ -96,7 +99,7 @@ class Stack:
     def up(self):
         """Start it, or what is missing of it."""
         extra = {"WITH": self.extra} if self.extra else {}
-        self.make("up", seconds=900, BROKER=BROKER, **extra)
+        self.make("up", seconds=900, BROKER=BROKER, MAIL_QUEUE=MAIL_QUEUE, **extra)
         self._compose = None
 
     def down(self):
