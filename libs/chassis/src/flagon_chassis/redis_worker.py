@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
-from celery.exceptions import MaxRetriesExceededError, Retry
+from celery.exceptions import Ignore, MaxRetriesExceededError, Retry
 from redis import RedisError
 from rq import Queue, SimpleWorker
 from rq import Retry as Later
@@ -203,7 +203,7 @@ class Worker(SimpleWorker):
         self._celery: Celery = app.extensions["celery"]
         self._hard_seconds = hard_seconds
         self._grace_seconds = grace_seconds
-        self._at_hand: tuple[Job, Queue] | None = None
+        self._at_hand: tuple[Job, Queue] | tuple[()] = ()
 
     @property
     def connection_timeout(self) -> int:
@@ -235,19 +235,17 @@ class Worker(SimpleWorker):
         left = signal.alarm(0)
         if left:
             signal.alarm(min(left, math.ceil(self._grace_seconds / 2)))
-            end = threading.Timer(self._grace_seconds, self._hand_back)
+            end = threading.Timer(self._grace_seconds, self._hand_back, self._at_hand)
             end.daemon = True
             end.start()
 
-    def _hand_back(self) -> None:
+    def _hand_back(self, job: Job, waiting: Queue) -> None:
         """Put what runs back into its queue, and end without waiting for it."""
-        if self._at_hand is not None:
-            job, waiting = self._at_hand
-            with self.connection.pipeline(transaction=True) as pipeline:
-                waiting.enqueue_job(job, pipeline=pipeline)
-                self.cleanup_execution(job, pipeline, self.execution)
-                pipeline.execute()
-            log.warning("task_handed_back", task_id=job.id)
+        with self.connection.pipeline(transaction=True) as pipeline:
+            waiting.enqueue_job(job, pipeline=pipeline)
+            self.cleanup_execution(job, pipeline, self.execution)
+            pipeline.execute()
+        log.warning("task_handed_back", task_id=job.id)
         tracing.flush()
         os._exit(0)
 
@@ -278,8 +276,7 @@ class Worker(SimpleWorker):
 
     def execute_job(self, job: Job, queue: Queue) -> None:
         """Run one message; a process that hangs for too long ends, and says where."""
-        if isinstance(job, Message):
-            job.work = self
+        cast("Message", job).work = self
         job.timeout = self._hard_seconds
         self._at_hand = job, queue
         faulthandler.dump_traceback_later(
@@ -288,7 +285,6 @@ class Worker(SimpleWorker):
         try:
             super().execute_job(job, queue)
         finally:
-            self._at_hand = None
             faulthandler.cancel_dump_traceback_later()
 
     def attempt(self, job: Job) -> Later | None:
@@ -312,7 +308,13 @@ class Worker(SimpleWorker):
                 queue.message_at_hand(this),
                 _penalty(soft_seconds, SoftTimeLimitExceeded),
             ):
-                type(task).run(this, **job.kwargs)
+                # As Celery binds it, where the task wants to know of its attempt.
+                alone = isinstance(vars(type(task))["run"], staticmethod)
+                type(task).run(*(() if alone else (this,)), **job.kwargs)
+        except MaxRetriesExceededError:
+            log.warning("task_given_up", task=name, task_id=job.id)
+        except Ignore:
+            pass
         except Retry as later:
             job.meta["attempt_before"] = this.span
             return Later(max=sys.maxsize, interval=math.ceil(cast("Any", later.when)))
