@@ -222,6 +222,10 @@ class TestDying:
         server.close()
         eventually(lambda: process.get("/readyz")[0] == 503)
         eventually(lambda: "queues_not_measured" in process.output())
+        eventually(lambda: "queue_interrupted" in process.output())
+        # Nobody has to wait for Redis to stop a process.
+        assert process.stop() == 0
+        process = rq_worker(url)
 
         server = start_redis(port=port)
         source = RedisQueue(next(server).url, "things", "mail")

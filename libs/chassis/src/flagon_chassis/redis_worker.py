@@ -22,7 +22,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, cast
 import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery.exceptions import Ignore, MaxRetriesExceededError, Retry
+from redis import ConnectionError as RedisUnreachable
 from redis import RedisError
+from redis import TimeoutError as RedisSilent
 from rq import Queue, SimpleWorker
 from rq import Retry as Later
 from rq.exceptions import NoSuchJobError
@@ -52,6 +54,10 @@ _MARGIN_SECONDS = 10
 _ANSWER_SECONDS = 4
 _WORKER_SECONDS = 30
 """How long a worker that gives no sign of life is listed as one."""
+
+
+class RedisAway(RedisError):
+    """Redis does not answer, which is not waited for here: whoever stops us would wait."""
 
 
 class UnknownTask(LookupError):
@@ -176,9 +182,6 @@ class _Queue(Queue):
 class Worker(SimpleWorker):
     """Runs one task at a time in this process, whose connections and token stay."""
 
-    # Redis may be away for long; then one look every few seconds is enough.
-    max_connection_wait_time = 5.0
-
     def __init__(
         self,
         app: "Flask",
@@ -261,6 +264,18 @@ class Worker(SimpleWorker):
             if found:
                 return found
         return None
+
+    def heartbeat(
+        self, timeout: int | None = None, pipeline: "Pipeline | None" = None
+    ) -> None:
+        """Give a sign of life.
+
+        :raises RedisAway: Redis does not answer.
+        """
+        try:
+            super().heartbeat(timeout, pipeline)
+        except (RedisUnreachable, RedisSilent) as error:
+            raise RedisAway(str(error)) from error
 
     def _wake(self) -> None:
         # RQ's own scheduler is one more process, and reads messages as they come.
