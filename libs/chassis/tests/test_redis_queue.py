@@ -36,9 +36,15 @@ def source(redis_url, store):
 @pytest.fixture
 def rq_worker(worker, redis_url):
     def start(url=redis_url, hard_seconds=30):
-        return worker(url, code=WORK.format(url=url, hard_seconds=hard_seconds))
+        code = WORK.format(url=url, hard_seconds=hard_seconds)
+        started.append(worker(url, code=code))
+        return started[-1]
 
-    return start
+    started = []
+    yield start
+    # Not by a kill, which would take along what was covered.
+    for process in started:
+        process.stop()
 
 
 def publish(source, task, headers=None, **kwargs):

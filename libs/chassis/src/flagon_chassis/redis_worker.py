@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from types import FrameType, SimpleNamespace
 from typing import TYPE_CHECKING, Any, NoReturn, cast
@@ -206,6 +207,7 @@ class Worker(SimpleWorker):
         self._celery: Celery = app.extensions["celery"]
         self._hard_seconds = hard_seconds
         self._grace_seconds = grace_seconds
+        self._when_done = ExitStack()
         self._at_hand: tuple[Job, Queue] | tuple[()] = ()
 
     @property
@@ -237,10 +239,12 @@ class Worker(SimpleWorker):
         self._stop_requested = True
         left = signal.alarm(0)
         if left:
-            signal.alarm(min(left, math.ceil(self._grace_seconds / 2)))
+            soon = min(float(left), self._grace_seconds / 2)
+            signal.setitimer(signal.ITIMER_REAL, soon)
             end = threading.Timer(self._grace_seconds, self._hand_back, self._at_hand)
             end.daemon = True
             end.start()
+            self._when_done.callback(end.cancel)
 
     def _hand_back(self, job: Job, waiting: Queue) -> None:
         """Put what runs back into its queue, and end without waiting for it."""
@@ -300,6 +304,7 @@ class Worker(SimpleWorker):
         try:
             super().execute_job(job, queue)
         finally:
+            self._when_done.close()
             faulthandler.cancel_dump_traceback_later()
 
     def attempt(self, job: Job) -> Later | None:
