@@ -161,7 +161,8 @@ class TestRunning:
         task_id = publish(source, "things.fail")
 
         eventually(lambda: store.zscore(f"{KEYS}scheduled:mail", task_id))
-        eventually(lambda: "on purpose" in process.output())
+        # At once, after a second, after five seconds.
+        eventually(lambda: process.output().count('"task_broken"') == 3)
 
     def test_nothing_but_a_task_is_run(self, rq_worker, source, store):
         process = rq_worker()
@@ -176,6 +177,25 @@ class TestRunning:
         publish(source, "things.note", key="a")
         eventually(lambda: noted(store, "a"))
         assert unknown in process.output()
+
+
+class TestStatus:
+    def test_is_written_together_with_what_else_changes(self, source, store):
+        """Who is killed between the two would leave a message that nobody wakes."""
+        # Only now the prefix is known.
+        from rq.job import JobStatus
+
+        from flagon_chassis.redis_worker import Message
+
+        task_id = publish(source, "things.note", key="a")
+        message = Message.fetch(
+            task_id, connection=source.connection, serializer=source.queue().serializer
+        )
+
+        message.set_status(JobStatus.SCHEDULED)
+
+        assert message.get_status(refresh=False) == JobStatus.SCHEDULED
+        assert store.hget(f"{KEYS}job:{task_id}", "status") == b"queued"
 
 
 class TestStopping:

@@ -34,10 +34,12 @@ class MailRoom(Peer):
         self.held = {}
         self.sent = []
         self.given = []
+        self.paths = []
         super().__init__()
 
     def answer(self, method, path, headers, body):
         with self.lock:
+            self.paths.append(path)
             mail_id, _, outcome = path.removeprefix("/internal/mails/").partition("/")
             if outcome:
                 self.held.pop(mail_id, None)
@@ -382,7 +384,9 @@ class TestAttacked:
         self, fleet, plant, post, room, store, tmp_path, smtp
     ):
         path = tmp_path / "proof"
+        (tmp_path / "evil.py").write_text(f"open({str(path)!r}, 'w').close()\n")
         evil = pickle.dumps(Evil(path))
+        imported = json.dumps(["evil.run", None, [], {}]).encode()
         touch = json.dumps(["os.mkdir", None, [str(path)], {}]).encode()
         mail = json.dumps(
             ["worker.send_mail", None, [], {"mail_id": str(uuid.uuid4())}]
@@ -392,10 +396,11 @@ class TestAttacked:
         )
         plant(evil)
         plant(touch)
+        plant(imported)
         plant(mail, meta=evil, result=evil)
         for name in ("success", "failure", "stopped"):
-            plant(mail, **{f"{name}_callback_name": "os.mkdir"})
-            plant(touch, **{f"{name}_callback_name": "tests.nothing"})
+            plant(mail, **{f"{name}_callback_name": "evil.run"})
+            plant(touch, **{f"{name}_callback_name": "evil.run"})
         plant(mail, webhooks=hook, timeout="-1", retries_left="1")
         plant(mail, status="no such status")
         plant(mail, meta=b"[]")
@@ -403,12 +408,12 @@ class TestAttacked:
         plant(mail, job_id="with:colons", number_of_retries="many")
         (mine,) = post()
 
-        fleet.start("mail", "rq")
+        fleet.start("mail", "rq", PYTHONPATH=str(tmp_path))
 
         wait_for(lambda: mine in room.sent, 40)
         wait_for(lambda: store.llen(f"{PREFIX}queue:mail") == 0)
         assert not path.exists()
-        assert not [each for each in room.given if "hook" in each[0]]
+        assert "/hook" not in room.paths
         assert "quitting" not in fleet.log("mail")
 
 

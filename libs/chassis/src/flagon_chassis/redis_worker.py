@@ -248,13 +248,16 @@ class Worker(SimpleWorker):
 
     def _hand_back(self, job: Job, waiting: Queue) -> None:
         """Put what runs back into its queue, and end without waiting for it."""
-        with self.connection.pipeline(transaction=True) as pipeline:
-            waiting.enqueue_job(job, pipeline=pipeline)
-            self.cleanup_execution(job, pipeline, self.execution)
-            pipeline.execute()
-        log.warning("task_handed_back", task_id=job.id)
-        tracing.flush()
-        os._exit(0)
+        try:
+            with self.connection.pipeline(transaction=True) as pipeline:
+                waiting.enqueue_job(job, pipeline=pipeline)
+                self.cleanup_execution(job, pipeline, self.execution)
+                pipeline.execute()
+            log.warning("task_handed_back", task_id=job.id)
+            tracing.flush()
+        finally:
+            # Also where Redis is away: then it comes back by itself, later.
+            os._exit(0)
 
     def dequeue_job_and_maintain_ttl(
         self,
