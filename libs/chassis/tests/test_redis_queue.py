@@ -141,9 +141,11 @@ class TestRunning:
         eventually(lambda: noted(store, "b") == ["request-1 0", "request-1 1"])
         eventually(lambda: over(store, ignored))
         eventually(lambda: process.get("/readyz")[0] == 200)
-        text = process.get("/metrics")[1]
-        assert 'flagon_queue_depth{queue="mail"} 0.0' in text
-        assert 'outcome="retried",task="things.again"' in text
+        empty = 'flagon_queue_depth{queue="mail"} 0.0'
+        # It is measured every few seconds.
+        eventually(lambda: empty in process.get("/metrics")[1])
+        retried = 'outcome="retried",task="things.again"'
+        assert retried in process.get("/metrics")[1]
         assert process.stop() == 0
 
     def test_ends_with_the_last_attempt_that_a_task_may_have(
