@@ -143,6 +143,28 @@ class TestServer:
             )
 
 
+class TestMailQueue:
+    @pytest.mark.parametrize("mode", ["local", "docker"])
+    def test_is_rq_only_where_it_is_chosen(self, checkout, mode):
+        stack = Stack(mode, 23_080, checkout)
+        configuration.prepare(stack)
+        before = environment.plain(BY_NAME["auth-relay"], stack, stack.state)
+        (stack.state / "mail_queue").write_text("rq\n")
+        configuration.prepare(stack)
+        after = environment.plain(BY_NAME["auth-relay"], stack, stack.state)
+
+        assert "AUTH_MAIL_QUEUE" not in before
+        assert after["AUTH_MAIL_QUEUE"] == "rq"
+        assert "worker-mail" in [one.name for one in stack.processes]
+        targets = (stack.config / "prometheus" / "targets.json").read_text()
+        assert stack.address("worker-mail") in targets
+        assert "worker:rq:" in (stack.config / "redis-store.acl").read_text()
+        if mode == "docker":
+            given = (stack.state / "compose.env").read_text()
+            assert "FLAGON_MAIL_QUEUE=rq\n" in given
+            assert "COMPOSE_PROFILES=rq\n" in given
+
+
 class TestRabbitMQ:
     @pytest.fixture(params=["local", "docker"])
     def stack(self, checkout, request, monkeypatch):

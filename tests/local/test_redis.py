@@ -9,6 +9,7 @@ from flagonctl import configuration, programs
 from flagonctl.stack import Stack
 from flagonctl.vault import Vault
 
+from flagon_chassis.redis_queue import RedisQueue
 from flagon_realtime.clients import EventLog
 from flagon_realtime.rooms import Rooms, Seats
 
@@ -16,8 +17,11 @@ from .conftest import ROOT, free_port, listens, wait_for
 
 
 class Server:
-    def __init__(self, folder, kind):
+    def __init__(self, folder, kind, **chosen):
         self.stack = Stack("local", 8080, folder)
+        self.stack.state.mkdir(parents=True)
+        for what, choice in chosen.items():
+            (self.stack.state / what).write_text(choice)
         self.vault = Vault(folder / "secrets")
         self.vault.fill()
         # The rendering reads its templates from the checkout.
@@ -62,6 +66,13 @@ def store(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def rq_store(tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("rq"), "store", mail_queue="rq")
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     server = Server(tmp_path_factory.mktemp("cache"), "cache")
     yield server
@@ -79,6 +90,62 @@ def as_user(store):
     yield connect
     for connection in opened:
         connection.close()
+
+
+class TestUsersOfRQ:
+    """Where `MAIL_QUEUE=rq`: the real sender, as the user that its relay is."""
+
+    @pytest.fixture
+    def queue_of(self, rq_store):
+        def queue_of(user):
+            password = rq_store.vault[f"redis_{user}_password"]
+            url = f"redis://{user}:{password}@127.0.0.1:{rq_store.port}/0"
+            opened.append(RedisQueue(url, "worker", "mail"))
+            return opened[-1]
+
+        opened = []
+        yield queue_of
+        for each in opened:
+            each.connection.close()
+
+    @staticmethod
+    def send(queue):
+        task_id = str(uuid4())
+        queue.publish(
+            "worker.send_mail", kwargs={"mail_id": "1"}, headers={}, task_id=task_id
+        )
+        return f"worker:rq:job:{task_id}"
+
+    def test_auth_may_add_a_mail_and_neither_read_nor_take_one(self, queue_of):
+        auth, worker = queue_of("auth"), queue_of("worker")
+
+        job = self.send(auth)
+
+        assert worker.look()[0] == 1
+        assert worker.connection.exists(job)
+        mine, waiting = auth.connection, "worker:rq:queue:mail"
+        for refused in (
+            auth.look,
+            lambda: mine.hgetall(job),
+            lambda: mine.delete(job),
+            lambda: mine.lrange(waiting, 0, -1),
+            lambda: mine.lpop(waiting),
+            lambda: mine.blmove(waiting, "auth:mine", 1),
+            lambda: mine.rpush("worker:rq:queue:other", "1"),
+            lambda: mine.zadd("worker:rq:scheduled:mail", {"1": 1}),
+            lambda: mine.hset("worker:rq:worker:1", "state", "idle"),
+            lambda: mine.publish("worker:rq:pubsub:1", '{"command": "shutdown"}'),
+            lambda: mine.lpush("worker:mail", "task"),
+            lambda: mine.lpush("worker:bulk", "task"),
+        ):
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                refused()
+
+    @pytest.mark.parametrize("user", ["catalog", "realtime", "web"])
+    def test_others_may_not(self, queue_of, user):
+        with pytest.raises(redis.exceptions.RedisError):
+            self.send(queue_of(user))
+        assert queue_of("worker").look()[0] <= 1
 
 
 class TestUsers:
@@ -100,6 +167,10 @@ class TestUsers:
         ):
             with pytest.raises(redis.exceptions.NoPermissionError):
                 refused()
+
+    def test_auth_may_not_touch_what_rq_has_where_it_has_nothing(self, as_user):
+        with pytest.raises(redis.exceptions.NoPermissionError):
+            as_user("auth").rpush("worker:rq:queue:mail", "task")
 
     @pytest.mark.parametrize("user", ["auth", "catalog", "worker", "realtime", "web"])
     def test_each_may_use_its_own_keys_only(self, as_user, user):

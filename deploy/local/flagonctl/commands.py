@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import cast
 
@@ -31,6 +31,7 @@ from .problem import Problem
 from .processes import (
     BROKERS,
     BY_NAME,
+    MAIL_QUEUES,
     OWNERS,
     READABLE,
     SERVERS,
@@ -76,8 +77,9 @@ def up(stack: Stack, values: Values, _format: str) -> None:
     extra = values.get("WITH", "")
     if extra not in {"", "observability", "traces"}:
         raise Problem(f"There is no {extra} to add.", "make up WITH=observability")
-    # Its processes know the other broker, and what waits there would be left behind.
+    # Its processes know the other one, and what waits there would be left behind.
     _choose(stack, values, "broker", BROKERS, "The tasks of this stack wait in")
+    _choose(stack, values, "mail_queue", MAIL_QUEUES, "The mails of this stack wait in")
     # Its processes run under the other server, and those that run are not started anew.
     _choose(stack, values, "server", SERVERS, "The services of this stack run under")
     watched, traced = extra == "observability", bool(extra)
@@ -90,7 +92,7 @@ def up(stack: Stack, values: Values, _format: str) -> None:
 
 
 def _choose(
-    stack: Stack, values: Values, what: str, choices: tuple[str, ...], now: str
+    stack: Stack, values: Values, what: str, choices: Sequence[str], now: str
 ) -> None:
     """Note what was chosen, until somebody says otherwise; never while the stack runs.
 
@@ -100,7 +102,7 @@ def _choose(
     chosen = getattr(stack, what)
     wanted = values.get(what.upper(), chosen)
     if wanted not in choices:
-        message = f"There is no {what} {wanted!r}."
+        message = f"There is no {what.replace('_', ' ')} {wanted!r}."
         raise Problem(message, f"choose one of: {' '.join(choices)}")
     if wanted == chosen:
         return

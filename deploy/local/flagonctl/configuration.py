@@ -14,7 +14,6 @@ from .processes import (
     BY_NAME,
     HTTPS_OFFSET,
     INTERNAL_OFFSET,
-    PROCESSES,
     RABBITMQ,
     SINK,
 )
@@ -87,7 +86,7 @@ def _note_traced(stack: Stack, *, traced: bool) -> None:
 
 def redis_files(stack: Stack, keeper: Vault, mode: int) -> None:
     """Write the ACL files of both Redis instances."""
-    variables = vault.redis_variables(keeper)
+    variables = vault.redis_variables(stack, keeper)
     for name in ("store", "cache"):
         template = stack.root / "deploy" / "redis" / f"{name}.acl.template"
         write(stack.config / f"redis-{name}.acl", fill_file(template, variables), mode)
@@ -132,7 +131,7 @@ def prometheus_files(stack: Stack, mode: int, *, watched: bool) -> None:
             "targets": [stack.address(process.name)],
             "labels": {"process": process.name, "service": process.service},
         }
-        for process in PROCESSES
+        for process in stack.processes
         if process.kind == "python"
     ]
     itself = {
@@ -334,11 +333,13 @@ def compose_env(stack: Stack, *, watched: bool = False) -> str:
                 ("observability", watched),
                 ("traces", stack.traced),
                 (RABBITMQ.name, stack.broker == RABBITMQ.name),
+                ("rq", stack.mail_queue == "rq"),
             )
             if wanted
         ),
         "FLAGON_TRACES": "otlp" if stack.traced else "log",
         "FLAGON_SERVER": stack.server,
+        "FLAGON_MAIL_QUEUE": stack.mail_queue,
         "FLAGON_STATE": str(stack.state),
         "SESSION_COOKIE": stack.session_cookie,
     }

@@ -73,6 +73,8 @@ def plain(process: Process, stack: Stack, folder: Path) -> dict[str, str]:
             "SPOOL_DIR": str(folder / "spool"),
         },
     }
+    if service in OWNERS and stack.mail_queue != "celery":
+        common["MAIL_QUEUE"] = stack.mail_queue
     return _prefixed(service, common | own[service])
 
 

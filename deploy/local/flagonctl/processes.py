@@ -77,6 +77,11 @@ BROKERS = ("redis", "rabbitmq")
 SERVERS = ("gunicorn", "waitress")
 """What the services can run under; realtime stays with the first."""
 
+MAILER = _python("worker-mail", 30, "worker", "rq")
+"""What `MAIL_QUEUE=rq` adds: mails wait for it instead of for Celery."""
+
+MAIL_QUEUES = ("celery", "rq")
+
 WATCHERS = (
     Process("alertmanager", "alertmanager", 40, 9093),
     Process("postgres-exporter", "exporter", 41, 9187),
@@ -98,7 +103,9 @@ TWINS = tuple(
 """Seconds of those that serve, which run while one takes the place of the other (local
 mode): they listen where the first does, on the same socket (roll.py)."""
 
-BY_NAME = {one.name: one for one in (*PROCESSES, RABBITMQ, *WATCHERS, SINK, *TWINS)}
+BY_NAME = {
+    one.name: one for one in (*PROCESSES, RABBITMQ, MAILER, *WATCHERS, SINK, *TWINS)
+}
 
 HTTPS_OFFSET = 363
 """Of the gateway's https port: 8443 for 8080."""
@@ -120,7 +127,7 @@ READABLE = ("catalog", "worker")
 
 def ports(base: int) -> dict[str, int]:
     """Return every port that a local stack listens on, by what listens there."""
-    others = (RABBITMQ, *WATCHERS, SINK)
+    others = (RABBITMQ, MAILER, *WATCHERS, SINK)
     taken = {one.name: base + one.offset for one in (*PROCESSES, *others)}
     taken |= {
         f"{one.name} (own)": base + one.own_offset

@@ -175,7 +175,9 @@ def roll(
     # Its `/readyz` fails, it accepts no more, ends what it began, and is gone.
     supervisor.stop_process(old.name)
     behind()
-    others = [one for one in PROCESSES if one.service == service and not one.own_offset]
+    others = [
+        one for one in stack.processes if one.service == service and not one.own_offset
+    ]
 
     def again(process: Process) -> None:
         _specify(stack, process, code)

@@ -8,6 +8,7 @@ from .processes import (
     BY_NAME,
     HTTPS_OFFSET,
     INTERNAL_OFFSET,
+    MAILER,
     PROCESSES,
     RABBITMQ,
     SUPERVISOR_OFFSET,
@@ -69,6 +70,11 @@ class Stack:
         return self._chosen("broker", "redis")
 
     @property
+    def mail_queue(self) -> str:
+        """What mails wait for: `celery` or `rq`, as `up` was told."""
+        return self._chosen("mail_queue", "celery")
+
+    @property
     def server(self) -> str:
         """What the services run under: `gunicorn` or `waitress`, as `up` was told."""
         return self._chosen("server", "gunicorn")
@@ -80,7 +86,11 @@ class Stack:
     @property
     def processes(self) -> tuple[Process, ...]:
         """All that it consists of, without what only watches it."""
-        return (*PROCESSES, *([RABBITMQ] if self.broker == RABBITMQ.name else []))
+        return (
+            *PROCESSES,
+            *([RABBITMQ] if self.broker == RABBITMQ.name else []),
+            *([MAILER] if self.mail_queue == "rq" else []),
+        )
 
     @property
     def http_url(self) -> str:

@@ -112,14 +112,22 @@ def rabbitmq_variables(vault: Vault) -> dict[str, str]:
     }
 
 
-def redis_variables(vault: Vault) -> dict[str, str]:
+def redis_variables(stack: Stack, vault: Vault) -> dict[str, str]:
     """Return what the ACL templates need: hashes, so the files hold no password."""
-    return {
+    return {"REDIS_AUTH_MAILS": _MAILS[stack.mail_queue]} | {
         f"REDIS_{name.upper()}_SHA256": sha256(
             vault[f"redis_{name}_password"].encode()
         ).hexdigest()
         for name in REDIS_USERS
     }
+
+
+_MAILS = {
+    "celery": "(~worker:mail +lpush)",
+    "rq": "(~worker:rq:queue:mail +rpush) (~worker:rq:job:* +hset)"
+    " (~worker:rq:queues +sadd)",
+}
+"""What auth may do with what mails wait in: add, and neither read nor take."""
 
 
 def clients(stack: Stack, vault: Vault) -> list[dict[str, object]]:

@@ -220,9 +220,12 @@ def service_process(tmp_path):
 
 @pytest.fixture
 def worker(make_settings, service_process, tmp_path, database_url):
-    """A function that starts a worker process for all queues."""
+    """A function that starts a worker process for all queues.
 
-    def start(url, *, queues=queue.QUEUES, broker_url="", **env):
+    :param code: what it runs in place of Celery.
+    """
+
+    def start(url, *, queues=queue.QUEUES, broker_url="", code="", **env):
         settings = make_settings(
             redis_store_url=url,
             broker_url=broker_url,
@@ -230,10 +233,13 @@ def worker(make_settings, service_process, tmp_path, database_url):
             metrics_dir=str(tmp_path / "metrics"),
             grace_seconds=1,
         )
-        return service_process(
+        celery = (
             "from flagon_chassis import queue; import sys;"
             "sys.exit(queue.run_worker(settings, 'things_app:create_app()',"
-            f" queues={list(queues)!r}, concurrency=2))",
+            f" queues={list(queues)!r}, concurrency=2))"
+        )
+        return service_process(
+            code or celery,
             settings,
             PYTHONPATH=str(Path(__file__).parent),
             THINGS_SECRET_KEY=settings.secret_key.get_secret_value(),

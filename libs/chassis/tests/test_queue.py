@@ -125,7 +125,7 @@ class TestCheck:
     def test_keeps_a_worker_from_starting(
         self, app, broker, make_settings, monkeypatch
     ):
-        monkeypatch.setattr(queue, "_load", lambda *_: (app, broker))
+        monkeypatch.setattr(queue, "load", lambda *_: (app, broker))
         settings = make_settings(grace_seconds=1000)
 
         assert queue.run_worker(settings, "", queues=["bulk"], concurrency=1) == 1

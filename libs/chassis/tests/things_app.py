@@ -4,6 +4,7 @@ import os
 import time
 
 import redis
+from billiard.exceptions import SoftTimeLimitExceeded
 from celery import shared_task
 from celery.exceptions import Ignore
 from flask import current_app
@@ -56,12 +57,30 @@ def hold(*, key, seconds):
     _note(key, "ended")
 
 
+@shared_task(name="things.deaf")
+def deaf(*, key):
+    """Take long, whatever is asked of it."""
+    _note(key, "begun")
+    while True:
+        try:
+            time.sleep(30)
+        except SoftTimeLimitExceeded:
+            continue
+
+
 @shared_task(name="things.again", bind=True, max_retries=3)
 def again(self, *, key):
     """Fail at first, and succeed when tried again."""
     _note(key, f"{logs.request_id()} {self.request.retries}")
     if self.request.retries < 1:
         raise self.retry(countdown=0)
+
+
+@shared_task(name="things.never", bind=True, max_retries=1)
+def never(self, *, key):
+    """Fail as often as may be."""
+    _note(key, str(self.request.retries))
+    raise self.retry(countdown=0)
 
 
 @shared_task(name="things.fail")

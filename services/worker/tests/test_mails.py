@@ -48,6 +48,9 @@ class SmtpServer:
         outer = self
 
         class Handler(socketserver.StreamRequestHandler):
+            # Else an answer of several lines waits for the client's kernel.
+            disable_nagle_algorithm = True
+
             def say(self, line):
                 self.wfile.write(f"{line}\r\n".encode())
 

@@ -20,6 +20,8 @@ BROKER = os.environ.get("FLAGON_BROKER", "redis")
 """What tasks wait in: `redis` or `rabbitmq`."""
 SERVER = os.environ.get("FLAGON_SERVER", "gunicorn")
 """What the services run under: `gunicorn` or `waitress`."""
+MAIL_QUEUE = os.environ.get("FLAGON_MAIL_QUEUE", "celery")
+"""What mails wait for: `celery` or `rq`."""
 PROCESSES = (
     "gateway",
     *SERVICES,
@@ -36,6 +38,7 @@ PROCESSES = (
     "redis-cache",
     "prometheus",
     *([BROKER] if BROKER == "rabbitmq" else []),
+    *(["worker-mail"] if MAIL_QUEUE == "rq" else []),
 )
 """Every process of the platform: whatever dies, the promises hold."""
 
@@ -98,7 +101,14 @@ class Stack:
     def up(self):
         """Start it, or what is missing of it."""
         extra = {"WITH": self.extra} if self.extra else {}
-        self.make("up", seconds=900, BROKER=BROKER, SERVER=SERVER, **extra)
+        self.make(
+            "up",
+            seconds=900,
+            BROKER=BROKER,
+            MAIL_QUEUE=MAIL_QUEUE,
+            SERVER=SERVER,
+            **extra,
+        )
         self._compose = None
 
     def down(self):

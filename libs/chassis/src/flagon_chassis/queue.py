@@ -137,7 +137,7 @@ def init_app(
         abstract = True
 
         def __call__(self, *args: Any, **kwargs: Any) -> Any:  # noqa: ANN401
-            with app.app_context(), _message_at_hand(self):
+            with app.app_context(), message_at_hand(self):
                 return self.run(*args, **kwargs)
 
     make = brokers.of(brokers.url(settings)).celery
@@ -225,8 +225,11 @@ def _stamp(headers: dict[str, Any], **_signal: object) -> None:
 
 
 @contextmanager
-def _message_at_hand(task: "Task[Any, Any]") -> Iterator[None]:
-    """Tie logs, trace and metrics of the block to the message that asked for it."""
+def message_at_hand(task: Any) -> Iterator[None]:  # noqa: ANN401 (Celery's task, or RQ's like it)
+    """Tie logs, trace and metrics of the block to the message that asked for it.
+
+    :param task: with its `name`, and `request` as Celery has it.
+    """
     from . import metrics  # noqa: PLC0415 (after server.share_metrics)
 
     message = task.request
@@ -347,7 +350,7 @@ def run_worker(
     """
     from . import server  # noqa: PLC0415
 
-    flask_app, celery = _load(settings, app)
+    flask_app, celery = load(settings, app)
     try:
         check(celery, settings.grace_seconds)
     except QueueUnfit as unfit:
@@ -372,7 +375,7 @@ def run_worker(
         _stop_softly_at_sigterm(worker)
         # Threads come after the pool: a fork in the midst of a thread's work could
         # leave a child with a lock that nobody holds.
-        server.sidecar(settings.bind, _probes(flask_app, celery))
+        server.sidecar(settings.bind, probes(flask_app, _broker_probe(celery)))
         threading.Thread(
             target=watch,
             args=(celery, queues, threading.Event()),
@@ -409,10 +412,10 @@ def run_beat(settings: DatabaseSettings, app: str) -> None:
 
     from . import server  # noqa: PLC0415
 
-    flask_app, celery = _load(settings, app)
+    flask_app, celery = load(settings, app)
     scheduler = flask_app.extensions.get("flagon.scheduler", Scheduler)
     signals.setup_logging.connect(_keep_logging, weak=False)
-    server.sidecar(settings.bind, _probes(flask_app, celery))
+    server.sidecar(settings.bind, probes(flask_app, _broker_probe(celery)))
     beat: Any = celery.Beat(
         scheduler_cls=cast("Any", scheduler),
         # Also the longest time that a changed clock goes unnoticed.
@@ -434,7 +437,11 @@ def on_process_start(app: "Flask", step: Callable[[], object]) -> None:
     app.extensions.setdefault("flagon.process_steps", []).append(step)
 
 
-def _load(settings: DatabaseSettings, app: str) -> tuple["Flask", Celery]:
+def load(settings: DatabaseSettings, app: str) -> tuple["Flask", Celery]:
+    """Return the app that runs tasks, and its Celery; comes before any metric.
+
+    :param app: where the app is made, `package.module:factory()`.
+    """
     from . import server  # noqa: PLC0415
 
     server.share_metrics(settings.metrics_dir)
@@ -506,11 +513,21 @@ def _stop_softly_at_sigterm(worker: object) -> None:
     signal.signal(signal.SIGTERM, stop)
 
 
-def _probes(app: "Flask", celery: Celery) -> dict[str, Callable[[], object]]:
-    def broker() -> None:
+def _broker_probe(celery: Celery) -> Callable[[], object]:
+    def probe() -> None:
         with celery.connection_for_read() as connection:
             connection.ensure_connection(max_retries=1, timeout=1)
 
+    return probe
+
+
+def probes(
+    app: "Flask", broker: Callable[[], object]
+) -> dict[str, Callable[[], object]]:
+    """Return what a process that runs tasks needs, by name.
+
+    :param broker: raises when tasks cannot be had.
+    """
     checks = app.extensions.get("flagon.checks", {})
     return {
         **{name: probe for name, (probe, required) in checks.items() if required},

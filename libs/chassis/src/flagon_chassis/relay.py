@@ -32,6 +32,8 @@ from .settings import DatabaseSettings
 if TYPE_CHECKING:
     from celery import Celery
 
+    from .redis_queue import RedisQueue
+
 log = structlog.get_logger()
 
 KEPT_MILLISECONDS = 24 * 3600 * 1000
@@ -112,6 +114,7 @@ class Relay:
         url = self.settings.redis_store_url.get_secret_value()
         self._redis = streams.connect(url)
         self._publishers: dict[str, Celery] = {}
+        self._rq: dict[tuple[str, str], RedisQueue] = {}
         self._unsendable: set[int] = set()
         self._failures = 0
         self._tasks_at = float("-inf")
@@ -248,7 +251,7 @@ class Relay:
         except queue_errors() as error:
             # Without Redis there is nothing to do. Where tasks wait somewhere else, events
             # go on without them.
-            if self.settings.broker == "redis":
+            if self.settings.broker == "redis" or isinstance(error, redis.RedisError):
                 raise
             self._note(self.settings.broker, error)
             self._task_failures += 1
@@ -329,13 +332,6 @@ class Relay:
 
         :param folded: further ones that it stands for.
         """
-        from . import queue  # noqa: PLC0415 (20 MB that only senders of tasks pay)
-
-        # A task is called after the service that runs it, `<service>.<verb_noun>`, and
-        # waits under that service's keys; what we may send there, Redis decides.
-        receiver = message.name.partition(".")[0]
-        if receiver not in self._publishers:
-            self._publishers[receiver] = queue.publisher(self.settings, receiver)
         headers: dict[str, object] = {
             **message.headers,
             "enqueued_at": message.created_at.timestamp(),
@@ -352,19 +348,12 @@ class Relay:
         ):
             traced: dict[str, str] = {}
             tracing.inject(traced)
+            times = {"times": 1 + len(folded)} if folded else {}
             try:
-                queue.publish(
-                    self._publishers[receiver],
-                    message.name,
-                    queue=message.body["queue"],
-                    kwargs=(
-                        {**message.body["kwargs"], "times": 1 + len(folded)}
-                        if folded
-                        else message.body["kwargs"]
-                    ),
+                self._hand_over(
+                    message,
+                    kwargs={**message.body["kwargs"], **times},
                     headers={**headers, **traced},
-                    task_id=str(message.id),
-                    expires_seconds=message.body.get("expires_seconds"),
                 )
             except queue_errors():
                 raise
@@ -377,6 +366,41 @@ class Relay:
                 return False
         self._tasks.labels(message.name).inc()
         return True
+
+    def _hand_over(
+        self,
+        message: Message,
+        *,
+        kwargs: dict[str, object],
+        headers: dict[str, object],
+    ) -> None:
+        # A task is called after the service that runs it, `<service>.<verb_noun>`, and
+        # waits under that service's keys; what we may send there, Redis decides.
+        receiver, name = message.name.partition(".")[0], message.body["queue"]
+        task_id = str(message.id)
+        if name in self.settings.rq_queues:
+            from .redis_queue import RedisQueue  # noqa: PLC0415 (memory, as below)
+
+            if (receiver, name) not in self._rq:
+                url = self.settings.redis_store_url.get_secret_value()
+                self._rq[receiver, name] = RedisQueue(url, receiver, name)
+            self._rq[receiver, name].publish(
+                message.name, kwargs=kwargs, headers=headers, task_id=task_id
+            )
+            return
+        from . import queue  # noqa: PLC0415 (20 MB that only senders of tasks pay)
+
+        if receiver not in self._publishers:
+            self._publishers[receiver] = queue.publisher(self.settings, receiver)
+        queue.publish(
+            self._publishers[receiver],
+            message.name,
+            queue=name,
+            kwargs=kwargs,
+            headers=headers,
+            task_id=task_id,
+            expires_seconds=message.body.get("expires_seconds"),
+        )
 
     def housekeeping(self, connection: psycopg.Connection[Any], *, idle: bool) -> None:
         """Measure and purge when that is due; purge only while there is time."""

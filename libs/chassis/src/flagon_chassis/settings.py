@@ -91,6 +91,15 @@ class DatabaseSettings(ServiceSettings, frozen=True):
     """Where tasks wait: `amqp://user:password@host:port` for RabbitMQ; empty: in the
     Redis that keeps what it is given."""
 
+    mail_queue: Literal["celery", "rq"] = "celery"
+    """What takes the tasks of the queue `mail`: Celery, from the broker, or RQ, from the
+    Redis that keeps what it is given."""
+
+    @property
+    def rq_queues(self) -> tuple[str, ...]:
+        """The queues that RQ has."""
+        return ("mail",) if self.mail_queue == "rq" else ()
+
     @property
     def broker(self) -> str:
         """What tasks wait in, by name: `redis` or `rabbitmq`."""

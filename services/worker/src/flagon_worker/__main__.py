@@ -37,6 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     celery = commands.add_parser("celery", help="runs tasks")
     celery.add_argument("--queues", required=True, help="separated by commas")
     celery.add_argument("--concurrency", type=int, help="tasks at a time")
+    commands.add_parser("rq", help="runs the tasks of `mail`, where RQ has them")
     chosen = parser.parse_args(arguments)
     # Each process imports what it needs and no more: memory counts.
     return {
@@ -46,6 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         "beat": _beat,
         "consumer": _consume,
         "celery": _celery,
+        "rq": _rq,
     }[chosen.command](Settings(), chosen)
 
 
@@ -144,6 +146,18 @@ def _celery(settings: Settings, chosen: argparse.Namespace) -> int:
         queues=chosen.queues.split(","),
         concurrency=chosen.concurrency or settings.concurrency,
         tasks_per_process=settings.tasks_per_process,
+    )
+
+
+def _rq(settings: Settings, _chosen: argparse.Namespace) -> int:
+    from flagon_chassis.redis_queue import RedisQueue  # noqa: PLC0415
+
+    source = RedisQueue(settings.redis_store_url.get_secret_value(), "worker", "mail")
+
+    from flagon_chassis import redis_worker  # noqa: PLC0415 (after the prefix is known)
+
+    return redis_worker.run(
+        settings, _TASKS, source, hard_seconds=settings.hard_limit_seconds
     )
 
 

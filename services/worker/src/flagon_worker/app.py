@@ -6,6 +6,7 @@ from pathlib import Path
 from flask import Flask
 
 from flagon_chassis import db, events, health, logs, queue, sentry, tracing
+from flagon_chassis.redis_queue import RedisQueue
 
 from . import (
     cli,
@@ -68,10 +69,12 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(routes_watches.bp)
     app.register_blueprint(routes_webhooks.bp)
     app.extensions["flagon.products"] = clients.Products(settings)
+    store = settings.redis_store_url.get_secret_value()
+    elsewhere = [RedisQueue(store, NAME, name) for name in settings.rq_queues]
     metrics.before_scrape(
         app,
         lambda: telemetry.measure_queues(
-            app.extensions["celery"], tasks.rules_of(settings)
+            app.extensions["celery"], tasks.rules_of(settings), elsewhere
         ),
     )
     routes.complete_document(app)

@@ -14,19 +14,31 @@ from .domain import fairness
 from .domain.runs import Outcome
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from celery import Celery
+
+    from flagon_chassis.redis_queue import RedisQueue
 
 log = structlog.get_logger()
 
 
-def measure_queues(celery: "Celery", rules: fairness.Rules) -> None:
+def measure_queues(
+    celery: "Celery", rules: fairness.Rules, elsewhere: "Iterable[RedisQueue]" = ()
+) -> None:
     """Set the metrics of every queue, for scrapes that come when no worker runs.
 
     What waits is the messages or the jobs that could start, whichever are more: mails
     have no jobs, and jobs whose messages were lost wait all the same.
+
+    :param elsewhere: queues that RQ has, with what is left of them in the broker.
     """
     try:
         messages = queue.look(celery, queue.QUEUES)
+        for source in elsewhere:
+            left, oldest = messages[source.name]
+            depth, age = source.look()
+            messages[source.name] = (left + depth, max(oldest, age))
         with transaction() as session:
             waiting = fairness.waiting(session, rules)
     except (OperationalError, RedisError, SQLAlchemyError, OSError) as error:
