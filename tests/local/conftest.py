@@ -149,12 +149,15 @@ class Gateway:
     log: Path
     client: httpx2.Client
     port: int
+    pid: int
 
     def lines(self) -> str:
         return self.log.read_text()
 
 
-def render(folder: Path, upstream_port: int, **changes: str) -> dict[str, str]:
+def render(
+    folder: Path, upstream_port: int, program: str = "nginx", **changes: str
+) -> dict[str, str]:
     """Write a gateway's configuration below a folder and return its variables."""
     base = free_base()
     stack = Stack("local", base, ROOT)
@@ -180,26 +183,33 @@ def render(folder: Path, upstream_port: int, **changes: str) -> dict[str, str]:
     authority.ensure(folder / "tls")
     (folder / "static").mkdir(exist_ok=True)
     (folder / "temp").mkdir(exist_ok=True)
-    configuration.gateway_files(folder / "conf", variables, ROOT)
+    configuration.gateway_files(folder / "conf", variables, ROOT, program=program)
     configuration.page_files(folder / "pages", ROOT)
     return variables | {"base": str(base)}
 
 
 @contextmanager
-def start_gateway(folder: Path, upstream: Upstream, **changes: str):
-    variables = render(folder, upstream.port, **changes)
+def start_gateway(
+    folder: Path, upstream: Upstream, program: str = "nginx", **changes: str
+):
+    variables = render(folder, upstream.port, program, **changes)
     base = int(variables["base"])
-    process = subprocess.Popen(
-        [
-            programs.find("nginx"),
+    options = {
+        "nginx": [
             *("-c", folder / "conf" / "nginx.conf"),
             *("-e", "stderr"),
             # The workers would otherwise give up root's rights to the test's folder.
             *("-g", "daemon off;" + (" user root;" if os.geteuid() == 0 else "")),
         ],
-        env={"TZ": "UTC", "PATH": "/usr/bin:/bin"},
-        stderr=subprocess.DEVNULL,
-    )
+        "haproxy": ["-W", "-q", "-f", folder / "conf" / "haproxy.cfg"],
+    }
+    with (folder / "access.log").open("ab") as log:
+        process = subprocess.Popen(
+            [programs.find(program), *options[program]],
+            env={"TZ": "UTC", "PATH": "/usr/bin:/bin"},
+            stdout=log,
+            stderr=subprocess.DEVNULL,
+        )
     wait_for(lambda: listens(base))
     gateway = Gateway(
         url=f"http://localhost:{base}",
@@ -211,6 +221,7 @@ def start_gateway(folder: Path, upstream: Upstream, **changes: str):
             base_url=f"http://127.0.0.1:{base}", trust_env=False, timeout=60
         ),
         port=base,
+        pid=process.pid,
     )
     try:
         yield gateway
@@ -232,9 +243,15 @@ def stand_in():
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory):
+def start():
+    """What starts the gateway that the tests of a module are about."""
+    return start_gateway
+
+
+@pytest.fixture(scope="module")
+def running(start, tmp_path_factory):
     folder = tmp_path_factory.mktemp("gateway")
-    with stand_in() as upstream, start_gateway(folder, upstream) as gateway:
+    with stand_in() as upstream, start(folder, upstream) as gateway:
         yield gateway
 
 

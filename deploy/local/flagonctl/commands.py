@@ -28,7 +28,16 @@ from . import (
 )
 from .files import write
 from .problem import Problem
-from .processes import BROKERS, BY_NAME, OWNERS, READABLE, SERVICES, Process
+from .processes import (
+    BROKERS,
+    BY_NAME,
+    GATEWAYS,
+    HAPROXY,
+    OWNERS,
+    READABLE,
+    SERVICES,
+    Process,
+)
 from .stack import Mode, Stack
 from .supervisor import Supervisor
 from .vault import ROLES, Vault, accounts
@@ -69,6 +78,7 @@ def up(stack: Stack, values: Values, _format: str) -> None:
     if extra not in {"", "observability", "traces"}:
         raise Problem(f"There is no {extra} to add.", "make up WITH=observability")
     _choose_broker(stack, values.get("BROKER", stack.broker))
+    _choose_gateway(stack, values.get("GATEWAY", stack.gateway))
     watched, traced = extra == "observability", bool(extra)
     if stack.mode == "docker":
         compose.up(stack, watched=watched, traced=traced)
@@ -85,15 +95,33 @@ def _choose_broker(stack: Stack, broker: str) -> None:
         raise Problem(f"There is no broker {broker!r}.", f"choose one of: {choices}")
     if broker == stack.broker:
         return
-    if stack.mode == "local":
-        running = Supervisor(stack).pid is not None
-    else:
-        running = stack.state.exists() and bool(compose.containers(stack))
-    if running:
+    if _runs(stack):
         # Its processes know the other one, and what waits there would be left behind.
         message = f"The tasks of this stack wait in {stack.broker}."
         raise Problem(message, f"make down; make up BROKER={broker}")
     write(stack.state / "broker", f"{broker}\n")
+
+
+def _choose_gateway(stack: Stack, gateway: str) -> None:
+    """Note what is to stand before the services, until somebody says otherwise."""
+    if gateway not in GATEWAYS:
+        choices = " ".join(GATEWAYS)
+        raise Problem(f"There is no gateway {gateway!r}.", f"choose one of: {choices}")
+    if gateway == HAPROXY and stack.mode == "docker":
+        message = "HAProxy stands before processes of this machine, not containers yet."
+        raise Problem(message, "make up MODE=local GATEWAY=haproxy")
+    if gateway == stack.gateway:
+        return
+    if _runs(stack):
+        message = f"The gateway of this stack is {stack.gateway}."
+        raise Problem(message, f"make down; make up GATEWAY={gateway}")
+    write(stack.state / "front", f"{gateway}\n")
+
+
+def _runs(stack: Stack) -> bool:
+    if stack.mode == "local":
+        return Supervisor(stack).pid is not None
+    return stack.state.exists() and bool(compose.containers(stack))
 
 
 def _welcome(stack: Stack) -> None:

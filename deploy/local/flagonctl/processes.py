@@ -75,6 +75,10 @@ RABBITMQ = Process("rabbitmq", "rabbitmq", 46, 5672)
 
 BROKERS = ("redis", "rabbitmq")
 
+NGINX, HAPROXY = "nginx", "haproxy"
+GATEWAYS = (NGINX, HAPROXY)
+"""What can stand before the services, under the name `gateway`."""
+
 WATCHERS = (
     Process("alertmanager", "alertmanager", 40, 9093),
     Process("postgres-exporter", "exporter", 41, 9187),

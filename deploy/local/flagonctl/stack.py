@@ -6,11 +6,14 @@ from typing import Literal
 
 from .processes import (
     BY_NAME,
+    HAPROXY,
     HTTPS_OFFSET,
     INTERNAL_OFFSET,
+    NGINX,
     PROCESSES,
     RABBITMQ,
     SUPERVISOR_OFFSET,
+    WATCHERS,
     Process,
 )
 
@@ -66,13 +69,27 @@ class Stack:
     @property
     def broker(self) -> str:
         """What tasks wait in: `redis` or `rabbitmq`, as `up` was told."""
-        note = self.state / "broker"
-        return note.read_text().strip() if note.exists() else "redis"
+        return self._chosen("broker", "redis")
+
+    @property
+    def gateway(self) -> str:
+        """What stands before the services: `nginx` or `haproxy`, as `up` was told."""
+        return self._chosen("front", NGINX)
+
+    def _chosen(self, note: str, default: str) -> str:
+        chosen = self.state / note
+        return chosen.read_text().strip() if chosen.exists() else default
 
     @property
     def processes(self) -> tuple[Process, ...]:
         """All that it consists of, without what only watches it."""
         return (*PROCESSES, *([RABBITMQ] if self.broker == RABBITMQ.name else []))
+
+    @property
+    def watchers(self) -> tuple[Process, ...]:
+        """What watches it, where that is wanted; HAProxy speaks for itself."""
+        exporter = "gateway-exporter" if self.gateway == HAPROXY else ""
+        return tuple(one for one in WATCHERS if one.name != exporter)
 
     @property
     def http_url(self) -> str:
