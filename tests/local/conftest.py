@@ -201,7 +201,7 @@ def start_gateway(
             # The workers would otherwise give up root's rights to the test's folder.
             *("-g", "daemon off;" + (" user root;" if os.geteuid() == 0 else "")),
         ],
-        "haproxy": ["-W", "-q", "-f", folder / "conf" / "haproxy.cfg"],
+        "haproxy": ["-W", "-f", folder / "conf" / "haproxy.cfg"],
     }
     with (folder / "access.log").open("ab") as log:
         process = subprocess.Popen(

@@ -46,7 +46,7 @@ def files(root: Path, target: Path, variables: Mapping[str, str]) -> dict[str, s
             if status.isdecimal() and int(status) in _WORDED
         ),
         "GATEWAY_PAGES_POLICY": _policy_of_pages(routes),
-        "GATEWAY_BACKENDS": "".join(_backends(variables)),
+        "GATEWAY_SERVICES": "".join(_services(source / "haproxy", variables)),
         "GATEWAY_TRANSPORT_SECURITY": _transport_security(variables["GATEWAY_HSTS"]),
         "GATEWAY_HTTPS_LISTEN": variables["GATEWAY_HTTPS_LISTEN"].split()[0],
         **_limits(variables),
@@ -166,14 +166,16 @@ def _logs(access_log: str) -> str:
     return "".join(f"    {line}\n" for line in lines)
 
 
-def _backends(variables: Mapping[str, str]) -> Iterator[str]:
-    patience = "http-request set-timeout server var(txn.route),word(4,:)"
-    for name in SERVICES:
-        address = variables[f"GATEWAY_{name.upper()}"]
-        server = f"    {patience}\n    server {name} {address}\n"
-        yield f"backend {name}\n    http-reuse always\n{server}"
-        fresh = "    http-reuse never\n    option http-server-close\n"
-        yield f"backend {name}_fresh\n{fresh}{server}"
+def _services(source: Path, variables: Mapping[str, str]) -> Iterator[str]:
+    # Listeners of our own have no port, but names that all stacks of a machine share.
+    name = re.sub(r"[^\w.]+", "-", f"flagon-{variables['GATEWAY_HTTP_LISTEN']}")
+    for service in SERVICES:
+        given = {
+            "GATEWAY_NAME": name,
+            "SERVICE": service,
+            "ADDRESS": variables[f"GATEWAY_{service.upper()}"],
+        }
+        yield fill_file(source / "service.cfg.template", given)
 
 
 def _transport_security(value: str) -> str:
@@ -193,13 +195,13 @@ def _map(text: str, name: str) -> dict[str, str]:
 
 
 def _said(text: str, place: str) -> str:
-    """Return what nginx says at one of its own addresses."""
+    """Return what nginx says at one of its own addresses; HAProxy knows no line ends."""
     body = next(body for _sign, found, body in _locations(text) if found == place)
     said = re.search(r"return 200 '(.*)';", body)
     if said is None:
         message = f"nothing is said at {place}"
         raise ValueError(message)
-    return said[1].replace("\\n", "\n")
+    return said[1].replace("\\n", "")
 
 
 def _policy_of_pages(routes: str) -> str:

@@ -354,7 +354,7 @@ def _program(stack: Stack, process: Process) -> list[str]:
     if process.kind == "gateway" and stack.gateway == HAPROXY:
         # With a master process, which starts another worker when it is told to reload.
         cfg = stack.config / "gateway" / "haproxy.cfg"
-        return [str(programs.find("haproxy")), "-W", "-q", "-f", str(cfg)]
+        return [str(programs.find("haproxy")), "-W", "-f", str(cfg)]
     if process.kind == "gateway":
         return [
             str(programs.find("nginx")),
