@@ -18,6 +18,8 @@ ROOT = engine.ROOT
 SERVICES = ("auth", "catalog", "realtime", "worker", "web")
 BROKER = os.environ.get("FLAGON_BROKER", "redis")
 """What tasks wait in: `redis` or `rabbitmq`."""
+GATEWAY = os.environ.get("FLAGON_GATEWAY", "nginx")
+"""What stands before the services: `nginx` or `haproxy`."""
 PROCESSES = (
     "gateway",
     *SERVICES,
@@ -96,7 +98,7 @@ class Stack:
     def up(self):
         """Start it, or what is missing of it."""
         extra = {"WITH": self.extra} if self.extra else {}
-        self.make("up", seconds=900, BROKER=BROKER, **extra)
+        self.make("up", seconds=900, BROKER=BROKER, GATEWAY=GATEWAY, **extra)
         self._compose = None
 
     def down(self):
