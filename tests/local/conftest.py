@@ -203,12 +203,15 @@ def start_gateway(
         ],
         "haproxy": ["-W", "-f", folder / "conf" / "haproxy.cfg"],
     }
-    with (folder / "access.log").open("ab") as log:
+    with (
+        (folder / "access.log").open("ab") as log,
+        (folder / "errors.log").open("ab") as errors,
+    ):
         process = subprocess.Popen(
             [programs.find(program), *options[program]],
             env={"TZ": "UTC", "PATH": "/usr/bin:/bin"},
             stdout=log,
-            stderr=subprocess.DEVNULL,
+            stderr=errors,
         )
     wait_for(lambda: listens(base))
     gateway = Gateway(

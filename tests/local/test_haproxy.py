@@ -1,14 +1,21 @@
 """HAProxy in nginx's place: the same promises, and those that it keeps otherwise."""
 
 import os
+import re
 import signal
+import socket
 import threading
 from functools import partial
 
+import httpx2
 import pytest
 
+from flagon_chassis.testing import lacking
+from flagonctl import haproxy, programs
+from flagonctl.problem import Problem
+
 from . import test_gateway
-from .conftest import Upstream, start_gateway, wait_for
+from .conftest import ROOT, Upstream, render, stand_in, start_gateway, wait_for
 from .test_gateway import (  # noqa: F401 (the same tests, with another gateway)
     TestApiKeys,
     TestCompression,
@@ -26,6 +33,10 @@ from .test_gateway import (  # noqa: F401 (the same tests, with another gateway)
 
 @pytest.fixture(scope="module")
 def start():
+    try:
+        programs.find("haproxy")
+    except Problem:
+        lacking("HAProxy", "GATEWAY=haproxy make setup")
     return partial(start_gateway, program="haproxy")
 
 
@@ -69,3 +80,159 @@ class TestHeaders(test_gateway.TestHeaders):
             reply = gateway.client.get(path, headers=headers)
             assert reply.headers["cache-control"] == said
             assert "cookie" not in gateway.upstream.last(path)["headers"]
+
+
+class TestRoutes:
+    """One table of routes: nginx's, read for HAProxy."""
+
+    @pytest.fixture
+    def lines(self, tmp_path):
+        variables = render(tmp_path, 1)
+        text = (ROOT / "gateway" / "routes.conf.template").read_text()
+        places = re.findall(r"^location (?:[=~^]+ )?([/^]\S*) \{", text, re.MULTILINE)
+        found = haproxy.route_lines(text, variables)
+        assert len(found) == len(places)
+        return [line.split(" ", 1) for line in found]
+
+    @pytest.mark.parametrize(
+        ("path", "value"),
+        [
+            ("/", "web:page:1048576:35000:none:plain"),
+            ("/metrics", "nowhere:page:1048576:35000:none:plain"),
+            ("/api/v1/products/1/images", "catalog:api:9437184:35000:api:plain"),
+            ("/api/v1/products/1", "catalog:api:1048576:35000:api:plain"),
+            ("/api/v1/jobs", "worker:api:268435456:120000:api:plain"),
+            ("/api/v1/jobs/1", "worker:api:1048576:35000:api:plain"),
+            ("/api/v1/events", "realtime:api:1048576:60000:api:stream"),
+            ("/socket.io/", "realtime:api:1048576:60000:api:upgrade"),
+            ("/oauth/token", "auth:page:1048576:35000:token:plain"),
+            ("/oauth/authorize", "auth:page:1048576:35000:sign_in+api:plain"),
+            ("/media/a/b", "catalog:open:1048576:35000:api:plain"),
+            ("/static/a", "web:file:1048576:35000:none:plain"),
+            ("/docs/", "documents:page:1048576:35000:none:plain"),
+            ("/api/v1/other", "nowhere:page:1048576:35000:none:plain"),
+        ],
+    )
+    def test_say_what_nginx_does(self, lines, path, value):
+        assert next(said for place, said in lines if re.match(place, path)) == value
+
+    def test_that_nobody_thought_of_are_refused(self, tmp_path):
+        odd = "location /odd {\n    fastcgi_pass elsewhere;\n}\n"
+
+        with pytest.raises(ValueError, match="/odd"):
+            haproxy.route_lines(odd, render(tmp_path, 1))
+
+    def test_count_a_limit_as_long_as_a_burst_is_paid_back(self, tmp_path):
+        wide = {"GATEWAY_API_RATE": "50r/s", "GATEWAY_API_BURST": "100"}
+        slow = {"GATEWAY_SIGN_IN_RATE": "2r/m", "GATEWAY_SIGN_IN_BURST": "3"}
+        render(tmp_path, 1, "haproxy", **wide, **slow)
+
+        text = (tmp_path / "conf" / "haproxy.cfg").read_text()
+
+        assert "gpc0_rate ge 101 }" in text
+        assert "gpc0_rate(2020ms)" in text
+        assert "gpc0_rate(120000ms)" in text
+
+
+class TestReload:
+    def test_drops_no_connection_and_ends_no_stream(self, start, tmp_path):
+        go_on = threading.Event()
+
+        def answer(handler):
+            if not handler.path.startswith("/api/v1/events"):
+                return False
+            handler.send_response(200)
+            handler.send_header("Connection", "close")
+            handler.end_headers()
+            handler.wfile.write(b"data: 1\n\n")
+            handler.wfile.flush()
+            go_on.wait(60)
+            handler.wfile.write(b"data: 2\n\n")
+            handler.close_connection = True
+            return True
+
+        statuses, ended = set(), threading.Event()
+
+        def ask(url):
+            # A connection each: those that are being accepted are what could be lost.
+            while not ended.is_set():
+                statuses.add(httpx2.get(f"{url}/?n=1", trust_env=False).status_code)
+
+        with stand_in() as upstream, start(tmp_path, upstream) as gateway:
+            upstream.answer = answer
+            asking = threading.Thread(target=ask, args=(gateway.url,))
+            asking.start()
+            try:
+                with gateway.client.stream("GET", "/api/v1/events") as stream:
+                    parts = stream.iter_raw()
+                    assert next(parts) == b"data: 1\n\n"
+                    reload(gateway)
+                    go_on.set()
+                    assert b"".join(parts) == b"data: 2\n\n"
+            finally:
+                ended.set()
+                asking.join()
+
+        assert statuses == {200}
+
+
+def reload(gateway):
+    """Have HAProxy read its configuration anew, and await that."""
+    said = gateway.folder / "errors.log"
+
+    def loaded():
+        return said.read_text().count("Loading success.")
+
+    # It listens before it is done with its start, and then hears no signal.
+    wait_for(loaded)
+    before = loaded()
+    os.kill(gateway.pid, signal.SIGUSR2)
+    wait_for(lambda: loaded() > before)
+
+
+class TestSlowness:
+    def test_of_a_service_is_a_504(self, start, tmp_path, monkeypatch):
+        monkeypatch.setattr(haproxy, "_SERVICE_SECONDS", 1)
+        go_on = threading.Event()
+
+        with stand_in() as upstream, start(tmp_path, upstream) as gateway:
+            upstream.answer = lambda _handler: go_on.wait(60)
+            replies = [
+                gateway.client.get(unique("/api/v1/me")),
+                gateway.client.post("/api/v1/me", json={}),
+            ]
+            go_on.set()
+
+        for reply in replies:
+            assert reply.status_code == 504
+            assert reply.headers["content-type"] == "application/problem+json"
+            assert reply.headers["retry-after"] == "5"
+        assert upstream.count("/api/v1/me") == 1
+
+    def test_of_a_sender_takes_no_thread_of_a_service(self, gateway):
+        with socket.create_connection(("127.0.0.1", gateway.port), 60) as connection:
+            connection.sendall(
+                b"POST /api/v1/me HTTP/1.1\r\nHost: localhost\r\n"
+                b"Content-Length: 10\r\n\r\nhalf"
+            )
+            reply = connection.recv(4096)
+
+        assert reply.startswith(b"HTTP/1.1 408 ")
+        assert b"application/problem+json" in reply
+        assert gateway.upstream.count("/api/v1/me") == 0
+
+
+class TestInside:
+    def test_answers_probes_and_tells_its_own_metrics(self, gateway):
+        gateway.client.get(unique("/api/v1/jobs"))
+
+        with httpx2.Client(
+            base_url=f"http://127.0.0.1:{gateway.port + 28}", trust_env=False
+        ) as inside:
+            assert inside.get("/healthz").json() == {"status": "alive"}
+            assert inside.get("/stub_status").status_code == 404
+            told = inside.get("/metrics").text
+
+        requests = 'haproxy_frontend_http_requests_total{proxy="gateway"} '
+        assert int(told.split(requests)[1].split("\n")[0]) > 0
+        assert gateway.client.get("/metrics").status_code == 404

@@ -77,7 +77,10 @@ def route_lines(routes: str, variables: Mapping[str, str]) -> list[str]:
     found: dict[str, list[tuple[str, str]]] = {"=": [], "^~": [], "~": [], "": []}
     for sign, place, body in _locations(routes):
         value = _route(place, body, variables)
-        pattern = place if sign == "~" else f"^{re.escape(place)}"
+        # Names of groups are for nginx's own use of them.
+        pattern = re.sub(r"\(\?<\w+>", "(?:", place)
+        if sign != "~":
+            pattern = f"^{re.escape(place)}"
         found[sign].append((f"{pattern}$" if sign == "=" else pattern, value))
     found[""].sort(key=lambda line: -len(line[0]))
     return [f"{pattern} {value}" for sign in found for pattern, value in found[sign]]
