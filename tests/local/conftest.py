@@ -16,10 +16,13 @@ from typing import Any
 import httpx2
 import pytest
 
+from flagon_chassis.testing import lacking
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "deploy" / "local"))
 
 from flagonctl import authority, configuration, programs  # noqa: E402
+from flagonctl.problem import Problem  # noqa: E402
 from flagonctl.processes import SERVICES, ports  # noqa: E402
 from flagonctl.stack import Stack  # noqa: E402
 
@@ -243,6 +246,15 @@ def stand_in():
     finally:
         server.shutdown()
         server.server_close()
+
+
+@pytest.fixture(scope="module")
+def installed_haproxy():
+    """The path of HAProxy; local mode needs it only where it is chosen."""
+    try:
+        return programs.find("haproxy")
+    except Problem:
+        lacking("HAProxy", "GATEWAY=haproxy make setup")
 
 
 @pytest.fixture(scope="module")

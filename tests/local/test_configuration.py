@@ -10,8 +10,25 @@ import subprocess
 from hashlib import sha256
 
 import pytest
-from flagonctl import authority, configuration, environment, programs, templates, vault
-from flagonctl.processes import BY_NAME, OWNERS, PROCESSES, ports
+from flagonctl import (
+    authority,
+    commands,
+    configuration,
+    environment,
+    programs,
+    templates,
+    vault,
+)
+from flagonctl.problem import Problem
+from flagonctl.processes import (
+    BY_NAME,
+    HAPROXY,
+    NGINX,
+    OWNERS,
+    PROCESSES,
+    SINK,
+    ports,
+)
 from flagonctl.stack import Stack
 
 from .conftest import ROOT
@@ -256,6 +273,53 @@ class TestGateway:
 
         with pytest.raises(KeyError, match="GATEWAY_PORT"):
             templates.fill_file(tmp_path / "a.template", {})
+
+
+class TestChooseGateway:
+    def test_is_nginx_until_somebody_says_otherwise(self, checkout):
+        stack = Stack("local", 23_080, checkout)
+        assert stack.gateway == NGINX
+
+        commands.choose_gateway(stack, HAPROXY)
+
+        assert stack.gateway == HAPROXY
+        given = environment.plain(BY_NAME["catalog"], stack, stack.state)
+        assert given["CATALOG_IMAGES_BY_GATEWAY"] == "false"
+
+    def test_refuses_what_it_does_not_know(self, local):
+        with pytest.raises(Problem, match="choose one of: nginx haproxy"):
+            commands.choose_gateway(local, "traefik")
+
+    def test_says_that_containers_have_nginx(self, docker):
+        with pytest.raises(Problem, match="make up MODE=local GATEWAY=haproxy"):
+            commands.choose_gateway(docker, HAPROXY)
+
+    def test_haproxy_takes_it_and_tells_of_itself(self, checkout, installed_haproxy):
+        stack = Stack("local", 23_080, checkout)
+        commands.choose_gateway(stack, HAPROXY)
+
+        configuration.prepare(stack, watched=True, traced=True)
+
+        folder = stack.config / "gateway"
+        done = subprocess.run(
+            [installed_haproxy, "-c", "-f", folder / "haproxy.cfg"],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "WARNING" not in done.stderr
+        assert modes(folder)["server.pem"] == 0o600
+        # Its own line about a request is a span.
+        assert (
+            f"log {stack.address(SINK.name)} " in (folder / "haproxy.cfg").read_text()
+        )
+        exporters = json.loads(
+            (stack.config / "prometheus" / "exporters.json").read_text()
+        )
+        places = {one["labels"]["process"]: one["targets"] for one in exporters}
+        assert places["gateway"] == [stack.internal_address]
+        assert "gateway-exporter" not in [one.name for one in stack.watchers]
 
 
 class TestCertificates:

@@ -9,10 +9,7 @@ from functools import partial
 
 import httpx2
 import pytest
-
-from flagon_chassis.testing import lacking
-from flagonctl import haproxy, programs
-from flagonctl.problem import Problem
+from flagonctl import haproxy
 
 from . import test_gateway
 from .conftest import ROOT, Upstream, render, stand_in, start_gateway, wait_for
@@ -32,11 +29,7 @@ from .test_gateway import (  # noqa: F401 (the same tests, with another gateway)
 
 
 @pytest.fixture(scope="module")
-def start():
-    try:
-        programs.find("haproxy")
-    except Problem:
-        lacking("HAProxy", "GATEWAY=haproxy make setup")
+def start(installed_haproxy):
     return partial(start_gateway, program="haproxy")
 
 

@@ -78,7 +78,7 @@ def up(stack: Stack, values: Values, _format: str) -> None:
     if extra not in {"", "observability", "traces"}:
         raise Problem(f"There is no {extra} to add.", "make up WITH=observability")
     _choose_broker(stack, values.get("BROKER", stack.broker))
-    _choose_gateway(stack, values.get("GATEWAY", stack.gateway))
+    choose_gateway(stack, values.get("GATEWAY", stack.gateway))
     watched, traced = extra == "observability", bool(extra)
     if stack.mode == "docker":
         compose.up(stack, watched=watched, traced=traced)
@@ -102,7 +102,7 @@ def _choose_broker(stack: Stack, broker: str) -> None:
     write(stack.state / "broker", f"{broker}\n")
 
 
-def _choose_gateway(stack: Stack, gateway: str) -> None:
+def choose_gateway(stack: Stack, gateway: str) -> None:
     """Note what is to stand before the services, until somebody says otherwise."""
     if gateway not in GATEWAYS:
         choices = " ".join(GATEWAYS)

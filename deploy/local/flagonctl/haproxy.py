@@ -190,11 +190,10 @@ def _transport_security(value: str) -> str:
 
 def _map(text: str, name: str) -> dict[str, str]:
     """Return one of nginx's maps from statuses."""
-    block = text.split(f"map $status ${name} {{")[1].split("}")[0]
-    return {
-        key: quoted or bare
-        for key, quoted, bare in re.findall(r'^ +(\w+) (?:"(.*)"|(\S+));$', block, re.M)
-    }
+    _, _, rest = text.partition(f"map $status ${name} {{")
+    block, _, _ = rest.partition("}")
+    lines = re.findall(r'^ +(\w+) (?:"(.*)"|(\S+));$', block, re.MULTILINE)
+    return {key: quoted or bare for key, quoted, bare in lines}
 
 
 def _said(text: str, place: str) -> str:

@@ -76,7 +76,7 @@ def up(
         _end_leftovers(stack)
         checks.before_start(stack)
         if watched:
-            watching.check(stack)
+            watching.check(stack.watchers)
         keeper = prepare(stack, watched=watched, traced=traced)
         _folders(stack)
         write_configuration(

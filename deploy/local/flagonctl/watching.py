@@ -2,11 +2,12 @@
 
 import json
 import os
+from collections.abc import Iterable
 from typing import Any
 
 from . import programs
 from .problem import Problem
-from .processes import HAPROXY, HTTPS_OFFSET, Process
+from .processes import HAPROXY, HTTPS_OFFSET, WATCHERS, Process
 from .stack import Stack
 from .templates import fill_file
 from .vault import Vault
@@ -24,13 +25,14 @@ _PROGRAMS = {
 _REDIS = ("redis-store", "redis-cache")
 
 
-def check(stack: Stack) -> None:
+def check(watchers: Iterable[Process] = WATCHERS) -> None:
     """Refuse to begin without one of the programs.
 
+    :param watchers: those that are wanted.
     :raises Problem: naming all that are missing.
     """
     missing = []
-    for process in stack.watchers:
+    for process in watchers:
         program = _PROGRAMS[process.name]
         try:
             programs.find(program)
