@@ -45,7 +45,7 @@ def plain(process: Process, stack: Stack, folder: Path) -> dict[str, str]:
         "catalog": {
             "WORKERS": "2",
             "IMAGES_DIR": str(folder / "images"),
-            "IMAGES_BY_GATEWAY": str(stack.gateway != HAPROXY).lower(),
+            **({"IMAGES_BY_GATEWAY": "false"} if stack.gateway == HAPROXY else {}),
         },
         "realtime": {
             "WORKERS": "1",
