@@ -11,6 +11,8 @@ import httpx2
 import pytest
 from flagonctl import haproxy
 
+from flagon_chassis import otlp
+
 from . import test_gateway
 from .conftest import ROOT, Upstream, render, stand_in, start_gateway, wait_for
 from .test_gateway import (  # noqa: F401 (the same tests, with another gateway)
@@ -213,6 +215,30 @@ class TestSlowness:
         assert reply.startswith(b"HTTP/1.1 408 ")
         assert b"application/problem+json" in reply
         assert gateway.upstream.count("/api/v1/me") == 0
+
+
+class TestTraces:
+    def test_its_line_is_a_span_of_the_request(self, start, tmp_path):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink:
+            sink.bind(("127.0.0.1", 0))
+            sink.settimeout(60)
+            address = f"127.0.0.1:{sink.getsockname()[1]}"
+            # As where nginx sends its spans.
+            log = f"/dev/stdout json; access_log syslog:server={address},nohostname"
+            with (
+                stand_in() as upstream,
+                start(tmp_path, upstream, GATEWAY_ACCESS_LOG=log) as gateway,
+            ):
+                reply = gateway.client.get("/api/v1/me?code=topsecret")
+                datagram = sink.recv(65536)
+
+        span = otlp.read_gateway(datagram)
+        assert span.name == "GET /api/v1/me"
+        assert span.request_id == span.trace_id == reply.headers["x-request-id"]
+        assert span.attributes["http.response.status_code"] == 200
+        assert span.span_id == upstream.seen[-1]["headers"]["traceparent"].split("-")[2]
+        assert 0 <= span.ended_us - span.started_us < 60e6
+        assert b"topsecret" not in datagram
 
 
 class TestInside:
