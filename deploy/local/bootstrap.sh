@@ -42,7 +42,8 @@ if [ "${MODE:-local}" != docker ]; then
   ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || has initdb || need postgresql
   has psql || need postgresql-client
   has redis-server || need redis-server
-  has nginx || need nginx
+  [ "${GATEWAY:-nginx}" != nginx ] || has nginx || need nginx
+  [ "${GATEWAY:-}" != haproxy ] || has haproxy || need haproxy
   has prometheus || need prometheus
   [ "${BROKER:-}" != rabbitmq ] || has rabbitmq-server || need rabbitmq-server
   # Only root runs the processes as another user, who must pass through closed folders.
@@ -67,6 +68,7 @@ if [ -n "${JUDGES:-}" ] && [ "${MODE:-local}" != docker ] && has apt-get &&
   has lego || need lego
   has pebble || need pebble
   [ "${BROKER:-}" = rabbitmq ] || has rabbitmq-server || need rabbitmq-server
+  [ "${GATEWAY:-}" = haproxy ] || has haproxy || need haproxy
 fi
 
 if [ -n "$missing" ]; then

@@ -4,6 +4,7 @@ import json
 from hashlib import sha256
 
 import pytest
+from harness.stack import GATEWAY
 
 PATH = "/api/v1/graphql"
 PRODUCTS = "/api/v1/products"
@@ -81,5 +82,7 @@ class TestPersistedQuery:
         assert unknown.json()["errors"][0]["message"] == "PersistedQueryNotFound"
         assert taught.status_code == 200
         assert {answer.status_code for answer in found} == {200}
-        assert "HIT" in {answer.headers["X-Cache"] for answer in found}
+        kept = "HIT" in {answer.headers.get("X-Cache") for answer in found}
+        # HAProxy keeps nothing: then the catalog is asked each time.
+        assert kept == (GATEWAY == "nginx")
         assert found[-1].json()["data"] == taught.json()["data"]

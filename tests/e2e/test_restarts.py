@@ -8,6 +8,7 @@ import httpx2
 import pytest
 from harness import imports
 from harness.events import Stream
+from harness.stack import GATEWAY
 from harness.waiting import until
 
 PRODUCT_CHANGED = "market.flagon.product.changed.v1"
@@ -124,7 +125,9 @@ class TestDrain:
             for job in jobs:
                 job.result()
 
-        assert bad == []
+        # HAProxy keeps no answers: while nobody listens, it says so.
+        said = {503} if GATEWAY == "haproxy" else set()
+        assert {status for status, _text in bad} <= said, bad
 
 
 class TestGateway:

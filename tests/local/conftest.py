@@ -16,10 +16,13 @@ from typing import Any
 import httpx2
 import pytest
 
+from flagon_chassis.testing import lacking
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "deploy" / "local"))
 
 from flagonctl import authority, configuration, programs  # noqa: E402
+from flagonctl.problem import Problem  # noqa: E402
 from flagonctl.processes import SERVICES, ports  # noqa: E402
 from flagonctl.stack import Stack  # noqa: E402
 
@@ -149,12 +152,15 @@ class Gateway:
     log: Path
     client: httpx2.Client
     port: int
+    pid: int
 
     def lines(self) -> str:
         return self.log.read_text()
 
 
-def render(folder: Path, upstream_port: int, **changes: str) -> dict[str, str]:
+def render(
+    folder: Path, upstream_port: int, program: str = "nginx", **changes: str
+) -> dict[str, str]:
     """Write a gateway's configuration below a folder and return its variables."""
     base = free_base()
     stack = Stack("local", base, ROOT)
@@ -180,26 +186,36 @@ def render(folder: Path, upstream_port: int, **changes: str) -> dict[str, str]:
     authority.ensure(folder / "tls")
     (folder / "static").mkdir(exist_ok=True)
     (folder / "temp").mkdir(exist_ok=True)
-    configuration.gateway_files(folder / "conf", variables, ROOT)
+    configuration.gateway_files(folder / "conf", variables, ROOT, program=program)
     configuration.page_files(folder / "pages", ROOT)
     return variables | {"base": str(base)}
 
 
 @contextmanager
-def start_gateway(folder: Path, upstream: Upstream, **changes: str):
-    variables = render(folder, upstream.port, **changes)
+def start_gateway(
+    folder: Path, upstream: Upstream, program: str = "nginx", **changes: str
+):
+    variables = render(folder, upstream.port, program, **changes)
     base = int(variables["base"])
-    process = subprocess.Popen(
-        [
-            programs.find("nginx"),
+    options = {
+        "nginx": [
             *("-c", folder / "conf" / "nginx.conf"),
             *("-e", "stderr"),
             # The workers would otherwise give up root's rights to the test's folder.
             *("-g", "daemon off;" + (" user root;" if os.geteuid() == 0 else "")),
         ],
-        env={"TZ": "UTC", "PATH": "/usr/bin:/bin"},
-        stderr=subprocess.DEVNULL,
-    )
+        "haproxy": ["-W", "-f", folder / "conf" / "haproxy.cfg"],
+    }
+    with (
+        (folder / "access.log").open("ab") as log,
+        (folder / "errors.log").open("ab") as errors,
+    ):
+        process = subprocess.Popen(
+            [programs.find(program), *options[program]],
+            env={"TZ": "UTC", "PATH": "/usr/bin:/bin"},
+            stdout=log,
+            stderr=errors,
+        )
     wait_for(lambda: listens(base))
     gateway = Gateway(
         url=f"http://localhost:{base}",
@@ -211,6 +227,7 @@ def start_gateway(folder: Path, upstream: Upstream, **changes: str):
             base_url=f"http://127.0.0.1:{base}", trust_env=False, timeout=60
         ),
         port=base,
+        pid=process.pid,
     )
     try:
         yield gateway
@@ -232,9 +249,24 @@ def stand_in():
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory):
+def installed_haproxy():
+    """The path of HAProxy; local mode needs it only where it is chosen."""
+    try:
+        return programs.find("haproxy")
+    except Problem:
+        lacking("HAProxy", "GATEWAY=haproxy make setup")
+
+
+@pytest.fixture(scope="module")
+def start():
+    """What starts the gateway that the tests of a module are about."""
+    return start_gateway
+
+
+@pytest.fixture(scope="module")
+def running(start, tmp_path_factory):
     folder = tmp_path_factory.mktemp("gateway")
-    with stand_in() as upstream, start_gateway(folder, upstream) as gateway:
+    with stand_in() as upstream, start(folder, upstream) as gateway:
         yield gateway
 
 

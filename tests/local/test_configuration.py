@@ -10,9 +10,26 @@ import subprocess
 from hashlib import sha256
 
 import pytest
-from flagonctl import authority, configuration, environment, programs, templates, vault
-from flagonctl.files import write
-from flagonctl.processes import BY_NAME, OWNERS, PROCESSES, SERVICES, ports
+from flagonctl import (
+    authority,
+    commands,
+    configuration,
+    environment,
+    programs,
+    templates,
+    vault,
+)
+from flagonctl.problem import Problem
+from flagonctl.processes import (
+    BY_NAME,
+    HAPROXY,
+    NGINX,
+    OWNERS,
+    PROCESSES,
+    SERVICES,
+    SINK,
+    ports,
+)
 from flagonctl.stack import Stack
 
 from .conftest import ROOT
@@ -127,7 +144,7 @@ class TestServer:
     @pytest.mark.parametrize("chosen", ["gunicorn", "waitress"])
     def test_is_told_to_each_service(self, checkout, chosen):
         stack = Stack("docker", 23_080, checkout)
-        write(stack.state / "server", f"{chosen}\n")
+        stack.choose("server", chosen)
         configuration.prepare(stack)
 
         told = (stack.state / "compose.env").read_text()
@@ -149,7 +166,7 @@ class TestMailQueue:
         stack = Stack(mode, 23_080, checkout)
         configuration.prepare(stack)
         before = environment.plain(BY_NAME["auth-relay"], stack, stack.state)
-        (stack.state / "mail_queue").write_text("rq\n")
+        stack.choose("mail_queue", "rq")
         configuration.prepare(stack)
         after = environment.plain(BY_NAME["auth-relay"], stack, stack.state)
 
@@ -299,6 +316,53 @@ class TestGateway:
 
         with pytest.raises(KeyError, match="GATEWAY_PORT"):
             templates.fill_file(tmp_path / "a.template", {})
+
+
+class TestChooseGateway:
+    def test_is_nginx_until_somebody_says_otherwise(self, checkout):
+        stack = Stack("local", 23_080, checkout)
+        assert stack.gateway == NGINX
+
+        commands.choose_gateway(stack, {"GATEWAY": HAPROXY})
+
+        assert stack.gateway == HAPROXY
+        given = environment.plain(BY_NAME["catalog"], stack, stack.state)
+        assert given["CATALOG_IMAGES_BY_GATEWAY"] == "false"
+
+    def test_refuses_what_it_does_not_know(self, local):
+        with pytest.raises(Problem, match="choose one of: nginx haproxy"):
+            commands.choose_gateway(local, {"GATEWAY": "traefik"})
+
+    def test_says_that_containers_have_nginx(self, docker):
+        with pytest.raises(Problem, match="make up MODE=local GATEWAY=haproxy"):
+            commands.choose_gateway(docker, {"GATEWAY": HAPROXY})
+
+    def test_haproxy_takes_it_and_tells_of_itself(self, checkout, installed_haproxy):
+        stack = Stack("local", 23_080, checkout)
+        commands.choose_gateway(stack, {"GATEWAY": HAPROXY})
+
+        configuration.prepare(stack, watched=True, traced=True)
+
+        folder = stack.config / "gateway"
+        done = subprocess.run(
+            [installed_haproxy, "-c", "-f", folder / "haproxy.cfg"],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "WARNING" not in done.stderr
+        assert modes(folder)["server.pem"] == 0o600
+        # Its own line about a request is a span.
+        assert (
+            f"log {stack.address(SINK.name)} " in (folder / "haproxy.cfg").read_text()
+        )
+        exporters = json.loads(
+            (stack.config / "prometheus" / "exporters.json").read_text()
+        )
+        places = {one["labels"]["process"]: one["targets"] for one in exporters}
+        assert places["gateway"] == [stack.internal_address]
+        assert "gateway-exporter" not in [one.name for one in stack.watchers]
 
 
 class TestCertificates:

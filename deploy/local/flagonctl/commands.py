@@ -26,11 +26,12 @@ from . import (
     status,
     trace,
 )
-from .files import write
 from .problem import Problem
 from .processes import (
     BROKERS,
     BY_NAME,
+    GATEWAYS,
+    HAPROXY,
     MAIL_QUEUES,
     OWNERS,
     READABLE,
@@ -82,6 +83,7 @@ def up(stack: Stack, values: Values, _format: str) -> None:
     _choose(stack, values, "mail_queue", MAIL_QUEUES, "The mails of this stack wait in")
     # Its processes run under the other server, and those that run are not started anew.
     _choose(stack, values, "server", SERVERS, "The services of this stack run under")
+    choose_gateway(stack, values)
     watched, traced = extra == "observability", bool(extra)
     if stack.mode == "docker":
         compose.up(stack, watched=watched, traced=traced)
@@ -113,7 +115,15 @@ def _choose(
     if running:
         next_ = f"make down; make up {what.upper()}={wanted}"
         raise Problem(f"{now} {chosen}.", next_)
-    write(stack.state / what, f"{wanted}\n")
+    stack.choose(what, wanted)
+
+
+def choose_gateway(stack: Stack, values: Values) -> None:
+    """Note what is to stand before the services, until somebody says otherwise."""
+    if stack.mode == "docker" and values.get("GATEWAY") == HAPROXY:
+        message = "HAProxy stands before processes of this machine, not containers yet."
+        raise Problem(message, "make up MODE=local GATEWAY=haproxy")
+    _choose(stack, values, "gateway", GATEWAYS, "The gateway of this stack is")
 
 
 def _welcome(stack: Stack) -> None:

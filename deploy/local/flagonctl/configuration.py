@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from . import authority, environment, vault, watching
+from . import authority, environment, haproxy, vault, watching
 from .files import write
 from .problem import Problem
 from .processes import (
     BY_NAME,
+    HAPROXY,
     HTTPS_OFFSET,
     INTERNAL_OFFSET,
+    NGINX,
     RABBITMQ,
     SINK,
 )
@@ -64,6 +66,7 @@ def prepare(
         docker_gateway(stack) if containers else local_gateway(stack),
         stack.root,
         public,
+        program=stack.gateway,
     )
     page_files(stack.config / "pages", stack.root, public)
     if containers:
@@ -149,9 +152,17 @@ def prometheus_files(stack: Stack, mode: int, *, watched: bool) -> None:
 
 
 def gateway_files(
-    target: Path, variables: dict[str, str], root: Path, mode: int = 0o600
+    target: Path,
+    variables: dict[str, str],
+    root: Path,
+    mode: int = 0o600,
+    *,
+    program: str = NGINX,
 ) -> None:
-    """Write nginx's configuration from the one source in `gateway/`."""
+    """Write the gateway's configuration from the one source in `gateway/`."""
+    if program == HAPROXY:
+        _write_folder(target, haproxy.files(root, target, variables), mode)
+        return
     files = {}
     for source in (root / "gateway").iterdir():
         if source.suffix == ".sh":
@@ -245,7 +256,7 @@ def local_gateway(stack: Stack) -> dict[str, str]:
     """Return the gateway's variables in local mode."""
     base = stack.port_base
     # Since 1.25.1 HTTP/2 is a directive, before it was a word of `listen`.
-    directive = nginx_version() >= (1, 26)
+    directive = stack.gateway == NGINX and nginx_version() >= (1, 26)
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     files = min(hard, 65_536) if hard > 0 else 65_536
     temporary = stack.state / "gateway"

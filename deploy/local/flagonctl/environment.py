@@ -6,7 +6,7 @@ secrets as files of the same names in lower case.
 
 from pathlib import Path
 
-from .processes import OWNERS, SERVICES, SINK, Process
+from .processes import HAPROXY, OWNERS, SERVICES, SINK, Process
 from .stack import Stack
 from .vault import Vault, broker_url, database_url, redis_url
 
@@ -43,7 +43,11 @@ def plain(process: Process, stack: Stack, folder: Path) -> dict[str, str]:
             "LOGIN_ADDRESS_LIMIT": "1000",
             "REGISTER_LIMIT": "1000",
         },
-        "catalog": {"WORKERS": "2", "IMAGES_DIR": str(folder / "images")},
+        "catalog": {
+            "WORKERS": "2",
+            "IMAGES_DIR": str(folder / "images"),
+            **({"IMAGES_BY_GATEWAY": "false"} if stack.gateway == HAPROXY else {}),
+        },
         "realtime": {
             "WORKERS": "1",
             "CONNECTIONS_PER_ADDRESS": "10000",

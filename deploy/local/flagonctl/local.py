@@ -20,6 +20,7 @@ from .files import write
 from .problem import Problem
 from .processes import (
     BY_NAME,
+    HAPROXY,
     NAMES_OFFSET,
     NODES_OFFSET,
     OWNERS,
@@ -68,14 +69,14 @@ def up(
     """
     clock = Clock()
     wanted = [BY_NAME[name] for name in only] or list(stack.processes)
-    wanted += [*(WATCHERS if watched else ()), *([SINK] if traced else ())]
+    wanted += [*(stack.watchers if watched else ()), *([SINK] if traced else ())]
     supervisor = Supervisor(stack)
     who = reach.runner()
     if supervisor.pid is None:
         _end_leftovers(stack)
         checks.before_start(stack)
         if watched:
-            watching.check()
+            watching.check(stack.watchers)
         keeper = prepare(stack, watched=watched, traced=traced)
         _folders(stack)
         write_configuration(
@@ -95,7 +96,7 @@ def up(
         clock.say("supervisor started")
     else:
         for extra, named, first in (
-            (watched, "observability", WATCHERS[0]),
+            (watched, "observability", stack.watchers[0]),
             (traced, "traces", SINK),
         ):
             if extra and first.name not in supervisor.states():
@@ -262,7 +263,7 @@ def specifications(
     stack: Stack, keeper: Vault, *, watched: bool = False, code: Path | None = None
 ) -> dict[str, Specification]:
     """Return, by process, what the launcher executes."""
-    running = [*stack.processes, *TWINS, *(WATCHERS if watched else ())]
+    running = [*stack.processes, *TWINS, *(stack.watchers if watched else ())]
     running += [SINK] if stack.traced else []
     return {one.name: specification(stack, keeper, one, code) for one in running}
 
@@ -350,6 +351,10 @@ def _program(stack: Stack, process: Process) -> list[str]:
             str(stack.port_base + NODES_OFFSET),
             str(stack.port_base + NAMES_OFFSET),
         ]
+    if process.kind == "gateway" and stack.gateway == HAPROXY:
+        # With a master process, which starts another worker when it is told to reload.
+        cfg = stack.config / "gateway" / "haproxy.cfg"
+        return [str(programs.find("haproxy")), "-W", "-f", str(cfg)]
     if process.kind == "gateway":
         return [
             str(programs.find("nginx")),

@@ -82,6 +82,10 @@ MAILER = _python("worker-mail", 30, "worker", "rq")
 
 MAIL_QUEUES = ("celery", "rq")
 
+NGINX, HAPROXY = "nginx", "haproxy"
+GATEWAYS = (NGINX, HAPROXY)
+"""What can stand before the services, under the name `gateway`."""
+
 WATCHERS = (
     Process("alertmanager", "alertmanager", 40, 9093),
     Process("postgres-exporter", "exporter", 41, 9187),

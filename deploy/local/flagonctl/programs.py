@@ -13,6 +13,7 @@ PACKAGES = {
     "postgres": "postgresql",
     "redis-server": "redis-server",
     "nginx": "nginx",
+    "haproxy": "haproxy",
     "prometheus": "prometheus",
 }
 """By program, the Debian package that brings it."""

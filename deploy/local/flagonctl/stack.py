@@ -4,14 +4,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from .files import write
 from .processes import (
     BY_NAME,
+    HAPROXY,
     HTTPS_OFFSET,
     INTERNAL_OFFSET,
     MAILER,
+    NGINX,
     PROCESSES,
     RABBITMQ,
     SUPERVISOR_OFFSET,
+    WATCHERS,
     Process,
 )
 
@@ -70,6 +74,11 @@ class Stack:
         return self._chosen("broker", "redis")
 
     @property
+    def gateway(self) -> str:
+        """What stands before the services: `nginx` or `haproxy`, as `up` was told."""
+        return self._chosen("gateway", NGINX)
+
+    @property
     def mail_queue(self) -> str:
         """What mails wait for: `celery` or `rq`, as `up` was told."""
         return self._chosen("mail_queue", "celery")
@@ -79,9 +88,17 @@ class Stack:
         """What the services run under: `gunicorn` or `waitress`, as `up` was told."""
         return self._chosen("server", "gunicorn")
 
+    def choose(self, what: str, chosen: str) -> None:
+        """Note what was chosen of what there is a choice of, by its name here."""
+        write(self._note(what), f"{chosen}\n")
+
     def _chosen(self, what: str, otherwise: str) -> str:
-        note = self.state / what
+        note = self._note(what)
         return note.read_text().strip() if note.exists() else otherwise
+
+    def _note(self, what: str) -> Path:
+        # The gateway has a folder of its own.
+        return self.state / ("front" if what == "gateway" else what)
 
     @property
     def processes(self) -> tuple[Process, ...]:
@@ -91,6 +108,12 @@ class Stack:
             *([RABBITMQ] if self.broker == RABBITMQ.name else []),
             *([MAILER] if self.mail_queue == "rq" else []),
         )
+
+    @property
+    def watchers(self) -> tuple[Process, ...]:
+        """What watches it, where that is wanted; HAProxy speaks for itself."""
+        exporter = "gateway-exporter" if self.gateway == HAPROXY else ""
+        return tuple(one for one in WATCHERS if one.name != exporter)
 
     @property
     def http_url(self) -> str:

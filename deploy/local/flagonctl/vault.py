@@ -114,7 +114,7 @@ def rabbitmq_variables(vault: Vault) -> dict[str, str]:
 
 def redis_variables(stack: Stack, vault: Vault) -> dict[str, str]:
     """Return what the ACL templates need: hashes, so the files hold no password."""
-    return {"REDIS_AUTH_MAILS": _MAILS[stack.mail_queue]} | {
+    return {"REDIS_AUTH_MAILS": MAILS[stack.mail_queue]} | {
         f"REDIS_{name.upper()}_SHA256": sha256(
             vault[f"redis_{name}_password"].encode()
         ).hexdigest()
@@ -122,7 +122,7 @@ def redis_variables(stack: Stack, vault: Vault) -> dict[str, str]:
     }
 
 
-_MAILS = {
+MAILS = {
     "celery": "(~worker:mail +lpush)",
     "rq": "(~worker:rq:queue:mail +rpush) (~worker:rq:job:* +hset)"
     " (~worker:rq:queues +sadd)",

@@ -2,11 +2,12 @@
 
 import json
 import os
+from collections.abc import Iterable
 from typing import Any
 
 from . import programs
 from .problem import Problem
-from .processes import HTTPS_OFFSET, Process
+from .processes import HAPROXY, HTTPS_OFFSET, WATCHERS, Process
 from .stack import Stack
 from .templates import fill_file
 from .vault import Vault
@@ -24,13 +25,15 @@ _PROGRAMS = {
 _REDIS = ("redis-store", "redis-cache")
 
 
-def check() -> None:
+def check(watchers: Iterable[Process] = WATCHERS) -> None:
     """Refuse to begin without one of the programs.
 
+    :param watchers: those that are wanted.
     :raises Problem: naming all that are missing.
     """
     missing = []
-    for program in _PROGRAMS.values():
+    for process in watchers:
+        program = _PROGRAMS[process.name]
         try:
             programs.find(program)
         except Problem:
@@ -102,7 +105,7 @@ def targets(stack: Stack, *, watched: bool) -> dict[str, str]:
         "alertmanagers.json": [{"targets": [stack.address("alertmanager")]}],
         "exporters.json": [
             _target(stack, "postgres-exporter", "postgres"),
-            _target(stack, "gateway-exporter", "gateway"),
+            _gateway(stack),
             _target(stack, "machine-exporter", "machine"),
             _target(stack, "alertmanager", "alertmanager"),
             *(
@@ -138,6 +141,13 @@ def _target(stack: Stack, exporter: str, watches: str, **labels: str) -> dict[st
         "targets": [stack.address(exporter)],
         "labels": {"process": watches, "service": watches, **labels},
     }
+
+
+def _gateway(stack: Stack) -> dict[str, Any]:
+    target = _target(stack, "gateway-exporter", "gateway")
+    if stack.gateway == HAPROXY:
+        target["targets"] = [stack.internal_address]
+    return target
 
 
 def _front_door(stack: Stack) -> str:

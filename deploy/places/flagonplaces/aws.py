@@ -5,6 +5,8 @@
 
 from collections.abc import Iterable
 
+from flagonctl.vault import MAILS
+
 from .platform import (
     PORT,
     ROOT,
@@ -510,7 +512,8 @@ def _access(name: str) -> dict[str, str]:
     """Return what each user may do in a Redis, from the one ACL."""
     path = ROOT / "deploy" / "redis" / f"{name}.acl.template"
     found = {}
-    for line in path.read_text().splitlines():
+    text = path.read_text().replace("${REDIS_AUTH_MAILS}", MAILS["celery"])
+    for line in text.splitlines():
         words = line.split()
         if words[1] in SERVICES:
             rights = [one for one in words[2:] if not one.startswith("#")]

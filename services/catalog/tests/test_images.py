@@ -556,6 +556,30 @@ class TestSendPicture:
         assert answer.status_code in {400, 404}
         assert "X-Accel-Redirect" not in answer.headers
 
+    def test_sends_it_where_the_gateway_does_not(
+        self, client, send, make, kept, monkeypatch
+    ):
+        extensions = client.application.extensions
+        ours = extensions["flagon.settings"].model_copy(
+            update={"images_by_gateway": False}
+        )
+        monkeypatch.setitem(extensions, "flagon.settings", ours)
+        image = send(make(), unique()).json
+
+        answer = client.get(image["url"])
+        tag = answer.headers["ETag"]
+        again = client.get(image["url"], headers={"If-None-Match": tag})
+        unknown = client.get(f"/media/{'0' * 64}/full.webp")
+
+        assert answer.data == kept(image, "full")
+        assert answer.mimetype == "image/webp"
+        assert "X-Accel-Redirect" not in answer.headers
+        caching = "public, max-age=31536000, immutable"
+        assert answer.headers["Cache-Control"] == caching
+        assert "sandbox" in answer.headers["Content-Security-Policy"]
+        assert (again.status_code, again.data) == (304, b"")
+        assert unknown.status_code == 404
+
 
 class TestKeepThumbnail:
     def test_keeps_the_first(self, client, send, make, merchandiser, kept):

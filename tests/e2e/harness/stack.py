@@ -22,6 +22,8 @@ SERVER = os.environ.get("FLAGON_SERVER", "gunicorn")
 """What the services run under: `gunicorn` or `waitress`."""
 MAIL_QUEUE = os.environ.get("FLAGON_MAIL_QUEUE", "celery")
 """What mails wait for: `celery` or `rq`."""
+GATEWAY = os.environ.get("FLAGON_GATEWAY", "nginx")
+"""What stands before the services: `nginx` or `haproxy`."""
 PROCESSES = (
     "gateway",
     *SERVICES,
@@ -105,6 +107,7 @@ class Stack:
             "up",
             seconds=900,
             BROKER=BROKER,
+            GATEWAY=GATEWAY,
             MAIL_QUEUE=MAIL_QUEUE,
             SERVER=SERVER,
             **extra,

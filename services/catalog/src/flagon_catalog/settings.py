@@ -70,6 +70,8 @@ class Settings(DatabaseSettings, frozen=True, env_prefix="CATALOG_"):
     """Name of the key that may read, write and delete what is in the bucket."""
     images_key: SecretStr = SecretStr("")
     """That key."""
+    images_by_gateway: bool = True
+    """Whether the gateway sends a picture that it is told of; else the process does."""
     image_bytes_max: PositiveInt = 8 * 1024 * 1024
     """Largest picture that is taken, in bytes; a bigger one is a 413."""
     image_pixels_max: PositiveInt = 24_000_000
