@@ -256,12 +256,7 @@ def _container(part: Part) -> Object:
         "env": [{"name": key, "value": value} for key, value in sorted(values.items())]
         + [{"name": name, "secretRef": _hidden(name)} for name in part.secrets],
     }
-    if part.kind == "gateway":
-        found["command"] = ["sh", "/etc/flagon/gateway.sh"]
-    else:
-        if part.entrypoint:
-            found["command"] = list(part.entrypoint)
-        found["args"] = list(part.arguments)
+    found |= part.start
     mounts = [
         {"volumeName": name, "mountPath": path} for name, path in part.folders.items()
     ] + [{"volumeName": "clients", "mountPath": "/run/flagon"} for _ in part.files]

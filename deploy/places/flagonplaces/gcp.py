@@ -84,12 +84,7 @@ def _container(part: Part, **more: object) -> Object:
         "name": part.name,
         "image": f"${{{(part.service or 'gateway').upper()}_IMAGE}}",
     }
-    if part.kind == "gateway":
-        found["command"] = ["sh", "/etc/flagon/gateway.sh"]
-    else:
-        if part.entrypoint:
-            found["command"] = list(part.entrypoint)
-        found["args"] = list(part.arguments)
+    found |= part.start
     values = {
         key: value.replace("shop.example.com", "${HOST}")
         for key, value in part.settings.items()

@@ -69,6 +69,14 @@ class Part:
         return f"flagon-{self.service or 'gateway'}"
 
     @property
+    def start(self) -> dict[str, list[str]]:
+        """Return what it starts, as Kubernetes and its kin call that."""
+        if self.kind == "gateway":
+            return {"command": ["sh", "/etc/flagon/gateway.sh"]}
+        own = {"command": list(self.entrypoint)} if self.entrypoint else {}
+        return {**own, "args": list(self.arguments)}
+
+    @property
     def health(self) -> str:
         """Return the path that says whether requests may come: nobody asks others."""
         return "/healthz" if self.kind == "gateway" else "/readyz"
