@@ -235,7 +235,8 @@ WORK = {
     "product": (Platform.product, 150, 1),
     "reviews": (Platform.reviews, 100, 1),
     "sign-in": (Platform.sign_in, 12, 1),
-    "review": (Platform.review, 15, 1),
+    # Of one account thirty a minute are taken.
+    "review": (Platform.review, 6, 1),
     "change of a price": (Platform.price_change, 40, 1),
     "job that does nothing": (Platform.probe, 15, 1),
     "row of an import": (Platform.import_rows, 1, ROWS),

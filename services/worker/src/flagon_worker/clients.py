@@ -305,20 +305,24 @@ class MailServer:
             # the mail waits. What the server said may name the recipient: not logged.
             raise deliveries.NotYet(f"mail server: {type(error).__name__}") from error
 
+    @cached_property
+    def _trust(self) -> ssl.SSLContext:
+        # Reading whom to trust takes tens of milliseconds.
+        return ssl.create_default_context()
+
     def _connect(self) -> smtplib.SMTP:
         host, port = self._url.hostname or "", self._url.port or 0
-        context = ssl.create_default_context()
         server: smtplib.SMTP
         if self._url.scheme == "smtps":
             server = smtplib.SMTP_SSL(
-                host, port, timeout=self._seconds, context=context
+                host, port, timeout=self._seconds, context=self._trust
             )
         else:
             server = smtplib.SMTP(host, port, timeout=self._seconds)
         with contextlib.ExitStack() as unless_ready:
             unless_ready.callback(server.close)
             if self._url.scheme == "smtp" and self._url.query != "tls=off":
-                server.starttls(context=context)
+                server.starttls(context=self._trust)
             if self._url.username:
                 server.login(
                     unquote(self._url.username), unquote(self._url.password or "")
