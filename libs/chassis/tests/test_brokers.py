@@ -2,6 +2,7 @@ import os
 import signal
 import time
 
+import psutil
 import pytest
 import redis
 from kombu.exceptions import OperationalError
@@ -75,6 +76,8 @@ class TestSending:
     def test_fails_soon_when_rabbitmq_is_frozen(self, broker, rabbitmq):
         publish(broker, "things.note")
         rabbitmq.process.send_signal(signal.SIGSTOP)
+        frozen = psutil.Process(rabbitmq.process.pid)
+        eventually(lambda: frozen.status() == psutil.STATUS_STOPPED)
         try:
             began = time.monotonic()
             with pytest.raises(OperationalError):
