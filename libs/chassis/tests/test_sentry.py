@@ -62,24 +62,35 @@ def settings(server):
 
     yield make
     sentry_sdk.flush(5)
-    sentry_sdk.init()
+    sentry_sdk.init(auto_enabling_integrations=False)
 
 
 def flush():
     sentry_sdk.flush(5)
 
 
+def fresh(call, dsn, *libraries):
+    """Return which libraries a new process has loaded after a call of `sentry`."""
+    code = (
+        "import sys; from flagon_chassis import sentry;"
+        "from flagon_chassis.settings import ServiceSettings;"
+        f"settings = ServiceSettings(secret_key='{SECRET}', sentry_dsn='{dsn}');"
+        f"{call}; print(*sorted({set(libraries)} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    )
+    return done.stdout.split()
+
+
 class TestWithoutDsn:
     def test_is_off_and_not_loaded(self):
-        code = (
-            "import sys; from flagon_chassis import sentry;"
-            "from flagon_chassis.settings import ServiceSettings; from flask import Flask;"
-            f"settings = ServiceSettings(secret_key='{SECRET}');"
-            "sentry.init_app(Flask('a'), settings, 'a'); sentry.report(ValueError());"
-            "sys.exit('sentry_sdk' in sys.modules)"
+        call = (
+            "from flask import Flask; sentry.init_app(Flask('a'), settings, 'a');"
+            "sentry.report(ValueError())"
         )
 
-        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+        assert fresh(call, "", "flask", "sentry_sdk") == ["flask"]
 
 
 class TestReport:
@@ -92,6 +103,14 @@ class TestReport:
         (event,) = server.events
         assert event["exception"]["values"][0]["value"] == "surprise"
         assert event["tags"]["service"] == "things"
+
+    def test_loads_no_library_that_nobody_uses(self, server):
+        """RQ reads once below which prefix its keys are: when it is loaded."""
+        loaded = fresh(
+            "sentry.init(settings, 'a')", server.dsn, "celery", "rq", "sentry_sdk"
+        )
+
+        assert loaded == ["sentry_sdk"]
 
     def test_keeps_expected_failures_to_itself(self, settings, server):
         sentry.init(settings(), "things")

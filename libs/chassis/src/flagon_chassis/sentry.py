@@ -1,6 +1,7 @@
 """Reports of the unexpected; off, and not even loaded, without a DSN."""
 
 import sys
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .errors import Failure
@@ -9,6 +10,18 @@ from .settings import ServiceSettings
 if TYPE_CHECKING:
     from flask import Flask
     from sentry_sdk.integrations import Integration
+
+
+_LIBRARIES = {
+    "celery": "CeleryIntegration",
+    "flask": "FlaskIntegration",
+    "httpx2": "Httpx2Integration",
+    "redis": "RedisIntegration",
+    "sqlalchemy": "SqlalchemyIntegration",
+}
+"""What the SDK looks into, where the process has it. Left to itself it loads each library
+that it knows and that is installed: RQ as well, which must not be before its prefix is
+said (`redis_queue`)."""
 
 
 def init(
@@ -36,12 +49,18 @@ def init(
         integrations.append(
             OTLPIntegration(setup_otlp_traces_exporter=False, setup_propagator=False)
         )
+    integrations += [
+        getattr(import_module(f"sentry_sdk.integrations.{library}"), name)()
+        for library, name in _LIBRARIES.items()
+        if library in sys.modules
+    ]
     sentry_sdk.init(
         dsn=dsn,
         environment=settings.environment,
         release=release,
         server_name=service,
         integrations=integrations,
+        auto_enabling_integrations=False,
         # OpenTelemetry traces; with 0 instead of None the trace id would differ.
         traces_sample_rate=None,
         auto_session_tracking=False,
