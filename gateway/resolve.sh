@@ -64,14 +64,16 @@ render() {
 render > "$target"
 "$@" &
 child=$!
-trap 'kill -QUIT "$child" 2>/dev/null' QUIT
-trap 'kill -TERM "$child" 2>/dev/null' TERM INT
+told=
+# Who tells this to stop may have told nginx as well, which is gone then.
+trap 'told=yes; kill -QUIT "$child" 2>/dev/null || :' QUIT
+trap 'told=yes; kill -TERM "$child" 2>/dev/null || :' TERM INT
 # `wait` returns at once on a signal, unlike a sleep in the foreground.
 while kill -0 "$child" 2>/dev/null; do
   sleep 1 &
   wait $! || true
-  render > "$target.new"
-  if ! cmp -s "$target" "$target.new"; then
+  # And what is called here, so that the file is half a one.
+  if render > "$target.new" && [ -z "$told" ] && ! cmp -s "$target" "$target.new"; then
     mv "$target.new" "$target"
     # It may just have ended: then so does the loop.
     kill -HUP "$child" 2>/dev/null || true

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 
+import psutil
 import pytest
 
 from .conftest import ROOT, wait_for
@@ -112,3 +113,17 @@ class TestResolve:
         running.send_signal(signal.SIGTERM)
 
         assert running.wait(60) == 7
+
+    def test_ends_as_nginx_where_both_were_told(self, running):
+        """Some runners tell a whole group of processes: then nginx may be gone first."""
+        [nginx] = [
+            one
+            for one in psutil.Process(running.pid).children()
+            if one.cmdline()[:2] == ["sh", "-c"]
+        ]
+        nginx.terminate()
+        wait_for(lambda: not psutil.pid_exists(nginx.pid))
+
+        running.terminate()
+
+        assert running.wait(10) == 7

@@ -239,6 +239,7 @@ class TestWorker:
         maker, pid = process.get("/maker")[1].split()
 
         assert (maker == pid) is not preload
+        assert process.stop() == 0
 
     def test_adds_its_metrics_to_those_of_others(self, process):
         answering(process)
