@@ -29,8 +29,8 @@ ELSEWHERE = {
     *("CLIENTS_FILE", "ACCOUNTS_FILE"),
     # For tests and development on one machine; refused in production.
     "WEBHOOK_LOOPBACK",
-    # There mails wait in the broker.
-    "MAIL_QUEUE",
+    # There mails wait in the broker, and services run under gunicorn.
+    *("MAIL_QUEUE", "SERVER"),
 }
 """Settings of the other modes that the base leaves alone, and why."""
 
