@@ -319,11 +319,14 @@ class TestDeferred:
         del smtp.replies["END"]
         fleet.start("mail", "rq")
 
+        def tried():
+            lines = [json.loads(line) for line in fleet.log("mail").splitlines()]
+            return [line for line in lines if line["event"] == "task"]
+
         wait_for(lambda: room.sent == [mail_id])
-        lines = [json.loads(line) for line in fleet.log("mail").splitlines()]
-        tried = [line for line in lines if line["event"] == "task"]
-        assert tried[-1]["attempt"] > 1
-        assert {line["request_id"] for line in tried} == {REQUEST}
+        # It is told when it is done, which is a little later.
+        wait_for(lambda: tried()[-1]["attempt"] > 1)
+        assert {line["request_id"] for line in tried()} == {REQUEST}
 
 
 class TestMetrics:
