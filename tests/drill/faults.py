@@ -231,11 +231,13 @@ class Faults:
                 },
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
+                start_new_session=True,
             )
             try:
                 yield
             finally:
-                catalog.terminate()
+                # Faketime does not pass on what it is told.
+                os.killpg(catalog.pid, signal.SIGTERM)
                 catalog.wait(30)
 
     @contextmanager
