@@ -48,7 +48,7 @@ class RedisQueue:
     def queue(self) -> "rq.Queue":
         """Return RQ's queue."""
         from rq import Queue  # noqa: PLC0415 (memory that only its users pay)
-        from rq.serializers import JSONSerializer  # noqa: PLC0415
+        from rq.serializers import JSONSerializer  # noqa: PLC0415 (as above)
 
         return Queue(self.name, connection=self.connection, serializer=JSONSerializer)
 
@@ -66,8 +66,8 @@ class RedisQueue:
 
         :raises redis.RedisError: Redis does not answer.
         """
-        from rq import Retry  # noqa: PLC0415
-        from rq.job import Job  # noqa: PLC0415
+        from rq import Retry  # noqa: PLC0415 (as in `queue`)
+        from rq.job import Job  # noqa: PLC0415 (as in `queue`)
 
         queue = self.queue()
         job = Job.create(
@@ -93,7 +93,7 @@ class RedisQueue:
 
         :raises redis.RedisError: Redis does not answer.
         """
-        from rq.job import Job  # noqa: PLC0415
+        from rq.job import Job  # noqa: PLC0415 (as in `queue`)
 
         queue = self.queue()
         depth, now = queue.count, time.time()

@@ -337,7 +337,8 @@ class Worker(SimpleWorker):
         except MaxRetriesExceededError:
             log.warning("task_given_up", task=name, task_id=job.id)
         except Ignore:
-            pass
+            # The task has said what became of it.
+            return None
         except Retry as later:
             job.meta["attempt_before"] = this.span
             return Later(max=sys.maxsize, interval=math.ceil(cast("Any", later.when)))

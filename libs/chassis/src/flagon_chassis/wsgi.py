@@ -47,7 +47,7 @@ def gunicorn(
     :param options: further settings of gunicorn.
     """
     from gunicorn.app.base import BaseApplication  # noqa: PLC0415 (not under others)
-    from gunicorn.arbiter import Arbiter  # noqa: PLC0415
+    from gunicorn.arbiter import Arbiter  # noqa: PLC0415 (as above)
 
     class Server(BaseApplication):
         def load_config(self) -> None:
@@ -87,7 +87,7 @@ def _gunicorn(settings: ServiceSettings, started: Started | None) -> dict[str, A
         "limit_request_line": 0,
         "limit_request_field_size": 0,
         # The heartbeat file must not wait for a disk.
-        "worker_tmp_dir": "/dev/shm" if Path("/dev/shm").is_dir() else None,  # noqa: S108
+        "worker_tmp_dir": "/dev/shm" if Path("/dev/shm").is_dir() else None,  # noqa: S108 (made by gunicorn, unnamed)
         # Its default path is one for all services of a user, below a home that a
         # read-only container does not have.
         "control_socket_disable": True,
@@ -182,7 +182,7 @@ def _work(
 ) -> NoReturn:
     """Serve in one process until it is told to stop or its master is gone, and end it."""
     from waitress import create_server, wasyncore  # noqa: PLC0415 (not under others)
-    from waitress.server import BaseWSGIServer  # noqa: PLC0415
+    from waitress.server import BaseWSGIServer  # noqa: PLC0415 (as above)
 
     # That requests wait for a thread is measured by who sends them.
     logging.getLogger("waitress").setLevel(logging.WARNING)
@@ -248,8 +248,8 @@ def _work(
 def _connection_class() -> Any:  # noqa: ANN401 (of a library without types)
     """Return waitress' connection with our refusals and our way to stop."""
     from waitress.channel import HTTPChannel  # noqa: PLC0415 (not under others)
-    from waitress.parser import HTTPRequestParser, ParsingError  # noqa: PLC0415
-    from waitress.task import ErrorTask  # noqa: PLC0415
+    from waitress.parser import HTTPRequestParser, ParsingError  # noqa: PLC0415 (as above)
+    from waitress.task import ErrorTask  # noqa: PLC0415 (as above)
 
     from . import problems  # noqa: PLC0415 (never before gevent has patched)
 
