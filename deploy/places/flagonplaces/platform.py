@@ -233,7 +233,7 @@ def behind(trusted: str, scheme: str = "https") -> dict[str, str]:
 class _Plain(yaml.SafeDumper):
     """Writes no anchors: a reader sees each object whole."""
 
-    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002
+    def ignore_aliases(self, data: object) -> bool:  # noqa: ARG002 (as the library's)
         """Say that nothing is written as a reference."""
         return True
 

@@ -128,7 +128,7 @@ def _placed(text: str) -> str:
         "/usr/share/flagon/images": f"{_STATE}/images",
         "/usr/share/flagon/pages": f"{_STATE}/pages",
         "/tmp/nginx.pid": f"{_STATE}/nginx.pid",  # noqa: S108 (a place in a container)
-        "/tmp/upstreams.conf": f"{_STATE}/upstreams.conf",  # noqa: S108
+        "/tmp/upstreams.conf": f"{_STATE}/upstreams.conf",  # noqa: S108 (as above)
         "/var/cache/nginx": f"{_STATE}/gateway-cache",
         "$ssl_server_name": "\\$ssl_server_name",
     }

@@ -45,7 +45,7 @@ def _service(part: Part) -> Object:
                 "additional_contexts": {"pages": "${FLAGON_STATE}/config/pages"},
             },
             "entrypoint": ["sh", "/etc/flagon/gateway.sh"],
-            "command": ["/etc/flagon/source", "/tmp/flagon", "/etc/flagon/render.sh"],  # noqa: S108
+            "command": ["/etc/flagon/source", "/tmp/flagon", "/etc/flagon/render.sh"],  # noqa: S108 (a container's own)
             "ports": ["443:8443"],
             "volumes": [_read(f"{_OWN}/tls", "/etc/nginx/tls")],
         }
@@ -71,7 +71,7 @@ def _door() -> Object:
         "read_only": True,
         "cap_drop": ["ALL"],
         "security_opt": ["no-new-privileges:true"],
-        "tmpfs": ["/tmp:size=4m,mode=1777,nosuid,nodev,noexec"],  # noqa: S108
+        "tmpfs": ["/tmp:size=4m,mode=1777,nosuid,nodev,noexec"],  # noqa: S108 (as above)
         "mem_limit": "32m",
         "pids_limit": 16,
         "command": [

@@ -103,7 +103,7 @@ def share_memory() -> None:
 
 def forget_metrics(pid: int) -> None:
     """Forget what a process that is gone showed of itself; what it counted stays."""
-    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:  # noqa: TID251
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:  # noqa: TID251 (as in `share_metrics`)
         from prometheus_client import multiprocess  # noqa: PLC0415
 
         multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
