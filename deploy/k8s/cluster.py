@@ -31,10 +31,10 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "deploy" / "local"))
 
-from flagonctl import authority, configuration, environment, vault  # noqa: E402
-from flagonctl.problem import Problem  # noqa: E402
-from flagonctl.processes import OWNERS, SERVICES  # noqa: E402
-from flagonctl.stack import Stack  # noqa: E402
+from flagonctl import authority, configuration, environment, vault  # noqa: E402 (found by the path above)
+from flagonctl.problem import Problem  # noqa: E402 (found by the path above)
+from flagonctl.processes import OWNERS, SERVICES  # noqa: E402 (found by the path above)
+from flagonctl.stack import Stack  # noqa: E402 (found by the path above)
 
 Object = dict[str, Any]
 """One object of Kubernetes."""

@@ -15,8 +15,8 @@ from uuid import uuid4
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "e2e")]
 
-from harness.stack import running  # noqa: E402
-from people import Person, chromium  # noqa: E402
+from harness.stack import running  # noqa: E402 (found by the path above)
+from people import Person, chromium  # noqa: E402 (found by the path above)
 
 SIZES = {"desktop": (1280, 860), "phone": (390, 844)}
 SCHEMES = ("light", "dark")

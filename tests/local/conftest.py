@@ -21,10 +21,10 @@ from flagon_chassis.testing import lacking
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "deploy" / "local"))
 
-from flagonctl import authority, configuration, programs  # noqa: E402
-from flagonctl.problem import Problem  # noqa: E402
-from flagonctl.processes import SERVICES, ports  # noqa: E402
-from flagonctl.stack import Stack  # noqa: E402
+from flagonctl import authority, configuration, programs  # noqa: E402 (found by the path above)
+from flagonctl.problem import Problem  # noqa: E402 (found by the path above)
+from flagonctl.processes import SERVICES, ports  # noqa: E402 (found by the path above)
+from flagonctl.stack import Stack  # noqa: E402 (found by the path above)
 
 _GIVEN: dict[int, int] = {}
 """When each port base was given last, as a number that grows."""

@@ -52,28 +52,28 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _serve(settings: Settings, _chosen: argparse.Namespace) -> int:
-    from flagon_chassis import server  # noqa: PLC0415
+    from flagon_chassis import server  # noqa: PLC0415 (only this command needs it)
 
     server.serve(settings, _API)
     return 0
 
 
 def _relay(settings: Settings, _chosen: argparse.Namespace) -> int:
-    from flagon_chassis import relay  # noqa: PLC0415
+    from flagon_chassis import relay  # noqa: PLC0415 (only this command needs it)
 
     relay.run(settings, "worker")
     return 0
 
 
 def _migrate(settings: Settings, _chosen: argparse.Namespace) -> int:
-    from flagon_chassis import db  # noqa: PLC0415
+    from flagon_chassis import db  # noqa: PLC0415 (only this command needs it)
 
     db.migrate(settings, _MIGRATIONS)
     return 0
 
 
 def _beat(settings: Settings, _chosen: argparse.Namespace) -> int:
-    from flagon_chassis import queue  # noqa: PLC0415
+    from flagon_chassis import queue  # noqa: PLC0415 (only this command needs it)
 
     queue.run_beat(settings, _CLOCK)
     return 0
@@ -86,9 +86,9 @@ class Clock:
     """
 
     def __init__(self, settings: Settings) -> None:
-        from flagon_chassis import logs, queue  # noqa: PLC0415
+        from flagon_chassis import logs, queue  # noqa: PLC0415 (only this command needs it)
 
-        from . import beat  # noqa: PLC0415
+        from . import beat  # noqa: PLC0415 (only this command needs it)
 
         logs.configure("worker", settings.log_level)
         celery = queue.publisher(settings, "worker")
@@ -134,7 +134,7 @@ def _consume(settings: Settings, _chosen: argparse.Namespace) -> int:
 
 
 def _celery(settings: Settings, chosen: argparse.Namespace) -> int:
-    from flagon_chassis import queue  # noqa: PLC0415
+    from flagon_chassis import queue  # noqa: PLC0415 (only this command needs it)
 
     if settings.metrics_dir is None:
         # The children count, this process is asked: without files nothing would show.
@@ -150,7 +150,7 @@ def _celery(settings: Settings, chosen: argparse.Namespace) -> int:
 
 
 def _rq(settings: Settings, _chosen: argparse.Namespace) -> int:
-    from flagon_chassis.redis_queue import RedisQueue  # noqa: PLC0415
+    from flagon_chassis.redis_queue import RedisQueue  # noqa: PLC0415 (only this command needs it)
 
     source = RedisQueue(settings.redis_store_url.get_secret_value(), "worker", "mail")
 
