@@ -66,8 +66,12 @@ render > "$target"
 child=$!
 told=
 # Who tells this to stop may have told nginx as well, which is gone then.
-trap 'told=yes; kill -QUIT "$child" 2>/dev/null || :' QUIT
-trap 'told=yes; kill -TERM "$child" 2>/dev/null || :' TERM INT
+pass() {
+  told=yes
+  if kill -0 "$child" 2>/dev/null; then kill "-$1" "$child"; fi
+}
+trap 'pass QUIT' QUIT
+trap 'pass TERM' TERM INT
 # `wait` returns at once on a signal, unlike a sleep in the foreground.
 while kill -0 "$child" 2>/dev/null; do
   sleep 1 &
