@@ -97,8 +97,9 @@ class Server:
         if status != 200 or handler.command == "HEAD":
             handler._send(status, "application/json", b"{}", **headers)
             return
-        handler._send(200, "text/event-stream", b"retry: 30\n\n")
         with self.lock:
+            # In one: a page that has its answer may have the next event at once.
+            handler._send(200, "text/event-stream", b"retry: 30\n\n")
             self.open.append((handler, gone))
             self.lock.notify_all()
         gone.wait(60)
