@@ -77,7 +77,9 @@ class TestWaterfall:
         def seen():
             page.goto(f"{PAGE}/request?id={wanted}")
             steps = page.locator(".fall__step").all_inner_texts()
-            return all(any(one in step for step in steps) for one in ("catalog", "web: GET"))
+            return all(
+                any(one in step for step in steps) for one in ("catalog", "web: GET")
+            )
 
         until(seen, 60, pause=0.5, what="the spans of web and catalog")
         expect(page.locator(".fall__rows caption")).to_contain_text(wanted)
