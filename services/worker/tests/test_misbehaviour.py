@@ -117,13 +117,16 @@ class TestCancel:
 
 class TestPoison:
     def test_is_dead_after_three_workers_and_can_be_replayed(
-        self, fleet, submit_probe, finished, client, bearer
+        self, fleet, submit_probe, finished, client, bearer, wait_for
     ):
         job_id = submit_probe(crash=True)["id"]
 
         job = finished(job_id, 60)
 
         assert (job["state"], job["dead"], job["attempts"]) == ("failed", "poison", 3)
+        # Who died at them counts nothing; the reaper does.
+        counted = 'flagon_jobs_total{kind="probe",outcome="crashed"} 3.0'
+        wait_for(lambda: counted in fleet.get("all", "/metrics"))
         # Others are served as before.
         assert finished(submit_probe()["id"])["state"] == "succeeded"
         headers = bearer(*MANAGE, sub="operator")

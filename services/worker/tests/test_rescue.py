@@ -112,9 +112,9 @@ class TestReap:
         job_id = submit().json["id"]
         claim(job_id)
 
-        assert reap(bulk=1) == rescue.Reaped(0, [], 0)
+        assert reap(bulk=1) == rescue.Reaped([], 0, 0)
         change(job_id, lease_until=datetime.now(UTC) - AGO)
-        assert reap(bulk=1).crashed == 1
+        assert reap(bulk=1).ended == [("import", "crashed")]
 
         job = find(job_id)
         assert (job.state, job.crashes, job.lease_token) == ("queued", 1, None)
@@ -130,7 +130,7 @@ class TestReap:
             change(job_id, lease_until=datetime.now(UTC) - AGO)
             reaped = reap()
 
-        assert reaped.poisoned == ["import"]
+        assert (reaped.ended, reaped.poisoned) == ([("import", "crashed")], 1)
         assert find(job_id).state == "failed"
         assert "took its worker down 3 times" in find(job_id).error
         assert outbox("event")[-1].body["data"]["state"] == "failed"
@@ -248,7 +248,7 @@ class TestTasks:
 
         assert len(outbox("task")) == 2
 
-    def test_reap_jobs_counts_what_it_failed(self, submit, change, claim, find):
+    def test_reap_jobs_fails_what_crashed_too_often(self, submit, change, claim, find):
         job_id = submit().json["id"]
         claim(job_id)
         change(job_id, lease_until=datetime.now(UTC) - AGO, crashes=9)

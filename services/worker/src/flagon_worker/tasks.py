@@ -289,13 +289,14 @@ def reap_jobs(**_newer: object) -> None:
             patience=_patience(settings),
             rules=rules_of(settings),
         )
-    for kind in reaped.poisoned:
-        telemetry.count_ended(kind, "failed")
-    if reaped.crashed or reaped.woken:
+    # Who died at them could not.
+    for kind, outcome in reaped.ended:
+        telemetry.count_ended(kind, outcome)
+    if reaped.ended or reaped.woken:
         log.warning(
             "jobs_rescued",
-            crashed=reaped.crashed,
-            poisoned=len(reaped.poisoned),
+            crashed=len(reaped.ended),
+            poisoned=reaped.poisoned,
             woken=reaped.woken,
         )
 

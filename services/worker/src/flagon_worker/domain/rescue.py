@@ -22,9 +22,10 @@ _TIMES = outbox.c.body["kwargs"]["times"].as_integer()
 class Reaped:
     """What one round of the reaper did."""
 
-    crashed: int = 0
-    poisoned: Sequence[str] = ()
-    """The kinds of the jobs that failed for crashing too often."""
+    ended: Sequence[tuple[str, str]] = ()
+    """Kind and outcome of each turn whose worker was lost."""
+    poisoned: int = 0
+    """Jobs that failed for crashing too often."""
     woken: int = 0
 
 
@@ -48,17 +49,19 @@ def reap(
         .limit(_REAP_MAX)
         .with_for_update(skip_locked=True)
     ).all()
-    poisoned = []
+    ended, poisoned = [], 0
     for job in lost:
         if job.cancel_requested:
             stop(session, job)
-        elif crash(session, job, patience):
-            poisoned.append(job.kind)
+            ended.append((job.kind, "cancelled"))
+        else:
+            poisoned += crash(session, job, patience)
+            ended.append((job.kind, "crashed"))
         if job.finished_at:
             fairness.release(session, job, rules)
     woken = _wake_paused(session, at, patience)
     woken += _replace_messages(session, at, depths, patience, rules)
-    return Reaped(len(lost), poisoned, woken)
+    return Reaped(ended, poisoned, woken)
 
 
 def _wake_paused(session: Session, at: datetime, patience: Patience) -> int:
