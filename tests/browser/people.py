@@ -71,11 +71,12 @@ class Person:
     def forgive(self, *statuses):
         """Forget each refusal with these statuses: a browser reports it as an error.
 
-        It must have reported them all, and what else it reported stays.
+        It has to report them all, a little later perhaps, and what else it reports stays.
         """
-        for status in statuses:
-            said = next(one for one in self.complaints if f"status of {status}" in one)
-            self.complaints.remove(said)
+        for words in [f"status of {status}" for status in statuses]:
+            while not (said := [one for one in self.complaints if words in one]):
+                self.context.wait_for_event("console")
+            self.complaints.remove(said[0])
 
     def sign_in(self, account, then="/"):
         """Sign in at auth's page and come back to `then`."""
