@@ -404,6 +404,15 @@ class TestPrometheus:
                 address = f"127.0.0.1:{23_080 + process.offset}"
                 assert scraped[process.name] == address
 
+    @pytest.mark.parametrize("mode", ["local", "docker"])
+    def test_the_sink_of_traces_is_scraped_where_it_is(self, checkout, mode):
+        stack = Stack(mode, 23_080, checkout)
+        for traced in (False, True, False):
+            configuration.prepare(stack, traced=traced)
+
+            targets = (stack.config / "prometheus" / "targets.json").read_text()
+            assert (stack.address("traces") in targets) is traced
+
     def test_rules_say_what_they_should(self, tmp_path):
         test = ROOT / "deploy" / "observability" / "rules" / "tests" / "red_test.yml"
         done = subprocess.run(

@@ -134,8 +134,8 @@ def prometheus_files(stack: Stack, mode: int, *, watched: bool) -> None:
             "targets": [stack.address(process.name)],
             "labels": {"process": process.name, "service": process.service},
         }
-        for process in stack.processes
-        if process.kind == "python"
+        for process in (*stack.processes, *((SINK,) if stack.traced else ()))
+        if process.kind in {"python", SINK.kind}
     ]
     itself = {
         "targets": [f"localhost:{stack.port('prometheus')}"],

@@ -1053,6 +1053,16 @@ def _telemetry() -> Board:
                     red=1,
                 ),
             ],
+            "Traces": [
+                graph(
+                    "Spans by what became of them",
+                    "In the sink; over the limit: of traces with too many spans.",
+                    "ops",
+                    ("sum by (outcome) (rate(flagon_trace_spans_total[5m]))", "{{outcome}}"),
+                    on="overview",
+                    span=24,
+                ),
+            ],
             "Cost": [
                 graph(
                     "Longest scrapes",
