@@ -231,7 +231,7 @@ class Faults:
                     **{name: faked[name] for name in ("LD_PRELOAD", "FAKETIME")},
                     # The time of day alone: who waits, waits as long as ever, and by the
                     # age of files gunicorn sees which of its processes live.
-                    "DONT_FAKE_MONOTONIC": "1",
+                    "FAKETIME_DONT_FAKE_MONOTONIC": "1",
                     "NO_FAKE_STAT": "1",
                     **environment.plain(
                         BY_NAME["catalog"], self.local, self.local.state
