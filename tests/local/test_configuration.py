@@ -333,9 +333,31 @@ class TestChooseGateway:
         with pytest.raises(Problem, match="choose one of: nginx haproxy"):
             commands.choose_gateway(local, {"GATEWAY": "traefik"})
 
-    def test_says_that_containers_have_nginx(self, docker):
-        with pytest.raises(Problem, match="make up MODE=local GATEWAY=haproxy"):
-            commands.choose_gateway(docker, {"GATEWAY": HAPROXY})
+    def test_in_containers_haproxy_asks_for_names(self, checkout, installed_haproxy):
+        stack = Stack("docker", 23_080, checkout)
+        configuration.prepare(stack)
+        before = (stack.state / "compose.env").read_text()
+        stack.choose("gateway", HAPROXY)
+        configuration.prepare(stack)
+
+        after = (stack.state / "compose.env").read_text()
+        assert "haproxy/" not in before
+        assert "COMPOSE_FILE=docker-compose.yml:gateway/haproxy/compose.yml\n" in after
+        text = (stack.config / "gateway" / "haproxy.cfg").read_text()
+        assert "server-template catalog 8 catalog:8000 resolvers default" in text
+        assert "    bind :8080\n" in text
+        assert str(stack.state) not in text
+        # What it reads lies elsewhere for it.
+        there = stack.config / "gateway"
+        here = there / "here.cfg"
+        here.write_text(text.replace("/etc/flagon", str(there)))
+        done = subprocess.run(
+            [installed_haproxy, "-c", "-f", here],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
 
     def test_haproxy_takes_it_and_tells_of_itself(self, checkout, installed_haproxy):
         stack = Stack("local", 23_080, checkout)

@@ -120,9 +120,6 @@ def _choose(
 
 def choose_gateway(stack: Stack, values: Values) -> None:
     """Note what is to stand before the services, until somebody says otherwise."""
-    if stack.mode == "docker" and values.get("GATEWAY") == HAPROXY:
-        message = "HAProxy stands before processes of this machine, not containers yet."
-        raise Problem(message, "make up MODE=local GATEWAY=haproxy")
     _choose(stack, values, "gateway", GATEWAYS, "The gateway of this stack is")
 
 

@@ -67,6 +67,7 @@ def prepare(
         stack.root,
         public,
         program=stack.gateway,
+        inside=Path("/etc/flagon") if containers else None,
     )
     page_files(stack.config / "pages", stack.root, public)
     if containers:
@@ -158,10 +159,15 @@ def gateway_files(
     mode: int = 0o600,
     *,
     program: str = NGINX,
+    inside: Path | None = None,
 ) -> None:
-    """Write the gateway's configuration from the one source in `gateway/`."""
+    """Write the gateway's configuration from the one source in `gateway/`.
+
+    :param inside: where the program finds it, if elsewhere.
+    """
     if program == HAPROXY:
-        _write_folder(target, haproxy.files(root, target, variables), mode)
+        found = haproxy.files(root, inside or target, variables)
+        _write_folder(target, found, mode)
         return
     files = {}
     for source in (root / "gateway").iterdir():
@@ -301,6 +307,7 @@ def _access_logs(stack: Stack) -> str:
 
 def docker_gateway(stack: Stack) -> dict[str, str]:
     """Return the gateway's variables in a container, where resolve.sh starts it."""
+    tls = Path("/etc/nginx/tls") if stack.gateway == NGINX else stack.tls
     return (
         _gateway_limits()
         | {
@@ -315,8 +322,8 @@ def docker_gateway(stack: Stack) -> dict[str, str]:
             "GATEWAY_HTTP2": "http2 on;",
             "GATEWAY_INTERNAL_LISTEN": "8081",
             "GATEWAY_SERVER_NAMES": "localhost 127.0.0.1 [::1] gateway",
-            "GATEWAY_TLS_CERTIFICATE": "/etc/nginx/tls/server.pem",
-            "GATEWAY_TLS_KEY": "/etc/nginx/tls/server.key",
+            "GATEWAY_TLS_CERTIFICATE": str(tls / "server.pem"),
+            "GATEWAY_TLS_KEY": str(tls / "server.key"),
             "GATEWAY_STATIC": "/usr/share/flagon/static",
             "GATEWAY_DOCS": "/usr/share/flagon/docs",
             "GATEWAY_IMAGES": "/usr/share/flagon/images",
@@ -330,7 +337,11 @@ def docker_gateway(stack: Stack) -> dict[str, str]:
 def compose_env(stack: Stack, *, watched: bool = False) -> str:
     """Return the variables that docker-compose.yml reads."""
     base = stack.port_base
+    files = ["docker-compose.yml"]
+    if stack.gateway == HAPROXY:
+        files.append("gateway/haproxy/compose.yml")
     values = {
+        "COMPOSE_FILE": ":".join(files),
         "COMPOSE_PROJECT_NAME": f"flagon-{base}",
         "PORT_BASE": str(base),
         "HTTPS_PORT": str(base + HTTPS_OFFSET),

@@ -17,6 +17,23 @@ _LOCATION = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 _SERVICE_SECONDS = 35
+_LISTEN = ("GATEWAY_HTTP_LISTEN", "GATEWAY_HTTPS_LISTEN", "GATEWAY_INTERNAL_LISTEN")
+_RESOLVERS = """
+# Containers come back with other addresses. One that is started again has none for a
+# moment, and mostly gets the one that it had.
+resolvers default
+    parse-resolv-conf
+    timeout resolve 1s
+    timeout retry 1s
+    hold valid 1s
+    hold nx 10s
+    hold obsolete 0s
+    hold other 10s
+    hold refused 10s
+    hold timeout 10s
+"""
+_MOST_INSTANCES = 8
+"""Of a service, by its name; places without an address cost nothing."""
 _WORDED = {400, 401, 403, 404, 405, 408, 413, 421, 429, 500, 502, 503, 504}
 """Statuses that HAProxy says by itself or when told to deny."""
 
@@ -48,7 +65,8 @@ def files(root: Path, target: Path, variables: Mapping[str, str]) -> dict[str, s
         "GATEWAY_PAGES_POLICY": _policy_of_pages(routes),
         "GATEWAY_SERVICES": "".join(_services(source / "haproxy", variables)),
         "GATEWAY_TRANSPORT_SECURITY": _transport_security(variables["GATEWAY_HSTS"]),
-        "GATEWAY_HTTPS_LISTEN": variables["GATEWAY_HTTPS_LISTEN"].split()[0],
+        "GATEWAY_RESOLVERS": _RESOLVERS if _names(variables) else "",
+        **{name: _place(variables[name]) for name in _LISTEN},
         **_limits(variables),
     }
     return {
@@ -173,12 +191,24 @@ def _services(source: Path, variables: Mapping[str, str]) -> Iterator[str]:
     # Listeners of our own have no port, but names that all stacks of a machine share.
     name = re.sub(r"[^\w.]+", "-", f"flagon-{variables['GATEWAY_HTTP_LISTEN']}")
     for service in SERVICES:
-        given = {
-            "GATEWAY_NAME": name,
-            "SERVICE": service,
-            "ADDRESS": variables[f"GATEWAY_{service.upper()}"],
-        }
+        address = variables[f"GATEWAY_{service.upper()}"]
+        server = f"server {service} {address}"
+        if _names(variables):
+            found = "resolvers default resolve-prefer ipv4 init-addr libc,none"
+            server = f"server-template {service} {_MOST_INSTANCES} {address} {found}"
+        given = {"GATEWAY_NAME": name, "SERVICE": service, "SERVER": server}
         yield fill_file(source / "service.cfg.template", given)
+
+
+def _names(variables: Mapping[str, str]) -> bool:
+    """Say whether services have names, which are to be asked for, and not addresses."""
+    return not variables["GATEWAY_WEB"].startswith("127.")
+
+
+def _place(listen: str) -> str:
+    """Return where to listen, as HAProxy writes it."""
+    place, *_ = listen.split()
+    return f":{place}" if place.isdecimal() else place
 
 
 def _transport_security(value: str) -> str:
