@@ -194,7 +194,7 @@ def _services(source: Path, variables: Mapping[str, str]) -> Iterator[str]:
         address = variables[f"GATEWAY_{service.upper()}"]
         server = f"server {service} {address}"
         if _names(variables):
-            found = "resolvers default resolve-prefer ipv4 init-addr libc,none"
+            found = "resolvers default resolve-prefer ipv4 init-addr none"
             server = f"server-template {service} {_MOST_INSTANCES} {address} {found}"
         given = {"GATEWAY_NAME": name, "SERVICE": service, "SERVER": server}
         yield fill_file(source / "service.cfg.template", given)
