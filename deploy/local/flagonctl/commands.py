@@ -31,7 +31,6 @@ from .processes import (
     BROKERS,
     BY_NAME,
     GATEWAYS,
-    HAPROXY,
     MAIL_QUEUES,
     OWNERS,
     READABLE,

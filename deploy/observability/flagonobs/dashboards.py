@@ -1058,7 +1058,10 @@ def _telemetry() -> Board:
                     "Spans by what became of them",
                     "In the sink; over the limit: of traces with too many spans.",
                     "ops",
-                    ("sum by (outcome) (rate(flagon_trace_spans_total[5m]))", "{{outcome}}"),
+                    (
+                        "sum by (outcome) (rate(flagon_trace_spans_total[5m]))",
+                        "{{outcome}}",
+                    ),
                     on="overview",
                     span=24,
                 ),
