@@ -35,7 +35,7 @@ import httpx2
 import psutil
 import psycopg
 import redis
-from flagonctl import authority, environment, supervisor
+from flagonctl import authority, environment, reach, supervisor
 from flagonctl.processes import BY_NAME
 from flagonctl.stack import Stack as Local
 from flagonctl.vault import Vault
@@ -232,6 +232,8 @@ class Faults:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
+                # What it leaves is the real one's to remove.
+                **reach.runner().options,
             )
             try:
                 yield

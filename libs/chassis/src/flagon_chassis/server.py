@@ -28,7 +28,8 @@ def share_metrics(folder: Path | None) -> None:
     """
     if folder is None:
         return
-    shutil.rmtree(folder, ignore_errors=True)
+    if folder.exists():
+        shutil.rmtree(folder)
     folder.mkdir(parents=True)
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)  # noqa: TID251 (the library reads it there)
 
