@@ -32,6 +32,8 @@ resolvers default
     hold refused 10s
     hold timeout 10s
 """
+_ASKED_AT = {"GATEWAY_AUTH": "127.0.0.1:8082", "GATEWAY_WEB": "127.0.0.1:8083"}
+"""Where Lua asks services that have names: its client finds none."""
 _MOST_INSTANCES = 8
 """Of a service, by its name; places without an address cost nothing."""
 _WORDED = {400, 401, 403, 404, 405, 408, 413, 421, 429, 500, 502, 503, 504}
@@ -66,6 +68,8 @@ def files(root: Path, target: Path, variables: Mapping[str, str]) -> dict[str, s
         "GATEWAY_SERVICES": "".join(_services(source / "haproxy", variables)),
         "GATEWAY_TRANSPORT_SECURITY": _transport_security(variables["GATEWAY_HSTS"]),
         "GATEWAY_RESOLVERS": _RESOLVERS if _names(variables) else "",
+        **(_ASKED_AT if _names(variables) else {}),
+        "GATEWAY_ASKED": "".join(_asked(variables)),
         **{name: _place(variables[name]) for name in _LISTEN},
         **_limits(variables),
     }
@@ -191,13 +195,29 @@ def _services(source: Path, variables: Mapping[str, str]) -> Iterator[str]:
     # Listeners of our own have no port, but names that all stacks of a machine share.
     name = re.sub(r"[^\w.]+", "-", f"flagon-{variables['GATEWAY_HTTP_LISTEN']}")
     for service in SERVICES:
-        address = variables[f"GATEWAY_{service.upper()}"]
-        server = f"server {service} {address}"
-        if _names(variables):
-            found = "resolvers default resolve-prefer ipv4 init-addr none"
-            server = f"server-template {service} {_MOST_INSTANCES} {address} {found}"
-        given = {"GATEWAY_NAME": name, "SERVICE": service, "SERVER": server}
+        given = {
+            "GATEWAY_NAME": name,
+            "SERVICE": service,
+            "SERVER": _server(service, variables),
+        }
         yield fill_file(source / "service.cfg.template", given)
+
+
+def _server(service: str, variables: Mapping[str, str]) -> str:
+    address = variables[f"GATEWAY_{service.upper()}"]
+    if not _names(variables):
+        return f"server {service} {address}"
+    found = "resolvers default resolve-prefer ipv4 init-addr none"
+    return f"server-template {service} {_MOST_INSTANCES} {address} {found}"
+
+
+def _asked(variables: Mapping[str, str]) -> Iterator[str]:
+    if not _names(variables):
+        return
+    for name, place in _ASKED_AT.items():
+        service = name.removeprefix("GATEWAY_").lower()
+        server = _server(service, variables)
+        yield f"listen {service}_asked\n    bind {place}\n    {server}\n\n"
 
 
 def _names(variables: Mapping[str, str]) -> bool:
