@@ -13,7 +13,11 @@ import yaml
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "deploy" / "k8s"
 OVERLAYS = sorted(path.name for path in (K8S / "overlays").iterdir())
-COMPONENTS = sorted(path.name for path in (K8S / "components").iterdir())
+COMPONENTS = sorted(
+    (path.name for path in (K8S / "components").iterdir()),
+    # Others take their place or add to them, and so come after them.
+    key=lambda name: (name not in {"data", "network-policies"}, name),
+)
 # The one that the lock brings, wherever pytest was started from.
 KUBECTL = Path(sysconfig.get_path("scripts")) / "kubectl"
 

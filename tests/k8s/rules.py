@@ -22,8 +22,13 @@ SECRETS = {
     *("auth", "auth-owner", "auth-seed", "catalog", "catalog-owner", "realtime"),
     *("web", "worker", "worker-owner", "gateway-tls"),
     *("postgres", "redis-acl", "redis-admin"),
+    # Of components that take the place of `data`.
+    *("redis-sentinel", "postgres-superuser", "postgres-ca", "postgres-backup"),
 }
 """Made by deploy/k8s/cluster.py, by an operator or by hand; never in a manifest."""
+
+PLAIN = {"TMPDIR", "PGSSLMODE", "PGSSLROOTCERT"}
+"""Variables that are no setting of ours: Python's and libpq's own."""
 
 
 @cache
@@ -493,7 +498,7 @@ def settings(manifests):
             f"{service}_{name}".upper() for name in settings_of(service).model_fields
         }
         for name in environment(manifests, one):
-            if name not in known and name != "TMPDIR":
+            if name not in known | PLAIN:
                 yield f"{name_of(one)}: {service} knows no {name}"
         for name, field in settings_of(service).model_fields.items():
             full = f"{service}_{name}".upper()
