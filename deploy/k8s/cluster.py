@@ -228,7 +228,6 @@ def _elsewhere(
     values: dict[str, dict[str, str]], objects: list[Object]
 ) -> dict[str, dict[str, str]]:
     """Return secrets with the addresses of the data stores that are there."""
-
     several = _has(objects, "StatefulSet", "redis-sentinel")
     operated = _has(objects, "Cluster", "postgres")
 
@@ -256,7 +255,7 @@ def _secret(name: str, values: dict[str, str]) -> Object:
 
 
 PHASES = ("namespace", "ground", "roles", "migrate", "seed", "rest")
-"""The order of a rollout: data and settings, roles, tables, clients, and only then processes."""
+"""The order of a rollout: data and settings, roles, tables, clients, then processes."""
 
 
 def phase(one: Object) -> str:

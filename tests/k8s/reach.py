@@ -25,10 +25,13 @@ class End:
 
 def ends(manifests):
     """Every workload as the pods that it starts, by name."""
-    return {
-        one["metadata"]["name"]: End(one["metadata"]["name"], labels(one))
-        for one in manifests.of(*WORKLOADS)
+    pods = {one["metadata"]["name"]: labels(one) for one in manifests.of(*WORKLOADS)}
+    # The labels that CloudNativePG gives to the pods of a cluster.
+    pods |= {
+        one["metadata"]["name"]: {"cnpg.io/cluster": one["metadata"]["name"]}
+        for one in manifests.of("Cluster")
     }
+    return {name: End(name, found) for name, found in pods.items()}
 
 
 def selects(selector, found):

@@ -51,7 +51,19 @@ EDGES = {
 }
 """Every connection between pods that the platform needs: caller, callee, port."""
 
-PORTS = (80, 443, 5432, 6379, 8000, 8080, 8081, 8443, 9090)
+STORE = {caller for caller, callee, _port in EDGES if callee == "redis-store"}
+MORE = {
+    # The component cloudnative-pg.
+    ("postgres-roles", "postgres", 5432),
+    # The component redis-sentinel: who is the primary, and what is asked of it.
+    *((caller, "redis-nodes", 6379) for caller in (*STORE, "redis-sentinel")),
+    *((caller, "redis-sentinel", 26379) for caller in (*STORE, "redis-nodes")),
+}
+"""What components need beside it."""
+
+PORTS = (80, 443, 4143, 5432, 6379, 8000, 8080, 8081, 8443, 9090, 9187, 26379)
+OPERATOR = End("operator", {"app.kubernetes.io/name": "cloudnative-pg"}, "cnpg-system")
+API = End("address of the cluster's API", address="10.20.0.1")
 STRANGER = End("stranger", {"app.kubernetes.io/name": "gateway"}, "default")
 PROMETHEUS = End("prometheus", {"app.kubernetes.io/name": "prometheus"}, "monitoring")
 GRAFANA = End("grafana", {"app.kubernetes.io/name": "grafana"}, "monitoring")
@@ -76,7 +88,7 @@ def matrix(manifests):
 def wanted(manifests):
     """The edges whose ends are there."""
     pods = ends(manifests)
-    return {edge for edge in EDGES if {edge[0], edge[1]} <= set(pods)}
+    return {edge for edge in EDGES | MORE if {edge[0], edge[1]} <= set(pods)}
 
 
 @pytest.fixture(scope="module")
@@ -204,6 +216,87 @@ class TestManagedData:
         }
 
         assert found == {edge for edge in EDGES if edge[1] in data}
+
+
+class TestReplicated:
+    """Data stores of several pods in the cluster."""
+
+    @pytest.fixture
+    def several(self):
+        return combined(
+            ("data", "network-policies", "cloudnative-pg", "redis-sentinel")
+        )
+
+    @pytest.mark.parametrize("name", ["postgres-roles", "redis-sentinel"])
+    def test_take_the_place_of_single_ones(self, several, name):
+        assert not {"redis-store", "StatefulSet postgres"} & set(ends(several))
+        assert matrix(several) == wanted(several)
+        assert name in ends(several)
+
+    @pytest.mark.parametrize(
+        ("name", "ports"),
+        [
+            ("postgres", {5432, 8000}),
+            ("redis-nodes", {6379}),
+            ("redis-sentinel", {26379}),
+        ],
+    )
+    def test_reach_their_like(self, several, name, ports):
+        one = ends(several)[name]
+
+        assert {port for port in PORTS if reaches(several, one, one, port)} == ports
+        assert reaches(several, one, DNS, 53, "UDP")
+
+    def test_of_postgres_are_asked_by_their_operator_and_prometheus(self, several):
+        pods = ends(several)
+        found = {
+            (other.name, name, port)
+            for other in (OPERATOR, PROMETHEUS, GRAFANA, STRANGER, PUBLIC)
+            for name in ("postgres", "redis-nodes", "redis-sentinel")
+            for port in PORTS
+            if reaches(several, other, pods[name], port)
+        }
+
+        assert found == {
+            *(("operator", "postgres", port) for port in (5432, 8000)),
+            ("prometheus", "postgres", 9187),
+        }
+
+    def test_of_postgres_alone_reach_the_api_and_the_bucket(self, several):
+        found = {
+            (name, other.name, port)
+            for name in ("postgres", "redis-nodes", "redis-sentinel")
+            for other in (API, PUBLIC, METADATA, OPERATOR)
+            for port in (443, 6443, 5432)
+            if reaches(several, ends(several)[name], other, port)
+        }
+
+        assert found == {
+            *(("postgres", API.name, port) for port in (443, 6443)),
+            ("postgres", PUBLIC.name, 443),
+        }
+
+    @pytest.mark.parametrize(
+        "name", ["postgres-cluster", "redis-nodes", "redis-sentinel"]
+    )
+    def test_are_noticed_when_a_caller_is_missing(self, several, name):
+        def forget(spec):
+            callers = spec["ingress"][0]["from"][0]["podSelector"]["matchExpressions"]
+            callers[0]["values"].remove("auth")
+
+        assert matrix(changed(several, name, forget)) < matrix(several)
+
+    @pytest.mark.parametrize(
+        "name", ["postgres-cluster", "redis-nodes", "redis-sentinel"]
+    )
+    def test_are_noticed_when_they_are_open(self, several, name):
+        spoiled = changed(several, name, allow_everybody)
+        callee = ends(several)[name.removesuffix("-cluster")]
+        port = {"postgres": 5432, "redis-nodes": 6379, "redis-sentinel": 26379}[
+            callee.name
+        ]
+
+        assert reaches(spoiled, STRANGER, callee, port)
 
 
 def without(manifests, name):

@@ -81,7 +81,7 @@ def writable_root_of_an_init_container(one):
     containers(one)[0]["securityContext"]["readOnlyRootFilesystem"] = False
 
 
-@breaks("security", "StatefulSet", "postgres")
+@breaks("security", "StatefulSet", "redis-nodes")
 def capabilities(one):
     first(one)["securityContext"]["capabilities"]["add"] = ["NET_RAW"]
 
@@ -343,6 +343,98 @@ def two_cookies(one):
     one["data"]["WEB_SESSION_COOKIE"] = "session"
 
 
+@breaks("replicated", "Cluster", "postgres")
+def two_copies(one):
+    one["spec"]["instances"] = 2
+
+
+@breaks("replicated", "Cluster", "postgres")
+def acknowledged_by_one(one):
+    one["spec"]["postgresql"]["synchronous"]["dataDurability"] = "preferred"
+
+
+@breaks("replicated", "Cluster", "postgres")
+def no_budget_of_the_operator(one):
+    one["spec"]["enablePDB"] = False
+
+
+@breaks("replicated", "Cluster", "postgres")
+def copies_on_one_node(one):
+    one["spec"]["affinity"]["podAntiAffinityType"] = "preferred"
+
+
+@breaks("replicated", "Cluster", "postgres")
+def passwords_in_the_clear(one):
+    del one["spec"]["postgresql"]["pg_hba"]
+
+
+@breaks("replicated", "Cluster", "postgres")
+def any_postgres(one):
+    one["spec"]["imageName"] = "ghcr.io/cloudnative-pg/postgresql:17"
+
+
+@breaks("replicated", "Cluster", "postgres")
+def log_goes_nowhere(one):
+    one["spec"]["plugins"][0]["isWALArchiver"] = False
+
+
+@breaks("replicated", "ObjectStore", "postgres")
+def log_goes_to_nobody(one):
+    one["metadata"]["name"] = "other"
+
+
+@breaks("replicated", "ScheduledBackup", "postgres")
+def copies_of_another(one):
+    one["spec"]["cluster"]["name"] = "other"
+
+
+@breaks("replicated", "Deployment", "catalog-relay")
+def believes_any_database(one):
+    for variable in first(one)["env"]:
+        if variable["name"] == "PGSSLMODE":
+            variable["value"] = "require"
+
+
+@breaks("replicated", "Job", "worker-migrate")
+def has_no_authority(one):
+    mounts = first(one)["volumeMounts"]
+    first(one)["volumeMounts"] = [
+        each for each in mounts if each["name"] != "postgres-ca"
+    ]
+
+
+@breaks("replicated", "StatefulSet", "redis-nodes")
+def one_replica(one):
+    one["spec"]["replicas"] = 2
+
+
+@breaks("replicated", "StatefulSet", "redis-sentinel")
+def sentinels_on_one_node(one):
+    del pod(one)["spec"]["affinity"]
+
+
+@breaks("replicated", "StatefulSet", "redis-sentinel")
+def one_after_the_other(one):
+    one["spec"]["podManagementPolicy"] = "OrderedReady"
+
+
+@breaks("replicated", "StatefulSet", "redis-sentinel")
+def forgetful_sentinels(one):
+    del one["spec"]["volumeClaimTemplates"]
+
+
+@breaks("replicated", "StatefulSet", "redis-nodes")
+def asks_nobody(one):
+    for variable in first(one)["env"]:
+        if variable["name"] == "SENTINELS":
+            variable["value"] = "redis-sentinel-3.redis-sentinel:26379"
+
+
+@breaks("replicated", "Service", "redis-nodes")
+def names_too_late(one):
+    one["spec"]["publishNotReadyAddresses"] = False
+
+
 def spoil(kind, name, change):
     """All components with one object changed."""
     objects = list(combined(EVERYTHING).objects)
@@ -396,6 +488,10 @@ class TestBroken:
             ("Rollout", "web", ("workloadRef", "scaleDown"), "at once"),
             ("Rollout", "web", ("strategy", "canary", "steps", 0, "weight"), 10),
             ("AnalysisTemplate", "objectives", ("metrics", 0, "interval"), "1 minute"),
+            ("Cluster", "postgres", ("instance",), 3),
+            ("Cluster", "postgres", ("postgresql", "parameters", "jit"), False),
+            ("ObjectStore", "postgres", ("configuration", "wal", "compression"), "zip"),
+            ("ScheduledBackup", "postgres", ("schedule",), "0 2 * * *"),
             ("PrometheusRule", "flagon-red", ("groups", 0, "rules", 0, "alert"), "x"),
         ],
     )

@@ -274,8 +274,49 @@ class TestData:
             for name in ("postgresql.conf", "roles.sh")
         }
         assert manifests.settings("redis") == {
-            name: (redis / name).read_text() for name in ("cache.conf", "store.conf")
+            name: (redis / name).read_text()
+            for name in ("cache.conf", "store.conf", "replicated.sh", "sentinel.sh")
         }
+
+    def test_of_several_pods_has_the_one_source_too(self):
+        single = overlay("local")
+        several = combined(("cloudnative-pg", "redis-sentinel"))
+
+        for single_name, several_name in (
+            ("postgres", "cluster-postgres"),
+            ("redis", "replicated-redis"),
+        ):
+            assert several.settings(several_name) == single.settings(single_name)
+
+    def test_has_the_parameters_of_the_other_modes(self):
+        """Where the operator lets them be said at all."""
+        operators = {
+            # Always on with it, or its own to say.
+            *("fsync", "archive_mode", "archive_command", "max_wal_senders"),
+            *("log_destination", "logging_collector", "log_line_prefix"),
+        }
+        text = (ROOT / "deploy" / "postgres" / "postgresql.conf").read_text()
+        said = dict(re.findall(r"^(\w+) = '?([^'\n]*)'?$", text, re.MULTILINE))
+        cluster = combined(("cloudnative-pg",)).find("Cluster", "postgres")
+
+        assert cluster["spec"]["postgresql"]["parameters"] == {
+            name: value for name, value in said.items() if name not in operators
+        }
+
+    def test_gets_its_roles_from_the_script_with_every_password_it_reads(self):
+        script = (ROOT / "deploy" / "postgres" / "roles.sh").read_text()
+        manifests = combined(("cloudnative-pg",))
+        job = pod(manifests.find("Job", "postgres-roles"))["spec"]
+        (secrets,) = (one for one in job["volumes"] if one["name"] == "secrets")
+        given = {one["path"] for one in secrets["secret"]["items"]}
+        read = {
+            found.replace("${name}", name)
+            for found in re.findall(r"\$secrets/(\S+_postgres_password)'", script)
+            for name in OWNERS
+        } - {"auth_reader_postgres_password", "backup_postgres_password"}
+
+        assert given == read
+        assert job["containers"][0]["command"] == ["sh", "/etc/flagon/roles.sh"]
 
 
 def words(value):
