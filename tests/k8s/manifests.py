@@ -15,8 +15,11 @@ K8S = ROOT / "deploy" / "k8s"
 OVERLAYS = sorted(path.name for path in (K8S / "overlays").iterdir())
 COMPONENTS = sorted(
     (path.name for path in (K8S / "components").iterdir()),
-    # Others take their place or add to them, and so come after them.
-    key=lambda name: (name not in {"data", "network-policies"}, name),
+    # What others change comes first; the mesh changes all that is there.
+    key=lambda name: (
+        {"data": 0, "network-policies": 0, "linkerd": 2}.get(name, 1),
+        name,
+    ),
 )
 # The one that the lock brings, wherever pytest was started from.
 KUBECTL = Path(sysconfig.get_path("scripts")) / "kubectl"
@@ -59,6 +62,10 @@ def pod(workload):
 
 def labels(workload):
     return pod(workload)["metadata"]["labels"]
+
+
+def annotations(workload):
+    return pod(workload)["metadata"].get("annotations", {})
 
 
 def containers(workload):

@@ -9,6 +9,7 @@ from pydantic import SecretStr
 
 from .manifests import (
     WORKLOADS,
+    annotations,
     component,
     containers,
     labels,
@@ -616,6 +617,66 @@ def _quorum(manifests, found, name):
         yield "have no names before they are ready"
 
 
+MESHED = {
+    "linkerd.io/inject": "enabled",
+    "config.linkerd.io/default-inbound-policy": "deny",
+    # Else a Job would never end, and a pod would start before its proxy.
+    "config.beta.linkerd.io/proxy-enable-native-sidecar": "true",
+}
+_PROXY = "config.linkerd.io/proxy-"
+
+
+def mesh(manifests):
+    """Where there is a mesh, each pod is in it, and lets nobody in past its policies."""
+    if not manifests.of("Server"):
+        return
+    for one in manifests.of(*WORKLOADS):
+        said = annotations(one)
+        for name, value in MESHED.items():
+            if said.get(name) != value:
+                yield f"{name_of(one)}: {name} is not {value}"
+        asked, most = (
+            said.get(f"{_PROXY}memory-{each}", "0") for each in ("request", "limit")
+        )
+        if f"{_PROXY}cpu-request" not in said or not (
+            0 < quantity(asked) <= quantity(most)
+        ):
+            yield f"{name_of(one)}: its proxy may take what it likes"
+        past = said.get("config.linkerd.io/skip-inbound-ports")
+        # People are no part of the mesh, and nginx must see their addresses.
+        public = "8080,8443" if component(one) == "gateway" else None
+        if past != public:
+            yield f"{name_of(one)} is reached past the mesh at {past}"
+        if {"5432", "6379", "26379"} - set(
+            said.get("config.linkerd.io/opaque-ports", "").split(",")
+        ):
+            yield f"{name_of(one)}: its proxy waits for requests of databases"
+    for one in manifests.of("Cluster"):
+        inherited = one["spec"].get("inheritedMetadata", {}).get("annotations", {})
+        if inherited.get("linkerd.io/inject") != "disabled":
+            yield f"{name_of(one)}: its own jobs do not end in the mesh"
+    yield from _mesh_references(manifests)
+
+
+def _mesh_references(manifests):
+    accounts = {one["metadata"]["name"] for one in manifests.of("ServiceAccount")}
+    stores = {"postgres", "redis-store", "redis-nodes", "redis-sentinel", "redis-cache"}
+    there = {
+        kind: {one["metadata"]["name"] for one in manifests.of(kind)}
+        for kind in ("Server", "MeshTLSAuthentication")
+    }
+    for one in manifests.of("AuthorizationPolicy"):
+        asked = one["spec"]["requiredAuthenticationRefs"]
+        for each in (one["spec"]["targetRef"], *asked):
+            if each["name"] not in there[each["kind"]]:
+                yield f"{name_of(one)}: there is no {each['kind']} {each['name']}"
+    for one in manifests.of("MeshTLSAuthentication"):
+        for each in one["spec"]["identityRefs"]:
+            # Data stores come with components of their own.
+            if "namespace" not in each and each["name"] not in accounts | stores:
+                yield f"{name_of(one)}: there is no account {each['name']}"
+
+
 def first_container(workload):
     return pod(workload)["spec"]["containers"][0]
 
@@ -642,7 +703,7 @@ RULES = {
     for rule in (
         *(probes, resources, security, tokens, spread, disruption, images, secrets),
         *(owners, migrations, drain, writable, references, scaling, settings),
-        *(addresses, agreement, replicated),
+        *(addresses, agreement, replicated, mesh),
     )
 }
 

@@ -314,6 +314,44 @@ SPECS = {
         ),
         instanceSidecarConfiguration=_object("", resources=_RESOURCES),
     ),
+    # https://linkerd.io/2/reference/authorization-policy/
+    ("policy.linkerd.io/v1beta3", "Server"): _object(
+        "podSelector port",
+        podSelector=_object("", matchLabels=_LABELS),
+        port={"oneOf": [_PORT, _TEXT]},
+        proxyProtocol={
+            "enum": ["unknown", "HTTP/1", "HTTP/2", "gRPC", "opaque", "TLS"]
+        },
+        accessPolicy=_TEXT,
+    ),
+    ("policy.linkerd.io/v1alpha1", "AuthorizationPolicy"): _object(
+        "targetRef requiredAuthenticationRefs",
+        targetRef=_object(
+            "group kind name",
+            group={"const": "policy.linkerd.io"},
+            kind={"enum": ["Server"]},
+            name=_TEXT,
+        ),
+        requiredAuthenticationRefs=_list(
+            _object(
+                "group kind name",
+                group={"const": "policy.linkerd.io"},
+                kind={"enum": ["MeshTLSAuthentication"]},
+                name=_TEXT,
+            )
+        ),
+    ),
+    ("policy.linkerd.io/v1alpha1", "MeshTLSAuthentication"): _object(
+        "identityRefs",
+        identityRefs=_list(
+            _object(
+                "kind name",
+                kind={"const": "ServiceAccount"},
+                name=_TEXT,
+                namespace=_TEXT,
+            )
+        ),
+    ),
     ("monitoring.coreos.com/v1", "PrometheusRule"): _object(
         "groups",
         groups=_list(

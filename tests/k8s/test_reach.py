@@ -5,8 +5,8 @@ from copy import deepcopy
 import pytest
 
 from .conftest import COMBINATIONS
-from .manifests import OVERLAYS, Manifests, combined, overlay
-from .reach import End, ends, reaches
+from .manifests import OVERLAYS, Manifests, combined, overlay, pod
+from .reach import OPAQUE, End, authorized, ends, meshed, reaches, servers
 
 OWNERS = ("auth", "catalog", "worker")
 TASKS = ("worker-interactive", "worker-bulk")
@@ -61,7 +61,8 @@ MORE = {
 }
 """What components need beside it."""
 
-PORTS = (80, 443, 4143, 5432, 6379, 8000, 8080, 8081, 8443, 9090, 9187, 26379)
+DATA = (5432, 6379, 26379)
+PORTS = (80, 443, OPAQUE, 5432, 6379, 8000, 8080, 8081, 8443, 9090, 9187, 26379)
 OPERATOR = End("operator", {"app.kubernetes.io/name": "cloudnative-pg"}, "cnpg-system")
 API = End("address of the cluster's API", address="10.20.0.1")
 STRANGER = End("stranger", {"app.kubernetes.io/name": "gateway"}, "default")
@@ -87,8 +88,13 @@ def matrix(manifests):
 
 def wanted(manifests):
     """The edges whose ends are there."""
-    pods = ends(manifests)
-    return {edge for edge in EDGES | MORE if {edge[0], edge[1]} <= set(pods)}
+    pods, proxied = ends(manifests), meshed(manifests)
+    plain = {edge for edge in EDGES | MORE if {edge[0], edge[1]} <= set(pods)}
+    return plain | {
+        (caller, callee, OPAQUE)
+        for caller, callee, port in plain
+        if port in DATA and callee in proxied
+    }
 
 
 @pytest.fixture(scope="module")
@@ -299,16 +305,129 @@ class TestReplicated:
         assert reaches(spoiled, STRANGER, callee, port)
 
 
+class TestMesh:
+    """Who may call whom by their certificates."""
+
+    MESH = ("data", "network-policies", "redis-sentinel", "linkerd")
+
+    def granted(self, manifests):
+        pods = ends(manifests)
+        return {
+            (caller, callee, port)
+            for caller in pods
+            for callee in meshed(manifests)
+            for port in (*DATA, 8000, 8080, 8081, 8443)
+            if caller != callee
+            and authorized(manifests, caller, "flagon", pods[callee], port)
+        }
+
+    @pytest.mark.parametrize(
+        "components",
+        [("data", "linkerd"), MESH, ("data", "cloudnative-pg", "linkerd")],
+        ids="+".join,
+    )
+    def test_lets_through_what_the_architecture_has(self, components):
+        manifests = combined(components)
+        edges = {
+            edge
+            for edge in wanted(manifests)
+            if edge[1] in meshed(manifests) and edge[2] != OPAQUE
+        }
+
+        assert self.granted(manifests) == edges
+        assert len(edges) > 35
+
+    def test_has_one_server_for_each_port_and_none_for_the_public_ones(self):
+        manifests = combined(self.MESH)
+        for one in manifests.of("Deployment", "StatefulSet"):
+            end = ends(manifests)[one["metadata"]["name"]]
+            for port in pod(one)["spec"]["containers"][0]["ports"]:
+                public = end.name == "gateway" and port["name"] in {"http", "https"}
+                found = servers(manifests, end, port["containerPort"])
+                assert len(found) == (0 if public else 1), (end.name, port)
+
+    def test_lets_prometheus_and_nobody_else_of_its_namespace_in(self):
+        manifests = combined(self.MESH)
+        found = {
+            (account, name, port)
+            for account in ("prometheus-k8s", "grafana", "auth")
+            for name, end in ends(manifests).items()
+            for port in (*DATA, 8000, 8081)
+            if authorized(manifests, account, "monitoring", end, port)
+        }
+
+        assert found == {
+            ("prometheus-k8s", name, 8000)
+            for name, end in ends(manifests).items()
+            if end.labels["app.kubernetes.io/component"] in {"http", "process"}
+        }
+
+    @pytest.mark.parametrize("name", ["redis-nodes", "redis-sentinel"])
+    def test_lets_several_of_a_kind_speak_to_each_other(self, name):
+        manifests = combined(self.MESH)
+        one, port = ends(manifests)[name], {"redis-nodes": 6379}.get(name, 26379)
+
+        assert authorized(manifests, name, "flagon", one, port)
+        assert reaches(manifests, one, one, OPAQUE)
+
+    def test_is_asked_for_certificates_by_every_pod(self):
+        manifests = combined(self.MESH)
+        plane = End("identity", namespace="linkerd")
+
+        for one in ends(manifests).values():
+            for port in (8080, 8086, 8090):
+                assert reaches(manifests, one, plane, port)
+            assert not reaches(manifests, one, plane, 443)
+
+    def test_leaves_postgres_to_its_operator(self):
+        manifests = combined(("data", "cloudnative-pg", "linkerd"))
+        cluster = manifests.find("Cluster", "postgres")["spec"]
+
+        assert "postgres" not in meshed(manifests)
+        assert cluster["inheritedMetadata"]["annotations"] == {
+            "linkerd.io/inject": "disabled"
+        }
+
+    @pytest.mark.parametrize(
+        ("kind", "name", "change"),
+        [
+            (
+                "MeshTLSAuthentication",
+                "callers-of-auth",
+                lambda spec: spec["identityRefs"].pop(),
+            ),
+            (
+                "MeshTLSAuthentication",
+                "callers-of-redis-cache",
+                lambda spec: spec["identityRefs"].append({"name": "worker-beat"}),
+            ),
+            (
+                "AuthorizationPolicy",
+                "callers-of-web",
+                lambda spec: spec["targetRef"].update(name="catalog"),
+            ),
+            ("Server", "worker", lambda spec: spec.update(port=8001)),
+        ],
+        ids=lambda value: value if isinstance(value, str) else "",
+    )
+    def test_that_is_wrong_is_noticed(self, kind, name, change):
+        manifests = combined(self.MESH)
+
+        spoiled = changed(manifests, name, change, kind)
+
+        assert self.granted(spoiled) != self.granted(manifests)
+
+
 def without(manifests, name):
     return Manifests(
         tuple(one for one in manifests.objects if one["metadata"]["name"] != name)
     )
 
 
-def changed(manifests, name, change):
+def changed(manifests, name, change, kind="NetworkPolicy"):
     objects = deepcopy(manifests.objects)
     for one in objects:
-        if (one["kind"], one["metadata"]["name"]) == ("NetworkPolicy", name):
+        if (one["kind"], one["metadata"]["name"]) == (kind, name):
             change(one["spec"])
     return Manifests(objects)
 

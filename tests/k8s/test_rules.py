@@ -435,6 +435,60 @@ def names_too_late(one):
     one["spec"]["publishNotReadyAddresses"] = False
 
 
+def annotated(one):
+    return pod(one)["metadata"]["annotations"]
+
+
+@breaks("mesh", "Deployment", "catalog")
+def outside_the_mesh(one):
+    annotated(one)["linkerd.io/inject"] = "disabled"
+
+
+@breaks("mesh", "Job", "auth-migrate")
+def job_that_does_not_end(one):
+    del annotated(one)["config.beta.linkerd.io/proxy-enable-native-sidecar"]
+
+
+@breaks("mesh", "StatefulSet", "redis-nodes")
+def lets_everybody_in(one):
+    annotated(one)["config.linkerd.io/default-inbound-policy"] = "all-unauthenticated"
+
+
+@breaks("mesh", "Deployment", "worker-beat")
+def proxy_without_a_limit(one):
+    del annotated(one)["config.linkerd.io/proxy-memory-limit"]
+
+
+@breaks("mesh", "Deployment", "gateway")
+def addresses_that_nobody_sees(one):
+    del annotated(one)["config.linkerd.io/skip-inbound-ports"]
+
+
+@breaks("mesh", "Deployment", "auth")
+def way_past_the_mesh(one):
+    annotated(one)["config.linkerd.io/skip-inbound-ports"] = "8000"
+
+
+@breaks("mesh", "Deployment", "realtime")
+def guesses_at_databases(one):
+    annotated(one)["config.linkerd.io/opaque-ports"] = "5432"
+
+
+@breaks("mesh", "Cluster", "postgres")
+def operator_in_the_mesh(one):
+    del one["spec"]["inheritedMetadata"]
+
+
+@breaks("mesh", "AuthorizationPolicy", "callers-of-catalog")
+def policy_for_nobody(one):
+    one["spec"]["targetRef"]["name"] = "catalogue"
+
+
+@breaks("mesh", "MeshTLSAuthentication", "callers-of-catalog")
+def caller_that_does_not_exist(one):
+    one["spec"]["identityRefs"][0]["name"] = "gatewy"
+
+
 def spoil(kind, name, change):
     """All components with one object changed."""
     objects = list(combined(EVERYTHING).objects)
@@ -489,6 +543,9 @@ class TestBroken:
             ("Rollout", "web", ("strategy", "canary", "steps", 0, "weight"), 10),
             ("AnalysisTemplate", "objectives", ("metrics", 0, "interval"), "1 minute"),
             ("Cluster", "postgres", ("instance",), 3),
+            ("Server", "auth", ("proxyProtocol",), "HTTP"),
+            ("AuthorizationPolicy", "callers-of-auth", ("targetRef", "kind"), "Srv"),
+            ("MeshTLSAuthentication", "prometheus", ("identities",), "*"),
             ("Cluster", "postgres", ("postgresql", "parameters", "jit"), False),
             ("ObjectStore", "postgres", ("configuration", "wal", "compression"), "zip"),
             ("ScheduledBackup", "postgres", ("schedule",), "0 2 * * *"),
