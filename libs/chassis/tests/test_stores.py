@@ -179,6 +179,15 @@ class TestFailover:
         assert client.mget("things:before", "things:after") == [b"before", b"after"]
         assert eventually(several.primary) != old
 
+    def test_needs_two_of_the_three_sentinels(self, several, client):
+        kill(several, several.sentinels[0])
+        old = several.primary()
+
+        kill(several, old)
+
+        assert written(client, "after") < SECONDS
+        assert eventually(several.primary) != old
+
     def test_is_waited_for_with_the_failure_of_an_outage(self, several, client):
         kill(several, several.primary())
 
@@ -320,11 +329,10 @@ class TestCelery:
         eventually(lambda: client.llen("things:noted:before") == 1)
 
         kill(several, several.primary())
-        begun = time.monotonic()
         eventually(lambda: sends(broker), SECONDS)
-        eventually(lambda: client.llen("things:noted:after") >= 1, SECONDS)
+        # Between two attempts Celery waits for two seconds, then four, then six.
+        eventually(lambda: client.llen("things:noted:after") >= 1, 3 * SECONDS)
 
-        assert time.monotonic() - begun < 2 * SECONDS
         eventually(lambda: process.get("/readyz")[0] == 200)
         assert several.password not in process.output()
         assert process.stop() == 0

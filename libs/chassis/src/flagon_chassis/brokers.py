@@ -86,9 +86,10 @@ class Redis:
         address = stores.watched(self._address)
         if address:
             options["watched"] = address
-            # Kombu wants an address; the transport looks at the one in its options alone.
+            # Kombu wants an address, and shows it; the transport goes by its options.
+            host, port = address.sentinels[0]
             way = {
-                "broker_url": "sentinel://",
+                "broker_url": f"sentinel://{host}:{port}",
                 "broker_transport": f"{__package__}.sentinel_transport:Transport",
             }
         return {

@@ -21,7 +21,8 @@ class Channel(SentinelChannel):
     def _sentinel_managed_pool(
         self, asynchronous: bool = False
     ) -> redis.ConnectionPool:
-        options: dict[str, Any] = self._connparams(asynchronous)
+        channel: Any = self
+        options: dict[str, Any] = channel._connparams(asynchronous)  # noqa: SLF001 (its own)
         # The address has these.
         for name in ("host", "port", "db", "username", "password"):
             options.pop(name, None)

@@ -8,7 +8,7 @@ primary at the moment. The user and the password are for both kinds of servers.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
 import redis
@@ -90,13 +90,20 @@ class PrimaryConnection(SentinelManagedConnection):
         except ResponseError as error:
             if not str(error).startswith("NOREPLICAS"):
                 raise
-            self.disconnect()
+            connection: Any = self
+            connection.disconnect()
             message = "The primary has too few replicas to take writes."
             raise Unreachable(message) from error
 
 
 class _WaitingPool(SentinelConnectionPool, redis.BlockingConnectionPool):
     """A pool in which who finds no connection waits for one."""
+
+
+# Untyped in the library.
+_SENTINEL: Any = Sentinel
+_POOL: Any = SentinelConnectionPool
+_WAITING_POOL: Any = _WaitingPool
 
 
 def primary_pool(
@@ -112,7 +119,7 @@ def primary_pool(
     # A Sentinel answers at once or is asked no more: there are others. A connection that
     # blocks for long must not wait as long for one that is frozen.
     limit = options.get("socket_connect_timeout") or 2.0
-    sentinels = Sentinel(
+    sentinels = _SENTINEL(
         address.sentinels,
         sentinel_kwargs={
             "socket_timeout": limit,
@@ -124,8 +131,11 @@ def primary_pool(
     options = {"connection_class": PrimaryConnection, **options}
     if queue_seconds is not None:
         options["timeout"] = queue_seconds
-    kind = SentinelConnectionPool if queue_seconds is None else _WaitingPool
-    return kind(address.name, sentinels, db=address.db, **address.sign_in, **options)
+    kind = _POOL if queue_seconds is None else _WAITING_POOL
+    return cast(
+        "redis.ConnectionPool",
+        kind(address.name, sentinels, db=address.db, **address.sign_in, **options),
+    )
 
 
 def copy(client: redis.Redis, mark: str, seconds: float = 1.0) -> None:
@@ -134,6 +144,7 @@ def copy(client: redis.Redis, mark: str, seconds: float = 1.0) -> None:
     :param mark: a key to write to: a replica that has this has all that was before it.
     :raises redis.ConnectionError: no replica said so in time.
     """
+    pipeline: Any
     with client.pipeline(transaction=False) as pipeline:
         pipeline.set(mark, "")
         pipeline.execute_command("WAIT", 1, int(seconds * 1000))
