@@ -120,7 +120,7 @@ class TestMatrix:
 
     def test_has_every_pair_of_the_local_overlay(self, local):
         assert wanted(local) == EDGES
-        # Twenty-one pods, so nearly all of some 3,800 possible connections are refused.
+        # Twenty-one pods, so nearly all of some 5,000 possible connections are refused.
         assert len(ends(local)) == 21
         assert len(EDGES) < 60
 
