@@ -54,8 +54,8 @@ _LOADERS = {
 }
 
 
-_DONE = {"job": "complete", "cluster": "ready"}
-"""What is waited for; the second is Postgres by its operator."""
+_DONE = {"job": ("job", "complete"), "cluster": ("cluster.postgresql.cnpg.io", "Ready")}
+"""What is waited for, by its full name where others have the same, and until when."""
 
 
 class NoCluster(Exception):
@@ -307,9 +307,10 @@ class Rollout:
             if kind in {"deployment", "statefulset"}:
                 self.run("rollout", "status", f"{kind}/{name}", f"--timeout={WAIT}")
             elif kind in _DONE:
+                resource, condition = _DONE[kind]
                 self.run(
-                    *("wait", f"--for=condition={_DONE[kind]}"),
-                    *(f"{kind}/{name}", f"--timeout={WAIT}"),
+                    *("wait", f"--for=condition={condition}"),
+                    *(f"{resource}/{name}", f"--timeout={WAIT}"),
                 )
 
     def up(self, objects: list[Object], confidential: list[Object]) -> None:

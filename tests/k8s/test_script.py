@@ -265,6 +265,25 @@ class TestUp:
             assert made[name] <= known
             assert f"{name}_secret_key" in made[name]
 
+    def test_makes_roles_when_postgres_is_there_and_before_tables(self, monkeypatch):
+        objects = list(combined(("data", "cloudnative-pg")).objects)
+        asked = []
+        monkeypatch.setattr(
+            cluster, "kubectl", lambda *words, **_more: asked.append(words) or ""
+        )
+
+        cluster.Rollout("kind-flagon").up(objects, [])
+
+        waited = [words[-2] for words in asked if words[4] == "wait"]
+        assert waited[0] == "cluster.postgresql.cnpg.io/postgres"
+        assert waited[1] == "job/postgres-roles"
+        assert set(waited[2:5]) == {
+            *("job/auth-migrate", "job/catalog-migrate", "job/worker-migrate")
+        }
+        # A job cannot be changed: the one of the last rollout goes first.
+        deleted = [words[-3] for words in asked if words[4] == "delete"]
+        assert deleted[0] == "postgres-roles"
+
     def test_makes_those_of_data_stores_of_several_pods(self, tmp_path):
         stack = cluster.Cluster("docker", 8080, ROOT, tmp_path)
         objects = combined(("data", "cloudnative-pg", "redis-sentinel")).objects

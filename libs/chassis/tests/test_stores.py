@@ -12,11 +12,14 @@ from redis.exceptions import NoPermissionError, ReadOnlyError
 
 from flagon_chassis import queue, stores, streams
 from flagon_chassis.denylist import Denylist
+from flagon_chassis.redis_queue import RedisQueue
 from flagon_chassis.relay import Relay
 from flagon_chassis.testing import start_replicated
 
 from .conftest import eventually, in_thread
 from .test_queue import publish
+from .test_redis_queue import WORK
+from .test_redis_queue import publish as hand_over
 from .test_relay import put_event, put_task, waiting
 
 ROOT = Path(__file__).parents[3]
@@ -335,6 +338,22 @@ class TestCelery:
 
         eventually(lambda: process.get("/readyz")[0] == 200)
         assert several.password not in process.output()
+        assert process.stop() == 0
+
+
+class TestRQ:
+    def test_sends_and_runs_tasks_through_a_failover(self, several, worker, client):
+        code = WORK.format(url=several.url, hard_seconds=30)
+        process = worker(several.url, code=code)
+        source = RedisQueue(several.url, "things", "mail")
+        hand_over(source, "things.note", key="before")
+        eventually(lambda: client.llen("things:noted:before") == 1)
+
+        kill(several, several.primary())
+        eventually(lambda: hand_over(source, "things.note", key="after"), SECONDS)
+        eventually(lambda: client.llen("things:noted:after") >= 1, 3 * SECONDS)
+
+        eventually(lambda: process.get("/readyz")[0] == 200)
         assert process.stop() == 0
 
 
