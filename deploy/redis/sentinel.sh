@@ -31,7 +31,8 @@ sentinel auth-user store sentinel
 sentinel auth-pass store $password
 # A pause of a second or two is not an outage; five are.
 sentinel down-after-milliseconds store ${SENTINEL_DOWN_MILLISECONDS:-5000}
-sentinel failover-timeout store 30000
+# Whose votes were split try again after twice this time.
+sentinel failover-timeout store ${SENTINEL_FAILOVER_MILLISECONDS:-10000}
 sentinel parallel-syncs store 1
 CONF
 exec redis-server "$own" --sentinel

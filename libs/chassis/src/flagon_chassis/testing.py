@@ -249,6 +249,7 @@ class Replicated:
                     "SENTINELS": " ".join(f"localhost:{one}" for one in self.sentinels),
                     # A cluster has more patience.
                     "SENTINEL_DOWN_MILLISECONDS": "1000",
+                    "SENTINEL_FAILOVER_MILLISECONDS": "2000",
                 },
             )
 
