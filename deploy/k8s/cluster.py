@@ -31,7 +31,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "deploy" / "local"))
 
-from flagonctl import authority, configuration, environment, vault  # noqa: E402 (found by the path above)
+from flagonctl import authority, configuration, environment, templates, vault  # noqa: E402 (found by the path above)
 from flagonctl.problem import Problem  # noqa: E402 (found by the path above)
 from flagonctl.processes import OWNERS, SERVICES  # noqa: E402 (found by the path above)
 from flagonctl.stack import Stack  # noqa: E402 (found by the path above)
@@ -52,6 +52,10 @@ _LOADERS = {
     "kind-": ["kind", "load", "docker-image", "--name"],
     "k3d-": ["k3d", "image", "import", "--cluster"],
 }
+
+
+_DONE = {"job": ("job", "complete"), "cluster": ("cluster.postgresql.cnpg.io", "Ready")}
+"""What is waited for, by its full name where others have the same, and until when."""
 
 
 class NoCluster(Exception):
@@ -151,13 +155,16 @@ def build(overlay: str) -> list[Object]:
     return [one for one in yaml.load_all(text, yaml.CSafeLoader) if one]
 
 
-def secrets(stack: Stack) -> list[Object]:
+def secrets(stack: Stack, objects: list[Object]) -> list[Object]:
     """Return the secrets of the demonstration, made where missing.
 
+    :param objects: what is rolled out, which says where its data is.
     :return: Secret objects, each with the names of files that containers mount too.
     """
+    several = _has(objects, "StatefulSet", "redis-sentinel")
+    keepers = tuple(f"redis_{name}_password" for name in vault.REDIS_KEEPERS)
     keeper = vault.Vault(stack.secrets)
-    keeper.fill()
+    keeper.fill(keepers if several else ())
     authority.ensure(stack.tls)
     accounts = stack.secrets / "auth_accounts.json"
     vault.accounts(accounts)
@@ -180,6 +187,10 @@ def secrets(stack: Stack) -> list[Object]:
         f"{name}.acl": (stack.config / f"redis-{name}.acl").read_text()
         for name in ("store", "cache")
     }
+    if several:
+        values["redis-sentinel"] = {name: keeper[name] for name in keepers}
+        values["redis-acl"] |= _replicated(stack, keeper)
+    values = _elsewhere(values, objects)
     made = [
         _secret(name, {key.lower(): value for key, value in one.items()})
         for name, one in values.items()
@@ -191,6 +202,49 @@ def secrets(stack: Stack) -> list[Object]:
     return [*made, _secret("gateway-tls", pair) | {"type": "kubernetes.io/tls"}]
 
 
+def _has(objects: list[Object], kind: str, name: str) -> bool:
+    return any(
+        (one["kind"], one["metadata"]["name"]) == (kind, name) for one in objects
+    )
+
+
+def _replicated(stack: Stack, keeper: vault.Vault) -> dict[str, str]:
+    """Return the rights in several Redis, and those of who asks their Sentinels."""
+    users = (*vault.REDIS_USERS, *vault.REDIS_KEEPERS)
+    variables = vault.redis_variables(stack, keeper, users)
+    store, keepers, sentinel = (
+        templates.fill_file(
+            stack.root / "deploy" / "redis" / f"{name}.acl.template", variables
+        )
+        for name in ("store", "replicated", "sentinel")
+    )
+    return {"replicated.acl": store + keepers, "sentinel.acl": sentinel}
+
+
+SENTINELS = ",".join(f"redis-sentinel-{n}.redis-sentinel:26379" for n in range(3))
+
+
+def _elsewhere(
+    values: dict[str, dict[str, str]], objects: list[Object]
+) -> dict[str, dict[str, str]]:
+    """Return secrets with the addresses of the data stores that are there."""
+    several = _has(objects, "StatefulSet", "redis-sentinel")
+    operated = _has(objects, "Cluster", "postgres")
+
+    def moved(url: str) -> str:
+        if operated and url.startswith("postgresql"):
+            return url.replace("@postgres:", "@postgres-rw:")
+        if several and url.endswith("@redis-store:6379/0"):
+            account = url.removeprefix("redis://").rpartition("@")[0]
+            return f"redis+sentinel://{account}@{SENTINELS}/store/0"
+        return url
+
+    return {
+        name: {key: moved(value) for key, value in one.items()}
+        for name, one in values.items()
+    }
+
+
 def _secret(name: str, values: dict[str, str]) -> Object:
     return {
         "apiVersion": "v1",
@@ -200,8 +254,8 @@ def _secret(name: str, values: dict[str, str]) -> Object:
     }
 
 
-PHASES = ("namespace", "ground", "migrate", "seed", "rest")
-"""The order of a rollout: data and settings, tables, clients, and only then processes."""
+PHASES = ("namespace", "ground", "roles", "migrate", "seed", "rest")
+"""The order of a rollout: data and settings, roles, tables, clients, then processes."""
 
 
 def phase(one: Object) -> str:
@@ -252,12 +306,11 @@ class Rollout:
             kind, name = one["kind"].lower(), one["metadata"]["name"]
             if kind in {"deployment", "statefulset"}:
                 self.run("rollout", "status", f"{kind}/{name}", f"--timeout={WAIT}")
-            elif kind == "job":
+            elif kind in _DONE:
+                resource, condition = _DONE[kind]
                 self.run(
-                    "wait",
-                    "--for=condition=complete",
-                    f"job/{name}",
-                    f"--timeout={WAIT}",
+                    *("wait", f"--for=condition={condition}"),
+                    *(f"{resource}/{name}", f"--timeout={WAIT}"),
                 )
 
     def up(self, objects: list[Object], confidential: list[Object]) -> None:
@@ -267,7 +320,7 @@ class Rollout:
         }
         for name, some in by_phase.items():
             print(f"{name}: {len(some)} objects")
-            if name in {"migrate", "seed"}:
+            if name in {"roles", "migrate", "seed"}:
                 for one in some:
                     # A job cannot be changed, and an old one has done its work.
                     self.run(
@@ -421,7 +474,8 @@ def main() -> int:
                 load(context, images())
             # Other overlays bring secrets of their own.
             stack = Cluster("docker", 8080, ROOT, chosen.state)
-            rollout.up(build(chosen.overlay), secrets(stack) if local else [])
+            objects = build(chosen.overlay)
+            rollout.up(objects, secrets(stack, objects) if local else [])
             if local:
                 print(
                     f"kubectl --context {context} --namespace {NAMESPACE} port-forward"

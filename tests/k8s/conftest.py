@@ -2,20 +2,34 @@
 
 import shutil
 import tempfile
-from itertools import combinations
+from itertools import combinations, islice
 from pathlib import Path
 
 import pytest
 
 from .manifests import COMPONENTS, ROOT
 
+_MIXTURES = 8
+# Four of the eight mixtures for each component, the first among them: of two such sets each
+# has one that the other lacks, and together they leave one out.
+_IN = {
+    name: {0, *three}
+    for name, three in zip(
+        COMPONENTS,
+        islice(combinations(range(1, _MIXTURES), 3), len(COMPONENTS)),
+        strict=True,
+    )
+}
 COMBINATIONS = [
     (),
     *((one,) for one in COMPONENTS),
-    *combinations(COMPONENTS, 2),
-    tuple(COMPONENTS),
+    *(
+        tuple(name for name in COMPONENTS if number in _IN[name])
+        for number in range(_MIXTURES)
+    ),
 ]
-"""The base alone, with each component, with each pair, and with all of them."""
+"""The base alone, with each component, with all of them, and seven mixtures: of any two
+components there is one with both, with either alone, and with neither."""
 
 
 @pytest.fixture

@@ -13,7 +13,14 @@ import yaml
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "deploy" / "k8s"
 OVERLAYS = sorted(path.name for path in (K8S / "overlays").iterdir())
-COMPONENTS = sorted(path.name for path in (K8S / "components").iterdir())
+COMPONENTS = sorted(
+    (path.name for path in (K8S / "components").iterdir()),
+    # What others change comes first; the mesh changes all that is there.
+    key=lambda name: (
+        {"data": 0, "network-policies": 0, "linkerd": 2}.get(name, 1),
+        name,
+    ),
+)
 # The one that the lock brings, wherever pytest was started from.
 KUBECTL = Path(sysconfig.get_path("scripts")) / "kubectl"
 
@@ -55,6 +62,10 @@ def pod(workload):
 
 def labels(workload):
     return pod(workload)["metadata"]["labels"]
+
+
+def annotations(workload):
+    return pod(workload)["metadata"].get("annotations", {})
 
 
 def containers(workload):

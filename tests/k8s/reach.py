@@ -8,9 +8,13 @@ connection needs both ends to allow it. Addresses of pods are in no `ipBlock` of
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 
-from .manifests import WORKLOADS, labels
+from .manifests import WORKLOADS, annotations, labels
 
 NAMESPACE = "flagon"
+
+
+OPAQUE = 4143
+"""Where a proxy of the mesh takes what is no HTTP; it knows itself to which port to go."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +29,13 @@ class End:
 
 def ends(manifests):
     """Every workload as the pods that it starts, by name."""
-    return {
-        one["metadata"]["name"]: End(one["metadata"]["name"], labels(one))
-        for one in manifests.of(*WORKLOADS)
+    pods = {one["metadata"]["name"]: labels(one) for one in manifests.of(*WORKLOADS)}
+    # The labels that CloudNativePG gives to the pods of a cluster.
+    pods |= {
+        one["metadata"]["name"]: {"cnpg.io/cluster": one["metadata"]["name"]}
+        for one in manifests.of("Cluster")
     }
+    return {name: End(name, found) for name, found in pods.items()}
 
 
 def selects(selector, found):
@@ -104,4 +111,48 @@ def reaches(manifests, caller, callee, port, protocol="TCP"):
     policies = manifests.of("NetworkPolicy")
     return allowed(policies, "Egress", caller, callee, port, protocol) and allowed(
         policies, "Ingress", callee, caller, port, protocol
+    )
+
+
+def meshed(manifests):
+    """Names of the workloads whose pods get a proxy of the mesh."""
+    return {
+        one["metadata"]["name"]
+        for one in manifests.of(*WORKLOADS)
+        if annotations(one).get("linkerd.io/inject") == "enabled"
+    }
+
+
+def servers(manifests, end, port):
+    """The Servers that stand for a port of a pod; Linkerd takes no more than one."""
+    return [
+        one
+        for one in manifests.of("Server")
+        if one["spec"]["port"] == port
+        and selects(one["spec"]["podSelector"], end.labels)
+    ]
+
+
+def authorized(manifests, account, namespace, end, port):
+    """Whether the mesh lets an account through to a port.
+
+    https://linkerd.io/2/reference/authorization-policy/: any policy of the Server is
+    enough, and of that one every authentication; without a Server nobody is let in, as the
+    pods are annotated.
+    """
+    known = {
+        one["metadata"]["name"]: {
+            (each["name"], each.get("namespace", NAMESPACE))
+            for each in one["spec"]["identityRefs"]
+        }
+        for one in manifests.of("MeshTLSAuthentication")
+    }
+    targets = {one["metadata"]["name"] for one in servers(manifests, end, port)}
+    return any(
+        all(
+            (account, namespace) in known[each["name"]]
+            for each in one["spec"]["requiredAuthenticationRefs"]
+        )
+        for one in manifests.of("AuthorizationPolicy")
+        if one["spec"]["targetRef"]["name"] in targets
     )

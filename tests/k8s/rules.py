@@ -9,6 +9,7 @@ from pydantic import SecretStr
 
 from .manifests import (
     WORKLOADS,
+    annotations,
     component,
     containers,
     labels,
@@ -18,12 +19,18 @@ from .manifests import (
 
 SERVICES = ("auth", "catalog", "realtime", "web", "worker")
 LASTING = ("Deployment", "StatefulSet")
+REPLICATED = {"redis-sentinel", "postgres-superuser", "postgres-ca", "postgres-backup"}
+"""Of the components with data stores of several pods, some made by an operator."""
 SECRETS = {
     *("auth", "auth-owner", "auth-seed", "catalog", "catalog-owner", "realtime"),
     *("web", "worker", "worker-owner", "gateway-tls"),
     *("postgres", "redis-acl", "redis-admin"),
+    *REPLICATED,
 }
 """Made by deploy/k8s/cluster.py, by an operator or by hand; never in a manifest."""
+
+PLAIN = {"TMPDIR", "PGSSLMODE", "PGSSLROOTCERT"}
+"""Variables that are no setting of ours: Python's and libpq's own."""
 
 
 @cache
@@ -331,11 +338,13 @@ def drain(manifests):
 def environment(manifests, workload):
     """The plain variables of a workload's first container."""
     maps = {one["metadata"]["name"]: one["data"] for one in manifests.of("ConfigMap")}
-    container = pod(workload)["spec"]["containers"][0]
+    container = first_container(workload)
     values = {}
     for source in container.get("envFrom", []):
         values |= maps.get(source["configMapRef"]["name"], {})
-    return values | {one["name"]: one["value"] for one in container.get("env", [])}
+    return values | {
+        one["name"]: one["value"] for one in container.get("env", []) if "value" in one
+    }
 
 
 def writable(manifests):
@@ -493,7 +502,7 @@ def settings(manifests):
             f"{service}_{name}".upper() for name in settings_of(service).model_fields
         }
         for name in environment(manifests, one):
-            if name not in known and name != "TMPDIR":
+            if name not in known | PLAIN:
                 yield f"{name_of(one)}: {service} knows no {name}"
         for name, field in settings_of(service).model_fields.items():
             full = f"{service}_{name}".upper()
@@ -527,6 +536,151 @@ def addresses(manifests):
             yield f"GATEWAY_{service.upper()}: no such Service"
 
 
+def replicated(manifests):
+    """Of three copies one may be lost, with nothing that was acknowledged in Postgres."""
+    for one in manifests.of("Cluster"):
+        yield from (f"{name_of(one)} {wrong}" for wrong in _cluster(manifests, one))
+    found = {one["metadata"]["name"]: one for one in manifests.of("StatefulSet")}
+    for name in {"redis-nodes", "redis-sentinel"} & set(found):
+        yield from (f"{name} {wrong}" for wrong in _quorum(manifests, found, name))
+
+
+def _cluster(manifests, one):
+    spec = one["spec"]
+    sync = spec["postgresql"].get("synchronous", {})
+    if spec["instances"] < 3 or sync.get("dataDurability") != "required":
+        yield "may lose what it acknowledged"
+    if spec.get("enablePDB") is not True:
+        yield "may lose several at a time"
+    if spec.get("affinity", {}).get("podAntiAffinityType") != "required":
+        yield "may have all copies on one node"
+    if "hostnossl all all all reject" not in spec["postgresql"].get("pg_hba", []):
+        yield "takes passwords in the clear"
+    if not re.search(r":[0-9]+\.[0-9]|@sha256:", spec.get("imageName", "")):
+        yield "may be of any version"
+    stores = {each["metadata"]["name"] for each in manifests.of("ObjectStore")}
+    archivers = {
+        each.get("parameters", {}).get("barmanObjectName")
+        for each in spec.get("plugins", [])
+        if each.get("isWALArchiver")
+    }
+    if len(archivers) != 1 or archivers - stores:
+        yield "keeps its log nowhere else"
+    if one["metadata"]["name"] not in {
+        each["spec"]["cluster"]["name"] for each in manifests.of("ScheduledBackup")
+    }:
+        yield "is never copied"
+    for process in manifests.of(*WORKLOADS):
+        if service_of(process) in {"auth", "catalog", "worker"}:
+            given = environment(manifests, process)
+            mounts = {
+                PurePosixPath(mount["mountPath"])
+                for mount in pod(process)["spec"]["containers"][0]["volumeMounts"]
+            }
+            root = PurePosixPath(given.get("PGSSLROOTCERT", "/"))
+            if given.get("PGSSLMODE") != "verify-full" or root.parent not in mounts:
+                yield f"is not verified by {name_of(process)}"
+
+
+def _quorum(manifests, found, name):
+    spec = found[name]["spec"]
+    addresses = environment(manifests, found["redis-nodes"])["SENTINELS"].split()
+    if spec["replicas"] != 3:
+        yield "are not three"
+    if len(addresses) != spec["replicas"]:
+        yield "are not all asked"
+    for each in addresses:
+        host, _, port = each.partition(":")
+        if not re.fullmatch(r"redis-sentinel-[0-2]\.redis-sentinel", host):
+            yield f"ask {host}, who does not exist"
+        if not port_of(first_container(found["redis-sentinel"]), int(port)):
+            yield f"ask at {port}, where nobody listens"
+    required = (
+        pod(found[name])["spec"]
+        .get("affinity", {})
+        .get("podAntiAffinity", {})
+        .get("requiredDuringSchedulingIgnoredDuringExecution", [])
+    )
+    if [each["topologyKey"] for each in required] != ["kubernetes.io/hostname"]:
+        yield "may be on one node, two at a time"
+    if spec.get("podManagementPolicy") != "Parallel":
+        yield "wait for one another for ever"
+    if not spec.get("volumeClaimTemplates"):
+        yield "forget who was the primary"
+    if not [
+        each
+        for each in manifests.of("Service")
+        if each["metadata"]["name"] == spec["serviceName"]
+        and each["spec"].get("clusterIP") == "None"
+        and each["spec"].get("publishNotReadyAddresses")
+    ]:
+        yield "have no names before they are ready"
+
+
+MESHED = {
+    "linkerd.io/inject": "enabled",
+    "config.linkerd.io/default-inbound-policy": "deny",
+    # Else a Job would never end, and a pod would start before its proxy.
+    "config.beta.linkerd.io/proxy-enable-native-sidecar": "true",
+}
+_PROXY = "config.linkerd.io/proxy-"
+
+
+def mesh(manifests):
+    """Where there is a mesh, each pod is in it, and lets nobody in past its policies."""
+    if not manifests.of("Server"):
+        return
+    for one in manifests.of(*WORKLOADS):
+        said = annotations(one)
+        for name, value in MESHED.items():
+            if said.get(name) != value:
+                yield f"{name_of(one)}: {name} is not {value}"
+        asked, most = (
+            said.get(f"{_PROXY}memory-{each}", "0") for each in ("request", "limit")
+        )
+        if f"{_PROXY}cpu-request" not in said or not (
+            0 < quantity(asked) <= quantity(most)
+        ):
+            yield f"{name_of(one)}: its proxy may take what it likes"
+        past = said.get("config.linkerd.io/skip-inbound-ports")
+        # People are no part of the mesh, and nginx must see their addresses.
+        public = "8080,8443" if component(one) == "gateway" else None
+        if past != public:
+            yield f"{name_of(one)} is reached past the mesh at {past}"
+        if {"5432", "6379", "26379"} - set(
+            said.get("config.linkerd.io/opaque-ports", "").split(",")
+        ):
+            yield f"{name_of(one)}: its proxy waits for requests of databases"
+    for one in manifests.of("Cluster"):
+        inherited = one["spec"].get("inheritedMetadata", {}).get("annotations", {})
+        if inherited.get("linkerd.io/inject") != "disabled":
+            yield f"{name_of(one)}: its own jobs do not end in the mesh"
+    yield from _mesh_references(manifests)
+
+
+def _mesh_references(manifests):
+    accounts = {one["metadata"]["name"] for one in manifests.of("ServiceAccount")}
+    stores = {"postgres", "redis-store", "redis-nodes", "redis-sentinel", "redis-cache"}
+    there = {
+        kind: {one["metadata"]["name"] for one in manifests.of(kind)}
+        for kind in ("Server", "MeshTLSAuthentication")
+    }
+    for one in manifests.of("AuthorizationPolicy"):
+        asked = one["spec"]["requiredAuthenticationRefs"]
+        for each in (one["spec"]["targetRef"], *asked):
+            if each["name"] not in there[each["kind"]]:
+                yield f"{name_of(one)}: there is no {each['kind']} {each['name']}"
+    for one in manifests.of("MeshTLSAuthentication"):
+        for each in one["spec"]["identityRefs"]:
+            # Data stores come with components of their own.
+            if "namespace" not in each and each["name"] not in accounts | stores:
+                yield f"{name_of(one)}: there is no account {each['name']}"
+
+
+def first_container(workload):
+    return pod(workload)["spec"]["containers"][0]
+
+
 def agreement(manifests):
     """Values that several processes must agree on are the same."""
     urls = {manifests.settings(one)[f"{one.upper()}_PUBLIC_URL"] for one in SERVICES}
@@ -549,7 +703,7 @@ RULES = {
     for rule in (
         *(probes, resources, security, tokens, spread, disruption, images, secrets),
         *(owners, migrations, drain, writable, references, scaling, settings),
-        *(addresses, agreement),
+        *(addresses, agreement, replicated, mesh),
     )
 }
 

@@ -42,6 +42,9 @@ _ANALYSIS = _object(
         }
     ),
 )
+_AMOUNTS = _object("memory", cpu=_TEXT, memory=_TEXT)
+_RESOURCES = _object("requests limits", requests=_AMOUNTS, limits=_AMOUNTS)
+_COMPRESSION = {"enum": ["bzip2", "gzip", "lz4", "snappy", "xz", "zstd"]}
 _PORT = {"type": "integer", "minimum": 1, "maximum": 65535}
 
 SPECS = {
@@ -221,6 +224,131 @@ SPECS = {
                         query=_TEXT,
                     ),
                 ),
+            )
+        ),
+    ),
+    # https://cloudnative-pg.io/documentation/current/cloudnative-pg.v1/#clusterspec
+    ("postgresql.cnpg.io/v1", "Cluster"): _object(
+        "instances storage",
+        instances={"type": "integer", "minimum": 1},
+        imageName=_TEXT,
+        enableSuperuserAccess={"type": "boolean"},
+        enablePDB={"type": "boolean"},
+        managed=_object(
+            "services",
+            services=_object(
+                "disabledDefaultServices",
+                disabledDefaultServices=_list({"enum": ["ro", "r"]}),
+            ),
+        ),
+        bootstrap=_object(
+            "initdb",
+            initdb=_object(
+                "database owner",
+                database=_TEXT,
+                owner=_TEXT,
+                dataChecksums={"type": "boolean"},
+                encoding=_TEXT,
+                localeCollate=_TEXT,
+                localeCType=_TEXT,
+            ),
+        ),
+        postgresql=_object(
+            "parameters",
+            # Values are strings, numbers too.
+            parameters=_LABELS,
+            synchronous=_object(
+                "method number",
+                method={"enum": ["any", "first"]},
+                number={"type": "integer", "minimum": 1},
+                dataDurability={"enum": ["required", "preferred"]},
+            ),
+            pg_hba=_list(_TEXT),
+        ),
+        affinity=_object(
+            "",
+            enablePodAntiAffinity={"type": "boolean"},
+            podAntiAffinityType={"enum": ["preferred", "required"]},
+            topologyKey=_TEXT,
+        ),
+        topologySpreadConstraints=_list({"type": "object"}),
+        seccompProfile=_object("type", type={"enum": ["RuntimeDefault"]}),
+        resources=_RESOURCES,
+        storage=_object("size", size=_TEXT),
+        walStorage=_object("size", size=_TEXT),
+        inheritedMetadata=_object("", annotations=_LABELS, labels=_LABELS),
+        plugins=_list(
+            _object(
+                "name",
+                name=_TEXT,
+                isWALArchiver={"type": "boolean"},
+                parameters=_LABELS,
+            )
+        ),
+    ),
+    ("postgresql.cnpg.io/v1", "ScheduledBackup"): _object(
+        "schedule cluster",
+        # Six fields: seconds come first.
+        schedule={"type": "string", "pattern": r"^(\S+ ){5}\S+$"},
+        immediate={"type": "boolean"},
+        backupOwnerReference={"enum": ["none", "self", "cluster"]},
+        cluster=_object("name", name=_TEXT),
+        method={"enum": ["plugin", "volumeSnapshot", "barmanObjectStore"]},
+        pluginConfiguration=_object("name", name=_TEXT),
+    ),
+    # https://cloudnative-pg.io/plugin-barman-cloud/docs/plugin-barman-cloud.v1/
+    ("barmancloud.cnpg.io/v1", "ObjectStore"): _object(
+        "configuration",
+        retentionPolicy={"type": "string", "pattern": "^[1-9][0-9]*[dwm]$"},
+        configuration=_object(
+            "destinationPath",
+            destinationPath={"type": "string", "pattern": "^s3://"},
+            endpointURL=_TEXT,
+            s3Credentials=_object(
+                "accessKeyId secretAccessKey",
+                accessKeyId=_object("name key", name=_TEXT, key=_TEXT),
+                secretAccessKey=_object("name key", name=_TEXT, key=_TEXT),
+            ),
+            wal=_object("", compression=_COMPRESSION),
+            data=_object("", compression=_COMPRESSION),
+        ),
+        instanceSidecarConfiguration=_object("", resources=_RESOURCES),
+    ),
+    # https://linkerd.io/2/reference/authorization-policy/
+    ("policy.linkerd.io/v1beta3", "Server"): _object(
+        "podSelector port",
+        podSelector=_object("", matchLabels=_LABELS),
+        port={"oneOf": [_PORT, _TEXT]},
+        proxyProtocol={
+            "enum": ["unknown", "HTTP/1", "HTTP/2", "gRPC", "opaque", "TLS"]
+        },
+        accessPolicy=_TEXT,
+    ),
+    ("policy.linkerd.io/v1alpha1", "AuthorizationPolicy"): _object(
+        "targetRef requiredAuthenticationRefs",
+        targetRef=_object(
+            "group kind name",
+            group={"const": "policy.linkerd.io"},
+            kind={"enum": ["Server"]},
+            name=_TEXT,
+        ),
+        requiredAuthenticationRefs=_list(
+            _object(
+                "group kind name",
+                group={"const": "policy.linkerd.io"},
+                kind={"enum": ["MeshTLSAuthentication"]},
+                name=_TEXT,
+            )
+        ),
+    ),
+    ("policy.linkerd.io/v1alpha1", "MeshTLSAuthentication"): _object(
+        "identityRefs",
+        identityRefs=_list(
+            _object(
+                "kind name",
+                kind={"const": "ServiceAccount"},
+                name=_TEXT,
+                namespace=_TEXT,
             )
         ),
     ),

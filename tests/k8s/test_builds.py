@@ -3,6 +3,7 @@
 import json
 import re
 from functools import cache
+from itertools import combinations
 
 import kubernetes_validate
 import pytest
@@ -37,7 +38,8 @@ def mistakes(manifests, version):
             found = schemas.mistakes(one)
             if found is None:
                 yield f"{name_of(one)}: nobody knows {one['apiVersion']}"
-            elif found:
+                continue
+            if found:
                 yield from (f"{name_of(one)}: {text}" for text in found)
                 continue
         _good.add(key)
@@ -101,6 +103,17 @@ class TestOverlay:
 
 
 class TestCombination:
+    def test_is_there_of_any_two_components_in_every_way(self):
+        assert tuple(COMPONENTS) in COMBINATIONS
+        for pair in combinations(COMPONENTS, 2):
+            ways = {
+                tuple(one in names for one in pair)
+                for names in COMBINATIONS
+                # More than one component, so that the ways are not those of the single ones.
+                if len(names) > 1
+            }
+            assert len(ways) == 4, pair
+
     @pytest.mark.parametrize(
         "components", COMBINATIONS, ids=lambda names: "+".join(names) or "base"
     )
@@ -115,7 +128,11 @@ class TestCombination:
     def test_leaves_nothing_of_a_component_out(self, name):
         text = (K8S / "components" / name / "kustomization.yaml").read_text()
         used = set(re.findall(r"([a-z-]+\.yaml)", text))
-        there = {path.name for path in (K8S / "components" / name).iterdir()}
+        there = {
+            path.name
+            for path in (K8S / "components" / name).iterdir()
+            if path.suffix == ".yaml"
+        }
 
         assert there - {"kustomization.yaml"} <= used
 

@@ -5,8 +5,8 @@ from copy import deepcopy
 import pytest
 
 from .conftest import COMBINATIONS
-from .manifests import OVERLAYS, Manifests, combined, overlay
-from .reach import End, ends, reaches
+from .manifests import OVERLAYS, Manifests, combined, overlay, pod
+from .reach import OPAQUE, End, authorized, ends, meshed, reaches, servers
 
 OWNERS = ("auth", "catalog", "worker")
 TASKS = ("worker-interactive", "worker-bulk")
@@ -51,7 +51,20 @@ EDGES = {
 }
 """Every connection between pods that the platform needs: caller, callee, port."""
 
-PORTS = (80, 443, 5432, 6379, 8000, 8080, 8081, 8443, 9090)
+STORE = {caller for caller, callee, _port in EDGES if callee == "redis-store"}
+MORE = {
+    # The component cloudnative-pg.
+    ("postgres-roles", "postgres", 5432),
+    # The component redis-sentinel: who is the primary, and what is asked of it.
+    *((caller, "redis-nodes", 6379) for caller in (*STORE, "redis-sentinel")),
+    *((caller, "redis-sentinel", 26379) for caller in (*STORE, "redis-nodes")),
+}
+"""What components need beside it."""
+
+DATA = (5432, 6379, 26379)
+PORTS = (80, 443, OPAQUE, 5432, 6379, 8000, 8080, 8081, 8443, 9090, 9187, 26379)
+OPERATOR = End("operator", {"app.kubernetes.io/name": "cloudnative-pg"}, "cnpg-system")
+API = End("address of the cluster's API", address="10.20.0.1")
 STRANGER = End("stranger", {"app.kubernetes.io/name": "gateway"}, "default")
 PROMETHEUS = End("prometheus", {"app.kubernetes.io/name": "prometheus"}, "monitoring")
 GRAFANA = End("grafana", {"app.kubernetes.io/name": "grafana"}, "monitoring")
@@ -75,8 +88,13 @@ def matrix(manifests):
 
 def wanted(manifests):
     """The edges whose ends are there."""
-    pods = ends(manifests)
-    return {edge for edge in EDGES if {edge[0], edge[1]} <= set(pods)}
+    pods, proxied = ends(manifests), meshed(manifests)
+    plain = {edge for edge in EDGES | MORE if {edge[0], edge[1]} <= set(pods)}
+    return plain | {
+        (caller, callee, OPAQUE)
+        for caller, callee, port in plain
+        if port in DATA and callee in proxied
+    }
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +120,7 @@ class TestMatrix:
 
     def test_has_every_pair_of_the_local_overlay(self, local):
         assert wanted(local) == EDGES
-        # Twenty-one pods, so nearly all of some 3,800 possible connections are refused.
+        # Twenty-one pods, so nearly all of some 5,000 possible connections are refused.
         assert len(ends(local)) == 21
         assert len(EDGES) < 60
 
@@ -206,16 +224,210 @@ class TestManagedData:
         assert found == {edge for edge in EDGES if edge[1] in data}
 
 
+class TestReplicated:
+    """Data stores of several pods in the cluster."""
+
+    @pytest.fixture
+    def several(self):
+        return combined(
+            ("data", "network-policies", "cloudnative-pg", "redis-sentinel")
+        )
+
+    @pytest.mark.parametrize("name", ["postgres-roles", "redis-sentinel"])
+    def test_take_the_place_of_single_ones(self, several, name):
+        assert not {"redis-store", "StatefulSet postgres"} & set(ends(several))
+        assert matrix(several) == wanted(several)
+        assert name in ends(several)
+
+    @pytest.mark.parametrize(
+        ("name", "ports"),
+        [
+            ("postgres", {5432, 8000}),
+            ("redis-nodes", {6379}),
+            ("redis-sentinel", {26379}),
+        ],
+    )
+    def test_reach_their_like(self, several, name, ports):
+        one = ends(several)[name]
+
+        assert {port for port in PORTS if reaches(several, one, one, port)} == ports
+        assert reaches(several, one, DNS, 53, "UDP")
+
+    def test_of_postgres_are_asked_by_their_operator_and_prometheus(self, several):
+        pods = ends(several)
+        found = {
+            (other.name, name, port)
+            for other in (OPERATOR, PROMETHEUS, GRAFANA, STRANGER, PUBLIC)
+            for name in ("postgres", "redis-nodes", "redis-sentinel")
+            for port in PORTS
+            if reaches(several, other, pods[name], port)
+        }
+
+        assert found == {
+            *(("operator", "postgres", port) for port in (5432, 8000)),
+            ("prometheus", "postgres", 9187),
+        }
+
+    def test_of_postgres_alone_reach_the_api_and_the_bucket(self, several):
+        found = {
+            (name, other.name, port)
+            for name in ("postgres", "redis-nodes", "redis-sentinel")
+            for other in (API, PUBLIC, METADATA, OPERATOR)
+            for port in (443, 6443, 5432)
+            if reaches(several, ends(several)[name], other, port)
+        }
+
+        assert found == {
+            *(("postgres", API.name, port) for port in (443, 6443)),
+            ("postgres", PUBLIC.name, 443),
+        }
+
+    @pytest.mark.parametrize(
+        "name", ["postgres-cluster", "redis-nodes", "redis-sentinel"]
+    )
+    def test_are_noticed_when_a_caller_is_missing(self, several, name):
+        def forget(spec):
+            callers = spec["ingress"][0]["from"][0]["podSelector"]["matchExpressions"]
+            callers[0]["values"].remove("auth")
+
+        assert matrix(changed(several, name, forget)) < matrix(several)
+
+    @pytest.mark.parametrize(
+        "name", ["postgres-cluster", "redis-nodes", "redis-sentinel"]
+    )
+    def test_are_noticed_when_they_are_open(self, several, name):
+        spoiled = changed(several, name, allow_everybody)
+        callee = ends(several)[name.removesuffix("-cluster")]
+        port = {"postgres": 5432, "redis-nodes": 6379, "redis-sentinel": 26379}[
+            callee.name
+        ]
+
+        assert reaches(spoiled, STRANGER, callee, port)
+
+
+class TestMesh:
+    """Who may call whom by their certificates."""
+
+    MESH = ("data", "network-policies", "redis-sentinel", "linkerd")
+
+    def granted(self, manifests):
+        pods = ends(manifests)
+        return {
+            (caller, callee, port)
+            for caller in pods
+            for callee in meshed(manifests)
+            for port in (*DATA, 8000, 8080, 8081, 8443)
+            if caller != callee
+            and authorized(manifests, caller, "flagon", pods[callee], port)
+        }
+
+    @pytest.mark.parametrize(
+        "components",
+        [("data", "linkerd"), MESH, ("data", "cloudnative-pg", "linkerd")],
+        ids="+".join,
+    )
+    def test_lets_through_what_the_architecture_has(self, components):
+        manifests = combined(components)
+        edges = {
+            edge
+            for edge in wanted(manifests)
+            if edge[1] in meshed(manifests) and edge[2] != OPAQUE
+        }
+
+        assert self.granted(manifests) == edges
+        assert len(edges) > 35
+
+    def test_has_one_server_for_each_port_and_none_for_the_public_ones(self):
+        manifests = combined(self.MESH)
+        for one in manifests.of("Deployment", "StatefulSet"):
+            end = ends(manifests)[one["metadata"]["name"]]
+            for port in pod(one)["spec"]["containers"][0]["ports"]:
+                public = end.name == "gateway" and port["name"] in {"http", "https"}
+                found = servers(manifests, end, port["containerPort"])
+                assert len(found) == (0 if public else 1), (end.name, port)
+
+    def test_lets_prometheus_and_nobody_else_of_its_namespace_in(self):
+        manifests = combined(self.MESH)
+        found = {
+            (account, name, port)
+            for account in ("prometheus-k8s", "grafana", "auth")
+            for name, end in ends(manifests).items()
+            for port in (*DATA, 8000, 8081)
+            if authorized(manifests, account, "monitoring", end, port)
+        }
+
+        assert found == {
+            ("prometheus-k8s", name, 8000)
+            for name, end in ends(manifests).items()
+            if end.labels["app.kubernetes.io/component"] in {"http", "process"}
+        }
+
+    @pytest.mark.parametrize("name", ["redis-nodes", "redis-sentinel"])
+    def test_lets_several_of_a_kind_speak_to_each_other(self, name):
+        manifests = combined(self.MESH)
+        one, port = ends(manifests)[name], {"redis-nodes": 6379}.get(name, 26379)
+
+        assert authorized(manifests, name, "flagon", one, port)
+        assert reaches(manifests, one, one, OPAQUE)
+
+    def test_is_asked_for_certificates_by_every_pod(self):
+        manifests = combined(self.MESH)
+        plane = End("identity", namespace="linkerd")
+
+        for one in ends(manifests).values():
+            for port in (8080, 8086, 8090):
+                assert reaches(manifests, one, plane, port)
+            assert not reaches(manifests, one, plane, 443)
+
+    def test_leaves_postgres_to_its_operator(self):
+        manifests = combined(("data", "cloudnative-pg", "linkerd"))
+        cluster = manifests.find("Cluster", "postgres")["spec"]
+
+        assert "postgres" not in meshed(manifests)
+        assert cluster["inheritedMetadata"]["annotations"] == {
+            "linkerd.io/inject": "disabled"
+        }
+
+    @pytest.mark.parametrize(
+        ("kind", "name", "change"),
+        [
+            (
+                "MeshTLSAuthentication",
+                "callers-of-auth",
+                lambda spec: spec["identityRefs"].pop(),
+            ),
+            (
+                "MeshTLSAuthentication",
+                "callers-of-redis-cache",
+                lambda spec: spec["identityRefs"].append({"name": "worker-beat"}),
+            ),
+            (
+                "AuthorizationPolicy",
+                "callers-of-web",
+                lambda spec: spec["targetRef"].update(name="catalog"),
+            ),
+            ("Server", "worker", lambda spec: spec.update(port=8001)),
+        ],
+        ids=lambda value: value if isinstance(value, str) else "",
+    )
+    def test_that_is_wrong_is_noticed(self, kind, name, change):
+        manifests = combined(self.MESH)
+
+        spoiled = changed(manifests, name, change, kind)
+
+        assert self.granted(spoiled) != self.granted(manifests)
+
+
 def without(manifests, name):
     return Manifests(
         tuple(one for one in manifests.objects if one["metadata"]["name"] != name)
     )
 
 
-def changed(manifests, name, change):
+def changed(manifests, name, change, kind="NetworkPolicy"):
     objects = deepcopy(manifests.objects)
     for one in objects:
-        if (one["kind"], one["metadata"]["name"]) == ("NetworkPolicy", name):
+        if (one["kind"], one["metadata"]["name"]) == (kind, name):
             change(one["spec"])
     return Manifests(objects)
 

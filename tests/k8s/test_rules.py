@@ -81,7 +81,7 @@ def writable_root_of_an_init_container(one):
     containers(one)[0]["securityContext"]["readOnlyRootFilesystem"] = False
 
 
-@breaks("security", "StatefulSet", "postgres")
+@breaks("security", "StatefulSet", "redis-nodes")
 def capabilities(one):
     first(one)["securityContext"]["capabilities"]["add"] = ["NET_RAW"]
 
@@ -343,6 +343,152 @@ def two_cookies(one):
     one["data"]["WEB_SESSION_COOKIE"] = "session"
 
 
+@breaks("replicated", "Cluster", "postgres")
+def two_copies(one):
+    one["spec"]["instances"] = 2
+
+
+@breaks("replicated", "Cluster", "postgres")
+def acknowledged_by_one(one):
+    one["spec"]["postgresql"]["synchronous"]["dataDurability"] = "preferred"
+
+
+@breaks("replicated", "Cluster", "postgres")
+def no_budget_of_the_operator(one):
+    one["spec"]["enablePDB"] = False
+
+
+@breaks("replicated", "Cluster", "postgres")
+def copies_on_one_node(one):
+    one["spec"]["affinity"]["podAntiAffinityType"] = "preferred"
+
+
+@breaks("replicated", "Cluster", "postgres")
+def passwords_in_the_clear(one):
+    del one["spec"]["postgresql"]["pg_hba"]
+
+
+@breaks("replicated", "Cluster", "postgres")
+def any_postgres(one):
+    one["spec"]["imageName"] = "ghcr.io/cloudnative-pg/postgresql:17"
+
+
+@breaks("replicated", "Cluster", "postgres")
+def log_goes_nowhere(one):
+    one["spec"]["plugins"][0]["isWALArchiver"] = False
+
+
+@breaks("replicated", "ObjectStore", "postgres")
+def log_goes_to_nobody(one):
+    one["metadata"]["name"] = "other"
+
+
+@breaks("replicated", "ScheduledBackup", "postgres")
+def copies_of_another(one):
+    one["spec"]["cluster"]["name"] = "other"
+
+
+@breaks("replicated", "Deployment", "catalog-relay")
+def believes_any_database(one):
+    for variable in first(one)["env"]:
+        if variable["name"] == "PGSSLMODE":
+            variable["value"] = "require"
+
+
+@breaks("replicated", "Job", "worker-migrate")
+def has_no_authority(one):
+    mounts = first(one)["volumeMounts"]
+    first(one)["volumeMounts"] = [
+        each for each in mounts if each["name"] != "postgres-ca"
+    ]
+
+
+@breaks("replicated", "StatefulSet", "redis-nodes")
+def one_replica(one):
+    one["spec"]["replicas"] = 2
+
+
+@breaks("replicated", "StatefulSet", "redis-sentinel")
+def sentinels_on_one_node(one):
+    del pod(one)["spec"]["affinity"]
+
+
+@breaks("replicated", "StatefulSet", "redis-sentinel")
+def one_after_the_other(one):
+    one["spec"]["podManagementPolicy"] = "OrderedReady"
+
+
+@breaks("replicated", "StatefulSet", "redis-sentinel")
+def forgetful_sentinels(one):
+    del one["spec"]["volumeClaimTemplates"]
+
+
+@breaks("replicated", "StatefulSet", "redis-nodes")
+def asks_nobody(one):
+    for variable in first(one)["env"]:
+        if variable["name"] == "SENTINELS":
+            variable["value"] = "redis-sentinel-3.redis-sentinel:26379"
+
+
+@breaks("replicated", "Service", "redis-nodes")
+def names_too_late(one):
+    one["spec"]["publishNotReadyAddresses"] = False
+
+
+def annotated(one):
+    return pod(one)["metadata"]["annotations"]
+
+
+@breaks("mesh", "Deployment", "catalog")
+def outside_the_mesh(one):
+    annotated(one)["linkerd.io/inject"] = "disabled"
+
+
+@breaks("mesh", "Job", "auth-migrate")
+def job_that_does_not_end(one):
+    del annotated(one)["config.beta.linkerd.io/proxy-enable-native-sidecar"]
+
+
+@breaks("mesh", "StatefulSet", "redis-nodes")
+def lets_everybody_in(one):
+    annotated(one)["config.linkerd.io/default-inbound-policy"] = "all-unauthenticated"
+
+
+@breaks("mesh", "Deployment", "worker-beat")
+def proxy_without_a_limit(one):
+    del annotated(one)["config.linkerd.io/proxy-memory-limit"]
+
+
+@breaks("mesh", "Deployment", "gateway")
+def addresses_that_nobody_sees(one):
+    del annotated(one)["config.linkerd.io/skip-inbound-ports"]
+
+
+@breaks("mesh", "Deployment", "auth")
+def way_past_the_mesh(one):
+    annotated(one)["config.linkerd.io/skip-inbound-ports"] = "8000"
+
+
+@breaks("mesh", "Deployment", "realtime")
+def guesses_at_databases(one):
+    annotated(one)["config.linkerd.io/opaque-ports"] = "5432"
+
+
+@breaks("mesh", "Cluster", "postgres")
+def operator_in_the_mesh(one):
+    del one["spec"]["inheritedMetadata"]
+
+
+@breaks("mesh", "AuthorizationPolicy", "callers-of-catalog")
+def policy_for_nobody(one):
+    one["spec"]["targetRef"]["name"] = "catalogue"
+
+
+@breaks("mesh", "MeshTLSAuthentication", "callers-of-catalog")
+def caller_that_does_not_exist(one):
+    one["spec"]["identityRefs"][0]["name"] = "gatewy"
+
+
 def spoil(kind, name, change):
     """All components with one object changed."""
     objects = list(combined(EVERYTHING).objects)
@@ -396,6 +542,13 @@ class TestBroken:
             ("Rollout", "web", ("workloadRef", "scaleDown"), "at once"),
             ("Rollout", "web", ("strategy", "canary", "steps", 0, "weight"), 10),
             ("AnalysisTemplate", "objectives", ("metrics", 0, "interval"), "1 minute"),
+            ("Cluster", "postgres", ("instance",), 3),
+            ("Server", "auth", ("proxyProtocol",), "HTTP"),
+            ("AuthorizationPolicy", "callers-of-auth", ("targetRef", "kind"), "Srv"),
+            ("MeshTLSAuthentication", "prometheus", ("identities",), "*"),
+            ("Cluster", "postgres", ("postgresql", "parameters", "jit"), False),
+            ("ObjectStore", "postgres", ("configuration", "wal", "compression"), "zip"),
+            ("ScheduledBackup", "postgres", ("schedule",), "0 2 * * *"),
             ("PrometheusRule", "flagon-red", ("groups", 0, "rules", 0, "alert"), "x"),
         ],
     )

@@ -4,11 +4,15 @@ import json
 import os
 import subprocess
 import sys
+from hashlib import sha256
 
 import pytest
 
-from .manifests import K8S, KUBECTL, ROOT, overlay
-from .rules import SECRETS, confidential, used_secrets
+from flagon_chassis import stores
+
+from . import rules
+from .manifests import K8S, KUBECTL, ROOT, combined, overlay
+from .rules import REPLICATED, SECRETS, confidential, used_secrets
 
 sys.path.insert(0, str(K8S))
 
@@ -175,6 +179,12 @@ class TestContext:
         assert cluster.is_local(name, server) is local
 
 
+def asked(manifests):
+    """The Sentinels that the nodes ask."""
+    nodes = manifests.find("StatefulSet", "redis-nodes")
+    return rules.environment(manifests, nodes)["SENTINELS"].split()
+
+
 @pytest.fixture(scope="module")
 def touched(tmp_path_factory):
     """What `up` asks of a local cluster."""
@@ -247,13 +257,63 @@ class TestUp:
             )
         )
 
-        assert set(made) == used == SECRETS
+        assert set(made) == used == SECRETS - REPLICATED
         assert made["gateway-tls"] == {"tls.crt", "tls.key"}
         assert made["redis-acl"] == {"store.acl", "cache.acl"}
         known = {name.lower() for name in confidential()}
         for name in ("auth", "catalog", "realtime", "web", "worker"):
             assert made[name] <= known
             assert f"{name}_secret_key" in made[name]
+
+    def test_makes_roles_when_postgres_is_there_and_before_tables(self, monkeypatch):
+        objects = list(combined(("data", "cloudnative-pg")).objects)
+        asked = []
+        monkeypatch.setattr(
+            cluster, "kubectl", lambda *words, **_more: asked.append(words) or ""
+        )
+
+        cluster.Rollout("kind-flagon").up(objects, [])
+
+        waited = [words[-2] for words in asked if words[4] == "wait"]
+        assert waited[0] == "cluster.postgresql.cnpg.io/postgres"
+        assert waited[1] == "job/postgres-roles"
+        assert set(waited[2:5]) == {
+            *("job/auth-migrate", "job/catalog-migrate", "job/worker-migrate")
+        }
+        # A job cannot be changed: the one of the last rollout goes first.
+        deleted = [words[-3] for words in asked if words[4] == "delete"]
+        assert deleted[0] == "postgres-roles"
+
+    def test_makes_those_of_data_stores_of_several_pods(self, tmp_path):
+        stack = cluster.Cluster("docker", 8080, ROOT, tmp_path)
+        objects = combined(("data", "cloudnative-pg", "redis-sentinel")).objects
+        made = {
+            one["metadata"]["name"]: one["stringData"]
+            for one in cluster.secrets(stack, list(objects))
+        }
+
+        assert set(made["redis-acl"]) == {
+            *("store.acl", "cache.acl", "replicated.acl", "sentinel.acl")
+        }
+        passwords = made["redis-sentinel"]
+        assert set(passwords) == {
+            *("redis_replica_password", "redis_sentinel_password")
+        }
+        for password in passwords.values():
+            assert (
+                sha256(password.encode()).hexdigest()
+                in (made["redis-acl"]["replicated.acl"])
+            )
+        assert "@postgres-rw:5432/" in made["catalog"]["catalog_database_url"]
+        owner = made["catalog-owner"]["catalog_owner_database_url"]
+        assert "@postgres-rw:5432/" in owner
+        for name in ("store_url", "broker_url"):
+            url = made["worker"][f"worker_{'redis_' * (name == 'store_url')}{name}"]
+            found = stores.watched(url)
+            assert found.name == "store"
+            addresses = asked(combined(("redis-sentinel",)))
+            assert [f"{host}:{port}" for host, port in found.sentinels] == addresses
+        assert "@redis-cache:" in made["worker"]["worker_redis_cache_url"]
 
     def test_tells_no_secret_in_its_arguments(self, touched):
         values = {

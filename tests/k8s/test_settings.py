@@ -6,16 +6,23 @@ import re
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
+import psycopg
 import pytest
+import sqlalchemy
 import yaml
+from sqlalchemy.exc import OperationalError
+
+from flagon_chassis import db
+from flagon_chassis.testing import start_postgres
 
 from . import rules
 from .manifests import K8S, OVERLAYS, ROOT, combined, overlay, pod
 
 sys.path.insert(0, str(ROOT / "deploy" / "local"))
 
-from flagonctl import configuration, environment, vault
+from flagonctl import authority, configuration, environment, vault
 from flagonctl.processes import OWNERS, PROCESSES, SERVICES
 from flagonctl.stack import Stack
 
@@ -274,8 +281,99 @@ class TestData:
             for name in ("postgresql.conf", "roles.sh")
         }
         assert manifests.settings("redis") == {
-            name: (redis / name).read_text() for name in ("cache.conf", "store.conf")
+            name: (redis / name).read_text()
+            for name in ("cache.conf", "store.conf", "replicated.sh", "sentinel.sh")
         }
+
+    def test_of_several_pods_has_the_one_source_too(self):
+        single = overlay("local")
+        several = combined(("cloudnative-pg", "redis-sentinel"))
+
+        for single_name, several_name in (
+            ("postgres", "cluster-postgres"),
+            ("redis", "replicated-redis"),
+        ):
+            assert several.settings(several_name) == single.settings(single_name)
+
+    def test_has_the_parameters_of_the_other_modes(self):
+        """Where the operator lets them be said at all."""
+        operators = {
+            # Always on with it, or its own to say.
+            *("fsync", "archive_mode", "archive_command", "max_wal_senders"),
+            *("log_destination", "logging_collector", "log_line_prefix"),
+        }
+        text = (ROOT / "deploy" / "postgres" / "postgresql.conf").read_text()
+        said = dict(re.findall(r"^(\w+) = '?([^'\n]*)'?$", text, re.MULTILINE))
+        cluster = combined(("cloudnative-pg",)).find("Cluster", "postgres")
+
+        assert cluster["spec"]["postgresql"]["parameters"] == {
+            name: value for name, value in said.items() if name not in operators
+        }
+
+    def test_gets_its_roles_from_the_script_with_every_password_it_reads(self):
+        script = (ROOT / "deploy" / "postgres" / "roles.sh").read_text()
+        manifests = combined(("cloudnative-pg",))
+        job = pod(manifests.find("Job", "postgres-roles"))["spec"]
+        (secrets,) = (one for one in job["volumes"] if one["name"] == "secrets")
+        given = {one["path"] for one in secrets["secret"]["items"]}
+        read = {
+            found.replace("${name}", name)
+            for found in re.findall(r"\$secrets/(\S+_postgres_password)'", script)
+            for name in OWNERS
+        } - {"auth_reader_postgres_password", "backup_postgres_password"}
+
+        assert given == read
+        assert job["containers"][0]["command"] == ["sh", "/etc/flagon/roles.sh"]
+
+
+@pytest.fixture(scope="module")
+def encrypted(tmp_path_factory):
+    """A Postgres that can be spoken to both ways, and the folder of its authority."""
+    folder = tmp_path_factory.mktemp("authority")
+    authority.ensure(folder)
+    for server in start_postgres():
+        with psycopg.connect(server.url, autocommit=True) as admin:
+            (data,) = admin.execute("show data_directory").fetchone()
+            owner = Path(data).stat().st_uid
+            for name in ("server.pem", "server.key"):
+                path = Path(data) / name
+                path.write_text((folder / name).read_text())
+                path.chmod(0o600)
+                os.chown(path, owner, -1)
+            for name, value in (
+                ("ssl_cert_file", "server.pem"),
+                ("ssl_key_file", "server.key"),
+                ("ssl", "on"),
+            ):
+                admin.execute(f"alter system set {name} = '{value}'")
+            admin.execute("select pg_reload_conf()")
+        yield server.url.replace("postgresql:", "postgresql+psycopg:"), folder
+
+
+class TestEncryption:
+    """libpq's own variables, which a service passes on without knowing them."""
+
+    @pytest.mark.parametrize("ours", [True, False], ids=["ours", "another"])
+    def test_is_with_the_authority_that_pods_are_given(
+        self, encrypted, ours, tmp_path, bare
+    ):
+        url, folder = encrypted
+        authority.ensure(tmp_path)
+        manifests = combined(("cloudnative-pg",))
+        process = manifests.find("Deployment", "catalog-relay")
+        given = rules.environment(manifests, process)
+        bare.setenv("PGSSLMODE", given["PGSSLMODE"])
+        bare.setenv("PGSSLROOTCERT", str((folder if ours else tmp_path) / "ca.pem"))
+        pool = db.engine(url, pool_size=1, application_name="test")
+
+        if ours:
+            with pool.connect() as connection:
+                query = "select ssl from pg_stat_ssl where pid = pg_backend_pid()"
+                assert connection.scalar(sqlalchemy.text(query)) is True
+        else:
+            with pytest.raises(OperationalError, match="certificate verify failed"):
+                pool.connect()
+        pool.dispose()
 
 
 def words(value):

@@ -13,6 +13,8 @@ from .processes import OWNERS, RABBITMQ, READABLE, SERVICES
 from .stack import Stack
 
 REDIS_USERS = ("admin", "monitor", *SERVICES)
+REDIS_KEEPERS = ("replica", "sentinel")
+"""Where there are several Redis: those that copy, and those that watch them."""
 
 _TEXTS = (
     "postgres_password",
@@ -56,12 +58,15 @@ class Vault:
         """Write one secret."""
         write(self.folder / name, value, self.mode)
 
-    def fill(self) -> list[str]:
-        """Make what is missing and return its names; safe after a kill half-way."""
+    def fill(self, more: tuple[str, ...] = ()) -> list[str]:
+        """Make what is missing and return its names; safe after a kill half-way.
+
+        :param more: names of passwords beside those that every stack has.
+        """
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.folder.chmod(0o700)
         made = []
-        for name in (*_TEXTS, *_KEYS):
+        for name in (*_TEXTS, *_KEYS, *more):
             if not (self.folder / name).exists():
                 # The alphabet of token_urlsafe needs no quoting in a URL or a config file.
                 raw = secrets.token_bytes(32)
@@ -112,13 +117,15 @@ def rabbitmq_variables(vault: Vault) -> dict[str, str]:
     }
 
 
-def redis_variables(stack: Stack, vault: Vault) -> dict[str, str]:
+def redis_variables(
+    stack: Stack, vault: Vault, users: tuple[str, ...] = REDIS_USERS
+) -> dict[str, str]:
     """Return what the ACL templates need: hashes, so the files hold no password."""
     return {"REDIS_AUTH_MAILS": MAILS[stack.mail_queue]} | {
         f"REDIS_{name.upper()}_SHA256": sha256(
             vault[f"redis_{name}_password"].encode()
         ).hexdigest()
-        for name in REDIS_USERS
+        for name in users
     }
 
 

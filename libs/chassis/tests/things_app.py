@@ -3,13 +3,12 @@
 import os
 import time
 
-import redis
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery import shared_task
 from celery.exceptions import Ignore
 from flask import current_app
 
-from flagon_chassis import db, logs, queue, tracing, web
+from flagon_chassis import db, logs, queue, stores, tracing, web
 from flagon_chassis.settings import DatabaseSettings
 
 
@@ -38,7 +37,7 @@ def create_app(settings=None):
 
 def _note(key, value):
     settings = current_app.extensions["flagon.settings"]
-    with redis.Redis.from_url(settings.redis_store_url.get_secret_value()) as client:
+    with stores.client(settings.redis_store_url.get_secret_value()) as client:
         client.rpush(f"things:noted:{key}", value)
 
 

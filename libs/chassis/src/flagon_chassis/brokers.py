@@ -14,6 +14,7 @@ from celery import Celery
 from kombu import Exchange, Queue
 from kombu.exceptions import OperationalError
 
+from . import stores
 from .settings import DatabaseSettings
 
 _HEARTBEAT_SECONDS = 30
@@ -81,14 +82,25 @@ class Redis:
 
     def configuration(self, wants: Wants) -> dict[str, Any]:
         """Keep all keys below the service's prefix, so that an ACL can hold it."""
+        options, way = {}, {"broker_url": self._address}
+        address = stores.watched(self._address)
+        if address:
+            options["watched"] = address
+            # Kombu wants an address, and shows it; the transport goes by its options.
+            host, port = address.sentinels[0]
+            way = {
+                "broker_url": f"sentinel://{host}:{port}",
+                "broker_transport": f"{__package__}.sentinel_transport:Transport",
+            }
         return {
-            "broker_url": self._address,
+            **way,
             "task_queues": [
                 Queue(name, Exchange("tasks", type="direct"), routing_key=name)
                 for name in wants.queues
             ],
             "task_default_exchange": "tasks",
             "broker_transport_options": {
+                **options,
                 "global_keyprefix": f"{wants.service}:",
                 "visibility_timeout": wants.again_seconds,
                 "unacked_restore_interval": 5,

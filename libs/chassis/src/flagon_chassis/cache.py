@@ -26,7 +26,7 @@ from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import event
 from sqlalchemy.orm import Session
 
-from . import events, metrics
+from . import events, metrics, stores
 from .content import OPTIONS, Content
 from .settings import ServiceSettings
 
@@ -92,11 +92,11 @@ class AnswerCache:
         )
         self._store = app.extensions["cache"][cache]
         self._content = Content(url, app.name)
-        self._redis = redis.Redis.from_url(url, **OPTIONS)
+        self._redis = stores.client(url, **OPTIONS)
         self._wait_seconds = wait_seconds
         # A Redis that freezes meanwhile is noticed all the same.
         patient = OPTIONS | {"socket_timeout": wait_seconds + 0.3}
-        self._waiting = redis.Redis.from_url(url, **patient)
+        self._waiting = stores.client(url, **patient)
         self._away_until = 0.0
         self._requests = metrics.counter(
             "flagon_cache_requests_total",

@@ -12,6 +12,8 @@ import structlog
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from . import stores
+
 log = structlog.get_logger()
 
 OPTIONS: dict[str, Any] = {
@@ -28,7 +30,7 @@ class Content:
 
     def __init__(self, url: str, service: str) -> None:
         self.key = f"{service}:answers:content"
-        self._redis = redis.Redis.from_url(url, **OPTIONS)
+        self._redis = stores.client(url, **OPTIONS)
 
     def name(self) -> bytes:
         """Return the name; give one when Redis has none, or has forgotten it.

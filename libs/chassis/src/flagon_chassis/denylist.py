@@ -9,6 +9,8 @@ import redis
 import structlog
 from redis.maint_notifications import MaintNotificationsConfig
 
+from . import stores
+
 log = structlog.get_logger()
 
 PREFIX = "denylist:"
@@ -51,8 +53,8 @@ class Denylist:
             "socket_timeout": 0.5,
             "socket_connect_timeout": 0.5,
         }
-        self._redis = redis.Redis.from_url(url, **options)
-        self._watching = redis.Redis.from_url(
+        self._redis = stores.client(url, **options)
+        self._watching = stores.client(
             url,
             protocol=3,
             maint_notifications_config=MaintNotificationsConfig(enabled=False),

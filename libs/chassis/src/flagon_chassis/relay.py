@@ -25,7 +25,7 @@ import structlog
 from psycopg.rows import class_row
 from structlog.contextvars import bound_contextvars
 
-from . import logs, metrics, sentry, server, streams, tracing
+from . import logs, metrics, sentry, server, stores, streams, tracing
 from .plain import stop_at_signals
 from .settings import DatabaseSettings
 
@@ -113,6 +113,7 @@ class Relay:
     def __post_init__(self) -> None:
         url = self.settings.redis_store_url.get_secret_value()
         self._redis = streams.connect(url)
+        self._several = stores.watched(url) is not None
         self._publishers: dict[str, Celery] = {}
         self._rq: dict[tuple[str, str], RedisQueue] = {}
         self._unsendable: set[int] = set()
@@ -234,6 +235,7 @@ class Relay:
         events = [message for message in batch if message.channel == "event"]
         if events:
             self._publish_events(events)
+            self._copy()
             if self.told is not None:
                 self.told()
             connection.execute(_MARK, [[message.sequence for message in events]])
@@ -262,8 +264,14 @@ class Relay:
                 self.trouble.pop(self.settings.broker, None)
         finally:
             if handed:
+                self._copy()
                 connection.execute(_MARK, [handed])
         return len(batch)
+
+    def _copy(self) -> None:
+        """Have a replica know what was sent: what is marked here nobody sends again."""
+        if self._several:
+            stores.copy(self._redis, f"{self.service}:relay")
 
     def _publish_events(self, events: list[Message]) -> None:
         spans: list[tracing.Span] = []

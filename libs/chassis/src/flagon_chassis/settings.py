@@ -3,8 +3,17 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, SecretStr
+from pydantic import (
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_settings import BaseSettings
+
+from . import stores
 
 _SECRETS = Path("/run/secrets")
 
@@ -59,7 +68,8 @@ class ServiceSettings(
     """The secret of that client."""
 
     redis_store_url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
-    """The Redis that keeps what it is given: streams, queues, sessions, denylist."""
+    """The Redis that keeps what it is given: streams, queues, sessions, denylist. With
+    `redis+sentinel://user:password@host:26379,host:26379/name` the primary of several."""
     redis_cache_url: SecretStr = SecretStr("redis://127.0.0.1:6379/1")
     """The Redis that may forget: caches and counters."""
     rate_limit: str = "1200 per minute"
@@ -73,6 +83,15 @@ class ServiceSettings(
     """OTLP over HTTP collector, without `/v1/traces`."""
     sentry_dsn: SecretStr = SecretStr("")
     """Where unexpected errors are reported; empty: nowhere."""
+
+    @field_validator("redis_store_url", "redis_cache_url")
+    @classmethod
+    def _known_redis(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
+        several = stores.watched(value.get_secret_value())
+        if several and info.field_name == "redis_cache_url":
+            message = "the cache is one Redis: it may forget, so nothing is gained"
+            raise ValueError(message)
+        return value
 
     @property
     def problems_url(self) -> str:

@@ -11,6 +11,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from . import stores
+
 EVENTS = "events"
 """The one stream: one total order, so one entry id resumes any set of topics."""
 DEAD = "events:dead"
@@ -53,7 +55,7 @@ def connect(url: str, *, block_seconds: float = 0.0) -> redis.Redis:
 
     :param block_seconds: the longest `BLOCK` that will be used with it.
     """
-    return redis.Redis.from_url(
+    return stores.client(
         url,
         retry=Retry(NoBackoff(), 0),
         socket_connect_timeout=2.0,

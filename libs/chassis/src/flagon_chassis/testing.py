@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from email.message import Message
+from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -179,6 +180,141 @@ def start_redis(*options: str, port: int | None = None) -> Iterator[Server]:
         process.kill()
         process.wait(20)
         shutil.rmtree(folder)
+
+
+_REDIS = Path(__file__).parents[4] / "deploy" / "redis"
+
+
+class Replicated:
+    """Three Redis and three Sentinels, started as in a cluster; any may be killed.
+
+    Each has the host name `localhost`, and is told apart by its port.
+
+    :param service: whose rights the user of `url` has, in the place of the worker's.
+    """
+
+    password = "replicated"  # noqa: S105 (may be read by everybody)
+
+    def __init__(self, service: str = "things") -> None:
+        self._user = _unprivileged()
+        self._folder = _private_folder(self._user)
+        self.ports = [free_port() for _ in range(3)]
+        self.sentinels = [free_port() for _ in range(3)]
+        self.processes: dict[int, subprocess.Popen[bytes]] = {}
+        """By port."""
+        hashed = hashlib.sha256(self.password.encode()).hexdigest()
+        texts = {
+            name: re.sub(
+                r"#\$\{\w+\}",
+                f"#{hashed}",
+                (_REDIS / f"{name}.acl.template").read_text(),
+            )
+            .replace("worker", service)
+            .replace("${REDIS_AUTH_MAILS}", "")
+            for name in ("store", "replicated", "sentinel")
+        }
+        (self._folder / "store.acl").write_text(texts["store"] + texts["replicated"])
+        (self._folder / "sentinel.acl").write_text(texts["sentinel"])
+        for name in ("replica", "sentinel"):
+            secret = self._folder / f"redis_{name}_password"
+            secret.write_text(self.password)
+        places = ",".join(f"localhost:{port}" for port in self.sentinels)
+        self.url = f"redis+sentinel://{service}:{self.password}@{places}/store/0"
+
+    def start(self, port: int) -> None:
+        """Start one server, or start it again with the files that it left."""
+        own = self._folder / str(port)
+        own.mkdir(exist_ok=True)
+        if self._user:
+            shutil.chown(own, self._user)
+        sentinel = port in self.sentinels
+        acl = self._folder / f"{'sentinel' if sentinel else 'store'}.acl"
+        script = (
+            ("sentinel.sh",) if sentinel else ("replicated.sh", _REDIS / "store.conf")
+        )
+        kind = "SENTINEL" if sentinel else "REDIS"
+        with (own / "log").open("ab") as log:
+            self.processes[port] = subprocess.Popen(  # noqa: S603 (no shell, our own words)
+                ["/bin/sh", _REDIS / script[0], *script[1:], acl, own],
+                user=self._user,
+                stdout=log,
+                stderr=log,
+                env={
+                    "PATH": os.defpath,
+                    "SECRETS_DIR": str(self._folder),
+                    "REDIS_BIND": "127.0.0.1",
+                    f"{kind}_HOST": "localhost",
+                    f"{kind}_PORT": str(port),
+                    "REDIS_FIRST": f"localhost {self.ports[0]}",
+                    "SENTINELS": " ".join(f"localhost:{one}" for one in self.sentinels),
+                    # A cluster has more patience.
+                    "SENTINEL_DOWN_MILLISECONDS": "1000",
+                    "SENTINEL_FAILOVER_MILLISECONDS": "2000",
+                },
+            )
+
+    def admin(self, port: int) -> Any:  # noqa: ANN401 (untyped in the library, in part)
+        """Return an administrator's connection to one server."""
+        return redis.Redis.from_url(
+            f"redis://admin:{self.password}@127.0.0.1:{port}",
+            retry=None,
+            decode_responses=True,
+        )
+
+    def role(self, port: int) -> str:
+        """Return what one server says that it is: `master` or `slave`."""
+        with closing(self.admin(port)) as client:
+            return str(client.execute_command("ROLE")[0])
+
+    def primary(self) -> int:
+        """Return the port of the server that the Sentinels call the primary.
+
+        :raises ConnectionError: they do not agree yet.
+        """
+        found = set()
+        for port in self.sentinels:
+            if self.processes[port].poll() is None:
+                with closing(self.admin(port)) as client:
+                    reply = client.execute_command("SENTINEL", "MASTER", "store")
+                    found.add(int(reply["port"]))
+        if len(found) != 1:
+            raise ConnectionError("the Sentinels do not agree")
+        return found.pop()
+
+    def settled(self) -> None:
+        """Raise unless everybody knows everybody, and both replicas follow.
+
+        :raises ConnectionError: they do not yet.
+        """
+        for port in self.sentinels:
+            with closing(self.admin(port)) as client:
+                seen = client.execute_command("SENTINEL", "MASTER", "store")
+            if (int(seen["num-slaves"]), int(seen["num-other-sentinels"])) != (2, 2):
+                raise ConnectionError(f"{port} knows too few")
+        with closing(self.admin(self.primary())) as client:
+            found = client.info("replication").get("min_slaves_good_slaves")
+            if found != len(self.ports) - 1:
+                raise ConnectionError("a replica is not ready")
+
+    def stop(self) -> None:
+        """End all of them."""
+        for process in self.processes.values():
+            process.kill()
+            process.wait(20)
+        shutil.rmtree(self._folder)
+
+
+def start_replicated() -> Iterator[Replicated]:
+    """Yield replicated servers that know each other."""
+    servers = Replicated()
+    try:
+        for port in (*servers.ports, *servers.sentinels):
+            servers.start(port)
+            _wait(partial(servers.role, port))
+        _wait(servers.settled, 60)
+        yield servers
+    finally:
+        servers.stop()
 
 
 _PASSWORD = "rabbit"  # noqa: S105 (may be read by everybody)

@@ -15,6 +15,7 @@ from uuid import uuid4
 import redis
 import structlog
 
+from flagon_chassis import stores
 from flagon_chassis.errors import Unavailable
 
 from .domain import images, pictures
@@ -286,7 +287,7 @@ class PersistedDocuments:
 
     def __init__(self, url: str, *, keep_seconds: int) -> None:
         self._keep_seconds = keep_seconds
-        self._redis = redis.Redis.from_url(
+        self._redis = stores.client(
             url,
             # A document is not worth waiting for: its client has it.
             retry=None,

@@ -8,6 +8,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from flagon_chassis import stores
+
 from . import wire
 from .domain import EventIdReused
 from .ring import Entry
@@ -48,15 +50,13 @@ def connect(url: str, *, max_connections: int) -> redis.Redis:
 
     Whoever waits for a connection longer than that is better off coming back.
     """
-    return redis.Redis(
-        connection_pool=redis.BlockingConnectionPool.from_url(
-            url,
-            max_connections=max_connections,
-            timeout=5,
-            socket_timeout=2,
-            socket_connect_timeout=2,
-            retry=Retry(NoBackoff(), 0),
-        )
+    return stores.client(
+        url,
+        max_connections=max_connections,
+        queue_seconds=5,
+        socket_timeout=2,
+        socket_connect_timeout=2,
+        retry=Retry(NoBackoff(), 0),
     )
 
 
@@ -94,7 +94,7 @@ class EventLog:
         self._block_milliseconds = int(block_seconds * 1000)
         # A blocking read must end before the socket gives up, else an idle stream looks
         # like a dead Redis. Retries are the reader's own, which says so to the clients.
-        self._tail = redis.Redis.from_url(
+        self._tail = stores.client(
             url,
             socket_timeout=block_seconds + 4,
             socket_connect_timeout=2,

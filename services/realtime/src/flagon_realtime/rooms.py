@@ -15,6 +15,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from flagon_chassis import stores
+
 from .clients import connect
 
 _CHANNEL = "realtime:rooms"
@@ -204,7 +206,7 @@ class Rooms:
         """
         while True:
             # A connection of its own: it waits for ever, and is made again when it breaks.
-            with redis.Redis.from_url(
+            with stores.client(
                 self._url,
                 socket_connect_timeout=2,
                 retry=Retry(NoBackoff(), 0),

@@ -13,6 +13,7 @@ from flagon_auth.domain.email_tokens import Linker
 from flagon_auth.domain.keys import Plan
 from flagon_auth.domain.passwords import Hasher
 from flagon_auth.domain.tokens import Issuer, Spent
+from flagon_chassis import stores
 
 from .attempts import Attempts
 from .denylist import Denylist
@@ -74,7 +75,7 @@ def parts() -> Parts:
 
 def connect(url: str) -> redis.Redis:
     """Return a client that gives up soon: a request must not wait for a dead Redis."""
-    return redis.Redis.from_url(
+    return stores.client(
         url,
         retry=None,
         socket_timeout=0.5,

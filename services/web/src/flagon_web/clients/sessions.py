@@ -27,6 +27,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from werkzeug.datastructures import CallbackDict
 
+from flagon_chassis import stores
 from flagon_chassis.errors import Unavailable
 from flagon_web.i18n import gettext as _
 
@@ -116,7 +117,7 @@ class Sessions:
         clock: Callable[[], float] = time.time,
     ) -> None:
         # A page must not wait for a dead Redis: one try, then say so.
-        self._redis = redis.Redis.from_url(
+        self._redis = stores.client(
             url,
             decode_responses=True,
             retry=Retry(NoBackoff(), 1),
