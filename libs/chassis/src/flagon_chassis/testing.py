@@ -40,11 +40,12 @@ import psycopg
 import pytest
 import redis
 from cryptography.hazmat.primitives.asymmetric import ec
-from sqlalchemy import MetaData, NullPool, create_engine
+from sqlalchemy import MetaData, NullPool, create_engine, func, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from . import dpop
 from .auth import AUDIENCE
+from .tables import errand
 
 ISSUER = "http://issuer.test"
 
@@ -263,6 +264,13 @@ def differences(database_url: str, metadata: MetaData) -> list[Any]:
             },
         )
         return list(compare_metadata(context, metadata))
+
+
+def errands_of(session: Session) -> dict[str, int]:
+    """Return in how many seconds each errand is asked for again, by what it is about."""
+    left = func.extract("epoch", errand.c.ask_at - func.now())
+    found = session.execute(select(errand.c.subject, left))
+    return {subject: round(seconds) for subject, seconds in found}
 
 
 BUCKET_KEY = ("test-key", "test-secret")
