@@ -73,6 +73,7 @@ def news(app):
     yield app
     with app.app_context(), db.transaction() as session:
         session.execute(text("delete from logout_notice"))
+        session.execute(text("delete from audit_event"))
         session.execute(text("update client set backchannel_logout_uri = null"))
         session.execute(
             text("update client set id_token_signed_response_alg = 'RS256'")
