@@ -74,6 +74,10 @@ delete from outbox where sequence in (
   select sequence from outbox where sent_at < now() - interval '1 day'
   order by sent_at limit %s)
 """
+_FORGOTTEN = """
+update outbox set sent_at = null where channel = 'event'
+and sent_at > now() - interval '1 hour' and sent_at < to_timestamp(%s)
+"""
 # The answers to repeated requests (idempotency.py) live beside the outbox where a service
 # keeps them, and have nobody else who would forget them.
 _HAS_KEYS = "select to_regclass('idempotency_key') is not null"
@@ -172,6 +176,8 @@ class Relay:
             "outcome",
         )
         self._known: set[str] = set()
+        self._begun = float("-inf")
+        self._begun_at = float("-inf")
 
     def probe(self, dependency: str) -> None:
         """Raise if the last use of a dependency failed; for readiness."""
@@ -202,6 +208,7 @@ class Relay:
         while not self.stop.is_set():
             try:
                 sent = self.step(connection)
+                self.repeat_forgotten(connection)
             except queue_errors() as error:
                 self._note("redis", error)
                 failures += 1
@@ -439,6 +446,26 @@ class Relay:
             task_id=task_id,
             expires_seconds=message.body.get("expires_seconds"),
         )
+
+    def repeat_forgotten(self, connection: psycopg.Connection[Any]) -> None:
+        """Send events of the last hour again if the stream was emptied since.
+
+        In their order and with their ids: who had read them knows them.
+
+        :raises redis.RedisError: Redis does not answer.
+        """
+        now = time.monotonic()
+        if now - self._begun_at < _MEASURE_SECONDS:
+            return
+        self._begun_at = now
+        before, self._begun = self._begun, streams.beginning(self._redis)
+        if before == self._begun:
+            return
+        # Some may have been on their way from the old stream to their mark.
+        margin = 1.0 if 0 <= before < float("inf") else 0.0
+        again = connection.execute(_FORGOTTEN, [self._begun + margin]).rowcount
+        if again:
+            log.warning("stream_forgot_events", number=again)
 
     def housekeeping(self, connection: psycopg.Connection[Any], *, idle: bool) -> None:
         """Measure and purge when that is due; purge only while there is time."""
