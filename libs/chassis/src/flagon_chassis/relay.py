@@ -458,12 +458,13 @@ class Relay:
         if now - self._begun_at < _MEASURE_SECONDS:
             return
         self._begun_at = now
-        before, self._begun = self._begun, streams.beginning(self._redis)
-        if before == self._begun:
+        begun = streams.beginning(self._redis)
+        if begun == self._begun:
             return
         # Some may have been on their way from the old stream to their mark.
-        margin = 1.0 if 0 <= before < float("inf") else 0.0
-        again = connection.execute(_FORGOTTEN, [self._begun + margin]).rowcount
+        margin = 1.0 if 0 <= self._begun < float("inf") else 0.0
+        again = connection.execute(_FORGOTTEN, [begun + margin]).rowcount
+        self._begun = begun
         if again:
             log.warning("stream_forgot_events", number=again)
 
