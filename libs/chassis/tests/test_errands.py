@@ -71,6 +71,15 @@ class TestSend:
         ((_id, kwargs),) = taken(store)
         assert kwargs == "{'n': 1}"
 
+    @pytest.mark.parametrize("count", [0, 1, 10_000])
+    def test_sends_any_number_at_once(self, begin, rows, count):
+        tasks = [(str(n), {"n": n}) for n in range(count)]
+        with begin() as session:
+            errands.send(session, TASK, queue="mail", tasks=tasks, lives=HOUR)
+
+        both = "select count(*) from errand join outbox using (id, subject, body)"
+        assert rows.execute(both).fetchone() == (count,)
+
     def test_is_undone_with_its_transaction(self, begin, rows):
         def fail():
             with begin() as session:

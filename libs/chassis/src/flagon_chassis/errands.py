@@ -37,21 +37,26 @@ def send(
     :param lives: after this it is given up.
     """
     rows = events.prepare_tasks(name, queue=queue, tasks=tasks)
+    if not rows:
+        return
     events.put(session, rows)
-    for row in rows:
-        key = {"name": row["name"], "subject": row["subject"]}
-        values = {
-            **{column: row[column] for column in ("id", "body", "headers")},
-            "created_at": func.now(),
-            "ask_at": func.now() + timedelta(seconds=FIRST_SECONDS),
-            "asks": 0,
-            "until": func.now() + lives,
-        }
-        session.execute(
-            insert(errand)
-            .values(**key, **values)
-            .on_conflict_do_update(index_elements=list(key), set_=values)
-        )
+    times = {
+        "created_at": func.now(),
+        "ask_at": func.now() + timedelta(seconds=FIRST_SECONDS),
+        "until": func.now() + lives,
+    }
+    new = insert(errand).values(times)
+    message = ("id", "body", "headers")
+    again = {column: new.excluded[column] for column in message}
+    session.execute(
+        new.on_conflict_do_update(
+            index_elements=["name", "subject"], set_={**again, **times, "asks": 0}
+        ),
+        [
+            {column: row[column] for column in ("name", "subject", *message)}
+            for row in rows
+        ],
+    )
 
 
 def postpone(session: Session, name: str, subject: str, seconds: float) -> None:
