@@ -24,7 +24,7 @@ from bench_jobs import cpu_seconds, held, started, until
 
 from flagon_chassis import queue
 from flagon_chassis.redis_queue import RedisQueue
-from flagon_chassis.testing import Peer, start_postgres, start_redis
+from flagon_chassis.testing import Peer, SmtpServer, start_postgres, start_redis
 from flagon_worker.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -33,7 +33,7 @@ TASK = "worker.send_mail"
 
 
 def tests_of_mails():
-    """Return the module of the worker's tests that has a mail server."""
+    """Return the module of the worker's tests that has a letter."""
     path = ROOT / "services" / "worker" / "tests" / "test_mails.py"
     spec = importlib.util.spec_from_file_location("test_mails", path)
     module = importlib.util.module_from_spec(spec)
@@ -56,13 +56,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mails", type=int, default=1200)
     count = parser.parse_args().mails // ROUNDS
-    mails = tests_of_mails()
-    Room.letter = mails.LETTER
+    Room.letter = tests_of_mails().LETTER
     with ExitStack() as stack:
         server = next(held(stack, start_redis()))
         postgres = next(held(stack, start_postgres()))
         room = stack.enter_context(closing(Room()))
-        sink = stack.enter_context(closing(mails.SmtpServer()))
+        sink = stack.enter_context(closing(SmtpServer()))
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         values = {
             "environment": "testing",

@@ -14,12 +14,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx2
+import psutil
+import psycopg
 import pytest
 
 from flagon_chassis.testing import free_port
 
 BINARIES = Path(sys.executable).parent
-SCOPE = "catalog:read catalog:write jobs:read jobs:manage"
+SCOPE = "catalog:read catalog:write jobs:read jobs:manage mails:send logout:deliver"
+
+COMMANDS = {
+    "auth-relay": ("relay",),
+    "worker-celery": ("celery", "--queues", "mail"),
+    "worker-rq": ("rq",),
+}
+"""What processes run that do not serve."""
 
 WAYS = {
     "catalog": ("GET", "/api/v1/products"),
@@ -32,18 +41,23 @@ WAYS = {
 
 @dataclass
 class Platform:
-    """The services that run, and how to ask them."""
+    """The services that run, and how to ask them.
+
+    :param names: what can be started: a service, or `<service>-<what>`.
+    :param more: further settings, as environment variables.
+    """
 
     folder: Path
     databases: dict[str, str]
     redis: str
+    names: tuple[str, ...]
+    more: dict[str, str] = field(default_factory=dict)
     secret: str = field(default_factory=lambda: secrets.token_urlsafe(32))
     ports: dict[str, int] = field(default_factory=dict)
     processes: dict[str, subprocess.Popen] = field(default_factory=dict)
 
     def __post_init__(self):
-        names = ("auth", "auth-2", "catalog", "worker", "realtime")
-        self.ports = {name: free_port() for name in names}
+        self.ports = {name: free_port() for name in self.names}
         self.shared = secrets.token_hex(32)
         self.sealing = base64.b64encode(secrets.token_bytes(32)).decode()
         (self.folder / "clients.json").write_text(
@@ -85,7 +99,8 @@ class Platform:
             **self.own_settings(service),
         }
         prefix = service.upper()
-        return {**os.environ, **{f"{prefix}_{k}": v for k, v in values.items() if v}}
+        own = {f"{prefix}_{k}": v for k, v in values.items() if v}
+        return {**os.environ, **own, **self.more}
 
     def own_settings(self, service):
         if service == "auth":
@@ -99,7 +114,8 @@ class Platform:
         if service == "worker":
             return {
                 "FILES_DIR": str(self.folder / "files"),
-                "CATALOG_URL": self.url("catalog"),
+                "CATALOG_URL": self.url("catalog") if "catalog" in self.ports else "",
+                "AUTH_URL": self.url("auth"),
             }
         return {}
 
@@ -131,7 +147,12 @@ class Platform:
         service = name.split("-")[0]
         log = (self.folder / f"{name}.log").open("ab")
         self.processes[name] = subprocess.Popen(
-            [sys.executable, "-m", f"flagon_{service}", "serve"],
+            [
+                sys.executable,
+                "-m",
+                f"flagon_{service}",
+                *COMMANDS.get(name, ("serve",)),
+            ],
             env=self.environment(name),
             cwd=self.folder,
             stdout=log,
@@ -153,6 +174,23 @@ class Platform:
         process = self.processes.pop(name)
         process.terminate()
         process.wait(30)
+
+    def kill(self, name):
+        """End a process and all that it has started, at once."""
+        process = self.processes.pop(name)
+        children = psutil.Process(process.pid).children(recursive=True)
+        process.kill()
+        process.wait()
+        for child in children:
+            child.kill()
+        psutil.wait_procs(children, 20)
+
+    def rows(self, service, statement):
+        """Return the rows of a statement in a service's database."""
+        url = self.databases[service].replace("+psycopg", "")
+        with psycopg.connect(url) as connection:
+            found = connection.execute(statement)
+            return found.fetchall() if found.description else []
 
     def workers(self, name):
         """Return the ids of the worker processes of a service."""
@@ -225,16 +263,31 @@ class Load:
 
 
 @pytest.fixture(scope="module")
-def platform(make_database, redis_server, tmp_path_factory):
-    """Give two instances of auth, and catalog, worker and realtime."""
-    databases = {name: make_database() for name in ("auth", "catalog", "worker")}
-    found = Platform(tmp_path_factory.mktemp("together"), databases, redis_server.url)
-    for name in databases:
-        found.run(name, sys.executable, "-m", f"flagon_{name}", "migrate")
-    found.flask("seed")
-    try:
-        found.start(*found.ports)
-        yield found
-    finally:
+def prepare(make_database, tmp_path_factory):
+    """Makes platforms with databases of their own, whose processes end with the module."""
+    made = []
+
+    def prepare(redis_url, *names, **more):
+        stateful = {name.split("-")[0]: name for name in names if name != "realtime"}
+        databases = {service: make_database() for service in stateful}
+        folder = tmp_path_factory.mktemp("together")
+        made.append(Platform(folder, databases, redis_url, names, more))
+        for service, name in stateful.items():
+            command = (sys.executable, "-m", f"flagon_{service}", "migrate")
+            made[-1].run(name, *command)
+        made[-1].flask("seed")
+        return made[-1]
+
+    yield prepare
+    for found in made:
         for name in list(found.processes):
             found.stop(name)
+
+
+@pytest.fixture(scope="module")
+def platform(prepare, redis_server):
+    """Give two instances of auth, and catalog, worker and realtime."""
+    names = ("auth", "auth-2", "catalog", "worker", "realtime")
+    found = prepare(redis_server.url, *names)
+    found.start(*names)
+    return found

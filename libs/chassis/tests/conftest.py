@@ -45,7 +45,7 @@ def schema_url(make_database):
     url = make_database()
     engine = create_engine(url)
     with engine.begin() as connection:
-        tables.create(connection, "outbox", "inbox", "idempotency_key")
+        tables.create(connection, "outbox", "inbox", "idempotency_key", "errand")
     engine.dispose()
     return url
 
@@ -57,7 +57,9 @@ def database_url(schema_url):
     with psycopg.connect(
         schema_url.replace("+psycopg", ""), autocommit=True
     ) as connection:
-        connection.execute("truncate outbox, inbox, idempotency_key restart identity")
+        connection.execute(
+            "truncate outbox, inbox, idempotency_key, errand restart identity"
+        )
         connection.execute("drop table if exists effect, thing")
 
 

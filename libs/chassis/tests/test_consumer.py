@@ -15,9 +15,11 @@ from flagon_chassis import consumer as consumers
 from flagon_chassis import streams
 from flagon_chassis.consumer import Consumer
 from flagon_chassis.errors import Unavailable
+from flagon_chassis.relay import Relay
 from flagon_chassis.testing import free_port, start_redis
 
 from .conftest import Rounds, eventually, in_thread, sample
+from .test_relay import put_event
 
 TYPE = "market.flagon.thing.changed.v1"
 
@@ -89,6 +91,29 @@ def pending(store):
 
 def dead(store):
     return [fields for _, fields in streams.flat(store.xrange(streams.DEAD))]
+
+
+class TestStreamEmptied:
+    def test_events_that_nobody_had_read_have_their_effect_once(
+        self, settings, make_consumer, rows, store, effects
+    ):
+        relay = Relay(settings, "things")
+        consumer = make_consumer()
+        for subject in ("read", "unread"):
+            put_event(rows, subject=subject)
+            relay.step(rows)
+            if subject == "read":
+                consumer.step()
+        store.flushall()
+
+        with in_thread(consumer.work, consumer.stop):
+            relay.repeat_forgotten(rows)
+            relay.step(rows)
+            put_event(rows, subject="after")
+            relay.step(rows)
+            eventually(lambda: "after" in effects())
+
+        assert effects() == ["read", "unread", "after"]
 
 
 class TestStep:

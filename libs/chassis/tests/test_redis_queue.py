@@ -181,6 +181,29 @@ class TestRunning:
         assert unknown in process.output()
 
 
+class TestNoText:
+    ENTRY = b"\xff a"
+
+    def test_is_thrown_away_wherever_it_lies(self, rq_worker, source, store):
+        for where in ("queue:mail", "queue:mail:intermediate"):
+            store.rpush(f"{KEYS}{where}", self.ENTRY)
+        assert source.look() == (1, 0.0)
+
+        process = rq_worker()
+        publish(source, "things.note", key="a")
+
+        eventually(lambda: noted(store, "a"))
+        eventually(lambda: process.output().count('"message_unreadable"') == 2)
+        assert store.keys(f"{KEYS}queue:mail*") == []
+
+    @pytest.mark.parametrize("meta", ["[]", "[" * 100_000, "{", '{"enqueued_at":"x"}'])
+    def test_beside_a_message_does_not_keep_from_counting(self, source, store, meta):
+        task_id = publish(source, "things.note", key="a")
+        store.hset(f"{KEYS}job:{task_id}", "meta", meta)
+
+        assert source.look() == (1, 0.0)
+
+
 class TestStatus:
     def test_is_written_together_with_what_else_changes(self, source, store):
         """Who is killed between the two would leave a message that nobody wakes."""

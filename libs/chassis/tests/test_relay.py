@@ -30,6 +30,7 @@ def put_event(rows, subject="1", **headers):
     envelope = {
         "id": str(id_),
         "subject": subject,
+        "time": "2026-11-22T12:00:00Z",
         "topics": ["things", f"things/{subject}"],
     }
     _put(rows, id_, "event", TYPE, subject, envelope, headers)
@@ -168,6 +169,82 @@ class TestStep:
 
         assert waiting(rows) == 3
         assert not store.exists(streams.EVENTS)
+
+
+class TestRepeatForgotten:
+    """The stream is emptied; the outbox still knows what was in it."""
+
+    @pytest.fixture
+    def look(self, relay, rows):
+        """Has the relay look, however lately it has done so; returns what it sends."""
+
+        def look():
+            relay._begun_at = float("-inf")
+            relay.repeat_forgotten(rows)
+            return relay.step(rows)
+
+        return look
+
+    @pytest.mark.parametrize("seen", [True, False])
+    @pytest.mark.parametrize("others", [0, 3])
+    def test_sends_what_was_there(self, relay, rows, store, look, seen, others):
+        ids = [str(put_event(rows, subject=str(n))) for n in range(3)]
+        relay.step(rows)
+        if seen:
+            assert look() == 0
+        store.flushall()
+        # Later by the clock, however fast this machine is.
+        later = store.time()[0] * 1000 + 2000
+        for n in range(others):
+            store.xadd(streams.EVENTS, {"id": "another relay's"}, id=f"{later}-{n}")
+
+        assert look() == 3
+
+        assert published(store, 3 + others)[others:] == ids
+        assert look() == look() == 0
+
+    def test_leaves_alone_what_is_there(self, relay, settings, rows, look):
+        for _ in range(3):
+            put_event(rows)
+            relay.step(rows)
+            assert look() == 0
+
+        relay._begun = float("-inf")
+        assert look() == 0
+
+    def test_leaves_alone_what_went_by_age(self, relay, rows, store, look):
+        for n in range(3):
+            store.xadd(streams.EVENTS, {"id": "old"}, id=f"{n + 1}-0")
+        put_event(rows)
+        relay.step(rows)
+        store.xtrim(streams.EVENTS, maxlen=0)
+        store.xadd(streams.EVENTS, {"id": "new"})
+
+        assert look() == 0
+
+    def test_sends_nothing_of_long_ago(self, relay, rows, store, look):
+        put_event(rows)
+        relay.step(rows)
+        rows.execute("update outbox set sent_at = now() - interval '61 minutes'")
+        store.flushall()
+
+        assert look() == 0
+
+    def test_looks_every_few_seconds(self, relay, rows, store):
+        put_event(rows)
+        relay.step(rows)
+        relay.repeat_forgotten(rows)
+        store.flushall()
+
+        relay.repeat_forgotten(rows)
+
+        assert relay.step(rows) == 0
+
+    def test_waits_for_a_redis_that_says_something_else(self, relay, rows, store):
+        store.set(streams.EVENTS, "no stream")
+
+        with pytest.raises(redis.ResponseError):
+            relay.repeat_forgotten(rows)
 
 
 class TestTrimming:

@@ -138,7 +138,10 @@ def app(shared_app, redis_url):
     yield shared_app
     with shared_app.app_context(), db.transaction() as session:
         # Everything of a person hangs on the account; keys stay.
-        for table in ("account", "mail", "outbox", "used_proof", "pushed_request"):
+        for table in (
+            *("account", "mail", "outbox", "errand"),
+            *("used_proof", "pushed_request"),
+        ):
             session.execute(text(f"delete from {table}"))
     if registered(shared_app) != before:
         with shared_app.app_context(), db.transaction() as session:

@@ -14,6 +14,7 @@ from flagon_auth.domain import audit, clients, grants, logouts
 from flagon_auth.domain.clients import Registration
 from flagon_auth.models import AuditEvent, LogoutNotice
 from flagon_chassis import db
+from flagon_chassis.testing import errands_of
 
 from .conftest import (
     ALL_SCOPES,
@@ -72,6 +73,7 @@ def news(app):
     yield app
     with app.app_context(), db.transaction() as session:
         session.execute(text("delete from logout_notice"))
+        session.execute(text("delete from audit_event"))
         session.execute(text("update client set backchannel_logout_uri = null"))
         session.execute(
             text("update client set id_token_signed_response_alg = 'RS256'")
@@ -309,6 +311,54 @@ class TestLogoutToken:
         )
 
         assert answer.status_code == 401
+
+
+class TestErrand:
+    @pytest.fixture
+    def left(self, news):
+        """Returns in how many seconds each notice is asked for again."""
+
+        def left():
+            with news.app_context(), db.reading() as session:
+                found = errands_of(session)
+            mails = outbox(news, "task", "worker.send_mail")
+            for body in mails:
+                found.pop(body["kwargs"]["mail_id"], None)
+            return found
+
+        return left
+
+    def test_lasts_until_the_client_knows(self, news, notice, left):
+        assert left() == {str(notice.id): pytest.approx(30, abs=2)}
+        ask(news, notice.id)
+        # Longer than the worker waits.
+        assert left() == {str(notice.id): pytest.approx(360, abs=2)}
+
+        ask(news, notice.id, "/delivered")
+
+        assert left() == {}
+
+    def test_is_over_when_the_client_would_not_hear_it(self, news, notice, left):
+        for _ in range(logouts.REFUSALS_MAX):
+            assert left()
+            ask(news, notice.id, "/refused", {"status": 400})
+
+        assert left() == {}
+
+    @pytest.mark.parametrize(
+        "over",
+        [
+            "update logout_notice set created_at = now() - interval '1 day'",
+            "delete from logout_notice",
+            "update client set backchannel_logout_uri = null",
+        ],
+    )
+    def test_is_over_when_there_is_nothing_to_deliver(self, news, notice, left, over):
+        with news.app_context(), db.transaction() as session:
+            session.execute(text(over))
+
+        assert ask(news, notice.id).status_code == 404
+        assert left() == {}
 
 
 class TestDelivery:

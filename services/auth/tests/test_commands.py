@@ -356,7 +356,7 @@ def chassis_tables():
     from flagon_chassis.tables import METADATA
 
     mine = MetaData(naming_convention=METADATA.naming_convention)
-    for name in ("outbox", "idempotency_key"):
+    for name in ("outbox", "idempotency_key", "errand"):
         METADATA.tables[name].to_metadata(mine)
     return mine
 

@@ -9,6 +9,7 @@ from sqlalchemy import text
 from flagon_auth.domain import accounts, mails
 from flagon_auth.domain.letters import LETTERS
 from flagon_chassis import db
+from flagon_chassis.testing import errands_of
 
 from .conftest import Browser, bearer_of, fields, token_request
 from .letters import code_in, link_in
@@ -187,7 +188,9 @@ class TestCompose:
     ):
         run(app, "update account set locale = :locale", locale=locale)
 
-        values = {"action": "totp_enabled", **DROP}
+        values = {"action": "totp_enabled", "email": "new@flagon.test", **DROP}
+        if LETTERS[template].purpose != "change":
+            del values["email"]
         mail = post.ask(send(template, **values)).json
 
         assert mail["language"] == locale
@@ -325,3 +328,85 @@ class TestCompose:
 
     def test_outcomes_are_only_those_there_are(self, send, post):
         assert post.ask(send(), "/burnt").status_code == 404
+
+
+class TestNeedless:
+    """Late mails: what they ask for was done meanwhile."""
+
+    @pytest.mark.parametrize(
+        ("template", "done"),
+        [
+            ("verify_email", "email_verified_at = now()"),
+            ("reset_password", "password_changed_at = now()"),
+            ("confirm_address", "email = 'new@flagon.test'"),
+        ],
+    )
+    def test_are_not_sent(self, app, send, post, template, done):
+        values = {"email": "new@flagon.test"} if template == "confirm_address" else {}
+        mail_id = send(template, **values)
+        post.ask(mail_id)
+        post.ask(mail_id, "/returned")
+        run(app, f"update account set {done}")
+
+        assert post.ask(mail_id).status_code == 404
+        assert rows(app, "select 1 from mail union select 2 from errand") == []
+
+    def test_are_those_whose_first_copy_was_used(self, app, send, post):
+        mail_id = send("reset_password")
+        post.ask(mail_id)
+        # It arrived, and who sent it died before auth knew.
+        run(app, "update email_token set used_at = now()")
+        run(app, "update mail set leased_until = now() - interval '1 second'")
+
+        assert post.ask(mail_id).status_code == 404
+
+    def test_are_not_those_about_something_later(self, app, send, post):
+        run(app, "update account set password_changed_at = now() - interval '1 hour'")
+
+        assert post.ask(send("reset_password")).status_code == 200
+
+
+class TestErrand:
+    @pytest.fixture
+    def left(self, app):
+        """Returns in how many seconds each mail is asked for again."""
+
+        def left():
+            with app.app_context(), db.reading() as session:
+                return errands_of(session)
+
+        return left
+
+    def test_lasts_until_a_mail_is_sent(self, send, post, left):
+        mail_id = send()
+        assert left() == {str(mail_id): pytest.approx(30, abs=2)}
+
+        post.ask(mail_id)
+        assert left() == {str(mail_id): pytest.approx(180, abs=2)}
+        post.ask(mail_id, "/returned")
+        # Longer than the worker waits.
+        assert left() == {str(mail_id): pytest.approx(300, abs=2)}
+        post.ask(mail_id)
+        post.ask(mail_id, "/sent")
+        assert left() == {}
+
+    def test_is_over_when_a_mail_is_refused(self, send, post, left):
+        mail_id = send()
+        post.ask(mail_id)
+
+        post.ask(mail_id, "/refused")
+
+        assert left() == {}
+
+    def test_is_over_when_there_is_no_such_mail(self, app, send, post, left):
+        mail_id = send()
+        run(app, "delete from mail")
+
+        assert post.ask(mail_id).status_code == 404
+        assert left() == {}
+
+    def test_ends_when_a_mail_has_no_sense_any_more(self, app, send):
+        send("reset_password")
+
+        (found,) = rows(app, "select until - created_at from errand")
+        assert found == (LETTERS["reset_password"].lives,)

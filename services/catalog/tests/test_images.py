@@ -16,6 +16,7 @@ from werkzeug.test import encode_multipart
 from flagon_catalog import keeper
 from flagon_catalog.clients import Folder, Studio, StudioBusy
 from flagon_catalog.domain import images, pictures, renditions
+from flagon_chassis.testing import errands_of
 
 PRODUCTS = "/api/v1/products"
 MIB = 1024 * 1024
@@ -618,6 +619,48 @@ class TestKeepThumbnail:
         assert sha256(answer.data).hexdigest() == image["sha256"]
         other = client.get(f"/internal/pictures/{'0' * 64}", headers=merchandiser)
         assert other.status_code == 404
+
+
+class TestErrand:
+    @pytest.fixture
+    def left(self, app):
+        """Returns whether thumbnails of an image are still asked for."""
+
+        def left(image):
+            with app.app_context(), app.extensions["flagon.sessions"]() as session:
+                return image["sha256"] in errands_of(session)
+
+        return left
+
+    def test_lasts_until_all_thumbnails_are_there(
+        self, client, send, make, merchandiser, left
+    ):
+        image = send(make(), unique(size=(600, 400))).json
+        path = f"/internal/pictures/{image['sha256']}"
+
+        for width in (160, 480):
+            assert left(image)
+            client.put(f"{path}/{width}", data=unique("WEBP"), headers=merchandiser)
+
+        assert not left(image)
+
+    def test_is_over_with_the_picture(
+        self, app, client, send, make, merchandiser, left
+    ):
+        product = make()
+        image = send(product, unique(size=(600, 400))).json
+        path = f"{PRODUCTS}/{product['id']}/images/{image['id']}"
+        client.delete(path, headers={**merchandiser, "If-Match": "*"})
+        assert left(image)
+        with app.app_context():
+            with app.extensions["flagon.sessions"].begin() as session:
+                session.execute(text("update picture set created_at = '2026-01-01'"))
+            keeper.tidy()
+
+        assert not left(image)
+
+    def test_is_none_for_what_needs_no_thumbnails(self, send, make, left):
+        assert not left(send(make(), unique(size=(60, 40))).json)
 
 
 class TestRemoveUnused:

@@ -1,11 +1,8 @@
 """Mails: each once, late if need be, encrypted on the way, without a stray header."""
 
-import base64
 import datetime as dt
 import json
-import socketserver
 import ssl
-import threading
 import uuid
 from email import message_from_bytes, policy
 
@@ -17,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from pydantic import SecretStr
 
-from flagon_chassis.testing import Peer, free_port
+from flagon_chassis.testing import Peer, SmtpServer, free_port
 from flagon_worker import tasks
 from flagon_worker.clients import Auth, MailFolder, MailServer, mail_sender, post
 from flagon_worker.domain import mails
@@ -32,98 +29,6 @@ LETTER = {
     "html": "<!doctype html><p>Öffnen</p>",
 }
 SENDER = Sender("Flagon", "no-reply@flagon.test", "shop.test")
-
-
-class SmtpServer:
-    """A mail server as RFC 5321 has it, as far as it is needed here.
-
-    :param certificate: context for STARTTLS, or from the start with `implicit`.
-    """
-
-    def __init__(self, *, certificate=None, implicit=False, login=None):
-        self.received = []
-        self.replies = {}
-        self.encrypted = []
-        self.dropped_at = None
-        outer = self
-
-        class Handler(socketserver.StreamRequestHandler):
-            # Else an answer of several lines waits for the client's kernel.
-            disable_nagle_algorithm = True
-
-            def say(self, line):
-                self.wfile.write(f"{line}\r\n".encode())
-
-            def secure(self):
-                self.connection = certificate.wrap_socket(
-                    self.connection, server_side=True
-                )
-                self.rfile = self.connection.makefile("rb")
-                self.wfile = self.connection.makefile("wb", buffering=0)
-
-            def handle(self):
-                try:
-                    self.talk()
-                except (OSError, ValueError):
-                    return
-                finally:
-                    self.rfile.close()
-                    self.connection.close()
-
-            def talk(self):  # noqa: PLR0912 (a table of verbs)
-                secure = implicit
-                if implicit:
-                    self.secure()
-                self.say("220 mail.test")
-                to = None
-                while line := self.rfile.readline().decode().strip():
-                    verb = line.split(" ", 1)[0].split(":", 1)[0].upper()
-                    if verb == outer.dropped_at:
-                        return
-                    if verb in outer.replies:
-                        self.say(outer.replies[verb])
-                    elif verb == "EHLO":
-                        self.say("250-mail.test")
-                        if certificate and not secure:
-                            self.say("250-STARTTLS")
-                        if login:
-                            self.say("250-AUTH PLAIN")
-                        self.say("250 8BITMIME")
-                    elif verb == "STARTTLS":
-                        self.say("220 go")
-                        self.secure()
-                        secure = True
-                    elif verb == "AUTH":
-                        given = base64.b64decode(line.split()[-1]).decode()
-                        right = tuple(given.split("\0")[1:]) == login
-                        self.say("235 ok" if right else "535 no")
-                    elif verb == "RCPT":
-                        to = line.split(":", 1)[1].strip("<> ").split(">")[0]
-                        self.say("250 ok")
-                    elif verb == "DATA":
-                        self.say("354 go")
-                        body = b""
-                        while (part := self.rfile.readline()) != b".\r\n":
-                            body += part
-                        outer.received.append((to, body))
-                        outer.encrypted.append(secure)
-                        self.say(outer.replies.get("END", "250 taken"))
-                    else:
-                        self.say("221 bye" if verb == "QUIT" else "250 ok")
-
-        class Server(socketserver.ThreadingTCPServer):
-            allow_reuse_address = True
-            daemon_threads = True
-
-        self.server = Server(("127.0.0.1", 0), Handler)
-        self.port = self.server.server_address[1]
-        threading.Thread(
-            target=self.server.serve_forever, args=(0.01,), daemon=True
-        ).start()
-
-    def close(self):
-        self.server.shutdown()
-        self.server.server_close()
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import time
 import uuid
 import zlib
 from contextlib import closing
-from email import message_from_bytes
 from urllib.error import HTTPError
 
 import pytest
@@ -15,11 +14,11 @@ import redis
 
 from flagon_chassis import queue
 from flagon_chassis.redis_queue import OtherService, RedisQueue
-from flagon_chassis.testing import Peer
+from flagon_chassis.testing import Peer, SmtpServer
 from flagon_worker.app import create_app
 
 from .conftest import Stack, wait_for
-from .test_mails import LETTER, SmtpServer
+from .test_mails import LETTER
 
 PREFIX = "worker:rq:"
 REQUEST, TRACE = "a-request-of-mine", "c" * 32
@@ -75,11 +74,6 @@ class SlowServer(SmtpServer):
 
         super().__init__()
         self.replies = Replies()
-
-    def ids(self):
-        """Return what was taken, by Message-ID without its host."""
-        found = [message_from_bytes(raw)["Message-ID"] for _to, raw in self.received]
-        return [each.strip("<>").partition("@")[0] for each in found]
 
 
 @pytest.fixture
@@ -354,6 +348,9 @@ def values(text, name):
     ]
 
 
+NO_TEXT = (b"\xff", b"\xed\xa0\x80", b"a-good-one\x80\n", bytes(range(256)))
+
+
 class Evil:
     """Makes a file where it is unpickled."""
 
@@ -411,6 +408,13 @@ class TestAttacked:
         plant(mail, meta=b"[]")
         plant(b"[]", retry_intervals="{}", dependency_ids="{}")
         plant(mail, job_id="with:colons", number_of_retries="many")
+        plant(mail, meta=b"[" * 100_000)
+        plant(b"[" * 100_000)
+        # RQ looks for a set there.
+        dependents = plant(mail)
+        store.hset(f"{PREFIX}job:{dependents}:dependents", "a", "b")
+        for entry in NO_TEXT:
+            store.rpush(f"{PREFIX}queue:mail", entry)
         (mine,) = post()
 
         fleet.start("mail", "rq", PYTHONPATH=str(tmp_path))
@@ -420,6 +424,30 @@ class TestAttacked:
         assert not path.exists()
         assert "/hook" not in room.paths
         assert "quitting" not in fleet.log("mail")
+
+    def test_what_is_no_text_stops_nothing(self, fleet, post, room, store):
+        """Neither where it waits nor where a worker that was killed had it."""
+        for where in ("queue:mail", "queue:mail:intermediate"):
+            for entry in NO_TEXT:
+                store.rpush(f"{PREFIX}{where}", entry)
+        (mine,) = post()
+
+        fleet.start("mail", "rq")
+
+        wait_for(lambda: room.sent == [mine])
+        wait_for(lambda: left(store) == [])
+        lost = [
+            json.loads(line)
+            for line in fleet.log("mail").splitlines()
+            if '"message_unreadable"' in line
+        ]
+        assert len(lost) == 2 * len(NO_TEXT)
+        count = f"flagon_messages_unreadable_total {len(lost)}.0"
+        assert count in fleet.get("mail", "/metrics")
+        assert "queue_interrupted" not in fleet.log("mail")
+        wait_for(
+            lambda: 'flagon_queue_depth{queue="mail"' in fleet.get("mail", "/metrics")
+        )
 
 
 class TestPrefix:

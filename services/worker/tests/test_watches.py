@@ -11,7 +11,7 @@ from celery.exceptions import Retry
 from sqlalchemy import select
 
 from flagon_chassis import streams, tables
-from flagon_chassis.testing import Peer, free_port
+from flagon_chassis.testing import Peer, errands_of, free_port
 from flagon_worker import tasks_watches
 from flagon_worker.domain import watches
 from flagon_worker.models import Watch
@@ -523,3 +523,31 @@ class TestTellPrice:
 
         with pytest.raises(Retry):
             tell()
+
+
+class TestErrand:
+    def test_lasts_until_auth_has_the_order(
+        self, app, begin, watch, priced, sent, letters
+    ):
+        def left():
+            with begin() as session:
+                return errands_of(session)
+
+        def tell():
+            with app.app_context():
+                tasks_watches.tell_price.run(**order)
+
+        watch()
+        priced(900)
+        (order,) = sent()[1]
+        assert left() == {order["drop_id"]: pytest.approx(30, abs=2)}
+        letters.status = 503
+        with pytest.raises(Retry):
+            tell()
+        # Longer than the pause before the next attempt.
+        assert left() == {order["drop_id"]: pytest.approx(300, abs=2)}
+
+        letters.status = 204
+        tell()
+
+        assert left() == {}

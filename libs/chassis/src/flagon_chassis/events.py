@@ -139,21 +139,25 @@ def emit_tasks(
 
     :param tasks: what each is about, and its keyword arguments.
     """
+    put(session, prepare_tasks(name, queue=queue, tasks=tasks))
+
+
+def prepare_tasks(
+    name: str, *, queue: str, tasks: list[tuple[str, dict[str, Any]]]
+) -> list[dict[str, Any]]:
+    """Return rows of the outbox for messages of one task; see `emit_task`."""
     headers = _headers()
-    put(
-        session,
-        [
-            {
-                "id": uuid7(),
-                "channel": "task",
-                "name": name,
-                "subject": subject,
-                "body": {"queue": queue, "kwargs": kwargs},
-                "headers": headers,
-            }
-            for subject, kwargs in tasks
-        ],
-    )
+    return [
+        {
+            "id": uuid7(),
+            "channel": "task",
+            "name": name,
+            "subject": subject,
+            "body": {"queue": queue, "kwargs": kwargs},
+            "headers": headers,
+        }
+        for subject, kwargs in tasks
+    ]
 
 
 def put(session: Session, rows: list[dict[str, Any]]) -> None:

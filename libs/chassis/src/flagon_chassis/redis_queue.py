@@ -4,6 +4,7 @@ Tasks, their names and what runs them stay the same; only who keeps the message 
 out differs. `redis_worker` is the other end.
 """
 
+import contextlib
 import importlib
 import json
 import os
@@ -97,10 +98,13 @@ class RedisQueue:
 
         queue = self.queue()
         depth, now = queue.count, time.time()
-        enqueued_at = now
-        for job_id in queue.get_job_ids(0, 1):
-            meta = cast(
-                "bytes | None", self.connection.hget(Job.key_for(job_id), "meta")
-            )
-            enqueued_at = float(json.loads(meta or b"{}").get("enqueued_at") or now)
-        return depth, max(0.0, now - enqueued_at)
+        oldest = 0.0
+        for entry in cast("list[bytes]", self.connection.lrange(queue.key, 0, 0)):
+            key = Job.key_for(entry.decode(errors="replace"))
+            meta = cast("bytes | None", self.connection.hget(key, "meta"))
+            # What nobody can read is the worker's to tell of.
+            with contextlib.suppress(
+                ValueError, TypeError, LookupError, RecursionError
+            ):
+                oldest = max(0.0, now - float(json.loads(meta or b"{}")["enqueued_at"]))
+        return depth, oldest

@@ -24,12 +24,13 @@ import structlog
 from billiard.exceptions import SoftTimeLimitExceeded
 from celery.exceptions import Ignore, MaxRetriesExceededError, Retry
 from redis import ConnectionError as RedisUnreachable
-from redis import RedisError
+from redis import Redis, RedisError
 from redis import TimeoutError as RedisSilent
 from rq import Queue, SimpleWorker
 from rq import Retry as Later
-from rq.exceptions import NoSuchJobError
+from rq.exceptions import DequeueTimeout, NoSuchJobError
 from rq.executions import Execution, ExecutionRegistry
+from rq.intermediate_queue import IntermediateQueue
 from rq.job import Job
 from rq.timeouts import UnixSignalDeathPenalty
 
@@ -105,8 +106,8 @@ class Message(Job):
         """
         try:
             return super().fetch(id, *arguments, **options)
-        except (ValueError, TypeError) as error:
-            log.warning("message_unreadable", task_id=id, error=type(error).__name__)
+        except (ValueError, TypeError, RecursionError) as error:
+            _leave_out(id, error)
             raise NoSuchJobError(id) from error
 
     def restore(self, raw_data: Mapping[bytes, bytes]) -> None:
@@ -171,8 +172,59 @@ class _Attempt:
         raise Retry(when=cast("Any", countdown))
 
 
+def _leave_out(message_id: str, error: Exception) -> None:
+    from . import metrics  # noqa: PLC0415 (after server.share_metrics)
+
+    metrics.counter(
+        "flagon_messages_unreadable_total",
+        "Messages that nobody can read: thrown away.",
+    ).inc()
+    log.warning("message_unreadable", task_id=message_id, error=type(error).__name__)
+
+
+class _Taken(IntermediateQueue):
+    """What was taken and is not noted yet, without what is no text.
+
+    RQ's own reads each entry as UTF-8 and ends by one that is none, before it could be
+    thrown away: the next worker would end by it as well.
+    """
+
+    def get_job_ids(self) -> list[str]:
+        """Return the ids."""
+        entries = cast("list[bytes]", self.connection.lrange(self.key, 0, -1))
+        return [entry.decode() for entry in entries if self.is_text(entry)]
+
+    def is_text(self, entry: bytes) -> bool:
+        """Say whether an entry is text; what is none goes."""
+        try:
+            entry.decode()
+        except UnicodeDecodeError as error:
+            self.connection.lrem(self.key, 1, cast("str", entry))
+            _leave_out(repr(entry[:80]), error)
+            return False
+        return True
+
+
 class _Queue(Queue):
-    """RQ's queue, whose cleaner may be killed at it."""
+    """RQ's queue, whose cleaner may be killed at it, and which may hold anything."""
+
+    @property
+    def intermediate_queue(self) -> IntermediateQueue:
+        """What was taken from it and is not noted yet."""
+        return _Taken(self.key, self.connection)
+
+    @classmethod
+    def lmove(
+        cls, connection: Redis, queue_key: str, timeout: int | None
+    ) -> tuple[str, bytes] | None:
+        """Take an entry.
+
+        :raises rq.exceptions.DequeueTimeout: there is none, or it was no text.
+        """
+        found: tuple[str, bytes] | None = super().lmove(connection, queue_key, timeout)
+        if found and not _Taken(queue_key, connection).is_text(found[1]):
+            raise DequeueTimeout(timeout, queue_key)
+        return found
 
     def acquire_maintenance_lock(self) -> bool:
         """Be the one who cleans, for half a minute instead of a quarter of an hour."""

@@ -12,6 +12,7 @@ import random
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -50,6 +51,8 @@ _MEASURE_SECONDS = 5.0
 _PURGE_SECONDS = 60.0
 _PURGE_STEP = 1000
 _LONGEST_PAUSE_SECONDS = 5.0
+_ASK_SECONDS = 5.0
+_ASKED_AT_ONCE = 200
 _MOST_COUNTED = 100_000
 
 # Every relay of a database takes the same lock; the number is "outbox" as bytes.
@@ -71,6 +74,10 @@ delete from outbox where sequence in (
   select sequence from outbox where sent_at < now() - interval '1 day'
   order by sent_at limit %s)
 """
+_FORGOTTEN = """
+update outbox set sent_at = null where channel = 'event'
+and sent_at > now() - interval '1 hour' and sent_at < to_timestamp(%s)
+"""
 # The answers to repeated requests (idempotency.py) live beside the outbox where a service
 # keeps them, and have nobody else who would forget them.
 _HAS_KEYS = "select to_regclass('idempotency_key') is not null"
@@ -78,6 +85,29 @@ _PURGE_KEYS = """
 delete from idempotency_key where (scope, key) in (
   select scope, key from idempotency_key where created_at < now() - interval '1 day'
   order by created_at limit %s)
+"""
+
+# What somebody waits for until it is done (errands.py), again when nothing was heard of it:
+# with the same id, and not while it is still here.
+_HAS_ERRANDS = "select to_regclass('errand') is not null"
+_ASK = """
+with due as (
+  select * from errand where ask_at <= now() and until > now() and not exists (
+    select from outbox where outbox.id = errand.id and outbox.sent_at is null)
+  order by ask_at limit %s for update skip locked
+), put as (
+  insert into outbox (id, channel, name, subject, body, headers)
+  select id, 'task', name, subject, body, headers from due
+  on conflict (id) do update set sent_at = null, created_at = now()
+)
+update errand set asks = errand.asks + 1,
+  ask_at = now() + least(3600, 60 * 2 ^ least(errand.asks, 10)) * interval '1 second'
+from due where errand.name = due.name and errand.subject = due.subject
+returning errand.name
+"""
+_FORGET_ERRANDS = "delete from errand where until <= now() returning name"
+_MEASURE_ERRANDS = """
+select name, extract(epoch from now() - min(created_at)) from errand group by name
 """
 
 
@@ -122,7 +152,7 @@ class Relay:
         self._task_failures = 0
         self._mean_bytes = 1024.0
         self.trouble: dict[str, str] = {"postgres": "not connected yet"}
-        self._measured_at = self._purged_at = float("-inf")
+        self._measured_at = self._purged_at = self._asked_at = float("-inf")
         self._pending = metrics.gauge(
             "flagon_outbox_pending", "Messages that wait to be sent."
         )
@@ -135,6 +165,20 @@ class Relay:
         self._tasks = metrics.counter(
             "flagon_tasks_published_total", "Tasks handed to the queue.", "task"
         )
+        self._errands = metrics.gauge(
+            "flagon_errand_oldest_seconds",
+            "Age of the oldest task that is not known to be done.",
+            "task",
+        )
+        self._asked = metrics.counter(
+            "flagon_errands_total",
+            "Tasks that were asked for again, or given up.",
+            "task",
+            "outcome",
+        )
+        self._known: set[str] = set()
+        self._begun = float("-inf")
+        self._begun_at = float("-inf")
 
     def probe(self, dependency: str) -> None:
         """Raise if the last use of a dependency failed; for readiness."""
@@ -165,6 +209,7 @@ class Relay:
         while not self.stop.is_set():
             try:
                 sent = self.step(connection)
+                self.repeat_forgotten(connection)
             except queue_errors() as error:
                 self._note("redis", error)
                 failures += 1
@@ -410,18 +455,61 @@ class Relay:
             expires_seconds=message.body.get("expires_seconds"),
         )
 
+    def repeat_forgotten(self, connection: psycopg.Connection[Any]) -> None:
+        """Send events of the last hour again if the stream was emptied since.
+
+        In their order and with their ids: who had read them knows them.
+
+        :raises redis.RedisError: Redis does not answer.
+        """
+        now = time.monotonic()
+        if now - self._begun_at < _MEASURE_SECONDS:
+            return
+        self._begun_at = now
+        begun = streams.beginning(self._redis)
+        if begun == self._begun:
+            return
+        # Some may have been on their way from the old stream to their mark.
+        margin = 1.0 if 0 <= self._begun < float("inf") else 0.0
+        again = connection.execute(_FORGOTTEN, [begun + margin]).rowcount
+        self._begun = begun
+        if again:
+            log.warning("stream_forgot_events", number=again)
+
     def housekeeping(self, connection: psycopg.Connection[Any], *, idle: bool) -> None:
         """Measure and purge when that is due; purge only while there is time."""
         now = time.monotonic()
         if now - self._measured_at >= _MEASURE_SECONDS:
             self._measured_at = now
             self.measure(connection)
+        if idle and now - self._asked_at >= _ASK_SECONDS:
+            asked = self.ask_again(connection)
+            # A full step means that there is more, as below.
+            self._asked_at = now if asked < _ASKED_AT_ONCE else float("-inf")
         if idle and now - self._purged_at >= _PURGE_SECONDS:
             gone = connection.execute(_PURGE, [_PURGE_STEP]).rowcount
             if connection.execute(_HAS_KEYS).fetchone() == (True,):
                 connection.execute(_PURGE_KEYS, [_PURGE_STEP])
             # A full step means that there is more: go on at the next idle moment.
             self._purged_at = now if gone < _PURGE_STEP else float("-inf")
+
+    def ask_again(self, connection: psycopg.Connection[Any]) -> int:
+        """Have tasks sent again of which nothing was heard; return how many."""
+        if connection.execute(_HAS_ERRANDS).fetchone() != (True,):
+            return 0
+        known: dict[str, float] = dict(connection.execute(_MEASURE_ERRANDS).fetchall())
+        for name in self._known - known.keys():
+            self._errands.labels(name).set(0)
+        for name, oldest in known.items():
+            self._errands.labels(name).set(float(oldest))
+        self._known |= known.keys()
+        asked = connection.execute(_ASK, [_ASKED_AT_ONCE]).fetchall()
+        given_up = connection.execute(_FORGET_ERRANDS).fetchall()
+        for outcome, names in (("asked_again", asked), ("given_up", given_up)):
+            for name, number in Counter(row[0] for row in names).items():
+                self._asked.labels(name, outcome).inc(number)
+                log.warning("errands", task=name, outcome=outcome, number=number)
+        return len(asked)
 
     def measure(self, connection: psycopg.Connection[Any]) -> None:
         """Set the metrics of what waits."""

@@ -115,3 +115,23 @@ def flat(pairs: Any) -> Iterator[Entry]:  # noqa: ANN401 (see `entries`)
     """Yield the entries of one stream."""
     for entry_id, fields in pairs or ():
         yield entry_id.decode(), dict(fields or {})
+
+
+def beginning(client: redis.Redis) -> float:
+    """Return since when all events are in the stream, in seconds since the epoch.
+
+    Zero where the first ones went by age or number, as they are meant to; infinity where
+    there is no event.
+
+    :raises redis.RedisError: Redis does not answer.
+    """
+    try:
+        told = client.xinfo_stream(EVENTS)
+    except redis.ResponseError as error:
+        if "no such key" not in str(error):
+            raise
+        return float("inf")
+    if told["entries-added"] != told["length"]:
+        return 0.0
+    first = told["first-entry"]
+    return int(first[0].partition(b"-")[0]) / 1000 if first else float("inf")

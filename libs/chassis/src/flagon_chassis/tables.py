@@ -86,6 +86,26 @@ idempotency_key = Table(
     ),
 )
 
+errand = Table(
+    "errand",
+    METADATA,
+    # A task, and what it is about: there is one errand for both at a time.
+    Column("name", Text, primary_key=True),
+    Column("subject", Text, primary_key=True),
+    # Of its message, each time that it is sent.
+    Column("id", UUID(as_uuid=True), nullable=False),
+    Column("body", JSONB, nullable=False),
+    Column("headers", JSONB, nullable=False),
+    Column(
+        "created_at", DateTime(timezone=True), nullable=False, server_default=func.now()
+    ),
+    # When its message is sent again.
+    Column("ask_at", DateTime(timezone=True), nullable=False, index=True),
+    Column("asks", SmallInteger, nullable=False, server_default=text("0")),
+    # From then on it has no sense any more.
+    Column("until", DateTime(timezone=True), nullable=False),
+)
+
 
 def append_only(connection: Connection, table: str) -> None:
     """Let nobody but its owner change or remove rows of a table; for an owner's migration.

@@ -14,23 +14,26 @@ import re
 import shutil
 import signal
 import socket
+import socketserver
+import ssl
 import string
 import subprocess
 import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from base64 import urlsafe_b64encode
+from base64 import b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from email import message_from_bytes
 from email.message import Message
 from functools import partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 from uuid import uuid4
 
 import jwt as pyjwt
@@ -38,11 +41,12 @@ import psycopg
 import pytest
 import redis
 from cryptography.hazmat.primitives.asymmetric import ec
-from sqlalchemy import MetaData, NullPool, create_engine
+from sqlalchemy import MetaData, NullPool, create_engine, func, select
 from sqlalchemy.orm import Session, sessionmaker
 
 from . import dpop
 from .auth import AUDIENCE
+from .tables import errand
 
 ISSUER = "http://issuer.test"
 
@@ -396,6 +400,13 @@ def differences(database_url: str, metadata: MetaData) -> list[Any]:
             },
         )
         return list(compare_metadata(context, metadata))
+
+
+def errands_of(session: Session) -> dict[str, int]:
+    """Return in how many seconds each errand is asked for again, by what it is about."""
+    left = func.extract("epoch", errand.c.ask_at - func.now())
+    found = session.execute(select(errand.c.subject, left))
+    return {subject: round(seconds) for subject, seconds in found}
 
 
 BUCKET_KEY = ("test-key", "test-secret")
@@ -796,3 +807,106 @@ def connect() -> Iterator[Callable[..., SocketClient]]:
     yield make
     for client in opened:
         client.close()
+
+
+class SmtpServer:
+    """A mail server as RFC 5321 has it, as far as it is needed here.
+
+    :param certificate: context for STARTTLS, or from the start with `implicit`.
+    """
+
+    def __init__(
+        self,
+        *,
+        certificate: ssl.SSLContext | None = None,
+        implicit: bool = False,
+        login: tuple[str, str] | None = None,
+    ) -> None:
+        self.received: list[tuple[str | None, bytes]] = []
+        self.replies: dict[str, str] = {}
+        self.encrypted: list[bool] = []
+        self.dropped_at: str | None = None
+        outer = self
+
+        class Handler(socketserver.StreamRequestHandler):
+            # Else an answer of several lines waits for the client's kernel.
+            disable_nagle_algorithm = True
+
+            def say(self, line: str) -> None:
+                self.wfile.write(f"{line}\r\n".encode())
+
+            def secure(self) -> None:
+                context = cast("ssl.SSLContext", certificate)
+                self.connection = context.wrap_socket(self.connection, server_side=True)
+                self.rfile = self.connection.makefile("rb")
+                self.wfile = self.connection.makefile("wb", buffering=0)
+
+            def handle(self) -> None:
+                try:
+                    self.talk()
+                except (OSError, ValueError):
+                    return
+                finally:
+                    self.rfile.close()
+                    self.connection.close()
+
+            def talk(self) -> None:  # noqa: PLR0912 (a table of verbs)
+                secure = implicit
+                if implicit:
+                    self.secure()
+                self.say("220 mail.test")
+                to = None
+                while line := self.rfile.readline().decode().strip():
+                    verb = line.split(" ", 1)[0].split(":", 1)[0].upper()
+                    if verb == outer.dropped_at:
+                        return
+                    if verb in outer.replies:
+                        self.say(outer.replies[verb])
+                    elif verb == "EHLO":
+                        self.say("250-mail.test")
+                        if certificate and not secure:
+                            self.say("250-STARTTLS")
+                        if login:
+                            self.say("250-AUTH PLAIN")
+                        self.say("250 8BITMIME")
+                    elif verb == "STARTTLS":
+                        self.say("220 go")
+                        self.secure()
+                        secure = True
+                    elif verb == "AUTH":
+                        given = b64decode(line.split()[-1]).decode()
+                        right = tuple(given.split("\0")[1:]) == login
+                        self.say("235 ok" if right else "535 no")
+                    elif verb == "RCPT":
+                        to = line.split(":", 1)[1].strip("<> ").split(">")[0]
+                        self.say("250 ok")
+                    elif verb == "DATA":
+                        self.say("354 go")
+                        body = b""
+                        while (part := self.rfile.readline()) != b".\r\n":
+                            body += part
+                        outer.received.append((to, body))
+                        outer.encrypted.append(secure)
+                        self.say(outer.replies.get("END", "250 taken"))
+                    else:
+                        self.say("221 bye" if verb == "QUIT" else "250 ok")
+
+        class Server(socketserver.ThreadingTCPServer):
+            allow_reuse_address = True
+            daemon_threads = True
+
+        self.server = Server(("127.0.0.1", 0), Handler)
+        self.port = int(self.server.server_address[1])
+        threading.Thread(
+            target=self.server.serve_forever, args=(0.01,), daemon=True
+        ).start()
+
+    def ids(self) -> list[str]:
+        """Return what was taken, by Message-ID without its host."""
+        found = [message_from_bytes(raw)["Message-ID"] for _to, raw in self.received]
+        return [each.strip("<>").partition("@")[0] for each in found]
+
+    def close(self) -> None:
+        """Take no more."""
+        self.server.shutdown()
+        self.server.server_close()

@@ -39,9 +39,10 @@ def tell_price(
     :param drop_id: UUID of the drop, which the mail gets, as text.
     :param order: to whom and what about, as auth's `/internal/mails` takes it.
     """
+    begin = current_app.extensions["flagon.sessions"].begin
     letters = current_app.extensions["flagon.identity"]
     try:
-        outcome = watches.tell(letters, UUID(drop_id), order)
+        outcome = watches.tell(begin, letters, UUID(drop_id), order)
     except (deliveries.NotYet, SoftTimeLimitExceeded) as failure:
         log.info("price_postponed", drop=drop_id, reason=str(failure))
         again(self, deliveries.pause_seconds(self.request.retries + 1))

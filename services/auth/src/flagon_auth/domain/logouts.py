@@ -1,7 +1,7 @@
 """What follows when a sign-in session ends: an event, and notices to its clients.
 
 A client that was given tokens in the session and registered an address for it is told
-there (OpenID Connect Back-Channel Logout 1.0). The notice is a row and a task in the
+there (OpenID Connect Back-Channel Logout 1.0). The notice is a row and an errand in the
 transaction that ends the session, so that none is forgotten and none sent for nothing.
 """
 
@@ -15,16 +15,21 @@ from sqlalchemy import ColumnElement, exists, select, update
 from sqlalchemy.orm import Session
 
 from flagon_auth.models import Client, LogoutNotice, TokenGrant
-from flagon_chassis import events
+from flagon_chassis import errands, events
 from flagon_chassis.errors import NotFound
 
 from . import audit, keys
 from .tokens import Issuer
 
+TASK = "worker.deliver_logout"
 EVENT = "http://schemas.openid.net/event/backchannel-logout"
 """What a logout token says has happened."""
 TOKEN_SECONDS = 120
 """Life of a logout token; each attempt to deliver a notice gets a new one."""
+_LIVES = timedelta(days=7)
+"""Longer than any client is tried: who asks last writes down that it is given up."""
+_PAUSE_SECONDS = 360.0
+"""Longer than an attempt and the worker's pause after it."""
 REFUSALS_MAX = 3
 """So often a client may say no; it may only have old keys, or trouble of its own."""
 
@@ -107,14 +112,13 @@ def notify(
     ]
     session.add_all(notices)
     session.flush()
-    for notice in notices:
-        events.emit_task(
-            session,
-            "worker.deliver_logout",
-            queue="mail",
-            subject=str(notice.id),
-            notice_id=str(notice.id),
-        )
+    errands.send(
+        session,
+        TASK,
+        queue="mail",
+        tasks=[(str(one.id), {"notice_id": str(one.id)}) for one in notices],
+        lives=_LIVES,
+    )
     return [notice.id for notice in notices]
 
 
@@ -128,15 +132,15 @@ def compose(
 ) -> tuple[str, str] | None:
     """Return where a notice goes and the logout token that says it.
 
-    None when it has waited for longer than `patience_seconds`: it is given up, which
-    must be committed.
-
-    :raises NoticeOver: it has arrived or was given up, or the client wants none.
+    None when there is nothing to deliver. When it has waited for longer than
+    `patience_seconds` it is given up. What this decides must be committed.
     """
     notice = _waiting(session, notice_id)
-    client = session.get_one(Client, notice.client_id)
-    if not client.backchannel_logout_uri or client.disabled:
-        raise NoticeOver("The client is not told of logouts.")
+    client = session.get_one(Client, notice.client_id) if notice else None
+    if not (notice and client and client.backchannel_logout_uri) or client.disabled:
+        errands.done(session, TASK, str(notice_id))
+        return None
+    errands.postpone(session, TASK, str(notice_id), _PAUSE_SECONDS)
     if notice.created_at + timedelta(seconds=patience_seconds) <= now:
         _give_up(session, notice, "no answer in time", now=now)
         return None
@@ -151,6 +155,7 @@ def delivered(session: Session, notice_id: UUID, *, now: datetime) -> None:
         .where(LogoutNotice.id == notice_id, LogoutNotice.delivered_at.is_(None))
         .values(delivered_at=now)
     )
+    errands.done(session, TASK, str(notice_id))
 
 
 def refused(session: Session, notice_id: UUID, *, status: int, now: datetime) -> None:
@@ -160,15 +165,17 @@ def refused(session: Session, notice_id: UUID, *, status: int, now: datetime) ->
     :raises NoticeOver: it has arrived or was given up meanwhile.
     """
     notice = _waiting(session, notice_id)
+    if notice is None:
+        raise NoticeOver("It has arrived, was given up or never was.")
     notice.refusals += 1
     if notice.refusals >= REFUSALS_MAX:
         _give_up(session, notice, f"refused with status {status}", now=now)
 
 
-def _waiting(session: Session, notice_id: UUID) -> LogoutNotice:
+def _waiting(session: Session, notice_id: UUID) -> LogoutNotice | None:
     notice = session.get(LogoutNotice, notice_id, with_for_update=True)
     if notice is None or notice.delivered_at or notice.given_up_at:
-        raise NoticeOver("It has arrived, was given up or never was.")
+        return None
     return notice
 
 
@@ -176,6 +183,7 @@ def _give_up(
     session: Session, notice: LogoutNotice, reason: str, *, now: datetime
 ) -> None:
     notice.given_up_at = now
+    errands.done(session, TASK, str(notice.id))
     audit.record(
         session,
         "logout_not_delivered",

@@ -1,7 +1,8 @@
-"""Mails to people: a row and a task in the transaction that makes them necessary.
+"""Mails to people: a row and an errand in the transaction that makes them necessary.
 
 The row says whom and what about. What the mail says, links included, is made when the
-worker asks for it and is stored nowhere.
+worker asks for it and is stored nowhere. The errand is over when the worker has said what
+became of the mail: until then it is asked for again, whatever its queue forgets.
 """
 
 from dataclasses import dataclass
@@ -15,15 +16,18 @@ from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
 from flagon_auth.models import Account, EmailToken, Mail
-from flagon_chassis import events
+from flagon_chassis import errands
 from flagon_chassis.errors import Conflict, NotFound
 
 from . import accounts, audit, email_tokens
 from .letters import LETTERS, Letter
 
 Outcome = Literal["sent", "returned", "refused"]
+TASK = "worker.send_mail"
 _LEASE = timedelta(minutes=3)
 """Longer than the worker's task for a mail can run."""
+_PAUSE_SECONDS = 300.0
+"""Longer than the worker waits between two attempts."""
 _KEPT = timedelta(days=7)
 _SAME_AGAIN = timedelta(hours=1)
 
@@ -168,12 +172,12 @@ def _send(
     )
     # Else it was ordered before: it is on its way, or was sent.
     if made is not None:
-        events.emit_task(
+        errands.send(
             session,
-            "worker.send_mail",
+            TASK,
             queue="mail",
-            subject=str(mail_id),
-            mail_id=str(mail_id),
+            tasks=[(str(mail_id), {"mail_id": str(mail_id)})],
+            lives=LETTERS[template].lives,
         )
     return mail_id
 
@@ -181,33 +185,35 @@ def _send(
 def compose(
     session: Session, mail_id: UUID, attempt: str, *, now: datetime
 ) -> Composed | None:
-    """Return what a mail says, for this attempt alone; None if it must not be sent.
+    """Return what a mail says, for this attempt alone; None if it is not to be sent.
 
     Safe to repeat by the same attempt. What it decides must be committed.
 
     :param attempt: random; another one has to wait until this one is over.
-    :raises MailOver: it was sent, or never was.
     :raises MailUnderWay: another attempt has it.
     """
     mail = session.get(Mail, mail_id, with_for_update=True)
     if mail is None or mail.sent_at is not None:
-        raise MailOver("It was sent, was given up or never was.")
+        # It was sent, was given up or never was.
+        errands.done(session, TASK, str(mail_id))
+        return None
     held = mail.leased_until is not None and mail.leased_until > now
     if held and mail.attempt != attempt:
         raise MailUnderWay("Another attempt has it.", retry_after_seconds=30)
-    if mail.expires_at <= now:
-        session.delete(mail)
-        return None
     letter = LETTERS[mail.template]
-    token = None
-    if mail.template != "account_deleted":
+    account = token = None
+    wanted = mail.expires_at > now
+    if wanted and mail.template != "account_deleted":
         account = _concerned(session, mail)
-        if account is None or _told_already(session, mail, now=now):
-            session.delete(mail)
-            return None
-        if letter.purpose is not None:
-            token = _token(session, mail, account, letter.purpose, now=now)
+        wanted = account is not None and not _needless(session, mail, account, now=now)
+    if not wanted:
+        session.delete(mail)
+        errands.done(session, TASK, str(mail.id))
+        return None
+    if account is not None and letter.purpose is not None:
+        token = _token(session, mail, account, letter.purpose, now=now)
     mail.attempt, mail.leased_until = attempt, now + _LEASE
+    errands.postpone(session, TASK, str(mail.id), _LEASE.total_seconds())
     return Composed(
         email=mail.email,
         locale=mail.locale,
@@ -237,6 +243,25 @@ def _concerned(session: Session, mail: Mail) -> Account | None:
     return None if to_own and mail.email != account.email else account
 
 
+def _needless(session: Session, mail: Mail, account: Account, *, now: datetime) -> bool:
+    """Say whether what the mail asks for was done, perhaps by an earlier copy of it."""
+    known = mail.values.get("token")
+    token = session.get(EmailToken, UUID(known)) if known else None
+    if token is not None and token.used_at is not None:
+        return True
+    match LETTERS[mail.template].purpose:
+        case "verify":
+            return account.email_verified_at is not None
+        case "reset":
+            # Also by another mail: who asked twice and had one answer needs no second.
+            changed_at = account.password_changed_at
+            return changed_at is not None and changed_at > mail.created_at
+        case "change":
+            return mail.email == account.email
+        case _:
+            return _told_already(session, mail, now=now)
+
+
 def _told_already(session: Session, mail: Mail, *, now: datetime) -> bool:
     """Say whether the person was told the same within the hour.
 
@@ -264,7 +289,7 @@ def _token(
     """Return the row of the mail's link: the same at every attempt while it works."""
     known = mail.values.get("token")
     token = session.get(EmailToken, UUID(known)) if known else None
-    if token is None or token.used_at is not None or token.expires_at <= now:
+    if token is None or token.expires_at <= now:
         token = email_tokens.create_token(
             session, account, purpose, mail.email, now=now
         )
@@ -279,6 +304,10 @@ def _token(
 def end(session: Session, mail_id: UUID, outcome: Outcome, *, now: datetime) -> None:
     """Take down what became of a mail that was composed; safe to say twice."""
     mail = session.get(Mail, mail_id, with_for_update=True)
+    if outcome == "returned":
+        errands.postpone(session, TASK, str(mail_id), _PAUSE_SECONDS)
+    else:
+        errands.done(session, TASK, str(mail_id))
     if mail is None:
         return
     mail.attempt = mail.leased_until = None

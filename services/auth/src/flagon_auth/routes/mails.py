@@ -58,7 +58,7 @@ def compose_mail(mail_id: UUID, given: MailAttempt) -> ResponseReturnValue:
         written = _written(composed) if composed else None
     if written is None:
         log.info("mail_dropped", mail=str(mail_id))
-        raise mails.MailOver("It is too late, or nobody is to get it any more.")
+        raise mails.MailOver("It was sent, is too late, or nobody is to get it.")
     response = reply(MailView, written)
     response.headers["Cache-Control"] = "no-store"
     return response

@@ -41,8 +41,8 @@ def compose_notice(notice_id: UUID) -> ResponseReturnValue:
             now=datetime.now(UTC),
         )
     if composed is None:
-        log.warning("logout_given_up", notice=str(notice_id))
-        raise logouts.NoticeOver("It was not delivered in time and is given up.")
+        log.info("logout_over", notice=str(notice_id))
+        raise logouts.NoticeOver("It has arrived, or is not delivered any more.")
     uri, token = composed
     response = reply(NoticeView, {"uri": uri, "logout_token": token})
     response.headers["Cache-Control"] = "no-store"

@@ -1,6 +1,7 @@
 """Images: the pictures of a product, their order, and what is kept of them."""
 
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from typing import Any, Protocol, cast
 from uuid import UUID
 
@@ -9,7 +10,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from flagon_catalog.models import IMAGE_VIEW, Image, Picture, Product
-from flagon_chassis import events
+from flagon_chassis import errands
 from flagon_chassis.errors import Conflict, NotFound
 
 from . import audit, pictures, products
@@ -17,6 +18,9 @@ from .renditions import NAMES, WHOLE, WIDTHS, View, file_name, shown
 
 IMAGES_MAX = 12
 """Most images of one product."""
+THUMBNAILS = "worker.make_thumbnails"
+_PATIENCE = timedelta(hours=6)
+"""How long thumbnails are asked for; a picture without them is shown whole."""
 _AT_LEAST = text("interval '15 seconds'")
 """Age at which a picture without an image is no upload that is still under way."""
 
@@ -132,13 +136,13 @@ def add_image(
     wanted = [width for width in WIDTHS if width < picture.width]
     missing = {*wanted} - {known["width"] for known in view["thumbnails"]}
     if missing:
-        events.emit_task(
+        made = {"sha256": picture.sha256, "widths": sorted(missing)}
+        errands.send(
             session,
-            "worker.make_thumbnails",
+            THUMBNAILS,
             queue="maintenance",
-            subject=picture.sha256,
-            sha256=picture.sha256,
-            widths=sorted(missing),
+            tasks=[(picture.sha256, made)],
+            lives=_PATIENCE,
         )
     return view
 
@@ -200,6 +204,8 @@ def keep_thumbnail(
     if width not in picture.widths:
         storage.put(file_name(sha256, str(width)), content)
         picture.widths = sorted([*picture.widths, width])
+    if {wanted for wanted in WIDTHS if wanted < picture.width} <= {*picture.widths}:
+        errands.done(session, THUMBNAILS, sha256)
 
 
 def remove_unused(session: Session, storage: Storage, *, limit: int) -> int:
@@ -224,6 +230,7 @@ def remove_unused(session: Session, storage: Storage, *, limit: int) -> int:
         .where(Picture.sha256.in_(locked), unused)
         .returning(Picture.sha256)
     ).all()
+    errands.done(session, THUMBNAILS, *gone)
     # If this is not committed, the next upload of the same finds no file and writes it.
     for sha256 in gone:
         storage.remove(file_name(sha256, name) for name in NAMES)

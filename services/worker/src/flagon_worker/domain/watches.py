@@ -7,7 +7,7 @@ in which the event is taken from the stream, so each drop is told once, whoever 
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any, Protocol
 from uuid import UUID
@@ -16,12 +16,13 @@ from sqlalchemy import delete, func, or_, select
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
-from flagon_chassis import events
+from flagon_chassis import errands, events
 from flagon_chassis.errors import Conflict, NotFound
 from flagon_worker.models import Watch
 
 from . import owners
 from .mapping import minor_digits
+from .runs import Begin
 
 TASK = "worker.tell_price"
 QUEUE = "mail"
@@ -29,6 +30,10 @@ CHANGED = "market.flagon.product.changed.v1"
 DELETED = "market.flagon.product.deleted.v1"
 WATCHES_MAX = 100
 """Of one person: so many mails can one import bring them at most."""
+_NEWS = timedelta(hours=4)
+"""What is told later than that is no news."""
+_PAUSE_SECONDS = 300.0
+"""Longer than an attempt and the pause after it."""
 _TELLING = {"price_minor", "currency", "status"}
 """What has to change for a price to fall: most events are about stock."""
 
@@ -275,7 +280,7 @@ def _announce(
         }
         orders.append((drop_id, {"drop_id": drop_id, "order": order}))
     events.emit_many(session, told)
-    events.emit_tasks(session, TASK, queue=QUEUE, tasks=orders)
+    errands.send(session, TASK, queue=QUEUE, tasks=orders, lives=_NEWS)
 
 
 def _amount(minor: int, currency: str) -> str:
@@ -283,11 +288,18 @@ def _amount(minor: int, currency: str) -> str:
     return f"{Decimal(minor).scaleb(-minor_digits(currency)):f}"
 
 
-def tell(letters: Letters, drop_id: UUID, order: Mapping[str, object]) -> str:
+def tell(
+    begin: Begin, letters: Letters, drop_id: UUID, order: Mapping[str, object]
+) -> str:
     """Have a person told by mail of a drop; return `ordered` or `over`.
 
     Safe to run twice: the mail has the drop's id, and there is one of each id.
 
     :raises deliveries.NotYet: to be tried again.
     """
-    return "ordered" if letters.order_mail(drop_id, order) else "over"
+    with begin() as session:
+        errands.postpone(session, TASK, str(drop_id), _PAUSE_SECONDS)
+    told = letters.order_mail(drop_id, order)
+    with begin() as session:
+        errands.done(session, TASK, str(drop_id))
+    return "ordered" if told else "over"
