@@ -16,7 +16,7 @@ __all__ = ["Drill", "Problem", "Stack", "released", "roll", "start"]
 PATCHES = ROOT / "deploy" / "drill" / "next"
 NEW_MEMBER = "price_changed_at"
 """Of a product, which the next release shows and this one does not know."""
-BEFORE_EXPAND = "0015"
+BEFORE_EXPAND = "0016"
 """Revision of the catalog's tables without what the next release adds."""
 _SEEN = 40
 """Answers that are waited for where nothing changes; fewer while something does."""
