@@ -317,7 +317,7 @@ class Worker(SimpleWorker):
         max_idle_time: int | None = None,  # noqa: ARG002 (as the library's)
     ) -> tuple[Job, Queue] | None:
         """Wait for a message, a second at a time; meanwhile wake those whose time came."""
-        while not self._stop_requested:
+        while not (self._stop_requested or health.draining()):
             self._wake()
             found = super().dequeue_job_and_maintain_ttl(timeout, max_idle_time=1)
             if found:
@@ -412,6 +412,9 @@ def run(
         is with another a few seconds after that time.
     :return: the exit status.
     """
+    # RQ's worker has its own handlers, later; who is told to stop before that heeds it.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: health.drain())
     flask_app, _celery = queue.load(settings, app)
     server.sidecar(settings.bind, queue.probes(flask_app, source.connection.ping))
     stop = threading.Event()
