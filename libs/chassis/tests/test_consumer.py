@@ -12,7 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 
 from flagon_chassis import consumer as consumers
-from flagon_chassis import streams
+from flagon_chassis import buses, streams
 from flagon_chassis.consumer import Consumer
 from flagon_chassis.errors import Unavailable
 from flagon_chassis.testing import free_port, start_redis
@@ -394,7 +394,7 @@ class TestWhatOthersLeft:
         assert pending(store) == 0
 
     def test_names_of_old_consumers_are_forgotten(self, consumer, store, monkeypatch):
-        monkeypatch.setattr(consumers, "_FORGOTTEN_CONSUMER_SECONDS", -1)
+        monkeypatch.setattr(buses, "_FORGOTTEN_CONSUMER_SECONDS", -1)
         put(store, "a")
         self.take(store, "idle")
         store.xack(streams.EVENTS, "things", *dict(store.xrange(streams.EVENTS)))

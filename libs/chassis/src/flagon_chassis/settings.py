@@ -62,6 +62,9 @@ class ServiceSettings(
     """The Redis that keeps what it is given: streams, queues, sessions, denylist."""
     redis_cache_url: SecretStr = SecretStr("redis://127.0.0.1:6379/1")
     """The Redis that may forget: caches and counters."""
+    event_bus_url: SecretStr = SecretStr("")
+    """Where events travel: `amqp://user:password@host:port` for RabbitMQ; empty: in the
+    Redis that keeps what it is given."""
     rate_limit: str = "1200 per minute"
     """Requests that one account (or address, without a token) may make."""
 
@@ -73,6 +76,11 @@ class ServiceSettings(
     """OTLP over HTTP collector, without `/v1/traces`."""
     sentry_dsn: SecretStr = SecretStr("")
     """Where unexpected errors are reported; empty: nowhere."""
+
+    @property
+    def event_bus(self) -> str:
+        """What events travel on, by name: `redis` or `rabbitmq`."""
+        return _by_scheme(self.event_bus_url)
 
     @property
     def problems_url(self) -> str:
@@ -103,5 +111,8 @@ class DatabaseSettings(ServiceSettings, frozen=True):
     @property
     def broker(self) -> str:
         """What tasks wait in, by name: `redis` or `rabbitmq`."""
-        address = self.broker_url.get_secret_value()
-        return "rabbitmq" if address.startswith("amqp") else "redis"
+        return _by_scheme(self.broker_url)
+
+
+def _by_scheme(address: SecretStr) -> str:
+    return "rabbitmq" if address.get_secret_value().startswith("amqp") else "redis"
