@@ -34,7 +34,7 @@ def programs_are_installed(stack: Stack) -> None:
     for program in ("redis-server", stack.gateway, "prometheus"):
         programs.find(program)
     programs.postgres_for(stack.state / "postgres.none")
-    if stack.broker == RABBITMQ.name:
+    if stack.has_rabbitmq:
         programs.rabbitmq_version()
 
 

@@ -11,8 +11,8 @@ from psycopg.errors import UndefinedTable
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 
-from flagon_chassis import consumer as consumers
 from flagon_chassis import buses, streams
+from flagon_chassis import consumer as consumers
 from flagon_chassis.consumer import Consumer
 from flagon_chassis.errors import Unavailable
 from flagon_chassis.testing import free_port, start_redis

@@ -6,6 +6,7 @@ Redis is the default; the scheme of `*_EVENT_BUS_URL` says which one it is. Of R
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import redis
@@ -34,7 +35,7 @@ class Sender(Protocol):
     name: str
     """As readiness, logs and traces call it."""
 
-    def send(self, entries: Mapping[int, Mapping[str, Any]]) -> None:
+    def send(self, entries: Mapping[int, Mapping[Any, Any]]) -> None:
         """Return when the bus has these entries, in this order and after all before.
 
         :param entries: of `streams.encode`, by numbers that grow.
@@ -95,6 +96,67 @@ class Group(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Row:
+    """One entry of a journal."""
+
+    offset: int
+    """Its place; they grow, and some are left out."""
+    fields: dict[bytes, bytes]
+
+    @property
+    def is_event(self) -> bool:
+        """Whether it is more than a reader's mark."""
+        return b"id" in self.fields
+
+    @property
+    def at(self) -> float:
+        """When it was sent, in seconds since the epoch."""
+        return int(self.fields[b"at"]) / 1e6
+
+
+class Journal(Protocol):
+    """The events in one order, as one process follows them and reads them again."""
+
+    origin: int
+    """When it began, in microseconds since the epoch; 0: not known yet."""
+    last: int
+    """Offset of the last entry that was read."""
+
+    def newest(self, most: int, max_bytes: int) -> tuple[int, Sequence[Row]]:
+        """Return the newest entries, and the offset after which none is missing in them.
+
+        :raises BusAway: the bus does not answer.
+        """
+        ...
+
+    def follow(self, after: int) -> Sequence[Row]:
+        """Return the entries after an offset; wait for the next when there is none.
+
+        :raises BusAway: the bus does not answer.
+        """
+        ...
+
+    def page(self, after: int) -> tuple[Sequence[Row], int | None]:
+        """Return some entries after an offset, as far as `follow` has come.
+
+        :returns: the entries, or, where some are gone, the offset of the last of those.
+        :raises BusAway: the bus does not answer.
+        """
+        ...
+
+    def append(self, fields: Mapping[str, Any]) -> int:
+        """Add an event and return its offset.
+
+        :raises BusAway: nobody knows whether it was added.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close every connection; a later call opens them again."""
+        ...
+
+
 def url(settings: ServiceSettings) -> str:
     """Return where events travel."""
     own = settings.event_bus_url.get_secret_value()
@@ -129,6 +191,15 @@ def group(
     return rabbitmq.Group(url(settings), name)
 
 
+def journal(settings: ServiceSettings) -> Journal | None:
+    """Return the journal of events, None where it is a stream in Redis."""
+    if settings.event_bus == "redis":
+        return None
+    from . import rabbitmq  # noqa: PLC0415 (memory, as said above)
+
+    return rabbitmq.Journal(url(settings))
+
+
 class RedisSender:
     """Adds to the stream, and keeps it within its bounds."""
 
@@ -139,7 +210,7 @@ class RedisSender:
         self._kept = (kept_entries, kept_bytes)
         self._mean_bytes = 1024.0
 
-    def send(self, entries: Mapping[int, Mapping[str, Any]]) -> None:
+    def send(self, entries: Mapping[int, Mapping[Any, Any]]) -> None:
         """Add all or none."""
         oldest = int(time.time() * 1000) - _KEPT_MILLISECONDS
         # A moving average: what the stream holds resembles what was sent lately.

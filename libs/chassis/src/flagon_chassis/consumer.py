@@ -416,7 +416,10 @@ def run(
     stop_at_signals(consumer.stop)
     sidecar = server.sidecar(
         settings.bind,
-        {name: partial(consumer.probe, name) for name in ("postgres", settings.event_bus)},
+        {
+            name: partial(consumer.probe, name)
+            for name in ("postgres", settings.event_bus)
+        },
     )
     log.info("consumer_started", group=group)
     consumer.work()
