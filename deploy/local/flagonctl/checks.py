@@ -10,7 +10,7 @@ import psutil
 
 from . import programs
 from .problem import Problem
-from .processes import RABBITMQ, ports
+from .processes import ports
 from .stack import Stack
 
 _FREE_BYTES = 1024**3

@@ -20,6 +20,8 @@ BROKER = os.environ.get("FLAGON_BROKER", "redis")
 """What tasks wait in: `redis` or `rabbitmq`."""
 EVENT_BUS = os.environ.get("FLAGON_EVENT_BUS", "redis")
 """What events travel on: `redis` or `rabbitmq`."""
+BUS = "rabbitmq" if EVENT_BUS == "rabbitmq" else "redis-store"
+"""The process that has the events."""
 SERVER = os.environ.get("FLAGON_SERVER", "gunicorn")
 """What the services run under: `gunicorn` or `waitress`."""
 MAIL_QUEUE = os.environ.get("FLAGON_MAIL_QUEUE", "celery")

@@ -202,6 +202,9 @@ class Consumer:
             return
         try:
             self._until_done(partial(self._effect, events))
+        except buses.BusAway:
+            # No event's fault: they come again.
+            raise
         # Whatever the handler raises: an event that it cannot bear is tried again and then
         # laid aside with its error, or it would stop all that follow for ever.
         except Exception as error:  # noqa: BLE001
@@ -223,6 +226,8 @@ class Consumer:
             tried += 1
             try:
                 self._until_done(partial(self._effect, [event]))
+            except buses.BusAway:
+                raise
             # As above; the dead letter tells it.
             except Exception as error:  # noqa: BLE001
                 failed = error
