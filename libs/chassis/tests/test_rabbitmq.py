@@ -6,7 +6,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
 
-import amqp
 import psutil
 import pytest
 
@@ -151,6 +150,7 @@ class TestSender:
         sender._line._connection.transport.sock.shutdown(2)
 
         sender.send({2: entry("b")})
+        sender.close()
 
         assert subjects(read(journal, 2)) == ["a", "b"]
 
@@ -204,12 +204,6 @@ class TestSender:
         with pytest.raises(buses.BusAway, match="ACCESS_REFUSED"):
             send(of(user, url), "a", type_=type_)
 
-    def test_tells_of_an_event_for_which_there_is_no_queue(self, url):
-        line = rabbitmq._Line(of("realtime", url))
-        # Rights let all beginnings pass that a queue is bound to; so without one.
-        with pytest.raises(buses.BusAway, match="ACCESS_REFUSED|NO_ROUTE"):
-            line.publish(rabbitmq.EVENTS, [("", amqp.Message(b""))])
-
 
 class TestRights:
     @pytest.mark.parametrize(
@@ -248,36 +242,49 @@ class TestRights:
                 what(channel)
 
 
+@pytest.fixture
+def put(rows):
+    """Adds events to the outbox."""
+
+    def put(*names):
+        for name in names:
+            event = json.loads(entry(name)["event"])
+            _put(rows, event["id"], "event", TYPE, name, event, {})
+
+    return put
+
+
 def lose(_line, number, multiple):
     raise ConnectionResetError("before anybody heard of it")
 
 
 class TestRelay:
     @pytest.fixture
-    def put(self, rows):
-        def put(subject):
-            id_ = uuid4()
-            envelope = {"id": str(id_), "subject": subject, "topics": ["jobs"]}
-            _put(rows, id_, "event", TYPE, subject, envelope, {})
+    def make_relay(self, make_settings, database_url):
+        made = []
 
-        return put
+        def make(**values):
+            settings = make_settings(database_url=database_url, **values)
+            made.append(Relay(settings, "worker"))
+            return made[-1]
+
+        yield make
+        for relay in made:
+            relay._bus.close()
 
     def test_hands_over_in_order_and_marks_what_is_confirmed(
-        self, make_settings, database_url, rows, url, journal, put
+        self, make_relay, rows, url, journal, put
     ):
-        settings = make_settings(database_url=database_url, event_bus_url=url)
-        for subject in "abc":
-            put(subject)
+        put(*"abc")
 
-        assert Relay(settings, "worker").step(rows) == 3
+        assert make_relay(event_bus_url=url).step(rows) == 3
 
         assert subjects(read(journal, 3)) == ["a", "b", "c"]
         assert waiting(rows) == 0
 
     def test_sends_again_what_was_not_confirmed_and_it_is_handled_once(
         self,
-        make_settings,
-        database_url,
+        make_relay,
         rows,
         url,
         journal,
@@ -286,8 +293,7 @@ class TestRelay:
         effects,  # noqa: F811 (the fixture)
         monkeypatch,
     ):
-        settings = make_settings(database_url=database_url, event_bus_url=url)
-        relay = Relay(settings, "worker")
+        relay = make_relay(event_bus_url=url)
         put("a")
         with monkeypatch.context() as patched:
             patched.setattr(rabbitmq._Line, "_note_confirmed", lose)
@@ -307,12 +313,9 @@ class TestRelay:
         assert effects() == ["a"]
 
     def test_lets_tasks_go_on_while_events_wait(
-        self, make_settings, database_url, redis_url, store, rows, put
+        self, make_relay, redis_url, store, rows, put
     ):
-        settings = make_settings(
-            database_url=database_url, redis_store_url=redis_url, event_bus_url=NOWHERE
-        )
-        relay = Relay(settings, "worker")
+        relay = make_relay(redis_store_url=redis_url, event_bus_url=NOWHERE)
         put("a")
         put_task(rows)
 
@@ -325,13 +328,8 @@ class TestRelay:
         assert waiting(rows) == 1
         assert store.llen("things:bulk") == 2
 
-    def test_has_nothing_to_do_while_both_are_away(
-        self, make_settings, database_url, rows, put
-    ):
-        settings = make_settings(
-            database_url=database_url, event_bus_url=NOWHERE, broker_url=NOWHERE
-        )
-        relay = Relay(settings, "worker")
+    def test_has_nothing_to_do_while_both_are_away(self, make_relay, rows, put):
+        relay = make_relay(event_bus_url=NOWHERE, broker_url=NOWHERE)
         put("a")
 
         with in_thread(relay.work, relay.stop):
@@ -468,7 +466,6 @@ class TestConsumer:
             send(url, "a")
             send(url, "b")
             eventually(lambda: effects() == ["a", "b"])
-        assert dead(url)[-1:] == [] or effects() == ["a", "b"]
 
     def test_never_answers_for_what_came_by_another_connection(self, url):
         send(url, "a")
@@ -559,14 +556,16 @@ class TestJournal:
         assert subjects(read(journal, 1)) == ["b"]
 
 
+@pytest.fixture(scope="module")
+def small():
+    """A RabbitMQ that keeps few events."""
+    pattern = r'268435456, "x-stream-max-segment-size-bytes": 16777216'
+    few = '200000, "x-stream-max-segment-size-bytes": 50000'
+    yield from start_rabbitmq("worker", change=(pattern, few))
+
+
 class TestSmallAndMortal:
     """A stream of few entries, and a broker that dies."""
-
-    @pytest.fixture(scope="class")
-    def small(self):
-        pattern = r'268435456, "x-stream-max-segment-size-bytes": 16777216'
-        few = '200000, "x-stream-max-segment-size-bytes": 50000'
-        yield from start_rabbitmq("worker", change=(pattern, few))
 
     def test_tells_of_what_was_trimmed(self, small):
         journal = Journal(of("realtime", small.url), block_seconds=0.5)
@@ -589,9 +588,10 @@ class TestSmallAndMortal:
         assert len(rows) > 100
         with pytest.raises(rabbitmq.Restarted, match="gone"):
             slow.follow(start)
-        # Every offset that was left out is one of the broker's own.
-        assert journal._missing(rows[0].offset - 2, rows[:1]) is None or missing is None
+        # A leap alone is no loss: some offsets are the broker's own.
+        assert journal._missing(rows[-1].offset - 2, rows[-1:]) is None
         sender.close()
+        slow.close()
         journal.close()
 
     def test_loses_nothing_when_the_broker_is_killed(
@@ -600,38 +600,30 @@ class TestSmallAndMortal:
         make_settings,
         database_url,
         rows,
+        put,
         effects,  # noqa: F811 (as above)
     ):
         settings = make_settings(database_url=database_url, event_bus_url=small.url)
         relay = Relay(settings, "worker")
-        consumer = Consumer(settings, GROUP, write, frozenset({TYPE}))
         journal = Journal(of("realtime", small.url), block_seconds=0.5)
         journal.newest(10, 1 << 20)
-        # What the test before has left is nobody's.
-        consumer.handle = lambda *_: None
         names = [f"n{number}" for number in range(60)]
 
-        def put(some):
-            for one in some:
-                id_ = uuid4()
-                time = datetime.now(UTC).isoformat()
-                body = {"id": str(id_), "subject": one, "topics": ["j"], "time": time}
-                _put(rows, id_, "event", TYPE, one, body, {})
-
-        def of_mine(session, events):
+        def write_mine(session, events):
+            # What the test before has left is nobody's.
             write(session, [e for e in events if e.envelope["subject"][0] == "n"])
 
-        consumer.handle = of_mine
+        consumer = Consumer(settings, GROUP, write_mine, frozenset({TYPE}))
         with (
             in_thread(relay.work, relay.stop),
             in_thread(consumer.work, consumer.stop),
         ):
-            put(names[:20])
+            put(*names[:20])
             eventually(lambda: waiting(rows) == 0)
-            put(names[20:40])
+            put(*names[20:40])
             small.process.kill()
             small.process.wait()
-            put(names[40:])
+            put(*names[40:])
             small.start()
             eventually(
                 lambda: waiting(rows) == 0 and sorted(effects()) == sorted(names)
