@@ -30,6 +30,8 @@ _MARK = "mark"
 """Routing key of what a reader sends to both streams, so that neither is empty."""
 
 _HEARTBEAT_SECONDS = 10
+_TAKING_HEARTBEAT_SECONDS = 30
+"""For who handles what he took meanwhile; what he has is given out again after two."""
 _PATIENCE_SECONDS = 5.0
 _BLOCK_SECONDS = 1.0
 _PAGE = 500
@@ -209,7 +211,7 @@ class Group:
     spare = 15
 
     def __init__(self, url: str, group: str) -> None:
-        self._line = _Line(url, heartbeat_seconds=_HEARTBEAT_SECONDS)
+        self._line = _Line(url, heartbeat_seconds=_TAKING_HEARTBEAT_SECONDS)
         self._queue = group
         self._came: deque[Any] = deque()
         self._consumes = False
@@ -248,8 +250,7 @@ class Group:
                 channel.basic_qos(0, most, a_global=False)
                 channel.basic_consume(self._queue, callback=self._came.append)
             self._consumes = True
-        if not self._came:
-            self._line.pump(_BLOCK_SECONDS)
+        self._line.pump(0 if self._came else _BLOCK_SECONDS)
         while len(self._came) < most and self._line.pump(0):
             """More of it."""
         found = [self._came.popleft() for _ in range(min(most, len(self._came)))]
@@ -306,8 +307,7 @@ class _Run:
 
     def read(self, seconds: float) -> list[Row]:
         """Return the next rows; wait for the first as long as this, and no longer."""
-        if not self._came:
-            self._line.pump(seconds)
+        self._line.pump(0 if self._came else seconds)
         while len(self._came) < _PAGE and self._line.pump(0):
             """More of it."""
         return [self._next() for _ in range(len(self._came))]
