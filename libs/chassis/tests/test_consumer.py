@@ -88,6 +88,7 @@ def pending(store):
 
 
 def dead(store):
+    """Return the dead letters in the stream."""
     return [fields for _, fields in streams.flat(store.xrange(streams.DEAD))]
 
 

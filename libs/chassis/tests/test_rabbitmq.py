@@ -106,10 +106,7 @@ def make_consumer(make_settings, database_url, effects, url):  # noqa: F811 (the
 
 def dead(url):
     """Return all dead letters that there ever were, the oldest first."""
-    run = rabbitmq._Run(url, rabbitmq.DEAD, "first")
-    rows = run.read(1)
-    run.close()
-    return rows
+    return list(rabbitmq.dead(url))
 
 
 class TestChoice:
@@ -405,10 +402,11 @@ class TestConsumer:
         eventually(lambda: consumer.step() is None and effects() == ["a", "b"])
 
         [letter] = dead(url)[before:]
-        assert letter.fields[b"error"] == b"ValueError: poison"
-        assert letter.fields[b"group"] == GROUP.encode()
-        assert letter.fields[b"attempts"] == b"2"
-        assert json.loads(letter.fields[b"event"])["subject"] == "poison"
+        assert letter[b"error"] == b"ValueError: poison"
+        assert letter[b"group"] == GROUP.encode()
+        assert letter[b"attempts"] == b"2"
+        assert json.loads(letter[b"event"])["subject"] == "poison"
+        assert letter in buses.dead(consumer.settings)
 
     def test_sets_aside_what_kills_the_process_each_time(
         self,
@@ -429,7 +427,7 @@ class TestConsumer:
 
         eventually(lambda: consumer.step() is None and effects() == ["innocent"])
         [letter] = dead(url)[before:]
-        assert b"Crashed: delivered" in letter.fields[b"error"]
+        assert b"Crashed: delivered" in letter[b"error"]
 
     def test_keeps_the_connection_while_postgres_is_away(
         self, make_settings, url, rows, monkeypatch

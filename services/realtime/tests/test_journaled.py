@@ -24,7 +24,9 @@ def bus():
     """A RabbitMQ that keeps some hundred events."""
     pattern = r'268435456, "x-stream-max-segment-size-bytes": 16777216'
     few = '200000, "x-stream-max-segment-size-bytes": 50000'
-    yield from start_rabbitmq("realtime", change=(pattern, few))
+    for server in start_rabbitmq("worker", change=(pattern, few)):
+        server.url = server.url.replace("//worker:", "//realtime:")
+        yield server
 
 
 @pytest.fixture
@@ -82,12 +84,11 @@ class TestResume:
         ]
 
     def test_goes_on_where_memory_does_not_reach(self, start, tell, helpers):
-        server = start(**SMALL)
-        first = server.open("products")
+        first = start().open("products")
         tell(*range(60))
         ids = [event.id for event in first.take(60)]
 
-        found = server.open("products", after=ids[1]).take(58)
+        found = start(**SMALL).open("products", after=ids[1]).take(58)
 
         assert helpers.story(found) == "2-59"
 

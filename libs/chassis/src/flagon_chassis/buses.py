@@ -200,6 +200,20 @@ def journal(settings: ServiceSettings) -> Journal | None:
     return rabbitmq.Journal(url(settings))
 
 
+def dead(settings: ServiceSettings) -> Iterator[dict[bytes, bytes]]:
+    """Yield the events that consumer groups failed at, each with its error, oldest first.
+
+    :raises AWAY: the bus does not answer.
+    """
+    if settings.event_bus == "redis":
+        with streams.connect(url(settings)) as client:
+            yield from dict(streams.flat(client.xrange(streams.DEAD))).values()
+        return
+    from . import rabbitmq  # noqa: PLC0415 (memory, as said above)
+
+    yield from rabbitmq.dead(url(settings))
+
+
 class RedisSender:
     """Adds to the stream, and keeps it within its bounds."""
 

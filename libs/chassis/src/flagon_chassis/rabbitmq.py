@@ -339,6 +339,20 @@ class _Run:
         self._line.close()
 
 
+def dead(url: str) -> Iterator[dict[bytes, bytes]]:
+    """Yield the events that consumer groups failed at, oldest first.
+
+    :raises BusAway: RabbitMQ does not answer.
+    """
+    run = _Run(url, DEAD, "first")
+    try:
+        # Nobody knows how many there are: the end is when no more comes.
+        while rows := run.read(_BLOCK_SECONDS):
+            yield from (row.fields for row in rows)
+    finally:
+        run.close()
+
+
 class Journal:
     """The stream as it is followed and read again, by one process.
 

@@ -83,6 +83,7 @@ class Reader:
                 log.exception("reader_crashed")
                 self._on_crash()
                 raise
+        self._log.close()
 
     def _step(self) -> None:
         if not self.ready.is_set():
