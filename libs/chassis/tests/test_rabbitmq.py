@@ -150,6 +150,13 @@ class TestSender:
 
         assert subjects(read(journal, 2)) == ["a", "b"]
 
+    def test_sends_nothing_before_the_stream_is_back(self, url, monkeypatch):
+        # The groups would have it, who follows would not.
+        monkeypatch.setattr(rabbitmq, "EVENTS", "another")
+
+        with pytest.raises(buses.BusAway, match="NOT_FOUND"):
+            send(url, "a")
+
     def test_fails_when_no_confirmation_comes(self, url, server, monkeypatch):
         monkeypatch.setattr(rabbitmq, "_PATIENCE_SECONDS", 0.5)
         sender = Sender(url)

@@ -7,6 +7,7 @@ from uuid import uuid4
 import pytest
 
 from flagon_chassis import rabbitmq, streams
+from flagon_chassis.buses import BusAway
 from flagon_chassis.errors import Unavailable
 from flagon_chassis.testing import start_rabbitmq
 from flagon_realtime import wire
@@ -137,14 +138,20 @@ class TestResume:
         server = start()
         stream = server.open("products")
         tell(1000)
-        stream.read_until(lambda: stream.last_id)
         stream.take(1)
         bus.process.kill()
         bus.process.wait()
         # Told by a comment, as with Redis.
         stream.read_until(lambda: any(stream.comments))
         bus.start()
-        tell(1001, 1002)
+        numbers = [1001, 1002]
+        while numbers:
+            try:
+                tell(numbers[0])
+            # It listens before it has everything back: the relay comes again, too.
+            except BusAway:
+                continue
+            del numbers[0]
 
         assert helpers.numbers(stream.take(2)) == [1001, 1002]
 

@@ -141,6 +141,9 @@ class _Line:
         # The library's own limits are the kernel's, which gevent does not hear of.
         self._connection.transport.sock.settimeout(_PATIENCE_SECONDS)
         self._channel = self._connection.channel()
+        # A broker that has just started listens before its streams are back. What it is
+        # sent meanwhile it gives to the groups alone, and confirms it.
+        self._channel.queue_declare(EVENTS, passive=True)
         self._sent, self._awaited = 0, set()
 
     def _note_confirmed(self, number: int, multiple: bool) -> None:
