@@ -285,6 +285,7 @@ class TestFailingEvents:
 
         assert effects() == ["a"]
         assert len(dead(store)) == 2
+        assert list(buses.dead(consumer.settings)) == dead(store)
         assert pending(store) == 0
 
     def test_stay_pending_when_told_to_stop(self, make_consumer, store):

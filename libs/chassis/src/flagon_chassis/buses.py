@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import redis
 
 from . import streams
-from .settings import ServiceSettings
+from .settings import EventSettings
 from .streams import Entry
 
 _KEPT_MILLISECONDS = 24 * 3600 * 1000
@@ -157,13 +157,13 @@ class Journal(Protocol):
         ...
 
 
-def url(settings: ServiceSettings) -> str:
+def url(settings: EventSettings) -> str:
     """Return where events travel."""
     own = settings.event_bus_url.get_secret_value()
     return own or settings.redis_store_url.get_secret_value()
 
 
-def sender(settings: ServiceSettings, kept_entries: int, kept_bytes: int) -> Sender:
+def sender(settings: EventSettings, kept_entries: int, kept_bytes: int) -> Sender:
     """Return what hands events to the bus.
 
     :param kept_entries: most that the bus keeps, where the sender decides.
@@ -177,7 +177,7 @@ def sender(settings: ServiceSettings, kept_entries: int, kept_bytes: int) -> Sen
 
 
 def group(
-    settings: ServiceSettings, name: str, member: str, claim_seconds: float
+    settings: EventSettings, name: str, member: str, claim_seconds: float
 ) -> Group:
     """Return a member of a consumer group.
 
@@ -191,7 +191,7 @@ def group(
     return rabbitmq.Group(url(settings), name)
 
 
-def journal(settings: ServiceSettings) -> Journal | None:
+def journal(settings: EventSettings) -> Journal | None:
     """Return the journal of events, None where it is a stream in Redis."""
     if settings.event_bus == "redis":
         return None
@@ -200,7 +200,7 @@ def journal(settings: ServiceSettings) -> Journal | None:
     return rabbitmq.Journal(url(settings))
 
 
-def dead(settings: ServiceSettings) -> Iterator[dict[bytes, bytes]]:
+def dead(settings: EventSettings) -> Iterator[dict[bytes, bytes]]:
     """Yield the events that consumer groups failed at, each with its error, oldest first.
 
     :raises AWAY: the bus does not answer.

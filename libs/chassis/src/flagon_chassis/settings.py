@@ -62,9 +62,6 @@ class ServiceSettings(
     """The Redis that keeps what it is given: streams, queues, sessions, denylist."""
     redis_cache_url: SecretStr = SecretStr("redis://127.0.0.1:6379/1")
     """The Redis that may forget: caches and counters."""
-    event_bus_url: SecretStr = SecretStr("")
-    """Where events travel: `amqp://user:password@host:port` for RabbitMQ; empty: in the
-    Redis that keeps what it is given."""
     rate_limit: str = "1200 per minute"
     """Requests that one account (or address, without a token) may make."""
 
@@ -78,17 +75,25 @@ class ServiceSettings(
     """Where unexpected errors are reported; empty: nowhere."""
 
     @property
-    def event_bus(self) -> str:
-        """What events travel on, by name: `redis` or `rabbitmq`."""
-        return _by_scheme(self.event_bus_url)
-
-    @property
     def problems_url(self) -> str:
         """The page that explains every problem type."""
         return (self.docs_url or f"{self.public_url}/docs") + "/problems"
 
 
-class DatabaseSettings(ServiceSettings, frozen=True):
+class EventSettings(ServiceSettings, frozen=True):
+    """Settings of a service that tells or follows events."""
+
+    event_bus_url: SecretStr = SecretStr("")
+    """Where events travel: `amqp://user:password@host:port` for RabbitMQ; empty: in the
+    Redis that keeps what it is given."""
+
+    @property
+    def event_bus(self) -> str:
+        """What events travel on, by name: `redis` or `rabbitmq`."""
+        return _by_scheme(self.event_bus_url)
+
+
+class DatabaseSettings(EventSettings, frozen=True):
     """Settings of a service that owns a database."""
 
     database_url: SecretStr
