@@ -1,6 +1,7 @@
 import json
 import shutil
 import signal
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import uuid4
@@ -132,7 +133,9 @@ class TestSender:
 
         send(url, *names)
 
-        assert subjects(read(journal, 250)) == names
+        rows = read(journal, 250)
+        assert subjects(rows) == names
+        assert rows[0].at <= rows[-1].at <= time.time()
 
     def test_says_that_nobody_answers(self):
         with pytest.raises(buses.BusAway, match="refused"):
@@ -255,6 +258,11 @@ def put(rows):
             _put(rows, event["id"], "event", TYPE, name, event, {})
 
     return put
+
+
+def step_for_ever(consumer):
+    while True:
+        consumer.step()
 
 
 def lose(_line, number, multiple):
@@ -471,6 +479,34 @@ class TestConsumer:
             send(url, "a")
             send(url, "b")
             eventually(lambda: effects() == ["a", "b"])
+
+    def test_blames_no_event_for_a_broken_connection(
+        self,
+        make_consumer,
+        effects,  # noqa: F811 (as above)
+        url,
+    ):
+        tried = []
+
+        def handle(session, events):
+            tried.append(len(events))
+            if len(tried) == 1:
+                raise ValueError("try again")
+            write(session, events)
+            if len(tried) == 2:
+                consumer._bus.close()
+
+        before = len(dead(url))
+        consumer = make_consumer(handle)
+        send(url, "a")
+        with pytest.raises(buses.BusAway):
+            step_for_ever(consumer)
+        consumer.join()
+        consumer.resume()
+
+        assert effects() == ["a"]
+        assert tried == [1, 1]
+        assert len(dead(url)) == before
 
     def test_never_answers_for_what_came_by_another_connection(self, url):
         send(url, "a")
