@@ -8,7 +8,7 @@ VENV := .venv/bin
 FLAGON := PYTHONPATH=deploy/local $(VENV)/python -m flagonctl --mode $(MODE) --port-base $(PORT_BASE) --format $(FORMAT)
 # Values with spaces and quotes reach the program as typed: make gives what it was told to
 # the shell as variables, never as text; and only that, since tests read `SERVER` as well.
-VALUES := "AT=$$AT" "BROKER=$$BROKER" "C=$$C" "F=$$F" "GATEWAY=$$GATEWAY" "ID=$$ID" "MAIL_QUEUE=$$MAIL_QUEUE" "N=$$N" "ONLY=$$ONLY" "P=$$P" "PART=$$PART" "REQUEST=$$REQUEST" "ROLE=$$ROLE" "S=$$S" "SCOPE=$$SCOPE" "SERVER=$$SERVER" "SIGNAL=$$SIGNAL" "SNAPSHOT=$$SNAPSHOT" "TO=$$TO" "TOPIC=$$TOPIC" "TYPE=$$TYPE" "WITH=$$WITH"
+VALUES := "AT=$$AT" "BROKER=$$BROKER" "C=$$C" "EVENT_BUS=$$EVENT_BUS" "F=$$F" "GATEWAY=$$GATEWAY" "ID=$$ID" "MAIL_QUEUE=$$MAIL_QUEUE" "N=$$N" "ONLY=$$ONLY" "P=$$P" "PART=$$PART" "REQUEST=$$REQUEST" "ROLE=$$ROLE" "S=$$S" "SCOPE=$$SCOPE" "SERVER=$$SERVER" "SIGNAL=$$SIGNAL" "SNAPSHOT=$$SNAPSHOT" "TO=$$TO" "TOPIC=$$TOPIC" "TYPE=$$TYPE" "WITH=$$WITH"
 
 K8S := $(VENV)/python deploy/k8s/cluster.py --context "$$CONTEXT" --overlay "$${OVERLAY:-local}"
 export CONTEXT OVERLAY
@@ -21,7 +21,7 @@ setup: ## Install what is missing: system packages, .venv from the lock
 
 # -- Running ------------------------------------------------------------------------------
 
-up: setup ## Start everything [MODE=local|docker PORT_BASE=8080 ONLY="postgres redis-store" WITH=observability|traces BROKER=rabbitmq GATEWAY=haproxy MAIL_QUEUE=rq SERVER=waitress]
+up: setup ## Start everything [MODE=local|docker PORT_BASE=8080 ONLY="postgres redis-store" WITH=observability|traces BROKER=rabbitmq EVENT_BUS=rabbitmq GATEWAY=haproxy MAIL_QUEUE=rq SERVER=waitress]
 	@$(FLAGON) up $(VALUES)
 down: ## Stop everything; data stays
 	@$(FLAGON) down $(VALUES)

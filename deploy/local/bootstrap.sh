@@ -45,7 +45,8 @@ if [ "${MODE:-local}" != docker ]; then
   [ "${GATEWAY:-nginx}" != nginx ] || has nginx || need nginx
   [ "${GATEWAY:-}" != haproxy ] || has haproxy || need haproxy
   has prometheus || need prometheus
-  [ "${BROKER:-}" != rabbitmq ] || has rabbitmq-server || need rabbitmq-server
+  [ "${BROKER:-}" != rabbitmq ] && [ "${EVENT_BUS:-}" != rabbitmq ] || has rabbitmq-server ||
+    need rabbitmq-server
   # Only root runs the processes as another user, who must pass through closed folders.
   [ "$(id -u)" != 0 ] || has setfacl || need acl
 fi
@@ -67,7 +68,7 @@ if [ -n "${JUDGES:-}" ] && [ "${MODE:-local}" != docker ] && has apt-get &&
   # An authority for certificates, and who asks it (tests/places).
   has lego || need lego
   has pebble || need pebble
-  [ "${BROKER:-}" = rabbitmq ] || has rabbitmq-server || need rabbitmq-server
+  [ "${BROKER:-}" = rabbitmq ] || [ "${EVENT_BUS:-}" = rabbitmq ] || has rabbitmq-server || need rabbitmq-server
   [ "${GATEWAY:-}" = haproxy ] || has haproxy || need haproxy
 fi
 

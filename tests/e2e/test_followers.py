@@ -17,6 +17,7 @@ import httpx2
 import psutil
 import pytest
 from harness import events
+from harness.stack import BUS
 from harness.waiting import until
 
 from flagon_chassis import sse
@@ -32,8 +33,8 @@ MISHAPS = (
     ("kill", "realtime"),
     ("pause", "realtime"),
     ("kill", "gateway"),
-    ("pause", "redis-store"),
-    ("kill", "redis-store"),
+    ("pause", BUS),
+    ("kill", BUS),
     ("kill", "catalog-relay"),
     ("pause", "gateway"),
 )

@@ -7,29 +7,26 @@ from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
 import httpx2
+from harness.events import ENTRIES
+from harness.stack import BUS
 from harness.waiting import until
 
-VICTIMS = ("catalog", "catalog-relay", "postgres", "redis-store")
+VICTIMS = ("catalog", "catalog-relay", "postgres", BUS)
 PAIRS = 125
 """Products that are created and then changed around each kill: 1,000 writes in all."""
 WRITERS = 8
 
-# What realtime and every other reader sees, entry by entry.
-STREAM = """
-import redis
-client = redis.Redis.from_url(settings.redis_store_url.get_secret_value())
-subjects, found, last = set(json.loads(%r)), [], "-"
-while True:
-    page = client.xrange("events", last, count=1000)
-    if not page:
-        break
-    for entry, fields in page:
-        event = json.loads(fields[b"event"])
-        if event["subject"] in subjects:
-            found.append([event["id"], event["subject"], event["data"]["version"]])
-    last = "(" + page[-1][0].decode()
+STREAM = (
+    ENTRIES
+    + """
+subjects, found = set(json.loads(%r)), []
+for _, fields in entries():
+    event = json.loads(fields[b"event"])
+    if event["subject"] in subjects:
+        found.append([event["id"], event["subject"], event["data"]["version"]])
 print(json.dumps(found))
 """
+)
 
 
 class Ledger:

@@ -8,7 +8,7 @@ import httpx2
 import pytest
 from harness import imports
 from harness.events import Stream
-from harness.stack import GATEWAY
+from harness.stack import BUS, GATEWAY
 from harness.waiting import until
 
 PRODUCT_CHANGED = "market.flagon.product.changed.v1"
@@ -68,14 +68,14 @@ class TestStream:
 
         assert prices == [1002, 1003]
 
-    def test_resumes_across_a_killed_redis(self, stack, merchandiser, product):
+    def test_resumes_across_a_killed_bus(self, stack, merchandiser, product):
         topic = [f"products/{product['id']}"]
         with Stream(stack, topic) as stream:
             change_price(merchandiser, product, 1101)
             first = stream.next(lambda e: e.type == PRODUCT_CHANGED)
-        killed = stack.kill("redis-store")
+        killed = stack.kill(BUS)
         change_price(merchandiser, product, 1102)
-        stack.back("redis-store", killed)
+        stack.back(BUS, killed)
         with Stream(stack, topic, last_event_id=first.id) as stream:
             event = stream.next(lambda e: e.type == PRODUCT_CHANGED)
 

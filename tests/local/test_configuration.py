@@ -183,22 +183,27 @@ class TestMailQueue:
 
 
 class TestRabbitMQ:
+    @pytest.fixture(params=["broker", "event_bus"])
+    def chosen(self, request):
+        return request.param
+
     @pytest.fixture(params=["local", "docker"])
-    def stack(self, checkout, request, monkeypatch):
+    def stack(self, checkout, request, monkeypatch, chosen):
         # Which one is installed, if any, is the machine's to say.
         monkeypatch.setattr(configuration, "rabbitmq_version", lambda: (3, 10, 8))
         stack = Stack(request.param, 23_080, checkout)
         (stack.state).mkdir(parents=True)
-        (stack.state / "broker").write_text("rabbitmq\n")
+        (stack.state / chosen).write_text("rabbitmq\n")
         configuration.prepare(stack)
         return stack
 
     def test_is_configured_only_where_it_is_chosen(self, local):
-        assert local.broker == "redis"
+        assert local.broker == local.event_bus == "redis"
         assert not (local.config / "rabbitmq").exists()
         keeper = vault.Vault(local.secrets)
         given = environment.confidential("auth", local, keeper)
         assert given["AUTH_BROKER_URL"] == given["AUTH_REDIS_STORE_URL"]
+        assert given["AUTH_EVENT_BUS_URL"] == given["AUTH_REDIS_STORE_URL"]
 
     def test_gets_users_without_their_passwords(self, stack):
         keeper = vault.Vault(stack.secrets)
@@ -206,14 +211,21 @@ class TestRabbitMQ:
             (stack.config / "rabbitmq" / "definitions.json").read_text()
         )
 
-        assert {user["name"] for user in definitions["users"]} == set(OWNERS)
+        users = {user["name"] for user in definitions["users"]}
+        assert users == set(vault.RABBITMQ_USERS)
         for user in definitions["users"]:
             password = keeper[f"rabbitmq_{user['name']}_password"]
             hashed = base64.b64decode(user["password_hash"])
             assert hashed[4:] == sha256(hashed[:4] + password.encode()).digest()
             assert password not in json.dumps(definitions)
             given = environment.confidential(user["name"], stack, keeper)
-            assert password in given[f"{user['name'].upper()}_BROKER_URL"]
+            name = user["name"].upper()
+            assert (password in given.get(f"{name}_BROKER_URL", "")) == (
+                stack.broker == "rabbitmq" and user["name"] in OWNERS
+            )
+            assert (password in given[f"{name}_EVENT_BUS_URL"]) == (
+                stack.event_bus == "rabbitmq"
+            )
         assert "rabbitmq" in [one.name for one in stack.processes]
 
     def test_listens_to_loopback_alone_on_this_machine(self, stack):

@@ -10,7 +10,7 @@ import psutil
 
 from . import programs
 from .problem import Problem
-from .processes import RABBITMQ, ports
+from .processes import ports
 from .stack import Stack
 
 _FREE_BYTES = 1024**3
@@ -34,7 +34,7 @@ def programs_are_installed(stack: Stack) -> None:
     for program in ("redis-server", stack.gateway, "prometheus"):
         programs.find(program)
     programs.postgres_for(stack.state / "postgres.none")
-    if stack.broker == RABBITMQ.name:
+    if stack.has_rabbitmq:
         programs.rabbitmq_version()
 
 

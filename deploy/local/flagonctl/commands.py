@@ -79,6 +79,7 @@ def up(stack: Stack, values: Values, _format: str) -> None:
         raise Problem(f"There is no {extra} to add.", "make up WITH=observability")
     # Its processes know the other one, and what waits there would be left behind.
     _choose(stack, values, "broker", BROKERS, "The tasks of this stack wait in")
+    _choose(stack, values, "event_bus", BROKERS, "The events of this stack travel on")
     _choose(stack, values, "mail_queue", MAIL_QUEUES, "The mails of this stack wait in")
     # Its processes run under the other server, and those that run are not started anew.
     _choose(stack, values, "server", SERVERS, "The services of this stack run under")

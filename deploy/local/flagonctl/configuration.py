@@ -97,8 +97,8 @@ def redis_files(stack: Stack, keeper: Vault, mode: int) -> None:
 
 
 def rabbitmq_files(stack: Stack, keeper: Vault, mode: int) -> None:
-    """Write what RabbitMQ reads at its start, where it is the broker."""
-    if stack.broker != RABBITMQ.name:
+    """Write what RabbitMQ reads at its start, where there is one."""
+    if not stack.has_rabbitmq:
         return
     source = stack.root / "deploy" / "rabbitmq"
     folder = stack.config / "rabbitmq"
@@ -354,7 +354,7 @@ def compose_env(stack: Stack, *, watched: bool = False) -> str:
             for name, wanted in (
                 ("observability", watched),
                 ("traces", stack.traced),
-                (RABBITMQ.name, stack.broker == RABBITMQ.name),
+                (RABBITMQ.name, stack.has_rabbitmq),
                 ("rq", stack.mail_queue == "rq"),
             )
             if wanted

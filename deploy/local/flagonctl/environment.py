@@ -8,7 +8,14 @@ from pathlib import Path
 
 from .processes import HAPROXY, OWNERS, SERVICES, SINK, Process
 from .stack import Stack
-from .vault import Vault, broker_url, database_url, redis_url
+from .vault import (
+    RABBITMQ_USERS,
+    Vault,
+    broker_url,
+    database_url,
+    event_bus_url,
+    redis_url,
+)
 
 _CALLERS = ("worker",)
 """Services that call others with a token of their own (client credentials)."""
@@ -92,6 +99,8 @@ def confidential(service: str, stack: Stack, vault: Vault) -> dict[str, str]:
     if service in OWNERS:
         values["DATABASE_URL"] = database_url(stack, vault, service, as_owner=False)
         values["BROKER_URL"] = broker_url(stack, vault, service)
+    if service in RABBITMQ_USERS:
+        values["EVENT_BUS_URL"] = event_bus_url(stack, vault, service)
     if service in {"web", *_CALLERS}:
         values["CLIENT_SECRET"] = vault[f"{service}_client_secret"]
     if service == "auth":

@@ -71,9 +71,11 @@ PROCESSES = (
 """All of them, in the order in which people like to read them."""
 
 RABBITMQ = Process("rabbitmq", "rabbitmq", 46, 5672)
-"""What `BROKER=rabbitmq` adds: tasks wait there instead of in Redis."""
+"""What `BROKER=rabbitmq` adds, where tasks wait instead of in Redis, and
+`EVENT_BUS=rabbitmq`, where events travel."""
 
 BROKERS = ("redis", "rabbitmq")
+"""What can take messages, be they tasks or events."""
 SERVERS = ("gunicorn", "waitress")
 """What the services can run under; realtime stays with the first."""
 

@@ -74,6 +74,16 @@ class Stack:
         return self._chosen("broker", "redis")
 
     @property
+    def event_bus(self) -> str:
+        """What events travel on: `redis` or `rabbitmq`, as `up` was told."""
+        return self._chosen("event_bus", "redis")
+
+    @property
+    def has_rabbitmq(self) -> bool:
+        """Whether RabbitMQ is a part of it."""
+        return RABBITMQ.name in {self.broker, self.event_bus}
+
+    @property
     def gateway(self) -> str:
         """What stands before the services: `nginx` or `haproxy`, as `up` was told."""
         return self._chosen("gateway", NGINX)
@@ -105,7 +115,7 @@ class Stack:
         """All that it consists of, without what only watches it."""
         return (
             *PROCESSES,
-            *([RABBITMQ] if self.broker == RABBITMQ.name else []),
+            *([RABBITMQ] if self.has_rabbitmq else []),
             *([MAILER] if self.mail_queue == "rq" else []),
         )
 

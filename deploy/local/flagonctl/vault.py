@@ -15,6 +15,8 @@ from .stack import Stack
 REDIS_USERS = ("admin", "monitor", *SERVICES)
 REDIS_KEEPERS = ("replica", "sentinel")
 """Where there are several Redis: those that copy, and those that watch them."""
+RABBITMQ_USERS = (*OWNERS, "realtime")
+"""Who sends and takes tasks and events, and who follows these."""
 
 _TEXTS = (
     "postgres_password",
@@ -24,7 +26,7 @@ _TEXTS = (
     *(f"{name}_owner_postgres_password" for name in OWNERS),
     *(f"{name}_reader_postgres_password" for name in READABLE),
     *(f"redis_{name}_password" for name in REDIS_USERS),
-    *(f"rabbitmq_{name}_password" for name in OWNERS),
+    *(f"rabbitmq_{name}_password" for name in RABBITMQ_USERS),
     *(f"{name}_secret_key" for name in SERVICES),
     "web_client_secret",
     "worker_client_secret",
@@ -94,7 +96,16 @@ def redis_url(stack: Stack, vault: Vault, user: str, instance: str) -> str:
 
 def broker_url(stack: Stack, vault: Vault, user: str) -> str:
     """Return the URL of what tasks wait in, for a user."""
-    if stack.broker != RABBITMQ.name:
+    return _messages_url(stack, vault, user, stack.broker)
+
+
+def event_bus_url(stack: Stack, vault: Vault, user: str) -> str:
+    """Return the URL of what events travel on, for a user."""
+    return _messages_url(stack, vault, user, stack.event_bus)
+
+
+def _messages_url(stack: Stack, vault: Vault, user: str, chosen: str) -> str:
+    if chosen != RABBITMQ.name:
         return redis_url(stack, vault, user, "redis-store")
     password = quote(vault[f"rabbitmq_{user}_password"], safe="")
     return f"amqp://{user}:{password}@{stack.address(RABBITMQ.name)}"
@@ -113,7 +124,7 @@ def rabbitmq_variables(vault: Vault) -> dict[str, str]:
 
     return {
         f"RABBITMQ_{name.upper()}_HASH": hashed(vault[f"rabbitmq_{name}_password"])
-        for name in OWNERS
+        for name in RABBITMQ_USERS
     }
 
 

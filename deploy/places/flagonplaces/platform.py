@@ -151,7 +151,7 @@ def _part(one: Object, maps: Object, secrets: Mapping[str, tuple[str, ...]]) -> 
     wanted = [
         each
         for each in secrets[name]
-        if not each.endswith(("_broker_url", "accounts.json"))
+        if not each.endswith(("_broker_url", "_event_bus_url", "accounts.json"))
     ]
     if service == "catalog":
         wanted += ["catalog_images_key_id", "catalog_images_key"]

@@ -170,6 +170,7 @@ class ServiceProcess:
             "database_url": settings.database_url.get_secret_value(),
             "redis_store_url": settings.redis_store_url.get_secret_value(),
             "broker_url": settings.broker_url.get_secret_value(),
+            "event_bus_url": settings.event_bus_url.get_secret_value(),
         }
         preamble = (
             "from flagon_chassis.settings import DatabaseSettings;"

@@ -11,8 +11,8 @@ from psycopg.errors import UndefinedTable
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 
+from flagon_chassis import buses, streams
 from flagon_chassis import consumer as consumers
-from flagon_chassis import streams
 from flagon_chassis.consumer import Consumer
 from flagon_chassis.errors import Unavailable
 from flagon_chassis.relay import Relay
@@ -90,6 +90,7 @@ def pending(store):
 
 
 def dead(store):
+    """Return the dead letters in the stream."""
     return [fields for _, fields in streams.flat(store.xrange(streams.DEAD))]
 
 
@@ -309,6 +310,7 @@ class TestFailingEvents:
 
         assert effects() == ["a"]
         assert len(dead(store)) == 2
+        assert list(buses.dead(consumer.settings)) == dead(store)
         assert pending(store) == 0
 
     def test_stay_pending_when_told_to_stop(self, make_consumer, store):
@@ -419,7 +421,7 @@ class TestWhatOthersLeft:
         assert pending(store) == 0
 
     def test_names_of_old_consumers_are_forgotten(self, consumer, store, monkeypatch):
-        monkeypatch.setattr(consumers, "_FORGOTTEN_CONSUMER_SECONDS", -1)
+        monkeypatch.setattr(buses, "_FORGOTTEN_CONSUMER_SECONDS", -1)
         put(store, "a")
         self.take(store, "idle")
         store.xack(streams.EVENTS, "things", *dict(store.xrange(streams.EVENTS)))

@@ -307,6 +307,13 @@ class TestTasks:
         assert store.keys("worker:*") == [b"worker:mail"]
         store.delete("worker:mail")
 
+    def test_marks_nothing_when_no_task_can_be_sent(self, relay, rows):
+        put_task(rows, queue="nobody")
+
+        assert relay.step(rows) == 1
+
+        assert waiting(rows) == 1
+
     def test_goes_on_when_a_task_cannot_be_sent(self, relay, rows, store, logged):
         put_task(rows, queue="nobody")
         put_task(rows)

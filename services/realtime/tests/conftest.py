@@ -313,7 +313,9 @@ def entry(number, *topics, size=0, traceparent=b"", about=None):
     if size:
         payload += b":" + b"x" * size + b"\n\n"
     names = tuple(topic.encode() for topic in topics)
-    return Entry((number, 0), names, payload, traceparent, TYPE.encode(), about)
+    return Entry(
+        (number, 0), names, payload, traceparent, TYPE.encode(), about, number / 1000
+    )
 
 
 @pytest.fixture

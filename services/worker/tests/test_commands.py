@@ -15,7 +15,7 @@ from sqlalchemy import func, select, update
 from uuid_utils.compat import uuid7
 
 import flagon_worker.__main__ as commands
-from flagon_chassis import consumer, db, queue, relay, server, tables
+from flagon_chassis import consumer, db, queue, relay, server, streams, tables
 from flagon_worker import app as apps
 from flagon_worker import tasks
 from flagon_worker.domain import archive
@@ -60,6 +60,16 @@ class TestArchive:
         assert [json.loads(line) for line in by_subject.output.splitlines()] == mine
         assert len(by_type.output.splitlines()) == 3
         assert json.loads(newest.output) == mine[-1]
+
+
+class TestDeadEvents:
+    def test_are_printed_with_their_errors(self, app, redis_url):
+        with streams.connect(redis_url) as store:
+            store.xadd(streams.DEAD, {"type": "t", "error": "ValueError: no"})
+
+        said = app.test_cli_runner().invoke(args=["events", "dead"])
+
+        assert json.loads(said.output) == {"type": "t", "error": "ValueError: no"}
 
 
 class TestPurge:

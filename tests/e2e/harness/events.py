@@ -8,23 +8,43 @@ import time
 import httpx2
 
 from flagon_chassis import sse
+from harness.stack import EVENT_BUS
 from harness.waiting import NeverHappened
 
-# What realtime and every other reader sees, entry by entry.
-_LOG = """
+_ENTRIES = {
+    "redis": """
 import redis
-client = redis.Redis.from_url(settings.redis_store_url.get_secret_value())
-wanted, found, last = json.loads(%r), [], "-"
-while True:
-    page = client.xrange("events", last, count=1000)
-    if not page:
-        break
-    for entry, fields in page:
-        if fields[b"type"].decode() == wanted:
-            found.append(entry.decode())
-    last = "(" + page[-1][0].decode()
+def entries():
+    client = redis.Redis.from_url(settings.redis_store_url.get_secret_value())
+    last = "-"
+    while page := client.xrange("events", last, count=1000):
+        for entry, fields in page:
+            yield entry.decode(), fields
+        last = "(" + page[-1][0].decode()
+""",
+    "rabbitmq": """
+from flagon_chassis import buses
+def entries():
+    journal = buses.journal(settings)
+    _, rows = journal.newest(10**9, 10**12)
+    while rows:
+        for row in rows:
+            if row.is_event:
+                yield f"{journal.origin}-{row.offset}", row.fields
+        rows = journal.follow(rows[-1].offset)
+""",
+}
+ENTRIES = _ENTRIES[EVENT_BUS]
+"""Code that realtime may run: what it and every other reader sees, entry by entry."""
+
+_LOG = (
+    ENTRIES
+    + """
+wanted = json.loads(%r)
+found = [place for place, fields in entries() if fields[b"type"].decode() == wanted]
 print(json.dumps(found))
 """
+)
 
 
 def log(stack, type_):

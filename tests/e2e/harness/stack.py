@@ -18,6 +18,10 @@ ROOT = engine.ROOT
 SERVICES = ("auth", "catalog", "realtime", "worker", "web")
 BROKER = os.environ.get("FLAGON_BROKER", "redis")
 """What tasks wait in: `redis` or `rabbitmq`."""
+EVENT_BUS = os.environ.get("FLAGON_EVENT_BUS", "redis")
+"""What events travel on: `redis` or `rabbitmq`."""
+BUS = "rabbitmq" if EVENT_BUS == "rabbitmq" else "redis-store"
+"""The process that has the events."""
 SERVER = os.environ.get("FLAGON_SERVER", "gunicorn")
 """What the services run under: `gunicorn` or `waitress`."""
 MAIL_QUEUE = os.environ.get("FLAGON_MAIL_QUEUE", "celery")
@@ -39,7 +43,7 @@ PROCESSES = (
     "redis-store",
     "redis-cache",
     "prometheus",
-    *([BROKER] if BROKER == "rabbitmq" else []),
+    *(["rabbitmq"] if "rabbitmq" in {BROKER, EVENT_BUS} else []),
     *(["worker-mail"] if MAIL_QUEUE == "rq" else []),
 )
 """Every process of the platform: whatever dies, the promises hold."""
@@ -107,6 +111,7 @@ class Stack:
             "up",
             seconds=900,
             BROKER=BROKER,
+            EVENT_BUS=EVENT_BUS,
             GATEWAY=GATEWAY,
             MAIL_QUEUE=MAIL_QUEUE,
             SERVER=SERVER,

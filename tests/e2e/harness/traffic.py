@@ -19,6 +19,7 @@ import httpx2
 from flagon_chassis import sse
 from harness import imports
 from harness.engine import ROOT
+from harness.events import ENTRIES
 from harness.waiting import until
 
 sys.path.append(str(ROOT / "tests" / "load"))
@@ -403,22 +404,22 @@ class Traffic:
 
 
 # What every reader of the log sees, entry by entry.
-_LOG = """
-import redis
-client = redis.Redis.from_url(settings.redis_store_url.get_secret_value())
+_LOG = (
+    ENTRIES
+    + """
+def number(place):
+    return tuple(map(int, place.split("-")))
 found, after = [], "%s"
-while True:
-    page = client.xrange("events", f"({after}" if after else "-", count=1000)
-    if not page:
-        break
-    for entry, fields in page:
-        event = json.loads(fields[b"event"])
-        data = event.get("data", {})
-        found.append([entry.decode(), event["type"], event.get("subject"),
-            data.get("state") or data.get("version"), event["topics"]])
-    after = page[-1][0].decode()
+for place, fields in entries():
+    if after and number(place) <= number(after):
+        continue
+    event = json.loads(fields[b"event"])
+    data = event.get("data", {})
+    found.append([place, event["type"], event.get("subject"),
+        data.get("state") or data.get("version"), event["topics"]])
 print(json.dumps(found))
 """
+)
 
 
 def _judged(answer):

@@ -1,6 +1,6 @@
-"""Reading the event stream so that every event has its effect exactly once.
+"""Reading the events so that every one of them has its effect exactly once.
 
-Redis delivers at least once; the `inbox` table, written in the transaction of the
+The bus delivers at least once; the `inbox` table, written in the transaction of the
 effect, makes a repeat do nothing. What a dead consumer left is taken over, and an event
 that cannot be handled ends in `events:dead` with its error instead of blocking the rest.
 """
@@ -16,7 +16,6 @@ from functools import partial
 from typing import Any
 from uuid import UUID  # noqa: TC003 (beside what is used, as everywhere)
 
-import redis
 import structlog
 from psycopg.errors import UndefinedColumn, UndefinedTable
 from sqlalchemy import create_engine, delete, func, text
@@ -26,7 +25,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 from structlog.contextvars import bound_contextvars
 
-from . import logs, metrics, sentry, server, streams, tracing
+from . import buses, logs, metrics, sentry, server, streams, tracing
 from .errors import Unavailable
 from .plain import stop_at_signals
 from .settings import DatabaseSettings
@@ -39,14 +38,11 @@ Handle = Callable[[Session, Sequence[Event]], None]
 """Makes the events' effect in the session's transaction; never commits."""
 
 _BATCH = 100
-_BLOCK_SECONDS = 1.0
 _CLAIM_SECONDS = 10.0
 _PURGE_SECONDS = 60.0
 _PURGE_STEP = 1000
 # A repeat can come as long as the stream keeps an event; double that to be safe.
 _INBOX_HOURS = 48
-_FORGOTTEN_CONSUMER_SECONDS = 3600
-_DEAD_ENTRIES = 10_000
 _LONGEST_PAUSE_SECONDS = 5.0
 
 
@@ -80,9 +76,8 @@ class Consumer:
         # The same after a restart, so that it finds at once what it had begun.
         self.name = self.name or f"{socket.gethostname()}:{self.settings.bind}"
         self._types = {type_.encode() for type_ in self.types}
-        self._redis = streams.connect(
-            self.settings.redis_store_url.get_secret_value(),
-            block_seconds=_BLOCK_SECONDS,
+        self._bus = buses.group(
+            self.settings, self.group, self.name, self.claim_seconds
         )
         self._engine = create_engine(
             self.settings.database_url.get_secret_value(),
@@ -98,7 +93,7 @@ class Consumer:
         )
         self._sessions = sessionmaker(self._engine, expire_on_commit=False)
         self._claimed_at = self._purged_at = float("-inf")
-        self.trouble: dict[str, str] = {"redis": "not connected yet"}
+        self.trouble: dict[str, str] = {self._bus.name: "not connected yet"}
         self._before: dict[UUID, str | None] = {}
         self._seconds = metrics.histogram(
             "flagon_event_consume_seconds",
@@ -114,7 +109,7 @@ class Consumer:
         )
 
     def probe(self, dependency: str) -> None:
-        """Raise if the last use of `postgres` or `redis` failed; for readiness."""
+        """Raise if the last use of `postgres` or the bus failed; for readiness."""
         if dependency in self.trouble:
             raise ConnectionError(self.trouble[dependency])
 
@@ -132,95 +127,55 @@ class Consumer:
                 self.step()
             except _Stopped:
                 break
-            except redis.RedisError as error:
+            except buses.AWAY as error:
                 # A flushed Redis has lost the group as well: join again.
                 joined = False
-                self._note("redis", error)
+                self._note(self._bus.name, error)
                 failures += 1
                 pause = min(_LONGEST_PAUSE_SECONDS, 0.1 * 2 ** min(failures, 10))
                 self.stop.wait(random.uniform(0.05, pause))  # noqa: S311
             else:
                 failures = 0
-                self.trouble.pop("redis", None)
+                self.trouble.pop(self._bus.name, None)
         self.close()
 
     def close(self) -> None:
         """Close the connections."""
-        self._redis.close()
+        self._bus.close()
         self._engine.dispose()
 
     def step(self) -> None:
         """Handle the next batch, waiting up to a second for it; then tidy up.
 
-        :raises redis.RedisError: Redis does not answer, or the group is gone.
+        :raises buses.AWAY: the bus does not answer, or the group is gone.
         """
-        reply = self._redis.xreadgroup(
-            self.group,
-            self.name,
-            {streams.EVENTS: ">"},
-            count=_BATCH,
-            block=int(_BLOCK_SECONDS * 1000),
-        )
-        self._handle_all(list(streams.entries(reply)))
+        self._handle_all(self._bus.take(_BATCH))
         now = time.monotonic()
         if now - self._claimed_at >= min(_CLAIM_SECONDS, self.claim_seconds):
             self._claimed_at = now
-            self._claim()
-            self._forget_consumers()
+            for entry, delivered in self._bus.left():
+                log.info("event_taken_over", entry=entry[0])
+                self._handle_begun(entry, delivered)
+                if self.stop.is_set():
+                    break
         if now - self._purged_at >= _PURGE_SECONDS:
             self._purged_at = now
             self._until_done(self.purge)
 
     def join(self) -> None:
         """Make the group if there is none; safe to repeat."""
-        try:
-            # From the start of the stream: a new group sees what is still kept.
-            self._redis.xgroup_create(streams.EVENTS, self.group, "0", mkstream=True)
-        except redis.ResponseError as error:
-            if "BUSYGROUP" not in str(error):
-                raise
+        self._bus.join()
 
     def resume(self) -> None:
         """Handle what a consumer of this name had begun before it ended."""
-        after = "0-0"
-        # One by one: should one of them kill the process, only its own count of
-        # deliveries grows, and it alone is set aside in the end.
-        while not self.stop.is_set():
-            reply = self._redis.xreadgroup(
-                self.group, self.name, {streams.EVENTS: after}, count=1
-            )
-            found = list(streams.entries(reply))
-            if not found:
-                return
-            after = found[0][0]
-            self._handle_begun(found[0])
+        for entry, delivered in self._bus.begun():
+            self._handle_begun(entry, delivered)
+            if self.stop.is_set():
+                break
 
-    def _claim(self) -> None:
-        after = "0-0"
-        while not self.stop.is_set():
-            reply: Any = self._redis.xautoclaim(
-                streams.EVENTS,
-                self.group,
-                self.name,
-                int(self.claim_seconds * 1000),
-                after,
-                count=1,
-            )
-            found = list(streams.flat(reply[1]))
-            if found:
-                log.info("event_taken_over", entry=found[0][0])
-                self._handle_begun(found[0])
-            after = reply[0].decode()
-            if after == "0-0":
-                return
-
-    def _handle_begun(self, entry: Entry) -> None:
+    def _handle_begun(self, entry: Entry, delivered: int) -> None:
         """Handle an entry that was delivered before, unless that went wrong too often."""
-        pending: Any = self._redis.xpending_range(
-            streams.EVENTS, self.group, entry[0], entry[0], 1
-        )
-        delivered = pending[0]["times_delivered"] if pending else 1
-        if delivered > self.attempts + 1:
+        if delivered > self.attempts + self._bus.spare:
             self._bury(entry, Crashed(f"delivered {delivered} times"), delivered)
         else:
             self._handle_all([entry])
@@ -242,11 +197,14 @@ class Consumer:
             except ValueError as error:
                 self._bury((entry_id, fields), error, 1)
         if done:
-            self._redis.xack(streams.EVENTS, self.group, *done)
+            self._bus.done(done)
         if not events:
             return
         try:
             self._until_done(partial(self._effect, events))
+        except buses.BusAway:
+            # No event's fault: they come again.
+            raise
         # Whatever the handler raises: an event that it cannot bear is tried again and then
         # laid aside with its error, or it would stop all that follow for ever.
         except Exception as error:  # noqa: BLE001
@@ -268,6 +226,8 @@ class Consumer:
             tried += 1
             try:
                 self._until_done(partial(self._effect, [event]))
+            except buses.BusAway:
+                raise
             # As above; the dead letter tells it.
             except Exception as error:  # noqa: BLE001
                 failed = error
@@ -291,7 +251,7 @@ class Consumer:
             # with its error.
             first = tracing.traceparent_of(spans[0]) if spans else None
             attributes = {
-                "messaging.system": "redis",
+                "messaging.system": self._bus.name,
                 "messaging.consumer.group.name": self.group,
                 "messaging.message.id": str(event.id),
                 "messaging.batch.message_count": len(events),
@@ -324,9 +284,7 @@ class Consumer:
         finally:
             for span in spans:
                 span.end()
-        self._redis.xack(
-            streams.EVENTS, self.group, *(event.entry_id for event in events)
-        )
+        self._bus.done([event.entry_id for event in events])
         now = datetime.now(UTC)
         new = {event.id for event in fresh}
         for event in events:
@@ -375,6 +333,7 @@ class Consumer:
                 pause = min(_LONGEST_PAUSE_SECONDS, 0.1 * 2 ** min(failures, 10))
                 if self.stop.wait(random.uniform(0.05, pause)):  # noqa: S311
                     raise _Stopped from error
+                self._bus.rest()
             else:
                 self.trouble.pop("postgres", None)
                 return
@@ -389,24 +348,11 @@ class Consumer:
             "attempts": str(tried),
             "failed_at": datetime.now(UTC).isoformat(),
         }
-        with self._redis.pipeline(transaction=True) as pipeline:
-            pipeline.xadd(streams.DEAD, dead, maxlen=_DEAD_ENTRIES, approximate=True)
-            pipeline.xack(streams.EVENTS, self.group, entry_id)
-            pipeline.execute()
+        self._bus.bury(entry_id, dead)
         log.error("event_dead", entry=entry_id, error=repr(error), tried=tried)
         sentry.report(error)
         type_ = fields.get(b"type", b"unreadable").decode()
         self._consumed.labels(self.group, _label(type_), "dead").inc()
-
-    def _forget_consumers(self) -> None:
-        # Containers have a new name at each start; the old ones would pile up.
-        consumers: Any = self._redis.xinfo_consumers(streams.EVENTS, self.group)
-        for consumer in consumers:
-            idle = consumer["idle"] / 1000 > _FORGOTTEN_CONSUMER_SECONDS
-            if idle and not consumer["pending"]:
-                self._redis.xgroup_delconsumer(
-                    streams.EVENTS, self.group, consumer["name"]
-                )
 
     def purge(self) -> None:
         """Forget some ids of events that the stream no longer holds."""
@@ -475,7 +421,10 @@ def run(
     stop_at_signals(consumer.stop)
     sidecar = server.sidecar(
         settings.bind,
-        {name: partial(consumer.probe, name) for name in ("postgres", "redis")},
+        {
+            name: partial(consumer.probe, name)
+            for name in ("postgres", settings.event_bus)
+        },
     )
     log.info("consumer_started", group=group)
     consumer.work()

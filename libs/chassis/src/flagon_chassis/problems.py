@@ -195,6 +195,7 @@ def _is_outage(error: Exception) -> bool:
     """
     names = {f"{cls.__module__}.{cls.__name__}" for cls in type(error).__mro__}
     if names & {
+        "flagon_chassis.buses.BusAway",
         "redis.exceptions.ConnectionError",
         "redis.exceptions.TimeoutError",
         "sqlalchemy.exc.TimeoutError",

@@ -26,7 +26,7 @@ import structlog
 from psycopg.rows import class_row
 from structlog.contextvars import bound_contextvars
 
-from . import logs, metrics, sentry, server, stores, streams, tracing
+from . import buses, logs, metrics, sentry, server, stores, streams, tracing
 from .plain import stop_at_signals
 from .settings import DatabaseSettings
 
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-KEPT_MILLISECONDS = 24 * 3600 * 1000
-"""How long an event stays in the stream, and so how late a client may resume."""
 KEPT_ENTRIES = 100_000
 """Most events that the stream keeps."""
 KEPT_BYTES = 64 * 1024 * 1024
@@ -60,7 +58,7 @@ _LOCK = int.from_bytes(b"outbox")
 
 _SELECT = """
 select sequence, id, channel, name, subject, body, headers, created_at
-from outbox where sent_at is null and sequence <> all(%s) and channel <> %s
+from outbox where sent_at is null and sequence <> all(%s) and channel <> all(%s)
 order by sequence limit %s
 """
 _MARK = "update outbox set sent_at = now() where sequence = any(%s)"
@@ -141,16 +139,16 @@ class Relay:
     kept_bytes: int = KEPT_BYTES
 
     def __post_init__(self) -> None:
+        self._bus = buses.sender(self.settings, self.kept_entries, self.kept_bytes)
         url = self.settings.redis_store_url.get_secret_value()
-        self._redis = streams.connect(url)
-        self._several = stores.watched(url) is not None
+        self._copied = streams.connect(url) if stores.watched(url) else None
+        """The store, where there are several: what it was given has to be with two."""
         self._publishers: dict[str, Celery] = {}
         self._rq: dict[tuple[str, str], RedisQueue] = {}
         self._unsendable: set[int] = set()
         self._failures = 0
-        self._tasks_at = float("-inf")
-        self._task_failures = 0
-        self._mean_bytes = 1024.0
+        self._put_off: dict[str, tuple[int, float]] = {}
+        """Channels that wait for their bus or broker: failures in a row, and until when."""
         self.trouble: dict[str, str] = {"postgres": "not connected yet"}
         self._measured_at = self._purged_at = self._asked_at = float("-inf")
         self._pending = metrics.gauge(
@@ -199,7 +197,9 @@ class Relay:
                 # Jitter: all relays lost the same Postgres at the same moment.
                 pause = min(_LONGEST_PAUSE_SECONDS, 0.2 * 2 ** min(self._failures, 10))
                 self.stop.wait(random.uniform(0.1, pause))  # noqa: S311 (no secret)
-        self._redis.close()
+        self._bus.close()
+        if self._copied is not None:
+            self._copied.close()
 
     def _until_lost(self, connection: psycopg.Connection[Any]) -> None:
         if not self._become_active(connection):
@@ -211,13 +211,14 @@ class Relay:
                 sent = self.step(connection)
                 self.repeat_forgotten(connection)
             except queue_errors() as error:
-                self._note("redis", error)
+                self._note(self._culprit(error), error)
                 failures += 1
                 self.housekeeping(connection, idle=False)
                 self.stop.wait(_pause(failures))
                 continue
             failures = self._failures = 0
-            self.trouble.pop("redis", None)
+            if not self._put_off:
+                self.trouble.clear()
             self.housekeeping(connection, idle=sent < _BATCH)
             if sent < _BATCH:
                 # One notification is enough: the batch takes all there is.
@@ -265,28 +266,51 @@ class Relay:
     def step(self, connection: psycopg.Connection[Any]) -> int:
         """Send one batch and return how many messages it held.
 
-        Tasks stay behind, for a while, when RabbitMQ does not answer.
+        Events stay behind, for a while, when their bus does not answer, and tasks when
+        their broker does not.
 
-        :raises redis.RedisError: Redis does not answer; nothing is marked that it does
-            not have.
+        :raises Exception: those of `queue_errors`, when bus and broker are one and do not
+            answer; nothing is marked that they do not have.
         """
+        now = time.monotonic()
         with connection.cursor(row_factory=class_row(Message)) as cursor:
-            left_out = "" if time.monotonic() >= self._tasks_at else "task"
+            left_out = [name for name, (_, at) in self._put_off.items() if now < at]
             batch = cursor.execute(
                 _SELECT, [list(self._unsendable), left_out, _BATCH]
             ).fetchall()
-        if not batch:
-            return 0
-        events = [message for message in batch if message.channel == "event"]
-        if events:
-            self._publish_events(events)
+        for channel, send in (("event", self._send_events), ("task", self._send_tasks)):
+            messages = [message for message in batch if message.channel == channel]
+            if not messages:
+                continue
+            try:
+                send(connection, messages)
+            except queue_errors() as error:
+                # Without what both need there is nothing to do.
+                if self._bus.name == self.settings.broker:
+                    raise
+                self._note(self._culprit(error), error)
+                failures = self._put_off.get(channel, (0, 0.0))[0] + 1
+                self._put_off[channel] = (failures, now + _pause(failures))
+            else:
+                self._put_off.pop(channel, None)
+        return len(batch)
+
+    def _send_events(
+        self, connection: psycopg.Connection[Any], events: list[Message]
+    ) -> None:
+        self._publish_events(events)
+        if self._bus.name == "redis":
             self._copy()
-            if self.told is not None:
-                self.told()
-            connection.execute(_MARK, [[message.sequence for message in events]])
-            for message in events:
-                self._published.labels(message.name).inc()
-        tasks = [message for message in batch if message.channel == "task"]
+        if self.told is not None:
+            self.told()
+        connection.execute(_MARK, [[message.sequence for message in events]])
+        for message in events:
+            self._published.labels(message.name).inc()
+        self.trouble.pop(self._bus.name, None)
+
+    def _send_tasks(
+        self, connection: psycopg.Connection[Any], tasks: list[Message]
+    ) -> None:
         handed: list[int] = []
         try:
             known = {message.sequence: message for message in tasks}
@@ -295,36 +319,31 @@ class Relay:
                 if self._publish_task(message, folded):
                     # One by one: when the broker goes away, those before are sent.
                     handed += sequences
-        except queue_errors() as error:
-            # Without Redis there is nothing to do. Where tasks wait somewhere else, events
-            # go on without them.
-            if self.settings.broker == "redis" or isinstance(error, redis.RedisError):
-                raise
-            self._note(self.settings.broker, error)
-            self._task_failures += 1
-            self._tasks_at = time.monotonic() + _pause(self._task_failures)
-        else:
-            if tasks:
-                self._task_failures = 0
-                self.trouble.pop(self.settings.broker, None)
         finally:
             if handed:
                 self._copy()
                 connection.execute(_MARK, [handed])
-        return len(batch)
+        self.trouble.pop(self.settings.broker, None)
+
+    def _culprit(self, error: Exception) -> str:
+        """Return what does not answer, as readiness calls it."""
+        if isinstance(error, redis.RedisError):
+            return "redis"
+        bus = isinstance(error, buses.BusAway)
+        return self._bus.name if bus else self.settings.broker
 
     def _copy(self) -> None:
         """Have a replica know what was sent: what is marked here nobody sends again."""
-        if self._several:
-            stores.copy(self._redis, f"{self.service}:relay")
+        if self._copied is not None:
+            stores.copy(self._copied, f"{self.service}:relay")
 
     def _publish_events(self, events: list[Message]) -> None:
         spans: list[tracing.Span] = []
         for message in events:
-            # What they share, the command to Redis, shows in the trace of the first.
+            # What they share, the command to the bus, shows in the trace of the first.
             first = [tracing.traceparent_of(spans[0])] if spans else []
             attributes: dict[str, object] = {
-                "messaging.system": "redis",
+                "messaging.system": self._bus.name,
                 "messaging.destination.name": streams.EVENTS,
                 "messaging.message.id": str(message.id),
                 "messaging.batch.message_count": len(events),
@@ -340,39 +359,18 @@ class Relay:
                     links=first,
                 )
             )
-        oldest = int(time.time() * 1000) - KEPT_MILLISECONDS
-        entries = [
-            streams.encode(
+        entries = {
+            message.sequence: streams.encode(
                 message.id,
                 message.name,
                 {**message.body, "sequence": str(message.sequence)},
             )
             for message in events
-        ]
-        # A moving average: what the stream holds resembles what was sent lately.
-        mean = sum(len(entry["event"]) for entry in entries) / len(entries)
-        self._mean_bytes += (mean - self._mean_bytes) / 10
-        kept = min(self.kept_entries, int(self.kept_bytes / self._mean_bytes))
+        }
         try:
-            # All or nothing: with single commands Redis could refuse one for want of
-            # memory and take the next, which would change the order.
-            with (
-                tracing.use(spans[0], events[0].headers.get("traceparent")),
-                self._redis.pipeline(transaction=True) as pipeline,
-            ):
-                for message, entry in zip(events, entries, strict=True):
-                    # `XADD` trims by number or by age, not by both: every sixteenth
-                    # entry keeps the number in bounds.
-                    by_age = message.sequence % 16 != 0
-                    pipeline.xadd(
-                        streams.EVENTS,
-                        entry,
-                        approximate=True,
-                        maxlen=None if by_age else kept,
-                        minid=f"{oldest}-0" if by_age else None,
-                    )
-                pipeline.execute()
-        except redis.RedisError as error:
+            with tracing.use(spans[0], events[0].headers.get("traceparent")):
+                self._bus.send(entries)
+        except buses.AWAY as error:
             for span in spans:
                 span.record_exception(error)
             raise
@@ -460,13 +458,13 @@ class Relay:
 
         In their order and with their ids: who had read them knows them.
 
-        :raises redis.RedisError: Redis does not answer.
+        :raises AWAY: the bus does not answer (`buses.AWAY`).
         """
         now = time.monotonic()
         if now - self._begun_at < _MEASURE_SECONDS:
             return
         self._begun_at = now
-        begun = streams.beginning(self._redis)
+        begun = self._bus.beginning()
         if begun == self._begun:
             return
         # Some may have been on their way from the old stream to their mark.
@@ -561,9 +559,9 @@ def _request(message: Message) -> Iterator[None]:
 
 
 def queue_errors() -> tuple[type[Exception], ...]:
-    """Return what means that Redis or the broker does not answer, without loading Celery."""
+    """Return what means that bus or broker does not answer, without loading Celery."""
     kombu = sys.modules.get("kombu.exceptions")
-    return (redis.RedisError, *([kombu.OperationalError] if kombu else []))
+    return (*buses.AWAY, *([kombu.OperationalError] if kombu else []))
 
 
 def run(
@@ -587,7 +585,7 @@ def run(
         settings.bind,
         {
             name: partial(relay.probe, name)
-            for name in ("postgres", "redis", settings.broker)
+            for name in ("postgres", settings.event_bus, settings.broker)
         },
     )
     log.info("relay_started")

@@ -99,7 +99,20 @@ class ServiceSettings(
         return (self.docs_url or f"{self.public_url}/docs") + "/problems"
 
 
-class DatabaseSettings(ServiceSettings, frozen=True):
+class EventSettings(ServiceSettings, frozen=True):
+    """Settings of a service that tells or follows events."""
+
+    event_bus_url: SecretStr = SecretStr("")
+    """Where events travel: `amqp://user:password@host:port` for RabbitMQ; empty: in the
+    Redis that keeps what it is given."""
+
+    @property
+    def event_bus(self) -> str:
+        """What events travel on, by name: `redis` or `rabbitmq`."""
+        return _by_scheme(self.event_bus_url)
+
+
+class DatabaseSettings(EventSettings, frozen=True):
     """Settings of a service that owns a database."""
 
     database_url: SecretStr
@@ -122,5 +135,8 @@ class DatabaseSettings(ServiceSettings, frozen=True):
     @property
     def broker(self) -> str:
         """What tasks wait in, by name: `redis` or `rabbitmq`."""
-        address = self.broker_url.get_secret_value()
-        return "rabbitmq" if address.startswith("amqp") else "redis"
+        return _by_scheme(self.broker_url)
+
+
+def _by_scheme(address: SecretStr) -> str:
+    return "rabbitmq" if address.get_secret_value().startswith("amqp") else "redis"

@@ -88,6 +88,8 @@ class Server:
     """How to connect to it as its administrator."""
     process: subprocess.Popen[bytes] | None = None
     """The process, to be stopped or killed by a test that started it."""
+    start: Callable[[], None] | None = None
+    """Starts it again with what it has on its disk."""
 
 
 def _private_folder(user: str | None) -> Path:
@@ -325,10 +327,13 @@ _PASSWORD = "rabbit"  # noqa: S105 (may be read by everybody)
 _RABBITMQ = Path(__file__).parents[4] / "deploy" / "rabbitmq"
 
 
-def start_rabbitmq(service: str = "things", **settings: str) -> Iterator[Server]:
+def start_rabbitmq(
+    service: str = "things", *, change: tuple[str, str] = ("", ""), **settings: str
+) -> Iterator[Server]:
     """Yield a private RabbitMQ as the platform runs it; `url` is the service's user's.
 
     :param service: whose tasks wait there, instead of the worker's.
+    :param change: what to replace in the definitions, a pattern, and by what.
     :param settings: of rabbitmq.conf, with `__` for each dot.
     """
     if not any(Path("/usr/lib/rabbitmq/lib").glob("*/sbin")):
@@ -339,6 +344,9 @@ def start_rabbitmq(service: str = "things", **settings: str) -> Iterator[Server]
     hashed = r'"password_hash": "[^"]*", "hashing_algorithm": "[^"]*"'
     definitions = re.sub(hashed, f'"password": "{_PASSWORD}"', definitions)
     definitions = definitions.replace('"worker"', f'"{service}"')
+    if change[0]:
+        definitions, count = re.subn(*change, definitions)
+        assert count, change  # noqa: S101 (a test that would test something else)
     (folder / "definitions.json").write_text(definitions)
     values = {
         "RABBITMQ_LISTEN": f"127.0.0.1:{port}",
@@ -349,25 +357,29 @@ def start_rabbitmq(service: str = "things", **settings: str) -> Iterator[Server]
     }
     template = string.Template((_RABBITMQ / "rabbitmq.conf.template").read_text())
     (folder / "rabbitmq.conf").write_text(template.substitute(values))
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(  # noqa: S603 (no shell, our own words)
-            [
-                *("/bin/sh", str(_RABBITMQ / "server.sh"), str(folder / "own")),
-                str(folder / "rabbitmq.conf"),
-                *(str(free_port()), str(free_port())),
-            ],
-            user=user,
-            cwd=folder,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-    try:
+    server = Server(f"amqp://{service}:{_PASSWORD}@127.0.0.1:{port}")
+    command = [
+        *("/bin/sh", str(_RABBITMQ / "server.sh"), str(folder / "own")),
+        str(folder / "rabbitmq.conf"),
+        *(str(free_port()), str(free_port())),
+    ]
+
+    def start() -> None:
+        with (folder / "log").open("ab") as log:
+            server.process = subprocess.Popen(  # noqa: S603 (no shell, our own words)
+                command, user=user, cwd=folder, stdout=log, stderr=subprocess.STDOUT
+            )
         # Five seconds where nothing else runs.
         _wait(lambda: _greet(port), seconds=120)
-        yield Server(f"amqp://{service}:{_PASSWORD}@127.0.0.1:{port}", process)
+
+    server.start = start
+    try:
+        start()
+        yield server
     finally:
-        process.kill()
-        process.wait(20)
+        if server.process:
+            server.process.kill()
+            server.process.wait(20)
         shutil.rmtree(folder)
 
 

@@ -1,6 +1,7 @@
-"""The Redis that holds the event stream and the denylist; the stream is added to."""
+"""The event stream, which is added to, and the denylist, which Redis has in any case."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -8,11 +9,13 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from flagon_chassis import stores
+from flagon_chassis import buses, stores
+from flagon_chassis.errors import Unavailable
 
 from . import wire
 from .domain import EventIdReused
 from .ring import Entry
+from .settings import Settings
 from .wire import StreamId
 
 Row = tuple[bytes, Mapping[bytes, bytes]]
@@ -21,9 +24,13 @@ PAGE = 500
 """Entries that one command asks for: Redis serves nobody else meanwhile."""
 
 
+_LATEST_MILLISECONDS = 10**14
+"""No Redis counts so far before the year 5138; other streams count microseconds."""
 _KEPT_ENTRIES = 100_000
 """Most entries of the stream, as the relays have it: they may have nothing to send."""
 _REMEMBERED_SECONDS = 24 * 3600
+_PUBLISHED = "realtime:published:"
+_ALONE_SECONDS = 20
 
 # A script, because both must happen or none: an entry that is not remembered would be
 # added twice. The stream is not among its keys: those are checked against the rights to
@@ -71,11 +78,24 @@ class Batch:
     """Entries in the run, understood or not."""
     missing_until: StreamId | None = None
     """Set when entries up to this id were deleted before they were read."""
+    at: float = 0.0
+    """When the last entry came into the stream, in seconds since the epoch."""
+    marks: int = 0
+    """Entries that are no events and are not meant to be."""
 
     @property
     def malformed(self) -> int:
         """Entries that lack a field, and so were left out."""
-        return self.scanned - len(self.entries)
+        return self.scanned - len(self.entries) - self.marks
+
+
+def event_log(settings: Settings) -> "EventLog":
+    """Return the platform's event stream, wherever it is."""
+    url = settings.redis_store_url.get_secret_value()
+    journal = buses.journal(settings)
+    return (
+        EventLog(url, settings.stream) if journal is None else Journaled(url, journal)
+    )
 
 
 class EventLog:
@@ -101,6 +121,10 @@ class EventLog:
             retry=Retry(NoBackoff(), 0),
         )
         self._queries = connect(url, max_connections=3)
+
+    def place(self, after: StreamId) -> StreamId:
+        """Return an id that a client has come back with, `FOREIGN` if it is not ours."""
+        return after if after[0] < _LATEST_MILLISECONDS else wire.FOREIGN
 
     def newest(self, max_events: int, max_bytes: int) -> tuple[StreamId, Batch]:
         """Return the newest entries, and the id after which nothing is missing in them.
@@ -141,6 +165,8 @@ class EventLog:
 
         :raises redis.RedisError: Redis does not answer.
         """
+        if after == wire.FOREIGN:
+            return Batch([], after, 0)
         start = b"(" + wire.format_id(after)
         rows = _rows(self._queries.xrange(self._stream, min=start, count=PAGE))
         # Asked after the read: what is trimmed in between must not go unnoticed.
@@ -178,7 +204,7 @@ class EventLog:
             self._queries.eval(
                 _APPEND,
                 len(names),
-                *(f"realtime:published:{name}" for name in names),
+                *(f"{_PUBLISHED}{name}" for name in names),
                 self._stream,
                 digest,
                 _REMEMBERED_SECONDS,
@@ -214,6 +240,110 @@ class EventLog:
         return edge, last, told.get("entries-added") == told["length"]
 
 
+class Journaled(EventLog):
+    """The platform's event stream where it is no part of Redis.
+
+    An id is when the stream began, and a place in it: a stream that begins anew has others.
+    """
+
+    def __init__(self, url: str, journal: buses.Journal) -> None:
+        super().__init__(url, "")
+        self._journal = journal
+
+    def place(self, after: StreamId) -> StreamId:
+        """Return an id that a client has come back with, `FOREIGN` if it is not ours."""
+        return after if after[0] == self._journal.origin else wire.FOREIGN
+
+    def newest(self, max_events: int, max_bytes: int) -> tuple[StreamId, Batch]:
+        """Return the newest entries, and the id after which nothing is missing in them.
+
+        :raises buses.BusAway: the bus does not answer.
+        """
+        floor, rows = self._journal.newest(max_events, max_bytes)
+        return self._id(floor), self._batch(rows, self._id(self._journal.last))
+
+    def follow(self, after: StreamId) -> Batch:
+        """Return the entries after an id; waits for the next one when there is none.
+
+        :raises buses.BusAway: the bus does not answer.
+        """
+        return self._batch(self._journal.follow(after[1]), after)
+
+    def page(self, after: StreamId) -> Batch:
+        """Return some of the entries after an id, none where `follow` has not been.
+
+        :raises buses.BusAway: the bus does not answer.
+        """
+        if after == wire.FOREIGN:
+            return Batch([], after, 0)
+        rows, missing = self._journal.page(after[1])
+        if missing is not None:
+            return Batch([], after, 0, missing_until=self._id(missing))
+        return self._batch(rows, after)
+
+    def append(
+        self, fields: Mapping[str, Any], *, names: Sequence[str], digest: str
+    ) -> tuple[bool, str]:
+        """Add an entry unless that was done before; say if it was added, and its id.
+
+        What was done before stands in Redis. Should this process die in between, the
+        entry is added once more, with the same event's id.
+
+        :raises EventIdReused: something else was added under one of the names.
+        :raises Unavailable: the same is being added at the moment.
+        :raises buses.BusAway: nobody knows; the same call may be made again.
+        :raises redis.RedisError: likewise.
+        """
+        keys = [f"{_PUBLISHED}{name}" for name in names]
+        with self._alone(keys):
+            for known in cast("list[bytes | None]", self._queries.mget(keys)):
+                if known:
+                    was, _, position = known.decode().partition(" ")
+                    if was != digest:
+                        raise EventIdReused("Use a new id and key for a new event.")
+                    return False, position
+            position = wire.format_id(self._id(self._journal.append(fields))).decode()
+            for key in keys:
+                self._queries.set(key, f"{digest} {position}", ex=_REMEMBERED_SECONDS)
+        return True, position
+
+    def close(self) -> None:
+        """Close every connection; a later call opens them again."""
+        super().close()
+        self._journal.close()
+
+    @contextmanager
+    def _alone(self, keys: Sequence[str]) -> Iterator[None]:
+        # All of them or none, so that no two wait for each other.
+        locks = dict.fromkeys((f"{key}:now" for key in keys), "1")
+        if not self._queries.msetnx(locks):
+            raise Unavailable("Send it again in a second.", retry_after_seconds=1)
+        try:
+            for lock in locks:
+                # For who is killed before the end.
+                self._queries.expire(lock, _ALONE_SECONDS)
+            yield
+        finally:
+            self._queries.delete(*locks)
+
+    def _id(self, offset: int) -> StreamId:
+        return self._journal.origin, offset
+
+    def _batch(self, rows: Sequence[buses.Row], last: StreamId) -> Batch:
+        found = []
+        marks = 0
+        for row in rows:
+            identity = wire.format_id(self._id(row.offset))
+            if entry := _event(identity, row.fields, row.at):
+                found.append(entry)
+            elif not row.is_event:
+                marks += 1
+        if rows:
+            last = self._id(rows[-1].offset)
+        at = rows[-1].at if rows else 0.0
+        return Batch(found, last, len(rows), at=at, marks=marks)
+
+
 def _rows(reply: object) -> list[Row]:
     return cast("list[Row]", reply or [])
 
@@ -234,29 +364,34 @@ def _tail_rows(reply: Any) -> list[Row]:  # noqa: ANN401 (three shapes, told apa
 
 def _batch(rows: list[Row], after: StreamId) -> Batch:
     last = wire.parse_id(rows[-1][0]) if rows else after
-    return Batch(_entries(rows), last, len(rows))
+    return Batch(_entries(rows), last, len(rows), at=last[0] / 1000)
 
 
 def _entries(rows: list[Row]) -> list[Entry]:
     """Return the entries that have every field that delivery needs."""
-    found = []
-    for identity, fields in rows:
-        kind, body = fields.get(b"type"), fields.get(b"event")
-        topics = tuple(fields.get(b"topics", b"").split())
-        if kind and body and topics and not kind.split()[1:]:
-            type_, subject = kind.strip(), fields.get(b"subject")
-            found.append(
-                Entry(
-                    wire.parse_id(identity),
-                    _with_subtrees(topics),
-                    wire.event(identity, type_, body),
-                    fields.get(b"traceparent", b""),
-                    type_,
-                    # A number instead of three texts, for each of thousands of entries.
-                    hash((type_, subject, topics)) if subject else None,
-                )
-            )
-    return found
+    return [
+        entry
+        for identity, fields in rows
+        if (entry := _event(identity, fields, wire.parse_id(identity)[0] / 1000))
+    ]
+
+
+def _event(identity: bytes, fields: Mapping[bytes, bytes], at: float) -> Entry | None:
+    kind, body = fields.get(b"type"), fields.get(b"event")
+    topics = tuple(fields.get(b"topics", b"").split())
+    if not kind or not body or not topics or kind.split()[1:]:
+        return None
+    type_, subject = kind.strip(), fields.get(b"subject")
+    return Entry(
+        wire.parse_id(identity),
+        _with_subtrees(topics),
+        wire.event(identity, type_, body),
+        fields.get(b"traceparent", b""),
+        type_,
+        # A number instead of three texts, for each of thousands of entries.
+        hash((type_, subject, topics)) if subject else None,
+        at,
+    )
 
 
 def _with_subtrees(topics: tuple[bytes, ...]) -> tuple[bytes, ...]:

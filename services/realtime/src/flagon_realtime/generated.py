@@ -5,8 +5,9 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import suppress
 
-import redis
 import structlog
+
+from flagon_chassis.buses import AWAY
 
 from . import telemetry, wire
 from .ring import Entry, FellBehind, Found
@@ -146,7 +147,7 @@ class Generated(Subscriber):
         """Yield a page of events from Redis; return the id that the client is at now."""
         try:
             batch = self._source.event_log.page(after)
-        except redis.RedisError as error:
+        except AWAY as error:
             log.warning("replay_failed", error=repr(error))
             self.end("unavailable")
             return after

@@ -19,10 +19,11 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-import redis
 import structlog
 from gevent import monkey
 from gevent.socket import wait_read
+
+from flagon_chassis.buses import AWAY
 
 from . import telemetry, wire
 from .ring import Entry, FellBehind, Interest
@@ -260,7 +261,7 @@ class Hub:
             return
         try:
             batch = self._log.page(client.after)
-        except redis.RedisError as error:
+        except AWAY as error:
             log.warning("replay_failed", error=repr(error))
             self.end(client, "unavailable")
             return

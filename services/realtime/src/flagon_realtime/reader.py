@@ -1,4 +1,4 @@
-"""The one reader of a process: from the Redis stream into the ring, for ever."""
+"""The one reader of a process: from the event stream into the ring, for ever."""
 
 import threading
 import time
@@ -18,13 +18,13 @@ _LONGEST_PAUSE = 2.0
 
 
 class Reader:
-    """Follows the event stream and survives everything that Redis does.
+    """Follows the event stream and survives everything that the bus does.
 
     It keeps its place, so that after any outage it goes on with the very next event.
 
     :param on_entries: called once new entries are in the ring, with the position of the
         first and the entries.
-    :param on_outage: called with True when Redis went away and with False when it is
+    :param on_outage: called with True when the bus went away and with False when it is
         back.
     :param on_crash: called when the reader ends by an error that it does not know.
     """
@@ -43,7 +43,7 @@ class Reader:
         self.ready = threading.Event()
         """Set once the position is known: before that, a client could miss events."""
         self.connected = False
-        """Whether Redis answered the last time it was asked."""
+        """Whether the bus answered the last time it was asked."""
         self._log = event_log
         self._ring = ring
         self._bounds = (max_events, max_bytes)
@@ -63,7 +63,7 @@ class Reader:
         self._stopping.set()
 
     def measure(self) -> None:
-        """Let the lag grow while Redis does not answer; call it every second or so."""
+        """Let the lag grow while the bus does not answer; call it every second or so."""
         if not self.connected:
             telemetry.READER_LAG.set(time.monotonic() - self._answered_at)
 
@@ -83,6 +83,7 @@ class Reader:
                 log.exception("reader_crashed")
                 self._on_crash()
                 raise
+        self._log.close()
 
     def _step(self) -> None:
         if not self.ready.is_set():
@@ -92,7 +93,7 @@ class Reader:
         if not batch.scanned:
             telemetry.READER_LAG.set(0)
             return
-        telemetry.READER_LAG.set(max(0.0, time.time() - batch.last[0] / 1000))
+        telemetry.READER_LAG.set(max(0.0, time.time() - batch.at))
         if batch.malformed:
             telemetry.MALFORMED.inc(batch.malformed)
             log.warning("entries_malformed", count=batch.malformed)

@@ -25,6 +25,8 @@ class Entry:
     about: int | None = None
     """The same for events of one type about one subject in the same topics: a later one
     makes those before it old. None: nobody can tell."""
+    at: float = 0.0
+    """When it entered the stream, in seconds since the epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,7 @@ class FellBehind(Exception):
 class Ring:
     """A bounded run of entries without holes, each at a position that never changes.
 
-    Positions count from zero at the start of the process; ids are Redis'. Safe to use
+    Positions count from zero at the start of the process; ids are the bus'. Safe to use
     from several threads. `changed` is notified whenever entries come.
 
     :param capacity: most entries.

@@ -2,10 +2,10 @@
 
 from pydantic import Field, PositiveFloat, PositiveInt
 
-from flagon_chassis.settings import ServiceSettings
+from flagon_chassis.settings import EventSettings
 
 
-class Settings(ServiceSettings, frozen=True, env_prefix="REALTIME_"):
+class Settings(EventSettings, frozen=True, env_prefix="REALTIME_"):
     """Settings of one realtime process: read once at start-up, never changed."""
 
     stream: str = "events"

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -18,8 +19,7 @@ from flagon_chassis import health
 from flagon_chassis.auth import Caller
 from flagon_chassis.errors import Unavailable
 
-from . import presence, telemetry
-from .clients import EventLog
+from . import clients, presence, telemetry
 from .hub import Hub
 from .reader import Reader
 from .ring import Entry, Ring
@@ -59,9 +59,7 @@ class Station:
         self._app = app
         self.source = Source(
             ring=Ring(settings.ring_events, settings.ring_bytes),
-            event_log=EventLog(
-                settings.redis_store_url.get_secret_value(), settings.stream
-            ),
+            event_log=clients.event_log(settings),
             roster=Roster(min(settings.connections_max, _files() - _SPARE_FILES)),
             deliveries=Deliveries(settings.delivery_spans_per_second),
             retry_milliseconds=settings.retry_milliseconds,
@@ -135,6 +133,9 @@ class Station:
             telemetry.REFUSED.labels("not-ready").inc()
             raise NotReadyYet("Try again in a second.", retry_after_seconds=1)
         self._roster.check(ticket)
+        if ticket.after is not None:
+            after = self.source.event_log.place(ticket.after)
+            ticket = replace(ticket, after=after)
         return StreamResponse(self.source, ticket, self._hub)
 
     def check_socket(self, ticket: Ticket) -> None:

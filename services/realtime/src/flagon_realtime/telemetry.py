@@ -99,8 +99,8 @@ class Deliveries:
         """
         now = time.time()
         for entry, _clients in reached:
-            # Redis' clock may be ahead of ours by a little.
-            DELIVERY_SECONDS.observe(max(0.0, now - entry.id[0] / 1000))
+            # Whose clock it was may be ahead of ours by a little.
+            DELIVERY_SECONDS.observe(max(0.0, now - entry.at))
         for span in spans:
             span.end()
 

@@ -7,11 +7,15 @@ HEARTBEAT = b":\n\n"
 """A comment alone: it keeps the connection and tells the client nothing."""
 
 StreamId = tuple[int, int]
-"""Redis' id of a stream entry: milliseconds since the epoch and a number."""
+"""Two numbers that grow together: Redis' id of a stream entry, milliseconds since the
+epoch and a number; on another bus, when the stream began and the entry's place in it."""
+
+FOREIGN: StreamId = (-1, 0)
+"""Stands for an id of another stream: of what came since, nothing is known."""
 
 
 def parse_id(text: bytes) -> StreamId:
-    """Return the two numbers of a Redis stream id."""
+    """Return the two numbers of a stream id."""
     milliseconds, _, number = text.partition(b"-")
     return int(milliseconds), int(number or 0)
 

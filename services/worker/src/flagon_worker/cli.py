@@ -6,6 +6,7 @@ import click
 from flask import current_app
 from flask.cli import AppGroup
 
+from flagon_chassis import buses
 from flagon_chassis.db import transaction
 
 from . import clients
@@ -24,6 +25,14 @@ def list_events(subject: str | None, type_: str | None, limit: int) -> None:
         found = archive.list_events(session, subject=subject, type_=type_, limit=limit)
     for entry in found:
         click.echo(json.dumps(entry.event, ensure_ascii=False))
+
+
+@events.command("dead")
+def list_dead_events() -> None:
+    """Print the events that a consumer failed at, one JSON object a line, oldest first."""
+    for fields in buses.dead(current_app.extensions["flagon.settings"]):
+        told = {name.decode(): value.decode() for name, value in fields.items()}
+        click.echo(json.dumps(told, ensure_ascii=False))
 
 
 mail = AppGroup("mails", help="Mails that went to a folder instead of a server.")
