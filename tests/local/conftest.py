@@ -101,8 +101,7 @@ def start_upstream(upstream: Upstream) -> ThreadingHTTPServer:
         protocol_version = "HTTP/1.1"
 
         def handle_any(self):
-            length = int(self.headers.get("Content-Length") or 0)
-            body = self.rfile.read(length)
+            body = self.whole()
             upstream.seen.append(
                 {
                     "method": self.command,
@@ -113,6 +112,17 @@ def start_upstream(upstream: Upstream) -> ThreadingHTTPServer:
             )
             if upstream.answer is None or upstream.answer(self) is False:
                 self.reply(200, b'{"ok":true}')
+
+        def whole(self):
+            """Read all of the body: with a rest of it unread, the answer may get lost."""
+            if self.headers.get("Transfer-Encoding") != "chunked":
+                return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            parts = []
+            while size := int(self.rfile.readline(), 16):
+                parts.append(self.rfile.read(size))
+                self.rfile.readline()
+            self.rfile.readline()
+            return b"".join(parts)
 
         def __getattr__(self, name):
             # The server looks for do_GET, do_POST and so on.

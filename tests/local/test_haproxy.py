@@ -59,8 +59,9 @@ class TestBodies(test_gateway.TestBodies):
 
         gateway.client.post("/api/v1/products", content=iter(body))
 
-        got = gateway.upstream.last("/api/v1/products")["headers"]
-        assert got["transfer-encoding"] == "chunked"
+        got = gateway.upstream.last("/api/v1/products")
+        assert got["headers"]["transfer-encoding"] == "chunked"
+        assert len(got["body"]) == 40 * 65536
 
 
 class TestHeaders(test_gateway.TestHeaders):
