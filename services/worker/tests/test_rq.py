@@ -150,7 +150,8 @@ def left(store):
     """Return the keys of messages that wait, run or failed."""
     names = (b"job:", b"queue:", b"wip:", b"scheduled:", b"failed:")
     keys = [key.removeprefix(PREFIX.encode()) for key in store.keys(f"{PREFIX}*")]
-    return [key for key in keys if key.startswith(names)]
+    # When RQ first saw one that a worker had only just taken stays for a day.
+    return [key for key in keys if key.startswith(names) and b":first_seen:" not in key]
 
 
 class TestWholePath:
