@@ -36,8 +36,11 @@ export RABBITMQ_LOG_BASE="$folder/log"
 export RABBITMQ_PID_FILE="$folder/pid" RABBITMQ_FEATURE_FLAGS_FILE="$folder/feature_flags"
 export RABBITMQ_GENERATED_CONFIG_DIR="$folder/config" RABBITMQ_PLUGINS_EXPAND_DIR="$folder/plugins"
 export RABBITMQ_ENABLED_PLUGINS_FILE="$folder/enabled_plugins"
+# Which queues there are on this node stands in tables that Erlang writes every three minutes:
+# killed before that, it comes back without its streams, for ever. No spaces: it is split.
+written='spawn(fun()->F=fun(G)->[dets:sync(T)||T<-dets:all()],timer:sleep(200),G(G)end,F(F)end).'
 # One scheduler that sleeps when there is nothing to do; nobody comes from elsewhere.
-export RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS="-kernel inet_dist_use_interface {127,0,0,1} +S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none"
+export RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS="-kernel inet_dist_use_interface {127,0,0,1} +S 1:1 +sbwt none +sbwtdcpu none +sbwtdio none -eval $written"
 # Become the server instead of a shell that waits for it.
 export RUNNING_UNDER_SYSTEMD=true
 exec "$server"

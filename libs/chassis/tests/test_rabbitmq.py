@@ -626,7 +626,8 @@ class TestSmallAndMortal:
         assert missing == journal._one("first") - 1
         rows, missing = journal.page(missing)
         assert missing is None
-        assert len(rows) > 100
+        # What was sent last, at least.
+        assert len(rows) >= 100
         with pytest.raises(rabbitmq.Restarted, match="gone"):
             slow.follow(start)
         # A leap alone is no loss: some offsets are the broker's own.

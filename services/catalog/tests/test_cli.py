@@ -93,7 +93,7 @@ class TestMain:
     def test_relays(self, monkeypatch, redis_url):
         calls = []
         monkeypatch.setattr(
-            relay, "run", lambda *args, told: calls.append((*args, told))
+            relay, "run", lambda *args, told, errands: calls.append((*args, told))
         )
 
         main.relay(main.Settings(redis_cache_url=redis_url))

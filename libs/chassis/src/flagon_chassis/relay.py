@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -128,12 +128,14 @@ class Relay:
     """The relay of one service's outbox; `run` makes and runs one.
 
     :param told: is called whenever events are in the stream, before they are marked.
+    :param errands: tasks that are asked for until they are done (errands.py).
     :param stop: ends `work` within about a second, between two batches.
     """
 
     settings: DatabaseSettings
     service: str
     told: Callable[[], object] | None = None
+    errands: Sequence[str] = ()
     stop: threading.Event = field(default_factory=threading.Event)
     kept_entries: int = KEPT_ENTRIES
     kept_bytes: int = KEPT_BYTES
@@ -174,7 +176,9 @@ class Relay:
             "task",
             "outcome",
         )
-        self._known: set[str] = set()
+        self._known = set(self.errands)
+        for name in self._known:
+            self._errands.labels(name).set(0)
         self._begun = float("-inf")
         self._begun_at = float("-inf")
 
@@ -569,17 +573,19 @@ def run(
     service: str,
     *,
     told: Callable[[], object] | None = None,
+    errands: Sequence[str] = (),
 ) -> None:
     """Run the relay of a service's outbox until SIGTERM.
 
     Serves `/livez`, `/readyz` and `/metrics` at `settings.bind`.
 
     :param told: is called whenever events are in the stream.
+    :param errands: tasks that are asked for until they are done (errands.py).
     """
     logs.configure(service, settings.log_level)
     sentry.init(settings, f"{service}-relay")
     tracing.init(settings, service)
-    relay = Relay(settings, service, told)
+    relay = Relay(settings, service, told, errands)
     stop_at_signals(relay.stop)
     sidecar = server.sidecar(
         settings.bind,

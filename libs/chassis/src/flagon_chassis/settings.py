@@ -13,8 +13,6 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings
 
-from . import stores
-
 _SECRETS = Path("/run/secrets")
 
 
@@ -87,10 +85,15 @@ class ServiceSettings(
     @field_validator("redis_store_url", "redis_cache_url")
     @classmethod
     def _known_redis(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
-        several = stores.watched(value.get_secret_value())
-        if several and info.field_name == "redis_cache_url":
-            message = "the cache is one Redis: it may forget, so nothing is gained"
-            raise ValueError(message)
+        url = value.get_secret_value()
+        if url.startswith("redis+"):
+            # The client of Redis loads much that not every process needs.
+            from . import stores  # noqa: PLC0415 (as said above)
+
+            several = stores.watched(url)
+            if several and info.field_name == "redis_cache_url":
+                message = "the cache is one Redis: it may forget, so nothing is gained"
+                raise ValueError(message)
         return value
 
     @property

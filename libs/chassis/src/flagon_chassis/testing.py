@@ -371,6 +371,8 @@ def start_rabbitmq(
             )
         # Five seconds where nothing else runs.
         _wait(lambda: _greet(port), seconds=120)
+        # Killed before this is written, Debian's comes back without streams (server.sh).
+        _wait(lambda: _has_streams(folder / "own"), seconds=60)
 
     server.start = start
     try:
@@ -381,6 +383,13 @@ def start_rabbitmq(
             server.process.kill()
             server.process.wait(20)
         shutil.rmtree(folder)
+
+
+def _has_streams(folder: Path) -> None:
+    """Raise unless RabbitMQ has written down that it has streams."""
+    names = next(folder.glob("data/coordination/*/names.dets"))
+    if b"rabbit_stream_coordinator" not in names.read_bytes():
+        raise ConnectionError("no streams")
 
 
 def _greet(port: int) -> None:

@@ -27,7 +27,8 @@ def main(command: str) -> None:
         # Only here: the relay needs neither a server nor the web app.
         from flagon_chassis import relay  # noqa: PLC0415
 
-        relay.run(settings, "auth")
+        tasks = ("worker.send_mail", "worker.deliver_logout")
+        relay.run(settings, "auth", errands=tasks)
     elif command == "migrate":
         from flagon_chassis import db  # noqa: PLC0415 (SQLAlchemy is not the relay's)
 

@@ -41,7 +41,12 @@ def relay(settings: Settings) -> None:
 
     # Who committed an event renames the content, unless it was killed in between.
     content = Content(settings.redis_cache_url.get_secret_value(), "catalog")
-    chassis_relay.run(settings, "catalog", told=content.changed)
+    chassis_relay.run(
+        settings,
+        "catalog",
+        told=content.changed,
+        errands=("worker.make_thumbnails",),
+    )
 
 
 def consumer(settings: Settings) -> None:

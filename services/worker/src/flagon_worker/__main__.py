@@ -61,7 +61,7 @@ def _serve(settings: Settings, _chosen: argparse.Namespace) -> int:
 def _relay(settings: Settings, _chosen: argparse.Namespace) -> int:
     from flagon_chassis import relay  # noqa: PLC0415 (only this command needs it)
 
-    relay.run(settings, "worker")
+    relay.run(settings, "worker", errands=("worker.tell_price",))
     return 0
 
 
