@@ -221,6 +221,11 @@ class TestAskAgain:
         relay.ask_again(rows)
         assert sample("flagon_errand_oldest_seconds", task=TASK) == 0
 
+    def test_shows_what_it_may_wait_for_from_the_start(self, settings):
+        Relay(settings, "things", errands=("things.wanted",))
+
+        assert sample("flagon_errand_oldest_seconds", task="things.wanted") == 0
+
     def test_goes_step_by_step(self, relay, rows, send, monkeypatch):
         monkeypatch.setattr(relays, "_ASKED_AT_ONCE", 2)
         for n in range(3):
