@@ -16,7 +16,7 @@ import psycopg
 import pytest
 import redis
 import structlog
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, text
 from structlog.contextvars import clear_contextvars
 
 from flagon_chassis import metrics, queue, tables, tracing
@@ -268,3 +268,21 @@ class Rounds(threading.Event):
         if self.left == 0:
             self.set()
         return super().wait(min(timeout, 0.01))
+
+
+@pytest.fixture
+def effects(rows):
+    """The table that the handler writes to."""
+    rows.execute("create table effect (event_id uuid, subject text)")
+    return lambda: [
+        subject for (subject,) in rows.execute("select subject from effect").fetchall()
+    ]
+
+
+def write(session, events):
+    """Handle events: leave a row for each, which `effects` returns."""
+    for event in events:
+        session.execute(
+            text("insert into effect values (:id, :subject)"),
+            {"id": event.id, "subject": event.envelope["subject"]},
+        )

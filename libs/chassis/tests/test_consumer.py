@@ -8,7 +8,6 @@ import pytest
 import redis
 from psycopg.errors import SyntaxError as SyntaxErrorInSql
 from psycopg.errors import UndefinedTable
-from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 
 from flagon_chassis import buses, streams
@@ -18,27 +17,10 @@ from flagon_chassis.errors import Unavailable
 from flagon_chassis.relay import Relay
 from flagon_chassis.testing import free_port, start_redis
 
-from .conftest import Rounds, eventually, in_thread, sample
+from .conftest import Rounds, eventually, in_thread, sample, write
 from .test_relay import put_event
 
 TYPE = "market.flagon.thing.changed.v1"
-
-
-@pytest.fixture
-def effects(rows):
-    """The table that the handler writes to."""
-    rows.execute("create table effect (event_id uuid, subject text)")
-    return lambda: [
-        subject for (subject,) in rows.execute("select subject from effect").fetchall()
-    ]
-
-
-def write(session, events):
-    for event in events:
-        session.execute(
-            text("insert into effect values (:id, :subject)"),
-            {"id": event.id, "subject": event.envelope["subject"]},
-        )
 
 
 def write_at(attempt):

@@ -16,8 +16,7 @@ from flagon_chassis.rabbitmq import Group, Journal, Sender
 from flagon_chassis.relay import Relay
 from flagon_chassis.testing import start_rabbitmq
 
-from .conftest import ServiceProcess, eventually, in_thread
-from .test_consumer import effects, write  # noqa: F401 (a fixture)
+from .conftest import ServiceProcess, eventually, in_thread, write
 from .test_relay import _put, put_task, waiting
 
 GROUP = "worker-archive"
@@ -89,7 +88,7 @@ def read(journal, count=0):
 
 
 @pytest.fixture
-def make_consumer(make_settings, database_url, effects, url):  # noqa: F811 (the fixture)
+def make_consumer(make_settings, database_url, effects, url):
     """Makes members of the group."""
     made = []
 
@@ -301,7 +300,7 @@ class TestRelay:
         journal,
         put,
         make_consumer,
-        effects,  # noqa: F811 (the fixture)
+        effects,
         monkeypatch,
     ):
         relay = make_relay(event_bus_url=url)
@@ -350,7 +349,7 @@ class TestRelay:
 
 
 class TestConsumer:
-    def test_handles_what_comes(self, make_consumer, effects, url):  # noqa: F811 (as above)
+    def test_handles_what_comes(self, make_consumer, effects, url):
         consumer = make_consumer()
         with in_thread(consumer.work, consumer.stop):
             send(url, "a")
@@ -364,7 +363,7 @@ class TestConsumer:
         with in_thread(consumer.work, consumer.stop):
             eventually(lambda: consumer.trouble == {"rabbitmq": "BusAway"})
 
-    def test_handles_once_what_comes_twice(self, make_consumer, effects, url):  # noqa: F811 (as above)
+    def test_handles_once_what_comes_twice(self, make_consumer, effects, url):
         id_ = uuid4()
         send(url, "a", "b", id_=id_)
         send(url, "c")
@@ -378,7 +377,7 @@ class TestConsumer:
         database_url,
         url,
         make_consumer,
-        effects,  # noqa: F811 (as above)
+        effects,
         tmp_path,
     ):
         settings = make_settings(database_url=database_url, event_bus_url=url)
@@ -404,7 +403,7 @@ class TestConsumer:
 
         eventually(lambda: consumer.step() is None and effects() == ["a", "b"])
 
-    def test_sets_aside_what_cannot_be_handled(self, make_consumer, effects, url):  # noqa: F811 (as above)
+    def test_sets_aside_what_cannot_be_handled(self, make_consumer, effects, url):
         def handle(session, events):
             if any(one.envelope["subject"] == "poison" for one in events):
                 raise ValueError("poison")
@@ -426,7 +425,7 @@ class TestConsumer:
     def test_sets_aside_what_kills_the_process_each_time(
         self,
         make_consumer,
-        effects,  # noqa: F811 (as above)
+        effects,
         url,
     ):
         send(url, "killer", "innocent")
@@ -463,7 +462,7 @@ class TestConsumer:
     def test_gives_up_what_it_holds_when_the_connection_breaks(
         self,
         make_consumer,
-        effects,  # noqa: F811 (as above)
+        effects,
         url,
     ):
         broken = []
@@ -483,7 +482,7 @@ class TestConsumer:
     def test_blames_no_event_for_a_broken_connection(
         self,
         make_consumer,
-        effects,  # noqa: F811 (as above)
+        effects,
         url,
     ):
         tried = []
@@ -643,7 +642,7 @@ class TestSmallAndMortal:
         database_url,
         rows,
         put,
-        effects,  # noqa: F811 (as above)
+        effects,
     ):
         settings = make_settings(database_url=database_url, event_bus_url=small.url)
         relay = Relay(settings, "worker")

@@ -526,3 +526,15 @@ def start_fresh_server(request):
     """Gives a server that has not seen the events of other tests."""
     kind = "process" if request.param == "handed-over" else "threaded"
     return request.getfixturevalue(f"start_{kind}")
+
+
+@pytest.fixture
+def client_token(bearer):
+    """A token as the client credentials grant gives it."""
+
+    def make(client_id="robot", scope="events:write", **claims):
+        return bearer(
+            scope, sub=client_id, **{"client_id": client_id, "sid": None, **claims}
+        )
+
+    return make

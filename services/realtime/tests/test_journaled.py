@@ -13,7 +13,7 @@ from flagon_chassis.testing import start_rabbitmq
 from flagon_realtime import wire
 from flagon_realtime.clients import Journaled
 
-from .test_publish import EVENT, client_token  # noqa: F401 (a fixture)
+from .test_publish import EVENT
 from .test_stream import SMALL
 
 OF_REDIS = "1795353472907-3"
@@ -180,7 +180,7 @@ class TestPublishEvent:
         return app
 
     @pytest.fixture
-    def send(self, app, client_token, publish):  # noqa: F811 (the fixture)
+    def send(self, app, client_token, publish):
         def post(id_, **changes):
             return app.test_client().post(
                 "/api/v1/events",
@@ -236,7 +236,7 @@ class TestPublishEvent:
                 log.append({}, names=["x"], digest="d")
         assert not publish.redis.exists("realtime:published:x:now")
 
-    def test_says_so_when_the_bus_is_away(self, make_app, client_token):  # noqa: F811 (the fixture)
+    def test_says_so_when_the_bus_is_away(self, make_app, client_token):
         app = make_app(event_bus_url="amqp://realtime:none@127.0.0.1:1")
 
         answer = app.test_client().post(

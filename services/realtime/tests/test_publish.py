@@ -21,18 +21,6 @@ EVENT = {
 
 
 @pytest.fixture
-def client_token(bearer):
-    """A token as the client credentials grant gives it."""
-
-    def make(client_id=ROBOT, scope="events:write", **claims):
-        return bearer(
-            scope, sub=client_id, **{"client_id": client_id, "sid": None, **claims}
-        )
-
-    return make
-
-
-@pytest.fixture
 def send(make_app, client_token, publish):
     client = make_app().test_client()
 

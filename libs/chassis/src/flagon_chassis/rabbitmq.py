@@ -102,8 +102,11 @@ class _Line:
     def refresh(self) -> None:
         """Hang up if the other side has: who sends seldom hears of it late."""
         if self._connection is not None:
-            with contextlib.suppress(BusAway):
+            try:
                 self.pump(0)
+            except BusAway:
+                # The connection is closed by that; the next use opens another.
+                return
 
     def publish(self, exchange: str, sent: Sequence[tuple[str, amqp.Message]]) -> None:
         """Return when these messages are on disk, sent in this order.

@@ -4,7 +4,6 @@ Tasks, their names and what runs them stay the same; only who keeps the message 
 out differs. `redis_worker` is the other end.
 """
 
-import contextlib
 import importlib
 import json
 import os
@@ -102,9 +101,10 @@ class RedisQueue:
         for entry in cast("list[bytes]", self.connection.lrange(queue.key, 0, 0)):
             key = Job.key_for(entry.decode(errors="replace"))
             meta = cast("bytes | None", self.connection.hget(key, "meta"))
-            # What nobody can read is the worker's to tell of.
-            with contextlib.suppress(
-                ValueError, TypeError, LookupError, RecursionError
-            ):
-                oldest = max(0.0, now - float(json.loads(meta or b"{}")["enqueued_at"]))
+            try:
+                sent_at = float(json.loads(meta or b"{}")["enqueued_at"])
+            except (ValueError, TypeError, LookupError, RecursionError):
+                # What nobody can read is the worker's to tell of.
+                continue
+            oldest = max(0.0, now - sent_at)
         return depth, oldest
