@@ -23,6 +23,8 @@ class Expected:
     perhaps: dict[Step, set[Step | None]] = field(default_factory=dict)
     """Spans that are there at times: a service token is good for minutes, and known
     tokens need no look at the denylist."""
+    perhaps_logs: set[Step] = field(default_factory=set)
+    """Log events of those."""
 
 
 TOKEN = ("auth", "POST /oauth/token")
@@ -144,4 +146,5 @@ IMPORT = Expected(
         ("worker", "redis"): {SUBMIT, ("worker", f"publish {JOB_PROGRESSED}")},
         ("worker", "sql"): {("worker", f"consume {JOB_PROGRESSED}")},
     },
+    perhaps_logs={("auth", "request")},
 )

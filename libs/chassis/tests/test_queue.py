@@ -11,7 +11,7 @@ from sqlalchemy import select
 
 from flagon_chassis import logs, queue, tables, tracing
 from flagon_chassis.logs import trace_id_of
-from flagon_chassis.testing import start_redis
+from flagon_chassis.testing import free_port, start_redis
 
 from .conftest import eventually, in_thread, sample
 from .things_app import create_app
@@ -362,6 +362,30 @@ class TestRunWorker:
         shown = process.get("/metrics")[1]
         assert 'flagon_task_wait_seconds_count{queue="bulk"} 1.0' in shown
         process.stop()
+
+    def test_goes_on_when_redis_died_while_a_task_ran(self, worker, make_settings):
+        port = free_port()
+        server = start_redis(port=port)
+        url = next(server).url
+        process = worker(url)
+        broker = queue.publisher(make_settings(redis_store_url=url), "things")
+        publish(broker, "things.hold", key="a", seconds=3)
+        with redis.Redis.from_url(url) as store:
+            eventually(lambda: store.llen("things:noted:a") == 1)
+        server.close()
+        eventually(lambda: "Trying to re-establish" in process.output())
+
+        server = start_redis(port=port)
+        with redis.Redis.from_url(next(server).url) as store:
+            publish(broker, "things.note", key="b", task_id="2")
+            eventually(lambda: store.llen("things:noted:b") == 1)
+            # What ran was not ended, and that it cannot be told to Redis ends nobody.
+            eventually(lambda: store.lrange("things:noted:a", 0, -1) == [b"ended"])
+            publish(broker, "things.note", key="c", task_id="3")
+            eventually(lambda: store.llen("things:noted:c") == 1)
+        assert process.process.poll() is None
+        assert process.stop() == 0
+        server.close()
 
     def test_a_process_that_cannot_start_takes_no_task(self, worker, redis_url, broker):
         publish(broker, "things.note", key="a")

@@ -82,7 +82,12 @@ class Redis:
 
     def configuration(self, wants: Wants) -> dict[str, Any]:
         """Keep all keys below the service's prefix, so that an ACL can hold it."""
-        options, way = {}, {"broker_url": self._address}
+        transports = f"{__package__}.redis_transport"
+        options = {}
+        way = {
+            "broker_url": self._address,
+            "broker_transport": f"{transports}:Transport",
+        }
         address = stores.watched(self._address)
         if address:
             options["watched"] = address
@@ -90,7 +95,7 @@ class Redis:
             host, port = address.sentinels[0]
             way = {
                 "broker_url": f"sentinel://{host}:{port}",
-                "broker_transport": f"{__package__}.sentinel_transport:Transport",
+                "broker_transport": f"{transports}:SentinelTransport",
             }
         return {
             **way,
