@@ -184,6 +184,26 @@ class TestRunWorker:
         eventually(lambda: store.lindex("things:noted:a", -1) == b"ended")
         assert process.stop() == 0
 
+    def test_goes_on_when_rabbitmq_died_while_a_task_ran(
+        self, worker, redis_url, store, broker, rabbitmq
+    ):
+        url = broker.conf.broker_url.removesuffix("/things")
+        process = worker(redis_url, broker_url=url)
+        publish(broker, "things.hold", key="a", seconds=3)
+        eventually(lambda: store.llen("things:noted:a") == 1)
+        rabbitmq.process.kill()
+        rabbitmq.process.wait()
+        eventually(lambda: "Trying to re-establish" in process.output())
+
+        rabbitmq.start()
+
+        # It was not finished as far as RabbitMQ knows, and is given out again.
+        eventually(lambda: store.lrange("things:noted:a", 0, -1).count(b"ended") == 2)
+        publish(broker, "things.note", key="b", task_id="2")
+        eventually(lambda: store.llen("things:noted:b") == 1)
+        assert process.process.poll() is None
+        assert process.stop() == 0
+
     def test_gives_a_running_task_back_at_sigterm(
         self, worker, redis_url, store, broker
     ):
