@@ -289,5 +289,7 @@ def platform(prepare, redis_server):
     """Give two instances of auth, and catalog, worker and realtime."""
     names = ("auth", "auth-2", "catalog", "worker", "realtime")
     found = prepare(redis_server.url, *names)
-    found.start(*names)
+    # First: who starts before auth answers has no keys, and asks again after a second only.
+    found.start("auth", "auth-2")
+    found.start("catalog", "worker", "realtime")
     return found

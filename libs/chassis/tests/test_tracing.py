@@ -187,12 +187,12 @@ class TestRedis:
 
     def test_makes_a_span_of_a_command_without_its_values(self, traced, store):
         with tracing.span("work"):
-            store.set("key-4711", "value")
+            store.set("key of ada", "value")
 
         command, work = traced()
         assert (command["name"], command["kind"]) == ("SET", "client")
         assert command["parent_span_id"] == work["span_id"]
-        assert "4711" not in json.dumps(command)
+        assert "of ada" not in json.dumps(command)
 
     def test_makes_one_span_of_many_commands_at_once(self, traced, store):
         with tracing.span("work"), store.pipeline() as pipeline:
@@ -305,7 +305,7 @@ class TestInstrumentPsycopg:
             "tracing.init(settings, 't');"
             f"engine = create_engine('{database_url}');\n"
             "with tracing.span('work'), engine.connect() as c:"
-            " c.execute(text('select :secret + 1'), {'secret': 4711})"
+            " c.execute(text('select :secret as told'), {'secret': 'of ada'})"
         )
 
         output = subprocess.check_output([sys.executable, "-c", code], text=True)
@@ -313,10 +313,10 @@ class TestInstrumentPsycopg:
         spans = [json.loads(line) for line in output.splitlines()]
         work = next(span for span in spans if span["name"] == "work")
         statement = next(
-            span for span in spans if "+ 1" in json.dumps(span["attributes"])
+            span for span in spans if "as told" in json.dumps(span["attributes"])
         )
         assert statement["trace_id"] == work["trace_id"]
-        assert "4711" not in output
+        assert "of ada" not in output
 
     def test_leaves_the_driver_as_it_was(self, monkeypatch):
         monkeypatch.setattr(

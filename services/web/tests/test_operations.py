@@ -504,7 +504,7 @@ class TestFindRequest:
 
         assert f'href="http://localhost:8116/trace/{self.ID}"' in self.ask(browser).text
         # An id of a caller's own is none of a trace.
-        assert "8116" not in self.ask(browser, "order-66-x").text
+        assert ":8116" not in self.ask(browser, "order-66-x").text
 
     def test_says_when_no_trace_is_kept(self, desk):
         assert "No traces are kept" in self.ask(desk()).text

@@ -22,7 +22,7 @@ if broker.startswith("amqp"):
     # RabbitMQ lets nobody make a queue: one of the platform's, sent to as safely.
     app.conf.update(
         brokers.of(broker).configuration(
-            "worker", ["bulk"], again_seconds=300, socket_seconds=5.0
+            brokers.Wants("worker", ["bulk"], again_seconds=300, socket_seconds=5.0)
         ),
         task_default_queue="bulk",
         task_default_routing_key="bulk",
