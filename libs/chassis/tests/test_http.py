@@ -338,7 +338,7 @@ class TestRetries:
         with pytest.raises(Unreachable) as caught:
             client.get("/")
 
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 10
         assert caught.value.retry_after_seconds == 30
 
     def test_a_throttled_call_that_is_not_repeated_is_refused(self, client, other):
@@ -438,7 +438,7 @@ class TestRefused:
 
 class TestCircuit:
     def test_opens_after_failures_and_closes_after_a_success(self, make_client, other):
-        client = make_client(retries=0, open_after=2, open_seconds=0.2, name="breaking")
+        client = make_client(retries=0, open_after=2, open_seconds=1, name="breaking")
         other.answer(503, times=2)
         for _ in range(2):
             with pytest.raises(Unreachable, match="answered"):

@@ -304,7 +304,7 @@ class TestStream:
 
     def test_leaves_a_connection_that_went_silent(self, serve, follow):
         server = serve(streamed(FAST, event(1), None), streamed(event(2), None))
-        stream = follow(server.url, silence_seconds=0.2)
+        stream = follow(server.url, silence_seconds=1.0)
 
         assert ids(take(stream, 2)) == ["1-0", "2-0"]
         assert stream.words == ["open", "silent", "open"]

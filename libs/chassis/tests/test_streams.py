@@ -34,7 +34,7 @@ class TestConnect:
         reply = client.xread({streams.EVENTS: "$"}, block=200)
 
         assert list(streams.entries(reply)) == []
-        assert 0.15 < time.monotonic() - started < 1
+        assert 0.15 < time.monotonic() - started < 5
 
     def test_nothing_is_tried_ten_times(self):
         # The default tries ten times with growing waits: 3.5 s and more.
@@ -44,7 +44,7 @@ class TestConnect:
         with pytest.raises(redis.ConnectionError):
             client.ping()
 
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 3
 
     def test_a_command_is_never_repeated_by_the_library(self, client):
         options = client.connection_pool.connection_kwargs

@@ -244,7 +244,8 @@ class TestHostileSchemas:
         with pytest.raises(AttributeSchemaInvalid):
             check_schema(rooted(**{"$ref": "#/$defs/d0", "$defs": definitions}))
 
-        assert time.perf_counter() - began < 1
+        # 2 to the power of 60 places, if each were looked at.
+        assert time.perf_counter() - began < 10
 
     def test_may_not_be_a_long_chain(self):
         definitions = {f"d{n}": {"$ref": f"#/$defs/d{n + 1}"} for n in range(300)}

@@ -401,7 +401,7 @@ class TestHeartbeat:
         self, client, bearer, app, run, settings, change
     ):
         app.extensions["flagon.settings"] = settings.model_copy(
-            update={"lease_seconds": 0.15}
+            update={"lease_seconds": 1.5}
         )
         job_id = self.submit_probe(client, bearer)
         timer = threading.Timer(0.4, change, [job_id], {"cancel_requested": True})
