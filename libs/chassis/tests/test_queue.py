@@ -1,11 +1,22 @@
 import json
 import os
 import signal
+import tempfile
 import threading
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import redis
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+)
+from cryptography.x509.oid import NameOID
 from kombu.exceptions import OperationalError
 from sqlalchemy import select
 
@@ -174,6 +185,70 @@ class TestPublish:
         finally:
             started.process.send_signal(signal.SIGCONT)
             server.close()
+
+
+@pytest.fixture
+def over_tls(tmp_path):
+    """Give the port of a Redis that others reach by TLS, and its certificate's file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), False)
+        .sign(key, hashes.SHA256())
+    )
+    files = {
+        "cert": certificate.public_bytes(Encoding.PEM),
+        "key": key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()),
+    }
+    with tempfile.TemporaryDirectory() as name:
+        folder, port = Path(name), free_port()
+        # Redis runs as another user.
+        folder.chmod(0o755)
+        for kind, content in files.items():
+            (folder / kind).write_bytes(content)
+        server = start_redis(
+            *("--tls-port", str(port), "--tls-auth-clients", "no"),
+            *("--tls-cert-file", str(folder / "cert")),
+            *("--tls-key-file", str(folder / "key")),
+        )
+        next(server)
+        yield port, folder / "cert"
+        server.close()
+
+
+class TestTLS:
+    def test_is_refused_to_who_has_no_known_certificate(self, over_tls, make_settings):
+        port, _ = over_tls
+        url = f"rediss://localhost:{port}/0"
+        broker = queue.publisher(make_settings(redis_store_url=url), "things")
+
+        with pytest.raises(OperationalError, match="CERTIFICATE_VERIFY_FAILED"):
+            publish(broker, "things.note", key="a")
+
+    def test_is_refused_to_who_has_another_name(
+        self, over_tls, make_settings, monkeypatch
+    ):
+        port, certificate = over_tls
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        url = f"rediss://127.0.0.1:{port}/0"
+        broker = queue.publisher(make_settings(redis_store_url=url), "things")
+
+        with pytest.raises(OperationalError, match="IP address mismatch"):
+            publish(broker, "things.note", key="a")
+
+    def test_carries_tasks(self, over_tls, make_settings, monkeypatch):
+        port, certificate = over_tls
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        url = f"rediss://localhost:{port}/0"
+        broker = queue.publisher(make_settings(redis_store_url=url), "things")
+
+        publish(broker, "things.note", key="a")
+
+        assert queue.depths(broker, ["bulk"]) == {"bulk": 1}
 
 
 class TestTask:

@@ -83,11 +83,17 @@ class Redis:
     def configuration(self, wants: Wants) -> dict[str, Any]:
         """Keep all keys below the service's prefix, so that an ACL can hold it."""
         transports = f"{__package__}.redis_transport"
-        options = {}
-        way = {
+        options: dict[str, Any] = {}
+        way: dict[str, Any] = {
             "broker_url": self._address,
             "broker_transport": f"{transports}:Transport",
         }
+        if self._address.startswith("rediss:"):
+            # Kombu would take any certificate.
+            way["broker_use_ssl"] = {
+                "ssl_cert_reqs": "required",
+                "ssl_check_hostname": True,
+            }
         address = stores.watched(self._address)
         if address:
             options["watched"] = address
