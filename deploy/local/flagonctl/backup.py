@@ -164,6 +164,9 @@ def restore(stack: Stack, text: str) -> None:
         raise
     gone, marks = _empty_redis(stack)
     clock.say(f"Redis forgot {gone} keys and keeps {marks} revocations")
+    if stack.has_rabbitmq:
+        _empty_rabbitmq(stack)
+        clock.say("RabbitMQ forgot everything")
     _start(stack)
     clock.say("everything runs")
     found = invariants.check(stack)
@@ -206,6 +209,22 @@ def _start(stack: Stack) -> None:
         compose.up(stack)
     else:
         local.up(stack)
+
+
+def _empty_rabbitmq(stack: Stack) -> None:
+    """Take its disk: the relays find a younger stream and tell the last hour again."""
+    if stack.mode == "docker":
+        compose.run(stack, "rm", "--stop", "--force", "rabbitmq")
+        volume = f"flagon-{stack.port_base}_rabbitmq"
+        words = ["docker", "volume", "rm", "--force", volume]
+        done = databases.finished(words, stack.root, dict(os.environ))
+        if done.returncode != 0:
+            message = f"RabbitMQ could not be emptied: {done.stderr.strip()}"
+            raise Problem(message, "make restore   (again)")
+        return
+    folder = stack.state / "rabbitmq"
+    if folder.exists():
+        shutil.rmtree(folder)
 
 
 def _empty_redis(stack: Stack) -> tuple[int, int]:

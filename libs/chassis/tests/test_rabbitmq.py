@@ -199,7 +199,6 @@ class TestSender:
         ("user", "type_"),
         [
             ("worker", "market.flagon.product.changed.v1"),
-            ("worker", "mark"),
             ("catalog", TYPE),
             ("auth", TYPE),
             ("realtime", TYPE),
@@ -304,6 +303,8 @@ class TestRelay:
         monkeypatch,
     ):
         relay = make_relay(event_bus_url=url)
+        # It has a connection already.
+        relay._bus.beginning()
         put("a")
         with monkeypatch.context() as patched:
             patched.setattr(rabbitmq._Line, "_note_confirmed", lose)
@@ -696,4 +697,36 @@ class TestSmallAndMortal:
             return False
 
         eventually(another)
+        journal.close()
+
+    def test_is_told_again_what_it_lost(
+        self, small, make_settings, database_url, rows, put
+    ):
+        settings = make_settings(database_url=database_url, event_bus_url=small.url)
+        relay = Relay(settings, "worker")
+
+        def look():
+            relay._begun_at = float("-inf")
+            relay.repeat_forgotten(rows)
+            return relay.step(rows)
+
+        put(*"abc")
+        assert relay.step(rows) == 3
+        assert look() == 0
+        small.process.kill()
+        small.process.wait()
+        small.start()
+        assert eventually(lambda: look() == 0)
+
+        small.process.kill()
+        small.process.wait()
+        shutil.rmtree(Path(small.process.args[2]) / "data")
+        small.start()
+
+        assert eventually(look) == 3
+        journal = Journal(of("realtime", small.url), block_seconds=0.5)
+        _, told = journal.newest(10, 1 << 20)
+        assert subjects(told) == ["a", "b", "c"]
+        assert look() == 0
+        relay._bus.close()
         journal.close()

@@ -203,6 +203,17 @@ class TestRepeatForgotten:
         assert published(store, 3 + others)[others:] == ids
         assert look() == look() == 0
 
+    def test_leaves_no_second_span(self, relay, rows, store, look, traced):
+        put_event(rows)
+        relay.step(rows)
+        store.flushall()
+        put_event(rows)
+
+        assert look() == 2
+
+        spans = [one["name"] for one in traced() if one["name"].startswith("publish")]
+        assert len(spans) == 2
+
     def test_leaves_alone_what_is_there(self, relay, settings, rows, look):
         for _ in range(3):
             put_event(rows)

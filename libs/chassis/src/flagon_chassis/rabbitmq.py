@@ -27,7 +27,7 @@ DEAD = "dead"
 ORIGIN = "origin"
 """The stream whose first entry says when the events' began."""
 _MARK = "mark"
-"""Routing key of what a reader sends to both streams, so that neither is empty."""
+"""Routing key of what is sent to both streams, so that neither is empty."""
 
 _HEARTBEAT_SECONDS = 10
 _TAKING_HEARTBEAT_SECONDS = 30
@@ -55,6 +55,8 @@ class _Line:
         self._heartbeat_seconds = heartbeat_seconds
         self._connection: Any = None
         self._channel: Any = None
+        self.opened = 0
+        """How often it was: each time it may be another broker, or one with less."""
         self._sent = 0
         self._awaited: set[int] = set()
         """Numbers of messages whose confirmation has not come."""
@@ -148,6 +150,7 @@ class _Line:
         # sent meanwhile it gives to the groups alone, and confirms it.
         self._channel.queue_declare(EVENTS, passive=True)
         self._sent, self._awaited = 0, set()
+        self.opened += 1
 
     def _note_confirmed(self, number: int, multiple: bool) -> None:
         if multiple:
@@ -193,17 +196,25 @@ class Sender:
     name = "rabbitmq"
 
     def __init__(self, url: str) -> None:
+        self._url = url
         self._line = _Line(url)
+        self._began, self._seen = 0.0, 0
 
     def send(self, entries: Mapping[int, Mapping[Any, Any]]) -> None:
         """Return when the stream and every group have all of them on disk."""
-        self._line.refresh()
+        # Before the first: what is sent must not be older than the stream seems to be.
+        self.beginning()
         sent = [(entry["type"], _message(entry)) for entry in entries.values()]
         self._line.publish(EVENTS, sent)
 
     def beginning(self) -> float:
-        """Return zero: what it has confirmed is on disk."""
-        return 0.0
+        """Ask the stream, which may have lost its disk, for each connection once."""
+        self._line.refresh()
+        with self._line.channel():
+            if self._seen != self._line.opened:
+                self._began = _origin(self._url) / 1e6
+                self._seen = self._line.opened
+        return self._began
 
     def close(self) -> None:
         """Close the connection; a later call opens it again."""
@@ -349,6 +360,22 @@ class _Run:
         self._line.close()
 
 
+def _origin(url: str) -> int:
+    """Return when the stream began, in microseconds since the epoch.
+
+    :raises BusAway: RabbitMQ does not answer.
+    """
+    line = _Line(url)
+    # It is in both streams when it is confirmed; so neither is empty.
+    line.publish(EVENTS, [(_MARK, _message({}))])
+    line.close()
+    run = _Run(url, ORIGIN, "first")
+    try:
+        return int(next(run.until(bool)).fields[b"at"])
+    finally:
+        run.close()
+
+
 def dead(url: str) -> Iterator[dict[bytes, bytes]]:
     """Yield the events that consumer groups failed at, oldest first.
 
@@ -474,16 +501,7 @@ class Journal:
         Offsets begin anew when the broker has lost its disk: without this, who comes back
         would be taken for somebody who has seen other events.
         """
-        # It is in both streams when it is confirmed; so neither is empty.
-        line = _Line(self._url)
-        line.publish(EVENTS, [(_MARK, _message({}))])
-        line.close()
-        run = _Run(self._url, ORIGIN, "first")
-        try:
-            row = next(run.until(bool))
-        finally:
-            run.close()
-        found = int(row.fields[b"at"])
+        found = _origin(self._url)
         if self.origin not in {0, found}:
             raise Restarted("this is another stream")
         self.origin = found
