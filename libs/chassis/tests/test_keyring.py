@@ -125,12 +125,18 @@ class TestKeyRing:
         for _ in range(5):
             with pytest.raises(pyjwt.InvalidTokenError):
                 ring.find("forged")
-        assert source.asked == 1
+        assert source.asked == 2
 
         clock.now += 31
         source.keys = {"keys": [*source.keys["keys"], *TokenMaker().jwks()["keys"]]}
         ring.find(source.keys["keys"][1]["kid"])
-        assert source.asked == 2
+        assert source.asked == 3
+
+    def test_finds_a_key_that_is_newer_than_what_it_began_with(self, ring, source):
+        ring.warm()
+        source.keys = {"keys": [*source.keys["keys"], *TokenMaker().jwks()["keys"]]}
+
+        assert ring.find(source.keys["keys"][1]["kid"])
 
     def test_refreshes_beside_the_requests(self, ring, source, bearer, clock):
         ring.find(bearer.kid)

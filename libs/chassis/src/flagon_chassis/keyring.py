@@ -68,6 +68,7 @@ class KeyRing:
         self._jwks: dict[str, Jwks] = {}
         self._fetched_at = float("-inf")
         self._tried_at = float("-inf")
+        self._unknown_at = float("-inf")
         self._busy = threading.Lock()
         self._beside = threading.Lock()
         self._using = threading.Lock()
@@ -101,8 +102,10 @@ class KeyRing:
         now = self._clock()
         if kid not in self._keys:
             self._adopt()
-        if kid not in self._keys and now - self._tried_at > self.unknown_seconds:
+        # Counted apart: who has just fetched may still have missed a key that is newer.
+        if kid not in self._keys and now - self._unknown_at > self.unknown_seconds:
             self._refresh()
+            self._unknown_at = self._clock()
         elif now - max(self._fetched_at, self._tried_at) > self.soft_seconds:
             self._refresh_beside()
         try:
