@@ -6,6 +6,7 @@
 import json
 import re
 import secrets
+import time
 import uuid
 
 import pytest
@@ -44,8 +45,20 @@ def growth(stack, expected):
             for expr in expected.metrics
         }
 
+    scraped(stack)
     before = now()
     return lambda: {expr: value - before[expr] for expr, value in now().items()}
+
+
+def scraped(stack):
+    """Wait until Prometheus has what every process has counted by now."""
+    since = time.time()
+    until(
+        lambda: min(at for _labels, at in stack.query("timestamp(up)")) > since,
+        60,
+        pause=0.5,
+        what="a scrape of every process",
+    )
 
 
 @pytest.fixture(scope="module")
