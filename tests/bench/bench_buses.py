@@ -18,6 +18,7 @@ from uuid import uuid4
 
 import psutil
 from bench_jobs import cpu_seconds, held
+from figures import side_by_side
 
 from flagon_chassis import buses, rabbitmq, streams
 from flagon_chassis.testing import start_rabbitmq, start_redis
@@ -41,16 +42,7 @@ def main():
             "redis": stack.enter_context(closing(by_redis(stack))),
             "rabbitmq": stack.enter_context(closing(by_rabbitmq(stack))),
         }
-        for figures in found.values():
-            figures.round(BATCH)
-            figures.forget()
-        for _ in range(ROUNDS):
-            for figures in found.values():
-                figures.round(count)
-        rows = [figures.rows() for figures in found.values()]
-    print(f"{'what':<44}" + "".join(f"{name:>12}" for name in found))
-    for both in zip(*rows, strict=True):
-        print(f"{both[0][0]:<44}" + "".join(f"{figure:>12.2f}" for _, figure in both))
+        side_by_side(found, warm=BATCH, count=count, rounds=ROUNDS)
 
 
 def by_redis(stack):

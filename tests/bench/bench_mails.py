@@ -21,6 +21,7 @@ from pathlib import Path
 import psutil
 import redis
 from bench_jobs import cpu_seconds, held, started, until
+from figures import side_by_side
 
 from flagon_chassis import queue
 from flagon_chassis.redis_queue import RedisQueue
@@ -89,16 +90,7 @@ def main():
         ):
             process = stack.enter_context(started(command, environment))
             found[name] = Figures(process, server.process, client, sink, send)
-        for figures in found.values():
-            figures.round(5)
-            figures.forget()
-        for _ in range(ROUNDS):
-            for figures in found.values():
-                figures.round(count)
-        rows = [figures.rows() for figures in found.values()]
-    print(f"{'what':<40}" + "".join(f"{name:>12}" for name in found))
-    for both in zip(*rows, strict=True):
-        print(f"{both[0][0]:<40}" + "".join(f"{figure:>12.2f}" for _, figure in both))
+        side_by_side(found, warm=5, count=count, rounds=ROUNDS)
 
 
 def by_celery(publisher, **mail):
