@@ -126,7 +126,7 @@ def _hash_and_login(options, hash_alone, form, sign_in):
         forms = [form() for _ in range(times)]
         # One after the other: a hash leaves cold caches to what follows, in both.
         pairs = [
-            (cost(hash_alone, 1), cost(lambda: sign_in(forms.pop()), 1))  # noqa: B023
+            (cost(hash_alone, 1), cost(lambda forms=forms: sign_in(forms.pop()), 1))
             for _ in range(times)
         ]
         for name, costs in zip(found, zip(*pairs, strict=True), strict=True):

@@ -4,6 +4,7 @@ import json
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -517,20 +518,11 @@ def _ok(client):
 
 @contextmanager
 def in_background(call):
-    failures = []
-
-    def run():
-        try:
-            call()
-        # A thread's failure is nobody's: it is told to the test below.
-        except BaseException as error:  # noqa: BLE001
-            failures.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    yield
-    thread.join(10)
-    assert failures == []
+    with ThreadPoolExecutor(1) as pool:
+        ended = pool.submit(call)
+        yield
+        # Raises what the call has raised.
+        ended.result(10)
 
 
 class TestServiceToken:

@@ -1,6 +1,7 @@
 import json
 import threading
 import time
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import jwt as pyjwt
@@ -322,7 +323,7 @@ class TestKeyRing:
         odd = pyjwt.algorithms.RSAAlgorithm.to_jwk(key, as_dict=True)
         for alg in ("RS256", "ES256"):
             listed = [{**odd, "kid": "rsa", "alg": alg, "use": "sig"}]
-            ring = KeyRing(lambda: {"keys": [*source.keys["keys"], *listed]}, clock)  # noqa: B023
+            ring = KeyRing(partial(dict, keys=[*source.keys["keys"], *listed]), clock)
             with pytest.raises(pyjwt.InvalidTokenError):
                 ring.find("rsa")
 

@@ -367,7 +367,9 @@ def all_ended(begin, wait_for):
         def left():
             with begin() as session:
                 return session.scalar(
-                    select(func.count()).select_from(Job).where(Job.finished_at == None)  # noqa: E711
+                    select(func.count())
+                    .select_from(Job)
+                    .where(Job.finished_at.is_(None))
                 )
 
         wait_for(lambda: left() == 0, seconds, 0.2)
