@@ -3,7 +3,8 @@ import json
 from contextlib import nullcontext
 
 import pytest
-from flask import g, request
+from flask import g, request, session
+from flask.sessions import SecureCookieSessionInterface
 from flask.views import MethodView
 from openapi_spec_validator import validate
 from pydantic import BaseModel
@@ -112,6 +113,18 @@ class TestCreateApp:
 
         assert debug("development") is True
         assert debug("production") is False
+
+    def test_has_no_session_that_a_cookie_could_carry(self, app, client):
+        @app.get("/remembered")
+        @auth.open_route
+        def remember():
+            session["who"] = "somebody"
+
+        signed = SecureCookieSessionInterface().get_signing_serializer(app)
+        client.set_cookie("session", signed.dumps({"who": "somebody"}))
+
+        assert "Set-Cookie" not in client.get("/where").headers
+        assert client.get("/remembered").status_code == 500
 
     def test_serves_its_probes_and_metrics_to_anyone(self, app, client):
         for path in ("/livez", "/readyz", "/metrics"):

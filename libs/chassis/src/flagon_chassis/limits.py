@@ -2,12 +2,13 @@
 
 import threading
 import time
+from collections.abc import Iterator
 from http import HTTPStatus
 from typing import Any
 
 import structlog
 from flask import Flask, Response, g, request
-from flask_limiter import Limiter
+from flask_limiter import Limit, Limiter
 from flask_limiter.util import get_remote_address
 from limits.storage import MemoryStorage, RedisStorage
 from redis import BlockingConnectionPool, RedisError
@@ -164,6 +165,17 @@ def _portion_size(key: str) -> int:
     return max(1, int(key.rsplit("/", 3)[1]) // 100)
 
 
+class _ReadOnce(Limit):
+    """A limit whose text is read once, and not for each request."""
+
+    _read: list[Any] | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        if self._read is None:
+            self._read = list(super().__iter__())
+        return iter(self._read)
+
+
 def init_app(app: Flask, settings: ServiceSettings) -> Limiter:
     """Limit every route by account, or by address where no token proves one.
 
@@ -178,31 +190,28 @@ def init_app(app: Flask, settings: ServiceSettings) -> Limiter:
             "key_prefix": f"{app.name}:limits",
         },
         strategy="fixed-window",
-        default_limits=[settings.rate_limit],
-        default_limits_exempt_when=lambda: request.path in _PROBES,
-        headers_enabled=True,
+        default_limits=[
+            _ReadOnce(settings.rate_limit, exempt_when=lambda: request.path in _PROBES)
+        ],
     )
-    # Hooks run in reverse order: this one after the limiter's, the other one before.
-    app.after_request(_restore_retry_after)
     limiter.init_app(app)
-    app.after_request(_remember_retry_after)
+
+    # Not by the limiter, which writes the end of its window as `Retry-After` into every
+    # answer: over a 503's own advice and into a 200, where it means nothing.
+    @app.after_request
+    def tell(response: Response) -> Response:
+        limit = limiter.current_limit
+        if limit is not None:
+            headers = response.headers
+            headers["X-RateLimit-Limit"] = str(limit.limit.amount)
+            headers["X-RateLimit-Remaining"] = str(limit.remaining)
+            headers["X-RateLimit-Reset"] = str(limit.reset_at)
+            if response.status_code == HTTPStatus.TOO_MANY_REQUESTS:
+                wait = int(limit.reset_at - time.time())
+                headers.setdefault("Retry-After", str(wait))
+        return response
+
     return limiter
-
-
-def _remember_retry_after(response: Response) -> Response:
-    g.flagon_retry_after = response.headers.get("Retry-After")
-    return response
-
-
-def _restore_retry_after(response: Response) -> Response:
-    # The limiter writes its window's end into every answer, over a 503's own advice and
-    # into a 200, where it means nothing. It is right where the limiter itself refuses.
-    own = g.get("flagon_retry_after")
-    if own is not None:
-        response.headers["Retry-After"] = own
-    elif response.status_code != HTTPStatus.TOO_MANY_REQUESTS:
-        response.headers.pop("Retry-After", None)
-    return response
 
 
 def account_or_address() -> str:

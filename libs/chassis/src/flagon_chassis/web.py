@@ -12,6 +12,7 @@ from typing import Any, ClassVar, TypeVar, cast
 from apiflask import APIFlask
 from flask import Flask, Request, Response, current_app, g, request
 from flask.json.provider import DefaultJSONProvider
+from flask.sessions import SessionInterface
 from flask.typing import ResponseReturnValue
 from pydantic import BaseModel, TypeAdapter
 from werkzeug.exceptions import BadRequest, UnsupportedMediaType
@@ -51,6 +52,17 @@ class StrictJSON(DefaultJSONProvider):
         except RecursionError as error:
             raise ValueError("The JSON is nested too deeply.") from error
         return value
+
+
+class NoSessions(SessionInterface):
+    """No cookie is read or written: an API's callers bring a token.
+
+    Flask's own would derive the key of a signature for each request. A service with
+    sessions puts its interface in this place.
+    """
+
+    def open_session(self, app: Flask, request: Request) -> None:
+        """Return none, so that using one is an error."""
 
 
 def _refuse_constant(name: str) -> None:
@@ -119,6 +131,7 @@ def create_app(
     )
     app.name = name
     app.secret_key = settings.secret_key.get_secret_value()
+    app.session_interface = NoSessions()
     app.json = StrictJSON(app)
     app.request_class = StrictRequest
     app.config["MAX_CONTENT_LENGTH"] = _BODY_BYTES
