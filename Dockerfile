@@ -4,6 +4,10 @@ FROM python:3.13-slim AS base
 
 
 FROM base AS uv
+# `strip`, for the compiled modules of the dependencies.
+RUN apt-get update --quiet=2 && \
+    DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --no-install-recommends binutils && \
+    rm -rf /var/lib/apt/lists/*
 # The installer comes from the platform's own lock, hashes included.
 RUN --mount=type=bind,source=requirements.lock,target=/requirements.lock \
     --mount=type=cache,target=/root/.cache/pip \
@@ -27,10 +31,16 @@ RUN --mount=type=bind,source=deploy/locks,target=/locks \
     --mount=type=cache,target=/root/.cache/uv \
     uv pip install --quiet --python /opt/flagon --no-deps --require-hashes \
         --requirement "/locks/${SERVICE}.lock" && \
-    # What no process of ours reads: the tests of the dependencies and stubs.
+    # What no process of ours reads: the tests of the dependencies, stubs, other databases,
+    # what draws letters into pictures, and the symbols of compiled modules.
     find /opt/flagon -type d \( -name tests -o -name test -o -name testing \) \
         -path '*/site-packages/*/*' -prune -exec rm -rf {} + && \
     find /opt/flagon -name '*.pyi' -delete && \
+    cd /opt/flagon/lib/python3.13/site-packages && \
+    rm -rf sqlalchemy/dialects/mssql sqlalchemy/dialects/mysql sqlalchemy/dialects/oracle \
+        sqlalchemy/dialects/sqlite PIL/_imagingft.* pillow.libs/libfreetype-* \
+        pillow.libs/libharfbuzz-* pillow.libs/libbrotli* pillow.libs/libpng16-* && \
+    find . -name '*.so' ! -path '*.libs/*' -exec strip --strip-unneeded {} + && \
     find /opt/flagon -exec touch --no-dereference --date=@0 {} +
 
 

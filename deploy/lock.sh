@@ -10,5 +10,5 @@ compile() { .venv/bin/uv pip compile --quiet --universal --generate-hashes --no-
 compile pyproject.toml --group dev --output-file requirements.lock
 mkdir -p deploy/locks
 for name in auth catalog realtime web worker; do
-  compile "services/$name/pyproject.toml" --constraint requirements.lock --output-file "deploy/locks/$name.lock"
+  compile "services/$name/pyproject.toml" --constraint requirements.lock --override deploy/locks/without.txt --output-file "deploy/locks/$name.lock"
 done

@@ -131,11 +131,8 @@ class TestImage:
         def size(tag):
             return int(docker("image", "inspect", "--format", "{{.Size}}", tag))
 
-        # Who draws pictures has a decoder for each kind of them, and the catalog what
-        # speaks to buckets.
-        most = {"catalog": 188, "worker": 172}.get(service, 150)
         ours = size(f"flagon-{service}:local") - size("python:3.13-slim")
-        assert ours < most * MIB
+        assert ours < 150 * MIB
 
     def test_holds_no_tool_that_builds(self, stack, service):
         code = """

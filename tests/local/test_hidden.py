@@ -21,6 +21,11 @@ class TestModules:
     def test_names_what_no_distribution_of_the_lock_holds(self):
         assert hidden.modules(LOCK, INSTALLED) == ["rich"]
 
+    def test_names_what_the_images_leave_out(self):
+        left_out = "rich==1.0 ; sys_platform == 'never' \\\n    --hash=sha256:00\n"
+
+        assert hidden.modules(LOCK + left_out, INSTALLED) == ["rich"]
+
 
 class TestWrite:
     def test_hides_tools_from_a_process_and_says_why(self, tmp_path):
