@@ -347,3 +347,30 @@ class TestNarrowedSearch:
         assert "suggest.js?v=" in text
         # The roles of a combobox would promise what only the script does.
         assert 'role="combobox"' not in text
+
+
+class TestSlashAtTheEnd:
+    @pytest.mark.parametrize(
+        ("asked", "meant"),
+        [
+            ("/categories/books/?sort=price", "/categories/books?sort=price"),
+            ("/back-office/", "/back-office"),
+        ],
+    )
+    def test_leads_to_the_page_that_is_meant(self, browser, asked, meant):
+        answer = browser.get(asked)
+
+        assert answer.status_code == 308
+        assert answer.headers["Location"] == meant
+
+    @pytest.mark.parametrize(
+        "asked", ["/nowhere/", "/%5Cbooks.test/", "/%2Fbooks.test/"]
+    )
+    def test_leads_to_nobody_else(self, browser, asked):
+        answer = browser.get(asked)
+
+        assert "//books.test" not in answer.headers.get("Location", "")
+        assert answer.status_code in {308, 404}
+
+    def test_is_an_error_where_something_would_be_done(self, browser):
+        assert browser.post("/categories/books/").status_code in {400, 404}

@@ -6,8 +6,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from flask import Flask, render_template, request, url_for
+from flask import Flask, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
 from flask_wtf import CSRFProtect
+from werkzeug.exceptions import HTTPException
 
 from flagon_chassis import health, limits, web
 from flagon_chassis.http import Client
@@ -67,6 +69,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     guard = CSRFProtect(app)
     _fit_templates(app)
     routes.init_app(app)
+    _forgive_slashes(app)
     # From auth, not from a page: what it brings is signed.
     guard.exempt(app.view_functions["account.backchannel_logout"])
     # On pages of strangers, who have no session; it looks at the sender itself.
@@ -164,6 +167,24 @@ def _backends(settings: Settings) -> Backends:
         gather=Gather(settings.threads * 2),
         gather_aside=Gather(settings.threads),
     )
+
+
+def _forgive_slashes(app: Flask) -> None:
+    # People type a slash at the end of an address, and chat programs add one.
+    @app.before_request
+    def lead_on() -> ResponseReturnValue | None:
+        asks = request.method in {"GET", "HEAD"}
+        if request.url_rule or not asks or not request.path.endswith("/"):
+            return None
+        try:
+            addresses = app.url_map.bind_to_environ(request.environ)
+            endpoint, values = addresses.match(request.path.rstrip("/"))
+        except HTTPException:
+            return None
+        # Built from the route and not cut from the path, which may name another host.
+        where = url_for(endpoint, **values)
+        query = request.query_string.decode("latin-1")
+        return redirect(f"{where}?{query}" if query else where, 308)
 
 
 def _limit_bodies(app: Flask, settings: Settings) -> None:
