@@ -4,7 +4,7 @@ import re
 import secrets
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import cache
+from functools import cache, lru_cache
 from http import HTTPStatus
 from json import JSONDecodeError
 from typing import Any, ClassVar, TypeVar, cast
@@ -132,6 +132,8 @@ def create_app(
     app.name = name
     app.secret_key = settings.secret_key.get_secret_value()
     app.session_interface = NoSessions()
+    # Flask finds out for each hook of each request whether it is a coroutine.
+    app.ensure_sync = lru_cache(maxsize=256)(app.ensure_sync)  # type: ignore[method-assign]
     app.json = StrictJSON(app)
     app.request_class = StrictRequest
     app.config["MAX_CONTENT_LENGTH"] = _BODY_BYTES
