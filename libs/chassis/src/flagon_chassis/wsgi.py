@@ -123,7 +123,10 @@ def uwsgi(
     settings: ServiceSettings, app: str, started: Started | None, *, preload: bool
 ) -> None:
     """Serve with uWSGI until SIGTERM."""
-    _supervise(_with_uwsgi, settings, app, started, preload=preload)
+    # Here and not in each worker: an image without it says so at once.
+    from .uwsgi import work  # noqa: PLC0415 (not under others)
+
+    _supervise(work, settings, app, started, preload=preload)
 
 
 def _supervise(
@@ -196,20 +199,6 @@ def _ended(workers: set[int]) -> list[tuple[int, int]]:
     gone = [(pid, os.waitstatus_to_exitcode(status)) for pid, status in found if pid]
     workers.difference_update(pid for pid, _status in gone)
     return gone
-
-
-def _with_uwsgi(
-    app: "Flask",
-    listeners: list[socket.socket],
-    settings: ServiceSettings,
-    started: Started | None,
-    master: int,
-) -> NoReturn:
-    from . import uwsgi  # noqa: PLC0415 (not under others)
-
-    if started:
-        started(app)
-    uwsgi.serve(app, listeners, settings, master)
 
 
 def _with_waitress(
