@@ -502,15 +502,6 @@ class TestUwsgi:
         thread.join(10)
         assert answer == [(200, "done")]
 
-    def test_waits_for_nobody_who_sends_in_spite_of_a_refusal(self, process):
-        with connect(process) as connection:
-            connection.sendall(
-                head("/size", f"Content-Length: {2 << 30}", method="POST")
-            )
-            assert received(connection).startswith("HTTP/1.1 413 ")
-
-            eventually(lambda: is_closed(connection, b"a" * 1000))
-
     def test_says_all_in_our_log(self, process):
         ask(process, b"GET / HTTP/1.1\r\nnothing\r\n\r\n")
         eventually(lambda: "invalid HTTP request" in process.output())

@@ -16,7 +16,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import unquote_to_bytes
 
@@ -42,8 +41,6 @@ _CHUNK_BYTES = 16 << 20
 """Of one chunk of a body, which is held in memory."""
 _SILENCE_SECONDS = 30
 """How long a client may neither send nor take anything."""
-_LINGER_SECONDS = 2.0
-"""How long a client that still sends may take to notice its answer."""
 _LOOK_SECONDS = 1
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _BREAK = re.compile(r"[\r\n\0]")
@@ -193,15 +190,9 @@ def _strict(app: "WSGIApplication", server: Any) -> "WSGIApplication":  # noqa: 
         if framed:
             whole = ClosingIterator(parts)
             parts = ClosingIterator(_in_chunks(whole), whole.close)
-        if _brings_more(environ):
-            parts = ClosingIterator(parts, partial(_linger, server.connection_fd()))
         return parts
 
     return served
-
-
-def _brings_more(environ: "WSGIEnvironment") -> bool:
-    return "CONTENT_LENGTH" in environ or "HTTP_TRANSFER_ENCODING" in environ
 
 
 def _fault(environ: "WSGIEnvironment") -> str | None:
@@ -276,21 +267,3 @@ def _in_chunks(parts: Iterable[bytes]) -> Iterator[bytes]:
         if part:
             yield b"%x\r\n%s\r\n" % (len(part), part)
     yield b"0\r\n\r\n"
-
-
-def _linger(connection: int) -> None:
-    """Let an answer arrive that was given before all of the request had come.
-
-    To close a connection in which unread bytes wait is to reset it, and with it the
-    answer.
-    """
-    with socket.socket(fileno=os.dup(connection)) as wire:
-        wire.settimeout(_LINGER_SECONDS)
-        end = time.monotonic() + _LINGER_SECONDS
-        try:
-            wire.shutdown(socket.SHUT_WR)
-            while time.monotonic() < end and wire.recv(1 << 16):
-                pass
-        except OSError:
-            # It is gone, or has neither gone nor sent anything.
-            return
