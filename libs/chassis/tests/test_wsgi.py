@@ -249,7 +249,7 @@ class TestWorker:
 
     @pytest.mark.parametrize("server", SERVERS)
     def test_does_first_what_it_is_given(self, start, server):
-        process = start(server, serve="started=lambda app: print('first', app.name)")
+        process = start(server, serve="started=lambda app: print(f'first {app.name}')")
         answering(process)
 
         assert process.output().count("first slow") == WORKERS
