@@ -376,6 +376,17 @@ class TestRequest:
 
             assert process.get("/pid")[0] == 200
 
+    @pytest.mark.parametrize("server", SERVERS)
+    def test_that_asks_first_is_told_to_go_on(self, start, server):
+        with connect(start(server, threads=ONE)) as connection:
+            asked = ["Content-Length: 5", "Expect: 100-continue", "Connection: close"]
+            connection.sendall(head("/size", *asked, method="POST"))
+            first = connection.recv(65536)
+            connection.sendall(b"abcde")
+
+            assert first == b"HTTP/1.1 100 Continue\r\n\r\n"
+            assert received(connection).endswith("\r\n\r\n5")
+
     def test_may_have_the_headers_of_the_gateway(self, process):
         told = ask(
             process,

@@ -172,6 +172,9 @@ def _strict(app: "WSGIApplication", server: Any) -> "WSGIApplication":  # noqa: 
         if "HTTP_TRANSFER_ENCODING" in environ:
             environ["wsgi.input"] = io.BufferedReader(_Chunks(server.chunked_read))
             environ["wsgi.input_terminated"] = True
+        if environ.get("HTTP_EXPECT", "").lower() == "100-continue":
+            # The first bytes on a connection: there is room for them.
+            os.write(server.connection_fd(), b"HTTP/1.1 100 Continue\r\n\r\n")
         framed = False
 
         def begin(
