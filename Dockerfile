@@ -42,6 +42,16 @@ RUN --mount=type=bind,source=deploy/locks,target=/locks \
         pillow.libs/libharfbuzz-* pillow.libs/libbrotli* pillow.libs/libpng16-* && \
     find . -name '*.so' ! -path '*.libs/*' -exec strip --strip-unneeded {} + && \
     find /opt/flagon -exec touch --no-dereference --date=@0 {} +
+# uWSGI is 2 MB under the GPL: only images that are made for it hold it.
+ARG SERVER=gunicorn
+RUN --mount=type=bind,source=requirements.lock,target=/requirements.lock \
+    --mount=type=cache,target=/root/.cache/uv \
+    if [ "${SERVER}" = uwsgi ]; then \
+        sed -n '/^pyuwsgi==/,/[^\\]$/p' /requirements.lock > /tmp/uwsgi.lock && \
+        uv pip install --quiet --python /opt/flagon --no-deps --require-hashes \
+            --requirement /tmp/uwsgi.lock && \
+        find /opt/flagon -newermt 1970-01-02 -exec touch --no-dereference --date=@0 {} +; \
+    fi
 
 
 FROM uv AS wheels

@@ -2,7 +2,8 @@
 
     python tests/bench/bench_servers.py [--rounds 9] [--seconds 2.0] [--callers 8]
 
-One process with eight threads each, on the same database; callers keep their connections.
+One process with eight threads each, on the same database; callers keep their connections
+where the server does.
 Rate, CPU and memory are the server's, p99 is what callers see. The servers take turns,
 and the medians of the rounds' ratios count. At the end as many callers as there are
 threads send half a request and no more: how many others are still answered?
@@ -25,7 +26,7 @@ from catalog.server import ground, served
 from figures import table
 from identity.measure import Wire, cpu_seconds, message, ratio
 
-SERVERS = ("gunicorn", "waitress")
+SERVERS = ("gunicorn", "waitress", "uwsgi")
 FIRST, *OTHERS = SERVERS
 PRODUCTS = "/api/v1/products"
 VIEWS = {

@@ -5,7 +5,7 @@
 `FLAGON_EVENT_BUS=rabbitmq` lets events travel there,
 `FLAGON_GATEWAY=haproxy` puts HAProxy before the services,
 `FLAGON_MAIL_QUEUE=rq` lets RQ send the mails instead of Celery,
-`FLAGON_SERVER=waitress` has the services run under it;
+`FLAGON_SERVER=waitress` or `uwsgi` has the services run under it;
 `FLAGON_URL=http://localhost:8080 pytest tests/e2e` runs against a stack that already runs.
 """
 

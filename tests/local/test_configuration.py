@@ -141,7 +141,7 @@ class TestSecrets:
 
 
 class TestServer:
-    @pytest.mark.parametrize("chosen", ["gunicorn", "waitress"])
+    @pytest.mark.parametrize("chosen", ["gunicorn", "uwsgi", "waitress"])
     def test_is_told_to_each_service(self, checkout, chosen):
         stack = Stack("docker", 23_080, checkout)
         stack.choose("server", chosen)

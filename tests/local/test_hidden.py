@@ -53,3 +53,12 @@ class TestWrite:
         hidden.write(tmp_path, ["web"], folder)
 
         assert not (folder / "web" / "pytest.py").exists()
+
+    def test_shows_what_images_hold_by_choice(self, tmp_path):
+        (tmp_path / "web.lock").write_text(LOCK)
+        folder = tmp_path / "hidden"
+
+        hidden.write(tmp_path, ["web"], folder, more="pytest==9\n")
+
+        assert not (folder / "web" / "pytest.py").exists()
+        assert (folder / "web" / "mypy.py").exists()

@@ -133,7 +133,7 @@ class TestUp:
         ("server", "told"),
         [
             ("waitress", "make down; make up SERVER=waitress"),
-            ("uwsgi", "choose one of: gunicorn waitress"),
+            ("apache", "choose one of: gunicorn uwsgi waitress"),
         ],
     )
     def test_another_server_is_for_a_stack_that_is_down(self, running, server, told):

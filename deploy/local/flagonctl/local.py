@@ -85,7 +85,13 @@ def up(
             specifications(stack, keeper, watched=watched, code=code),
         )
         _compile(stack.root)
-        hidden.write(stack.root / "deploy" / "locks", SERVICES, _hidden(stack))
+        hidden.write(
+            stack.root / "deploy" / "locks",
+            SERVICES,
+            _hidden(stack),
+            # As in the Dockerfile.
+            more="pyuwsgi==2\n" if stack.server == "uwsgi" else "",
+        )
         reach.give(stack.state, who)
         opened = reach.grant(stack.root, stack.state, who)
         if opened:

@@ -76,7 +76,7 @@ RABBITMQ = Process("rabbitmq", "rabbitmq", 46, 5672)
 
 BROKERS = ("redis", "rabbitmq")
 """What can take messages, be they tasks or events."""
-SERVERS = ("gunicorn", "waitress")
+SERVERS = ("gunicorn", "uwsgi", "waitress")
 """What the services can run under; realtime stays with the first."""
 
 MAILER = _python("worker-mail", 30, "worker", "rq")

@@ -95,7 +95,7 @@ class Stack:
 
     @property
     def server(self) -> str:
-        """What the services run under: `gunicorn` or `waitress`, as `up` was told."""
+        """What the services run under, by name, as `up` was told."""
         return self._chosen("server", "gunicorn")
 
     def choose(self, what: str, chosen: str) -> None:

@@ -4,7 +4,7 @@ import os
 import time
 
 import structlog
-from flask import Response, request
+from flask import Response, request, stream_with_context
 
 from flagon_chassis import web
 from flagon_chassis.settings import ServiceSettings
@@ -33,5 +33,21 @@ def create_app():
     @app.post("/size")
     def size():
         return Response(str(len(request.get_data())))
+
+    @app.get("/parts")
+    def parts():
+        def made():
+            yield "one "
+            yield ""
+            if "break" in request.args:
+                message = "no more"
+                raise RuntimeError(message)
+            yield "two"
+
+        return Response(stream_with_context(made()))
+
+    @app.get("/seen/<path:path>")
+    def seen(path):
+        return Response(f"{path} {request.scheme}")
 
     return app

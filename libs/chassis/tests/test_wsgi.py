@@ -9,6 +9,7 @@ import threading
 from contextlib import closing
 from http.client import HTTPConnection
 from pathlib import Path
+from urllib.parse import unquote
 
 import psutil
 import pytest
@@ -17,8 +18,11 @@ from flagon_chassis.testing import free_port
 
 from .conftest import eventually
 
-SERVERS = ("gunicorn", "waitress")
+SERVERS = ("gunicorn", "waitress", "uwsgi")
+OTHERS = SERVERS[1:]
 WORKERS = 2
+ONE = 1
+"""Thread of a process: in those that uWSGI makes itself nobody sees what is tested."""
 CHUNKED = "Transfer-Encoding: chunked"
 CHUNKS = b"5\r\nabcde\r\n0\r\n\r\n"
 
@@ -84,6 +88,23 @@ def received(connection):
     return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
 
 
+def refused(process):
+    try:
+        process.get("/pid")
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def is_closed(connection, more):
+    """Say whether nobody takes any more on a connection."""
+    try:
+        connection.sendall(more)
+    except (BrokenPipeError, ConnectionResetError):
+        return True
+    return False
+
+
 def head(path, *lines, method="GET"):
     return "\r\n".join(
         [f"{method} {path} HTTP/1.1", "Host: x", *lines, "", ""]
@@ -112,7 +133,7 @@ class TestStop:
         [
             ("gunicorn", "", WORKERS),
             ("gunicorn", "gunicorn={'preload_app': False, 'workers': 1}", 1),
-            ("waitress", "", WORKERS),
+            *((other, "", WORKERS) for other in OTHERS),
         ],
     )
     def test_comes_after_the_requests_in_flight(self, start, server, serve, number):
@@ -134,7 +155,9 @@ class TestStop:
         with pytest.raises(ConnectionRefusedError):
             process.get("/pid")
 
-    def test_keeps_no_connection(self, process):
+    @pytest.mark.parametrize("server", ["gunicorn", "waitress"])
+    def test_keeps_no_connection(self, start, server):
+        process = start(server)
         with closing(HTTPConnection(*process.bind.split(":"), timeout=5)) as kept:
             kept.request("GET", "/pid")
             before = kept.getresponse()
@@ -213,9 +236,10 @@ class TestWorker:
         eventually(lambda: not answering(process) & before)
         assert process.get("/readyz")[0] == 200
 
-    def test_that_cannot_start_is_tried_again(self, start):
+    @pytest.mark.parametrize("server", OTHERS)
+    def test_that_cannot_start_is_tried_again(self, start, server):
         process = start(
-            "waitress", serve="started=lambda app: 1 / 0", wait=False, workers=1
+            server, serve="started=lambda app: 1 / 0", wait=False, workers=1
         )
 
         eventually(lambda: process.output().count("worker_ended") == 2)
@@ -225,7 +249,7 @@ class TestWorker:
 
     @pytest.mark.parametrize("server", SERVERS)
     def test_does_first_what_it_is_given(self, start, server):
-        process = start(server, serve="started=lambda app: print('first', app.name)")
+        process = start(server, serve="started=lambda app: print(f'first {app.name}')")
         answering(process)
 
         assert process.output().count("first slow") == WORKERS
@@ -322,10 +346,13 @@ class TestRequest:
     )
     @pytest.mark.parametrize(
         ("server", "kind"),
-        [("gunicorn", "text/html"), ("waitress", "application/problem+json")],
+        [
+            ("gunicorn", "text/html"),
+            *((other, "application/problem+json") for other in OTHERS),
+        ],
     )
     def test_that_is_malformed_is_refused(self, start, server, kind, request_):
-        top, _, body = ask(start(server), request_).partition("\r\n\r\n")
+        top, _, body = ask(start(server, threads=ONE), request_).partition("\r\n\r\n")
 
         assert " 400 " in top.splitlines()[0]
         assert f"content-type: {kind}" in top.lower()
@@ -349,6 +376,17 @@ class TestRequest:
 
             assert process.get("/pid")[0] == 200
 
+    @pytest.mark.parametrize("server", SERVERS)
+    def test_that_asks_first_is_told_to_go_on(self, start, server):
+        with connect(start(server, threads=ONE)) as connection:
+            asked = ["Content-Length: 5", "Expect: 100-continue", "Connection: close"]
+            connection.sendall(head("/size", *asked, method="POST"))
+            first = connection.recv(65536)
+            connection.sendall(b"abcde")
+
+            assert first == b"HTTP/1.1 100 Continue\r\n\r\n"
+            assert received(connection).endswith("\r\n\r\n5")
+
     def test_may_have_the_headers_of_the_gateway(self, process):
         told = ask(
             process,
@@ -357,12 +395,140 @@ class TestRequest:
 
         assert "x-request-id: of-the-gateway" in told.lower()
 
+    @pytest.mark.parametrize("path", ["a%2Fb//c/../d", "%zz/%25/x", "./e"])
+    def test_reaches_the_same_route_under_all(self, start, path):
+        seen = {
+            ask(
+                start(server, workers=1), head(f"/seen/{path}?q", "Connection: close")
+            ).rpartition("\r\n\r\n")[2]
+            for server in SERVERS
+        }
+
+        assert seen == {f"{unquote(path)} http"}
+
+
+class TestAnswer:
+    @pytest.fixture(params=SERVERS)
+    def process(self, request, start):
+        return start(request.param, threads=ONE)
+
+    def test_of_unknown_length_says_where_it_ends(self, process):
+        told = ask(process, head("/parts", "Connection: close"))
+
+        assert "transfer-encoding: chunked" in told.lower()
+        assert told.endswith("\r\n\r\n4\r\none \r\n3\r\ntwo\r\n0\r\n\r\n")
+
+    def test_that_breaks_off_has_no_end(self, process):
+        told = ask(process, head("/parts?break", "Connection: close"))
+
+        assert told.partition("\r\n\r\n")[2] == "4\r\none \r\n"
+
+    def test_to_head_has_no_chunks(self, process):
+        told = ask(process, head("/parts", "Connection: close", method="HEAD"))
+
+        assert told.endswith("\r\n\r\n")
+
+    def test_to_the_first_version_ends_with_the_connection(self, process):
+        told = ask(process, b"GET /parts HTTP/1.0\r\n\r\n")
+
+        assert told.endswith("\r\n\r\none two")
+
+
+class TestUwsgi:
+    @pytest.fixture
+    def process(self, start):
+        code = "import os; os.environ['LOG_LEVEL'] = 'DEBUG'"
+        return start("uwsgi", code=code, workers=1, threads=ONE)
+
+    def test_answers_one_request_on_a_connection(self, process):
+        told = ask(process, head("/pid") * 2)
+
+        assert told.count("HTTP/1.1 ") == 1
+        assert "connection: close" in told.lower()
+
+    @pytest.mark.parametrize(
+        "lines",
+        [
+            ["Content-Length: 1", "Content-Length: 3"],
+            ["Content-Length: +3"],
+            ["Content-Length: 3x"],
+            ["Transfer-Encoding: gzip"],
+            ["Transfer-Encoding: chunked", "Transfer-Encoding: chunked"],
+            ["X-One: 1\r\n two"],
+            ["X-One: 1\ntwo: 2"],
+            ["X-One: 1\0two"],
+            ["X-One\n: 1"],
+        ],
+    )
+    def test_lets_nothing_through_that_may_be_read_in_two_ways(self, process, lines):
+        told = ask(process, head("/size", *lines, method="POST") + b"abc")
+
+        assert told.startswith("HTTP/1.1 400 ")
+        assert json.loads(told.rpartition("\r\n\r\n")[2])["status"] == 400
+
+    @pytest.mark.parametrize("wrong", [b"!\r\n", b"5\r\nab", b"2000000\r\n"])
+    def test_refuses_chunks_that_are_none(self, process, wrong):
+        with connect(process) as connection:
+            connection.sendall(head("/size", CHUNKED, method="POST") + wrong)
+            connection.shutdown(socket.SHUT_WR)
+            told = received(connection)
+
+        assert told.startswith("HTTP/1.1 400 ")
+
+    def test_reads_many_chunks(self, process):
+        sent = head("/size", CHUNKED, method="POST") + CHUNKS[:10] * 9999 + CHUNKS
+
+        assert ask(process, sent).endswith("\r\n\r\n50000")
+
+    def test_hangs_up_on_a_head_above_its_limit(self, process):
+        assert ask(process, head("/pid", f"X-Long: {'a' * 60000}"))
+        with connect(process) as connection:
+            eventually(lambda: is_closed(connection, head("/" + "a" * 70000)))
+        eventually(lambda: "invalid HTTP request size" in process.output())
+
+    def test_believes_nobody_about_the_scheme(self, process):
+        told = ask(process, head("/seen/it", "X-Forwarded-SSL: on"))
+
+        assert told.endswith("it http")
+
+    def test_takes_an_underscore_for_a_hyphen(self, process):
+        told = ask(process, head("/pid", "X_Request_ID: of-somebody"))
+
+        assert "x-request-id: of-somebody" in told.lower()
+
+    def test_has_no_thread_for_who_says_nothing(self, start):
+        process = start("uwsgi", workers=1, threads=1)
+        with connect(process):
+            assert process.get("/pid")[0] == 200
+        assert process.stop() == 0
+
+    def test_takes_no_connection_any_more_when_it_stops(self, start):
+        process = start("uwsgi", workers=1)
+        thread, answer = asking_slowly(process, seconds=3)
+
+        process.process.send_signal(signal.SIGTERM)
+
+        eventually(lambda: refused(process))
+        assert answer == []
+        thread.join(10)
+        assert answer == [(200, "done")]
+
+    def test_says_all_in_our_log(self, process):
+        ask(process, b"GET / HTTP/1.1\r\nnothing\r\n\r\n")
+        eventually(lambda: "invalid HTTP request" in process.output())
+        assert process.stop() == 0
+
+        told = [json.loads(line) for line in process.output().splitlines()]
+        levels = {x["level"]: x["said"] for x in told if x["event"] == "uwsgi"}
+        assert levels.keys() == {"debug", "info"}
+
 
 class TestStays:
-    def test_with_gunicorn_where_only_gunicorn_will_do(self, start):
-        process = start("waitress", serve="gunicorn={'workers': 1}")
+    @pytest.mark.parametrize("server", OTHERS)
+    def test_with_gunicorn_where_only_gunicorn_will_do(self, start, server):
+        process = start(server, serve="gunicorn={'workers': 1}")
 
         assert process.stop() == 0
 
         told = [json.loads(x) for x in process.output().splitlines() if "kept" in x]
-        assert [(x["server"], x["asked"]) for x in told] == [("gunicorn", "waitress")]
+        assert [(x["server"], x["asked"]) for x in told] == [("gunicorn", server)]

@@ -60,11 +60,19 @@ def median(costs, of="cpu"):
 
 
 class Wire:
-    """One kept connection that sends what it is given and reads one response."""
+    """One connection that sends what it is given and reads one response.
+
+    It is kept, and made anew where a server keeps none.
+    """
 
     def __init__(self, port, seconds=30):
-        self._socket = socket.create_connection(("127.0.0.1", port), seconds)
+        self._to = ("127.0.0.1", port), seconds
+        self._open()
+
+    def _open(self):
+        self._socket = socket.create_connection(*self._to)
         self._rest = b""
+        self._over = False
 
     def ask(self, request):
         """Return the status and the body of the answer."""
@@ -73,6 +81,9 @@ class Wire:
 
     def send(self, request):
         """Send a request whose answer is received later."""
+        if self._over:
+            self.close()
+            self._open()
         self._socket.sendall(request)
 
     def receive(self):
@@ -87,6 +98,8 @@ class Wire:
             name, _, value = line.partition(b":")
             if name.lower() == b"content-length":
                 length = int(value)
+            elif (name.lower(), value.strip()) == (b"connection", b"close"):
+                self._over = True
         if status == 304:
             length = 0
         while len(body) < length:

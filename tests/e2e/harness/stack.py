@@ -23,7 +23,7 @@ EVENT_BUS = os.environ.get("FLAGON_EVENT_BUS", "redis")
 BUS = "rabbitmq" if EVENT_BUS == "rabbitmq" else "redis-store"
 """The process that has the events."""
 SERVER = os.environ.get("FLAGON_SERVER", "gunicorn")
-"""What the services run under: `gunicorn` or `waitress`."""
+"""What the services run under: `gunicorn`, `uwsgi` or `waitress`."""
 MAIL_QUEUE = os.environ.get("FLAGON_MAIL_QUEUE", "celery")
 """What mails wait for: `celery` or `rq`."""
 GATEWAY = os.environ.get("FLAGON_GATEWAY", "nginx")

@@ -61,6 +61,8 @@ def serve(
     health.reset()
     if settings.server == "waitress" and gunicorn is None:
         wsgi.waitress(settings, app, started, preload=preload)
+    elif settings.server == "uwsgi" and gunicorn is None:
+        wsgi.uwsgi(settings, app, started, preload=preload)
     else:
         options = {"preload_app": preload, **(gunicorn or {})}
         wsgi.gunicorn(settings, app, started, options)

@@ -39,7 +39,7 @@ class ServiceSettings(
     bind: str = "127.0.0.1:8000"
     """Address and port that the process listens on; of a service also several, or sockets
     that it was handed down (`fd://3`), with commas between."""
-    server: Literal["gunicorn", "waitress"] = "gunicorn"
+    server: Literal["gunicorn", "uwsgi", "waitress"] = "gunicorn"
     """What serves the API and the pages."""
     workers: PositiveInt = 2
     """Processes that serve."""

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
 Started = Callable[["Flask"], object]
 """What is to be done in each worker process before it serves."""
+Work = Callable[
+    ["Flask", list[socket.socket], ServiceSettings, Started | None, int], NoReturn
+]
+"""A worker process: serves an app on sockets until it is told to stop or its master, whose
+id comes last, is gone."""
 
 log = structlog.get_logger()
 
@@ -110,10 +115,33 @@ def _let_go(_worker: object, request: Any) -> None:  # noqa: ANN401 (gunicorn's)
 def waitress(
     settings: ServiceSettings, app: str, started: Started | None, *, preload: bool
 ) -> None:
-    """Serve with waitress until SIGTERM.
+    """Serve with waitress until SIGTERM."""
+    _supervise(_with_waitress, settings, app, started, preload=preload)
 
-    waitress itself is one process that just ends. That there are several, that they are
-    replaced when they die and that none drops a request is done here.
+
+def uwsgi(
+    settings: ServiceSettings, app: str, started: Started | None, *, preload: bool
+) -> None:
+    """Serve with uWSGI until SIGTERM."""
+    # Here and not in each worker: an image without it says so at once.
+    from .uwsgi import work  # noqa: PLC0415 (not under others)
+
+    _supervise(work, settings, app, started, preload=preload)
+
+
+def _supervise(
+    work: Work,
+    settings: ServiceSettings,
+    app: str,
+    started: Started | None,
+    *,
+    preload: bool,
+) -> None:
+    """Do the same work in several processes until SIGTERM.
+
+    waitress has no other processes; uWSGI would have a master, but one that ends them in
+    its own way and does not say which has died. That they are replaced when they die and
+    that none drops a request is done here.
     """
     # Before there are threads: one that let them through would end the process.
     signal.pthread_sigmask(signal.SIG_BLOCK, _TOLD)
@@ -126,7 +154,7 @@ def waitress(
 
     def fork() -> int:
         share_memory()
-        return os.fork() or _work(
+        return os.fork() or work(
             loaded or make_app(app), listeners, settings, started, master
         )
 
@@ -173,7 +201,7 @@ def _ended(workers: set[int]) -> list[tuple[int, int]]:
     return gone
 
 
-def _work(
+def _with_waitress(
     app: "Flask",
     listeners: list[socket.socket],
     settings: ServiceSettings,
