@@ -4,7 +4,7 @@ from collections import Counter
 
 import pytest
 from harness.traffic import Traffic
-from harness.upgrade import NEW_MEMBER, PATCHES, Drill, Problem, Stack, roll
+from harness.upgrade import NEW_MEMBER, PATCHES, Drill, Problem, Stack, beside, roll
 
 pytestmark = [pytest.mark.restarts, pytest.mark.rolls]
 
@@ -14,16 +14,16 @@ SERVICES = ("catalog", "worker", "realtime")
 @pytest.fixture(scope="module")
 def drilled(stack, merchandiser, operator):
     """What people saw of an upgrade and a rollback."""
+    drill = Drill(stack, SERVICES, seen=16)
     with Traffic(stack, merchandiser, operator, "drill-ci", rate=10) as traffic:
-        drill = Drill(stack, traffic, seen=16)
         try:
-            drill.run(SERVICES)
+            drill.run(traffic)
         finally:
             traffic.stop()
-            if drill.next:
-                traffic.settle()
-                traffic.verdict = traffic.verdicts()
-                drill.clean()
+            traffic.settle()
+            traffic.verdict = traffic.verdicts()
+            drill.clean()
+    traffic.said = drill.said
     stack.ready()
     return traffic
 
@@ -61,10 +61,10 @@ class TestUpgradeAndRollback:
             assert one.words.count("open") >= 3
             assert one.gaps == 0
 
-    def test_each_release_reads_job_messages_of_the_other(self, stack, drilled):
+    def test_each_release_reads_job_messages_of_the_other(self, drilled):
         read = {
             line["says_kind"]
-            for line in stack.logs("worker-interactive", "worker-bulk")
+            for line in drilled.said
             if isinstance(line, dict) and line.get("event") == "job_message"
         }
 
@@ -85,16 +85,16 @@ class TestUpgradeAndRollback:
 class TestBrokenRelease:
     def test_leaves_the_old_one_serving(self, stack):
         ours = Stack(stack.mode, stack.port_base)
-        before = roll.serving(ours, "catalog")
-        pid = stack.pid(before[0].name)
+        way = beside.of(ours)
+        before = way.serving("catalog")
         tree = roll.patched(ours, "broken", PATCHES)
         app = tree / "services/catalog/src/flagon_catalog/app.py"
         app.write_text("raise SystemExit(3)")
+        way.build(["catalog"], tree)
 
         with pytest.raises(Problem, match="catalog"):
             roll.roll(ours, "catalog", tree)
 
-        assert roll.serving(ours, "catalog") == before
-        assert stack.pid(before[0].name) == pid
+        assert way.serving("catalog") == before
         with stack.client(headers={"Cache-Control": "no-cache"}) as client:
             assert client.get("/api/v1/products?limit=1").status_code == 200
