@@ -14,7 +14,9 @@ SERVICES = ("catalog", "worker", "realtime")
 @pytest.fixture(scope="module")
 def drilled(stack, merchandiser, operator):
     """What people saw of an upgrade and a rollback."""
-    drill = Drill(stack, SERVICES, seen=16)
+    # Containers take longer to come and go: people are seen meanwhile as well.
+    seen = 8 if stack.mode == "docker" else 16
+    drill = Drill(stack, SERVICES, seen=seen)
     with Traffic(stack, merchandiser, operator, "drill-ci", rate=10) as traffic:
         try:
             drill.run(traffic)
