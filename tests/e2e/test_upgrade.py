@@ -1,9 +1,12 @@
 """From one release to the next and back, beside each other, and nobody notices."""
 
+import socket
+import threading
 from collections import Counter
 
+import httpx2
 import pytest
-from harness.traffic import Traffic
+from harness.traffic import AsBrowsers, Traffic
 from harness.upgrade import NEW_MEMBER, PATCHES, Drill, Problem, Stack, beside, roll
 
 pytestmark = [pytest.mark.restarts, pytest.mark.rolls]
@@ -100,3 +103,49 @@ class TestBrokenRelease:
         assert way.serving("catalog") == before
         with stack.client(headers={"Cache-Control": "no-cache"}) as client:
             assert client.get("/api/v1/products?limit=1").status_code == 200
+
+
+class TestKeptConnection:
+    """What the people of the drill send again before containers, and what not."""
+
+    OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+
+    @pytest.fixture
+    def serve(self):
+        """Let connections be closed after so many answers, when the next request comes."""
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+
+            def run(*answers):
+                for number in answers:
+                    connection, _ = listening.accept()
+                    with connection:
+                        for _ in range(number):
+                            connection.recv(65536)
+                            connection.sendall(self.OK)
+                        connection.recv(65536)
+
+            def begin(*answers):
+                threading.Thread(target=run, args=answers, daemon=True).start()
+                return f"http://127.0.0.1:{listening.getsockname()[1]}/"
+
+            yield begin
+
+    def test_is_replaced_once_and_counted(self, serve):
+        url, closed = serve(1, 1), []
+
+        with httpx2.Client(transport=AsBrowsers(lambda: closed.append(1))) as client:
+            said = [client.get(url).text, client.post(url, json={}).text]
+
+        assert said == ["ok", "ok"]
+        assert closed == [1]
+
+    def test_that_is_fresh_is_none(self, serve):
+        url, closed = serve(0), []
+
+        with (
+            httpx2.Client(transport=AsBrowsers(lambda: closed.append(1))) as client,
+            pytest.raises(httpx2.TransportError),
+        ):
+            client.get(url)
+
+        assert closed == []

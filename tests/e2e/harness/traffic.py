@@ -94,7 +94,7 @@ class Watcher:
         self._stream.close()
 
 
-class _AsBrowsers(httpx2.HTTPTransport):
+class AsBrowsers(httpx2.HTTPTransport):
     """Sends a request again whose kept connection was closed before a byte of an answer.
 
     RFC 9112, 9.3.1: a server may close a connection that waits, at any time. nginx does it
@@ -261,7 +261,7 @@ class Traffic:
             # The token is in the notes of secrets already.
             browser = {}
             if self.stack.mode == "docker":
-                browser["transport"] = _AsBrowsers(self._closed)
+                browser["transport"] = AsBrowsers(self._closed)
             client = self.stack.client(event_hooks={}, **browser)
             self._local.client = client
             self._clients.append(client)
