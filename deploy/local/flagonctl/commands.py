@@ -298,6 +298,9 @@ def roll_service(stack: Stack, values: Values, _format: str) -> None:
     if service in OWNERS:
         way.migrate(service, None)
     roll.roll(stack, service, None)
+    if stack.mode == "local":
+        # And back, so that it has the name by which all commands know it.
+        roll.roll(stack, service, None)
     print(f"{service} runs the checkout's code")
 
 
