@@ -43,6 +43,8 @@ start: ## Start one process [P=catalog]
 	@$(FLAGON) start $(VALUES)
 restart: ## Restart one process, as after a change of its code [P=catalog]
 	@$(FLAGON) restart $(VALUES)
+roll: ## The checkout's code for a service that people use: beside the old one, which then goes [S=catalog]
+	@$(FLAGON) roll $(VALUES)
 
 # -- Using --------------------------------------------------------------------------------
 
@@ -79,8 +81,8 @@ ledger: setup ## Jobs while workers are killed every second: none lost, none twi
 	@FLAGON_LEDGER_JOBS=$(or $(N),5000) $(VENV)/python -m pytest -q --no-cov services/worker/tests/test_ledger.py
 followers: setup ## Followers of 10,000 events while all between them breaks: no silent gap [N=10000 FOLLOWERS=200]
 	@FLAGON_FOLLOWED_EVENTS=$(or $(N),10000) FLAGON_FOLLOWERS=$(or $(FOLLOWERS),200) $(VENV)/python -m pytest -q -s tests/e2e/test_followers.py
-drill-upgrade: setup ## To the next release and back under traffic, beside each other: a report [RATE=10 SEEN=60 FROM=<tag>]
-	@$(VENV)/python tests/drill/run.py --port-base=$(if $(findstring command,$(origin PORT_BASE)),$(PORT_BASE),29480) --rate=$(RATE) --seen=$(SEEN) --from=$(FROM)
+drill-upgrade: setup ## To the next release and back under traffic, beside each other: a report [MODE=docker RATE=10 SEEN=60 FROM=<tag>]
+	@$(VENV)/python tests/drill/run.py --mode=$(MODE) --port-base=$(if $(findstring command,$(origin PORT_BASE)),$(PORT_BASE),29480) --rate=$(RATE) --seen=$(SEEN) --from=$(FROM)
 drill-faults: setup ## Eleven faults, one after the other: the right alert, no other, a runbook that helps [N=<pattern>]
 	@$(VENV)/python tests/drill/faults.py --port-base=$(if $(findstring command,$(origin PORT_BASE)),$(PORT_BASE),29480) --only='$(N)'
 

@@ -11,6 +11,8 @@
 # keeps the one it had for ten seconds, unless it gets another or a neighbour has that
 # one. Any other name without an address gets a closed port: nginx starts, and answers
 # 502 there at once.
+# A name with several addresses is a service with several containers: those get requests
+# that are ready, so one may come and another go while people are there (`make roll`).
 #
 #   resolve.sh SOURCE TARGET COMMAND…   e.g. upstreams.conf /tmp/upstreams.conf nginx -g …
 set -eu
@@ -25,11 +27,33 @@ addresses() {
   esac
 }
 
+# Of several containers of a service writes those that say that they are ready, since a name
+# has the addresses of starting and of stopping ones as well; all, where none says it.
+serving() {
+  port=$1 ready=
+  shift
+  if [ $# -gt 1 ]; then
+    for address; do
+      if curl -fs -o /dev/null --max-time 2 "http://$address:$port/readyz"; then
+        ready="$ready $address"
+      fi
+    done
+  fi
+  echo "${ready:-$*}"
+}
+
 # Writes "name address" for every name that has one.
 resolve() {
-  sed -n 's/^ *server \([^ :;]*\):.*/\1/p' "$source" | sort -u | while read -r name; do
-    addresses "$name" | sed "s/^/$name /"
-  done
+  awk '$1 == "upstream" { foreign = $2 == "bucket" }
+       $1 == "server" { sub(";", "", $2); print $2, foreign }' "$source" | sort -u |
+    while read -r place foreign; do
+      name=${place%:*}
+      # One address a line, or none.
+      found=$(addresses "$name")
+      # shellcheck disable=SC2086 (words are meant)
+      [ "$foreign" = 1 ] || found=$(serving "${place##*:}" $found)
+      for address in $found; do echo "$name $address"; done
+    done
 }
 
 remember() {

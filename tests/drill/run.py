@@ -1,6 +1,6 @@
 """Go to the next release and back under traffic, and write a report.
 
-    make drill-upgrade [RATE=10 SEEN=60 FROM=<tag or commit> PORT_BASE=…]
+    make drill-upgrade [MODE=docker RATE=10 SEEN=60 FROM=<tag or commit> PORT_BASE=…]
 
 Starts a stack of its own and forgets it. Ends with 1 when a promise was broken.
 """
@@ -16,6 +16,7 @@ sys.path.extend(
 )
 
 from drill_report import page, picture
+from harness import engine
 from harness.engine import ROOT
 from harness.people import Person
 from harness.stack import Stack
@@ -29,12 +30,17 @@ SERVICES = ("auth", "catalog", "worker", "realtime", "web")
 def main():
     """Run the drill and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--mode", default="local")
     parser.add_argument("--port-base", type=int, required=True)
     parser.add_argument("--rate", type=float, default=10.0)
     parser.add_argument("--seen", type=int, default=60)
     parser.add_argument("--from", dest="earlier", default="")
     asked = parser.parse_args([word for word in sys.argv[1:] if not word.endswith("=")])
-    stack = Stack("local", asked.port_base)
+    # Which of them this machine can do is not asked: they are two drills.
+    mode = "docker" if asked.mode == "docker" else "local"
+    if mode == "docker" and not engine.find():
+        sys.exit("No container engine answers.\n  Next: make drill-upgrade MODE=local")
+    stack = Stack(mode, asked.port_base)
     if stack.state.exists():
         sys.exit(
             f"{stack.state} is somebody's.\n  Next: make drill-upgrade PORT_BASE=…"
@@ -51,14 +57,14 @@ def drill(stack, asked):
     tree = released(stack, asked.earlier) if asked.earlier else None
     start(stack, tree)
     accounts = stack.accounts()
+    run = Drill(stack, SERVICES, seen=asked.seen, earlier=tree)
     with (
         Person(stack, accounts["merchandiser"]) as person,
         Person(stack, accounts["operator"]) as operator,
         Traffic(stack, person, operator, "drill", rate=asked.rate) as traffic,
     ):
-        run = Drill(stack, traffic, seen=asked.seen, earlier=tree)
         try:
-            run.run(SERVICES)
+            run.run(traffic)
         finally:
             traffic.stop()
         seconds = traffic.now()
@@ -67,6 +73,9 @@ def drill(stack, asked):
     about = {
         "N": asked.earlier or "the checkout",
         "N+1": "the checkout" if tree else "the checkout with `deploy/drill/next`",
+        "mode": "containers (Compose)"
+        if stack.mode == "docker"
+        else "processes (local)",
         "services": ", ".join(SERVICES),
         "began": began.isoformat(timespec="seconds"),
         "took": f"{seconds:.0f} s under traffic",

@@ -39,7 +39,8 @@ def pytest_collection_modifyitems(config, items):
     `FLAGON_URL` names a stack that people use: it is looked at, and never stopped.
     """
     unfit = {"restarts"} if os.environ.get("FLAGON_URL") else set()
-    if os.environ.get("FLAGON_MODE", "local") != "local":
+    mode, gateway = (os.environ.get(f"FLAGON_{x}", "") for x in ("MODE", "GATEWAY"))
+    if mode == "docker" and gateway == "haproxy":
         unfit.add("rolls")
     left = [item for item in items if any(map(item.get_closest_marker, unfit))]
     items[:] = [item for item in items if item not in left]
@@ -56,7 +57,7 @@ def pytest_collection_modifyitems(config, items):
 def pytest_configure(config):
     for name, what in (
         ("restarts", "stops and starts the whole stack"),
-        ("rolls", "puts releases beside each other, as local mode can"),
+        ("rolls", "puts releases beside each other, which nginx follows in containers"),
     ):
         config.addinivalue_line("markers", f"{name}: {what}")
 

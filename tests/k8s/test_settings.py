@@ -38,6 +38,8 @@ ELSEWHERE = {
     "WEBHOOK_LOOPBACK",
     # There mails wait in the broker, and services run under gunicorn.
     *("MAIL_QUEUE", "SERVER"),
+    # There a pod waits before it is told to stop.
+    "DRAIN_SECONDS",
 }
 """Settings of the other modes that the base leaves alone, and why."""
 

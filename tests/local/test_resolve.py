@@ -3,21 +3,27 @@
 import os
 import signal
 import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import psutil
 import pytest
 
 from .conftest import ROOT, wait_for
 
-UPSTREAMS = """\
-upstream auth {
+PORT = 23_079
+UPSTREAMS = f"""\
+upstream auth {{
     server auth.test:8000 max_fails=0;
     server auth.test:8000 max_fails=0;
     keepalive 16;
-}
-upstream web {
+}}
+upstream web {{
     server web.test:8000 max_fails=0;
-}
+}}
+upstream shop {{
+    server shop.test:{PORT} max_fails=0;
+}}
 """
 
 
@@ -60,6 +66,25 @@ def running(tmp_path, names):
     process.wait(60)
 
 
+@pytest.fixture
+def shops():
+    """Two containers of one service, which say of themselves whether they are ready."""
+
+    class Shop(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200 if self.server.ready else 503)
+            self.end_headers()
+
+    both = [ThreadingHTTPServer((f"127.0.0.{n}", PORT), Shop) for n in (2, 3)]
+    for one in both:
+        one.ready = False
+        threading.Thread(target=one.serve_forever, daemon=True).start()
+    yield both
+    for one in both:
+        one.shutdown()
+        one.server_close()
+
+
 class TestResolve:
     def change(self, names, *lines):
         """Let names have these addresses; return what nginx has read again."""
@@ -90,6 +115,26 @@ class TestResolve:
         assert text.count("server 10.0.0.4:8000") == 2
         assert "server 10.0.0.2:8000 max_fails=0;" in text
 
+    def test_of_several_those_that_are_ready_get_requests(
+        self, running, tmp_path, names, shops
+    ):
+        target, (old, new) = tmp_path / "target", shops
+        lines = [f"    server 127.0.0.{n}:{PORT} max_fails=0;" for n in (2, 3)]
+
+        def shown():
+            return [line for line in target.read_text().splitlines() if line in lines]
+
+        # Nobody is ready: better an answer of their own than none.
+        self.change(names, "shop.test 127.0.0.2", "shop.test 127.0.0.3")
+        assert shown() == lines
+        # One comes and the other goes.
+        old.ready = True
+        wait_for(lambda: shown() == lines[:1])
+        new.ready = True
+        wait_for(lambda: shown() == lines)
+        old.ready = False
+        wait_for(lambda: shown() == lines[1:])
+
     def test_a_name_that_lost_its_address_keeps_it(self, running, names):
         text = self.change(names, "web.test 10.0.0.5")
 
@@ -99,14 +144,14 @@ class TestResolve:
     def test_a_name_that_stays_without_address_is_a_closed_port(self, running, names):
         text = self.change(names)
 
-        assert text.count("server 127.0.0.1:1 ") == 3
+        assert text.count("server 127.0.0.1:1 ") == 4
 
     def test_an_address_that_a_neighbour_has_is_kept_by_nobody_else(
         self, running, names
     ):
         text = self.change(names, "web.test 10.0.0.2")
 
-        assert text.count("server 127.0.0.1:1 ") == 2
+        assert text.count("server 127.0.0.1:1 ") == 3
         assert text.count("server 10.0.0.2:8000") == 1
 
     def test_ends_with_nginx(self, running):

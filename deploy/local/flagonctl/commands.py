@@ -13,6 +13,7 @@ from typing import cast
 
 from . import (
     backup,
+    beside,
     checks,
     compose,
     configuration,
@@ -22,6 +23,7 @@ from . import (
     local,
     measure,
     reach,
+    roll,
     signin,
     status,
     trace,
@@ -162,6 +164,7 @@ def reset(stack: Stack, _values: Values, _format: str) -> None:
     """Stop everything and forget all data of this stack."""
     if stack.mode == "docker":
         compose.run(stack, "down", "--remove-orphans", "--volumes")
+        compose.forget_releases(stack)
     else:
         local.down(stack)
     shutil.rmtree(stack.state, ignore_errors=True)
@@ -283,6 +286,22 @@ def restart(stack: Stack, values: Values, format_: str) -> None:
     """Stop and start one process, as after a change of its code."""
     stop(stack, values, format_)
     start(stack, values, format_)
+
+
+def roll_service(stack: Stack, values: Values, _format: str) -> None:
+    """Let a service run the checkout's code, beside the old one first: nobody waits."""
+    service = values.get("S", "")
+    if service not in SERVICES:
+        raise Problem(f"There is no service {service!r}.", f"S={'|'.join(SERVICES)}")
+    way = beside.of(stack)
+    way.build([service], None)
+    if service in OWNERS:
+        way.migrate(service, None)
+    roll.roll(stack, service, None)
+    if stack.mode == "local":
+        # And back, so that it has the name by which all commands know it.
+        roll.roll(stack, service, None)
+    print(f"{service} runs the checkout's code")
 
 
 # -- People and services ------------------------------------------------------------------
@@ -541,6 +560,7 @@ COMMANDS: dict[str, Callable[[Stack, Values, str], int | None]] = {
     "reset": reset,
     "restart": restart,
     "restore": restore,
+    "roll": roll_service,
     "seed": seed,
     "start": start,
     "status": show_status,

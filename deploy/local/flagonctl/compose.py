@@ -1,8 +1,10 @@
 """The containers mode: the same commands through `docker compose`."""
 
 import json
+import os
 import subprocess
 from http.client import HTTPConnection, HTTPException
+from pathlib import Path
 from typing import Any
 
 from .configuration import prepare
@@ -10,9 +12,12 @@ from .problem import Problem
 from .stack import Stack
 
 
-def run(stack: Stack, *arguments: str, capture: bool = False) -> str:
+def run(
+    stack: Stack, *arguments: str, capture: bool = False, code: Path | None = None
+) -> str:
     """Run `docker compose` for a stack and return what it printed when captured.
 
+    :param code: another release's tree, whose images are meant instead of the checkout's.
     :raises Problem: it failed; its own words have been shown.
     """
     if not (stack.state / "compose.env").exists():
@@ -26,6 +31,7 @@ def run(stack: Stack, *arguments: str, capture: bool = False) -> str:
         text=True,
         stdout=subprocess.PIPE if capture else None,
         cwd=stack.root,
+        env=os.environ | (_release(stack, code) if code else {}),
     )
     if done.returncode != 0:
         message = f"`docker compose {arguments[0]}` failed ({done.returncode})."
@@ -33,14 +39,42 @@ def run(stack: Stack, *arguments: str, capture: bool = False) -> str:
     return done.stdout or ""
 
 
-def up(stack: Stack, *, watched: bool = False, traced: bool = False) -> None:
+def _release(stack: Stack, code: Path) -> dict[str, str]:
+    """Return what docker-compose.yml takes its own images by, and what they are built of."""
+    return {"FLAGON_TAG": f"{stack.name}-{code.name}", "FLAGON_SOURCE": str(code)}
+
+
+def forget_releases(stack: Stack) -> None:
+    """Remove the images of other releases that ran in a stack."""
+    images = ["docker", "image"]
+    found = subprocess.run(
+        [
+            *(*images, "ls", "--filter", f"reference=flagon-*:{stack.name}-*"),
+            *("--format", "{{.Repository}}:{{.Tag}}"),
+        ],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split()
+    if found:
+        subprocess.run([*images, "rm", *found], check=True, stdout=subprocess.DEVNULL)
+
+
+def up(
+    stack: Stack,
+    *,
+    watched: bool = False,
+    traced: bool = False,
+    code: Path | None = None,
+) -> None:
     """Build what changed and start everything; returns when all is healthy.
 
     :param watched: with exporters, Alertmanager, Grafana and Jaeger.
     :param traced: with the sink of traces.
+    :param code: another release's tree to run instead of the checkout (roll.py).
     """
     prepare(stack, watched=watched, traced=traced)
-    run(stack, "up", "--detach", "--build", "--wait", "--remove-orphans")
+    run(stack, "up", "--detach", "--build", "--wait", "--remove-orphans", code=code)
 
 
 def containers(stack: Stack) -> list[dict[str, Any]]:

@@ -1,35 +1,31 @@
 """Other code for a service of a running stack: the old beside the new, nobody waits.
 
-What serves is there twice for a while, on one listening socket (sockets.py): the new one
-starts, both answer, the old one stops. All else is called by nobody and starts again.
+What serves is there twice for a while (beside.py): the new one starts, both answer, the
+old one stops. All else is called by nobody and starts again.
 """
 
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from . import environment, local, reach
+from . import reach
+from .beside import of
 from .problem import Problem
-from .processes import BY_NAME, PROCESSES, TWINS, Process
 from .stack import Stack
-from .supervisor import Supervisor, write_specification
-from .vault import Vault
 
-_SOURCES = ("libs/chassis/src", "services/*/src")
-
-_TAKE_BACK = """
-import sys
-from alembic import command
-from flagon_chassis import db
-from flagon_{service}.__main__ import MIGRATIONS
-from flagon_{service}.settings import Settings
-url = Settings().owner_database_url.get_secret_value()
-command.downgrade(db.config(url, MIGRATIONS), sys.argv[1])
-"""
+_SOURCES = (
+    "libs/chassis/src",
+    "services/*/src",
+    # An image is built from these as well.
+    "libs/*/pyproject.toml",
+    "services/*/pyproject.toml",
+    "deploy/locks",
+    "requirements.lock",
+    "Dockerfile",
+    ".dockerignore",
+)
 
 
 # -- Releases -------------------------------------------------------------------------------
@@ -44,11 +40,13 @@ def patched(stack: Stack, name: str, patches: Path) -> Path:
     tree = _empty(stack, name)
     for pattern in _SOURCES:
         for source in stack.root.glob(pattern):
-            shutil.copytree(
-                source,
-                tree / source.relative_to(stack.root),
-                ignore=shutil.ignore_patterns("__pycache__"),
-            )
+            target = tree / source.relative_to(stack.root)
+            if source.is_dir():
+                left = shutil.ignore_patterns("__pycache__")
+                shutil.copytree(source, target, ignore=left)
+            else:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source, target)
     for patch in sorted(patches.glob("*.patch")):
         _patch(tree, patch)
     return _readable(stack, tree)
@@ -62,7 +60,7 @@ def released(stack: Stack, name: str, reference: str) -> Path:
     """
     tree = _empty(stack, name)
     packed = subprocess.run(
-        ["git", "archive", "--format=tar", reference, "libs", "services"],
+        ["git", "archive", "--format=tar", reference],
         check=False,
         capture_output=True,
         cwd=stack.root,
@@ -103,41 +101,7 @@ def _readable(stack: Stack, tree: Path) -> Path:
     return tree
 
 
-# -- Tables ---------------------------------------------------------------------------------
-
-
-def migrate(stack: Stack, service: str, code: Path | None) -> None:
-    """Bring the tables of a service to where a release wants them."""
-    local.migrate(stack, Vault(stack.secrets), reach.runner(), [service], code)
-
-
-def take_back(stack: Stack, service: str, code: Path, revision: str) -> None:
-    """Bring the tables of a service back to an earlier revision.
-
-    :param code: the release that knows the way.
-    """
-    keeper = Vault(stack.secrets)
-    variables = local.python_environment(stack, keeper, BY_NAME[service], code)
-    variables |= environment.migration(service, stack, keeper)
-    program = _TAKE_BACK.format(service=service)
-    command = [sys.executable, "-c", program, revision]
-    local.run(command, variables, reach.runner(), stack.state)
-
-
 # -- Processes ------------------------------------------------------------------------------
-
-
-def serving(stack: Stack, service: str) -> list[Process]:
-    """Return which of the two that can serve for a service run now."""
-    states = Supervisor(stack).states()
-    return [
-        one
-        for one in (*PROCESSES, *TWINS)
-        if one.service == service
-        and one.own_offset
-        and one.name in states
-        and states[one.name].pid
-    ]
 
 
 def roll(
@@ -150,45 +114,23 @@ def roll(
 ) -> None:
     """Let a service run other code without refusing anybody.
 
+    What it is started from has been built (`Way.build`), its tables are there.
+
     :param code: the release's tree; None is the checkout itself.
     :param beside: called while old and new both serve.
     :param behind: called when the new one serves alone, before all else is restarted.
     :raises Problem: the new one does not become ready; it is stopped, and the old one
         serves as before.
     """
-    running = serving(stack, service)
+    way = of(stack)
+    running = list(way.serving(service))
     if len(running) != 1:
         message = f"{len(running)} processes serve for {service}, one should."
         raise Problem(message, "make down; make up")
     [old] = running
-    twins = {one.name: one for one in TWINS}
-    new = twins.get(f"{old.name}-next") or BY_NAME[service]
-    supervisor = Supervisor(stack)
-    _specify(stack, new, code)
-    try:
-        # All that it needs runs: it has no reason to end even once.
-        local.start(stack, new, crashing_seconds=0)
-    except Problem:
-        supervisor.stop_process(new.name)
-        raise
+    way.add(service, code)
     beside()
     # Its `/readyz` fails, it accepts no more, ends what it began, and is gone.
-    supervisor.stop_process(old.name)
+    way.take_out(old)
     behind()
-    others = [
-        one for one in stack.processes if one.service == service and not one.own_offset
-    ]
-
-    def again(process: Process) -> None:
-        _specify(stack, process, code)
-        supervisor.stop_process(process.name)
-        local.start(stack, process)
-
-    with ThreadPoolExecutor(max_workers=max(1, len(others))) as pool:
-        list(pool.map(again, others))
-
-
-def _specify(stack: Stack, process: Process, code: Path | None) -> None:
-    found = local.specification(stack, Vault(stack.secrets), process, code)
-    write_specification(stack, process.name, found)
-    reach.give(stack.config / "programs", reach.runner())
+    way.renew(service, code)

@@ -1,6 +1,7 @@
 """Traffic of people who do not wait for each other, and a ledger of what they were told.
 
 They come at an open rate, ask once and never again: whatever is not answered well counts.
+Before containers they send again what met a closing connection, and say how often.
 """
 
 import queue
@@ -93,6 +94,32 @@ class Watcher:
         self._stream.close()
 
 
+class AsBrowsers(httpx2.HTTPTransport):
+    """Sends a request again whose kept connection was closed before a byte of an answer.
+
+    RFC 9112, 9.3.1: a server may close a connection that waits, at any time. nginx does it
+    when it reads its configuration again, as it has to where containers come and go.
+
+    :param again: called for each of them.
+    """
+
+    def __init__(self, again):
+        super().__init__()
+        self._again = again
+
+    def handle_request(self, request):
+        steps = []
+        request.extensions["trace"] = lambda step, _about: steps.append(step)
+        try:
+            return super().handle_request(request)
+        except (httpx2.RemoteProtocolError, httpx2.ReadError, httpx2.WriteError):
+            fresh = any(step.startswith("connection.connect_tcp") for step in steps)
+            if fresh or "http11.receive_response_headers.complete" in steps:
+                raise
+            self._again()
+            return super().handle_request(request)
+
+
 class Traffic:
     """Everybody of one run.
 
@@ -118,6 +145,7 @@ class Traffic:
         self._tags = {}
         self._inside = 0
         self.turned_off = 0
+        self.again, self._counting = 0, threading.Lock()
         self._over = threading.Event()
         self._local = threading.local()
         self._clients = []
@@ -231,9 +259,17 @@ class Traffic:
         client = getattr(self._local, "client", None)
         if client is None:
             # The token is in the notes of secrets already.
-            client = self._local.client = self.stack.client(event_hooks={})
+            browser = {}
+            if self.stack.mode == "docker":
+                browser["transport"] = AsBrowsers(self._closed)
+            client = self.stack.client(event_hooks={}, **browser)
+            self._local.client = client
             self._clients.append(client)
         return client
+
+    def _closed(self):
+        with self._counting:
+            self.again += 1
 
     def _do(self, kind):
         client = self._client()
@@ -368,7 +404,13 @@ class Traffic:
         words = Counter(word for one in self.watchers for word in one.words)
         resumed = words["open"] - len(self.watchers)
         return {
-            "failed requests": (not failed, f"{len(failed)} of {len(self.answers)}"),
+            "failed requests": (
+                not failed,
+                f"{len(failed)} of {len(self.answers)}"
+                + (
+                    f"; {self.again} kept connections were closed" if self.again else ""
+                ),
+            ),
             "acknowledged writes": (
                 not lost,
                 "; ".join(lost[:5]) or f"{self.ledger.acknowledged} are there",

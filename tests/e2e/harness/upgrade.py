@@ -6,12 +6,12 @@ from harness.engine import ROOT
 
 sys.path.insert(0, str(ROOT / "deploy" / "local"))
 
-from flagonctl import local, roll
+from flagonctl import beside, compose, local, roll
 from flagonctl.problem import Problem
 from flagonctl.processes import OWNERS
 from flagonctl.stack import Stack
 
-__all__ = ["Drill", "Problem", "Stack", "released", "roll", "start"]
+__all__ = ["Drill", "Problem", "Stack", "beside", "released", "roll", "start"]
 
 PATCHES = ROOT / "deploy" / "drill" / "next"
 NEW_MEMBER = "price_changed_at"
@@ -32,7 +32,8 @@ def start(stack, tree):
     if tree is None:
         stack.up()
     else:
-        local.up(Stack(stack.mode, stack.port_base), code=tree)
+        up = compose.up if stack.mode == "docker" else local.up
+        up(Stack(stack.mode, stack.port_base), code=tree)
     stack.ready()
 
 
@@ -43,32 +44,41 @@ class Drill:
     runs now and this one is the next.
 
     :param stack: the harness' stack; everything runs the first release.
-    :param traffic: people who come meanwhile.
+    :param services: that are rolled, in this order, and back in the other one.
     :param seen: answers that are waited for in each quiet step.
     :param earlier: the tree of an earlier release.
     """
 
-    def __init__(self, stack, traffic, *, seen=_SEEN, earlier=None):
-        self.stack = Stack(stack.mode, stack.port_base)
-        self.traffic, self.seen, self.earlier = traffic, seen, earlier
+    def __init__(self, stack, services, *, seen=_SEEN, earlier=None):
+        self.platform, self.stack = stack, Stack(stack.mode, stack.port_base)
+        self.way = beside.of(self.stack)
+        self.services, self.seen, self.earlier = services, seen, earlier
         self.next = None
-
-    def run(self, services):
-        """Roll these services, in this order, and back in the other one."""
-        traffic = self.traffic
-        if self.earlier is None:
+        if earlier is None:
             self.next = roll.patched(self.stack, "next", PATCHES)
+        # Before anybody comes: what is measured is the change, not a compiler.
+        self.way.build(services, self.next)
+        self.traffic, self.said = None, []
+
+    def run(self, traffic):
+        """Go there and back while people come.
+
+        `said` holds afterwards what the workers of the next release have logged.
+        """
+        self.traffic = traffic
         traffic.mark("all on N")
         traffic.more(self.seen)
         traffic.mark("expand")
         for service in OWNERS if self.earlier else ("catalog",):
-            roll.migrate(self.stack, service, self.next)
+            self.way.migrate(service, self.next)
         traffic.more(self.seen // 2)
-        for service in services:
+        for service in self.services:
             self._roll(service, self.next, "N+1")
         traffic.mark("all on N+1")
         traffic.more(self.seen)
-        for service in reversed(services):
+        # A container's lines go with it.
+        self.said = self.platform.logs("worker-interactive", "worker-bulk")
+        for service in reversed(self.services):
             self._roll(service, self.earlier, "N")
         traffic.mark("all on N again")
         traffic.more(self.seen)
@@ -80,7 +90,7 @@ class Drill:
         Nobody would do that after a rollback that is meant: the next try needs it.
         """
         if self.next is not None:
-            roll.take_back(self.stack, "catalog", self.next, BEFORE_EXPAND)
+            self.way.take_back("catalog", self.next, BEFORE_EXPAND)
 
     def _roll(self, service, code, release):
         traffic, some = self.traffic, max(2, self.seen // 4)
