@@ -9,6 +9,7 @@ from functools import partial
 
 import httpx2
 import pytest
+from flagonctl import gateway as promises
 from flagonctl import haproxy
 
 from flagon_chassis import otlp
@@ -188,7 +189,7 @@ def reload(gateway):
 
 class TestSlowness:
     def test_of_a_service_is_a_504(self, start, tmp_path, monkeypatch):
-        monkeypatch.setattr(haproxy, "_SERVICE_SECONDS", 1)
+        monkeypatch.setattr(promises, "SERVICE_SECONDS", 1)
         go_on = threading.Event()
 
         with stand_in() as upstream, start(tmp_path, upstream) as gateway:
