@@ -26,6 +26,11 @@ from flagonctl.problem import Problem  # noqa: E402 (found by the path above)
 from flagonctl.processes import SERVICES, ports  # noqa: E402 (found by the path above)
 from flagonctl.stack import Stack  # noqa: E402 (found by the path above)
 
+_AS_NOBODY = (
+    *("setpriv", "--reuid=65534", "--clear-groups"),
+    *("--inh-caps=+dac_override", "--ambient-caps=+dac_override"),
+)
+"""Apache refuses to be root, whose folders tests have."""
 _GIVEN: dict[int, int] = {}
 """When each port base was given last, as a number that grows."""
 
@@ -215,13 +220,17 @@ def start_gateway(
             *("-g", "daemon off;" + (" user root;" if os.geteuid() == 0 else "")),
         ],
         "haproxy": ["-W", "-f", folder / "conf" / "haproxy.cfg"],
+        "apache": ["-D", "FOREGROUND", "-f", folder / "conf" / "httpd.conf"],
     }
+    command = [programs.find(programs.GATEWAYS[program]), *options[program]]
+    if program == "apache" and os.geteuid() == 0:
+        command = [*_AS_NOBODY, *command]
     with (
         (folder / "access.log").open("ab") as log,
         (folder / "errors.log").open("ab") as errors,
     ):
         process = subprocess.Popen(
-            [programs.find(program), *options[program]],
+            command,
             env={"TZ": "UTC", "PATH": "/usr/bin:/bin"},
             stdout=log,
             stderr=errors,
@@ -265,6 +274,15 @@ def installed_haproxy():
         return programs.find("haproxy")
     except Problem:
         lacking("HAProxy", "GATEWAY=haproxy make setup")
+
+
+@pytest.fixture(scope="module")
+def installed_apache():
+    """The path of Apache; local mode needs it only where it is chosen."""
+    try:
+        return programs.find("apache2")
+    except Problem:
+        lacking("Apache", "GATEWAY=apache make setup")
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from . import authority, environment, haproxy, vault, watching
+from . import apache, authority, environment, haproxy, vault, watching
 from .files import write
 from .problem import Problem
 from .processes import (
+    APACHE,
     BY_NAME,
     HAPROXY,
     HTTPS_OFFSET,
@@ -165,9 +166,9 @@ def gateway_files(
 
     :param inside: where the program finds it, if elsewhere.
     """
-    if program == HAPROXY:
-        found = haproxy.files(root, inside or target, variables)
-        _write_folder(target, found, mode)
+    if program != NGINX:
+        make = {HAPROXY: haproxy.files, APACHE: apache.files}[program]
+        _write_folder(target, make(root, inside or target, variables), mode)
         return
     files = {}
     for source in (root / "gateway").iterdir():

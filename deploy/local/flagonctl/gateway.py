@@ -119,8 +119,8 @@ def _route(pattern: str, place: str, body: str, variables: Mapping[str, str]) ->
     else:
         message = f"nobody but nginx can do what it does at {place}"
         raise ValueError(message)
-    largest = re.search(r"client_max_body_size (\S+);", body)
-    size = fill(largest[1], variables) if largest else variables["GATEWAY_BODY_LIMIT"]
+    found = re.search(r"client_max_body_size (\S+);", body)
+    largest = fill(found[1], variables) if found else variables["GATEWAY_BODY_LIMIT"]
     seconds = re.search(r"proxy_read_timeout (\d+)s;", body)
     stream = "plain"
     if "limit_conn streams" in body:
@@ -129,7 +129,7 @@ def _route(pattern: str, place: str, body: str, variables: Mapping[str, str]) ->
         pattern=pattern,
         service=service,
         kind=kind,
-        body_bytes=_bytes(size),
+        body_bytes=size(largest),
         seconds=int(seconds[1]) if seconds else SERVICE_SECONDS,
         zones=(
             *(["api"] if kind == "api" else []),
@@ -142,9 +142,10 @@ def _route(pattern: str, place: str, body: str, variables: Mapping[str, str]) ->
     )
 
 
-def _bytes(size: str) -> int:
+def size(text: str) -> int:
+    """Return the bytes of a size as nginx writes it."""
     units = {"k": 10, "m": 20, "g": 30}
-    return int(size.rstrip("kmg")) << units.get(size[-1], 0)
+    return int(text.rstrip("kmg")) << units.get(text[-1], 0)
 
 
 def limits(variables: Mapping[str, str]) -> dict[str, Limit]:

@@ -14,9 +14,13 @@ PACKAGES = {
     "redis-server": "redis-server",
     "nginx": "nginx",
     "haproxy": "haproxy",
+    "apache2": "apache2 libapache2-mod-qos lua-socket",
     "prometheus": "prometheus",
 }
 """By program, the Debian package that brings it."""
+
+GATEWAYS = {"nginx": "nginx", "haproxy": "haproxy", "apache": "apache2"}
+"""The program of each gateway."""
 
 _POSTGRES = Path("/usr/lib/postgresql")
 # Daemons are often outside the PATH of ordinary users.
