@@ -212,18 +212,14 @@ def start_gateway(
 ):
     variables = render(folder, upstream.port, program, **changes)
     base = int(variables["base"])
-    options = {
-        "nginx": [
-            *("-c", folder / "conf" / "nginx.conf"),
-            *("-e", "stderr"),
-            # The workers would otherwise give up root's rights to the test's folder.
-            *("-g", "daemon off;" + (" user root;" if os.geteuid() == 0 else "")),
-        ],
-        "haproxy": ["-W", "-f", folder / "conf" / "haproxy.cfg"],
-        "apache": ["-D", "FOREGROUND", "-f", folder / "conf" / "httpd.conf"],
-    }
-    command = [programs.find(programs.GATEWAYS[program]), *options[program]]
-    if program == "apache" and os.geteuid() == 0:
+    command = [
+        str(programs.find(programs.GATEWAYS[program])),
+        *programs.gateway_options(program, folder / "conf"),
+    ]
+    if os.geteuid() == 0 and program == "nginx":
+        # The workers would otherwise give up root's rights to the test's folder.
+        command[-1] += " user root;"
+    if os.geteuid() == 0 and program == "apache":
         command = [*_AS_NOBODY, *command]
     with (
         (folder / "access.log").open("ab") as log,

@@ -31,7 +31,6 @@ def files(root: Path, target: Path, variables: Mapping[str, str]) -> dict[str, s
         "GATEWAY_ACCESS_LOG": log.split(maxsplit=1)[0],
         "GATEWAY_SENT_LOGS": "".join(_sent_logs(log)),
         "GATEWAY_BODY_BYTES": str(gateway.size(variables["GATEWAY_BODY_LIMIT"])),
-        "GATEWAY_BODIES": "".join(_bodies(routes)),
         "GATEWAY_TYPES": "".join(_types(source)),
         "GATEWAY_PAGES_POLICY": gateway.policy_of_pages(text),
         "GATEWAY_POOLS": "".join(_pools(routes, variables)),
@@ -70,13 +69,14 @@ def route_lines(routes: list[Route]) -> Iterator[str]:
                 pattern, to = f"{pattern}(.+)$", f"{to}$1"
             flags += ["E=file:1", "L"]
             if route.media_type:
-                flags.append(f"T={route.media_type}")
+                charset = "; charset=utf-8" * route.media_type.startswith("text/")
+                flags.append(f"T={route.media_type}{charset}")
             if route.media_type == "text/html":
                 flags.append("E=document:1")
             if route.service == "static":
                 flags.append("E=static:1")
             flags.remove(skip)
-        listed = f" [{','.join(flags)}]" if flags else ""
+        listed = f' "[{",".join(flags)}]"' if flags else ""
         yield f'RewriteRule "{pattern}" "{to}"{listed}\n'
 
 
@@ -89,9 +89,11 @@ def _said(route: Route) -> Iterator[str]:
     yield f"E=target:{target}"
     yield f"E=kind:{route.kind}"
     yield f"E=seconds:{route.seconds}"
-    yield f"E=body:{route.body_bytes}"
+    yield f"E=QS_LimitRequestBody:{route.body_bytes}"
     for zone in route.zones:
-        yield "E=guessed:1" if zone == "sign_in" else f"E=limit_{zone}:1"
+        yield (
+            "E=guessed:1" if zone == "sign_in" else f"E=limit_{zone}:1,E=QS_Cond:{zone}"
+        )
     if route.stream != "plain":
         yield "E=stream:1"
 
@@ -123,12 +125,6 @@ def _pool(name: str, address: str, timeout: str) -> Iterator[str]:
     yield f'<Proxy "balancer://{name}">\n'
     yield f'    BalancerMember "http://{address}" {_MEMBER} timeout={timeout}\n'
     yield "</Proxy>\n"
-
-
-def _bodies(routes: list[Route]) -> Iterator[str]:
-    """Yield the largest body of each route that says one of its own."""
-    for size in sorted({route.body_bytes for route in routes}):
-        yield f"<If \"reqenv('body') == '{size}'\">\n    LimitRequestBody {size}\n</If>\n"
 
 
 def _types(source: Path) -> Iterator[str]:

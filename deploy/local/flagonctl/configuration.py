@@ -339,8 +339,8 @@ def compose_env(stack: Stack, *, watched: bool = False) -> str:
     """Return the variables that docker-compose.yml reads."""
     base = stack.port_base
     files = ["docker-compose.yml"]
-    if stack.gateway == HAPROXY:
-        files.append("gateway/haproxy/compose.yml")
+    if stack.gateway != NGINX:
+        files.append(f"gateway/{stack.gateway}/compose.yml")
     values = {
         "COMPOSE_FILE": ":".join(files),
         "COMPOSE_PROJECT_NAME": f"flagon-{base}",
