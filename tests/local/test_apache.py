@@ -1,6 +1,8 @@
 """Apache in nginx's place: the same promises, and those that it keeps otherwise."""
 
+import http.client
 import os
+import re
 import signal
 import socket
 from functools import partial
@@ -8,9 +10,11 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from flagonctl import apache
+from flagonctl import gateway as promises
 
 from . import test_gateway
-from .conftest import start_gateway, wait_for
+from .conftest import ROOT, render, stand_in, start_gateway, wait_for
 from .test_gateway import (  # noqa: F401 (the same tests, with another gateway)
     TestApiKeys,
     TestCompression,
@@ -81,8 +85,138 @@ class TestReload(test_gateway.Reloads):
 
 
 class TestSlowness(test_gateway.Slowness):
-    pass
+    said, wait = 502, "2"
+    """It does not tell a service that is late from one that broke off."""
 
 
 class TestTraces(test_gateway.Spans):
     pass
+
+
+class TestRoutes:
+    """One table of routes: nginx's, read for Apache."""
+
+    def test_have_a_rule_each(self, tmp_path):
+        text = (ROOT / "gateway" / "routes.conf.template").read_text()
+        places = re.findall(r"^location (?:[=~^]+ )?([/^]\S*) \{", text, re.MULTILINE)
+
+        found = promises.routes(text, render(tmp_path, 1))
+
+        assert len(list(apache.route_lines(found))) == len(places)
+
+    @pytest.mark.parametrize(
+        ("path", "passed_on"),
+        [
+            ("/api/v1/products/a%2Fb?c=%2Fd&e", True),
+            ("/api/v1/products/caf%C3%A9%3F%20x", True),
+            ("/search//twice?q=a+b", True),
+            # Decided by what they mean, however they are written.
+            ("/api/v1/../../internal/session", False),
+            ("/api/v1/products/%2e%2e/%2e%2e/%2e%2e/internal/session", False),
+            ("/x/..%2finternal/session", False),
+            ("/%2e%2e/internal/session", False),
+            ("//internal/session", False),
+            ("/./internal/session", False),
+            ("/internal%2fsession", False),
+            ("/metrics%00", False),
+            ("/met%zzrics", False),
+        ],
+    )
+    @pytest.mark.parametrize("method", ["GET", "POST"])
+    def test_see_what_a_path_means_and_pass_it_on_as_it_came(
+        self, gateway, method, path, passed_on
+    ):
+        connection = http.client.HTTPConnection("127.0.0.1", gateway.port)
+        connection.request(method, path)
+        reply = connection.getresponse()
+        reply.read()
+        connection.close()
+
+        assert [one["path"] for one in gateway.upstream.seen] == [path] * passed_on
+        assert (reply.status == 200) is passed_on
+
+    def test_hear_of_the_host_in_the_address_only_from_the_host(self, gateway):
+        """A request line with a whole address names the host that counts (RFC 9112)."""
+        with socket.create_connection(("127.0.0.1", gateway.port), 60) as connection:
+            connection.sendall(
+                b"GET http://evil.test/api/v1/jobs HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            )
+            reply = connection.recv(4096)
+
+        assert reply.startswith(b"HTTP/1.1 421 ")
+        assert gateway.upstream.seen == []
+
+
+class TestSmuggling:
+    @pytest.mark.parametrize(
+        "head",
+        [
+            b"Content-Length: 4\r\nTransfer-Encoding: chunked\r\n",
+            b"Content-Length: 4\r\nContent-Length: 5\r\n",
+            b"Transfer-Encoding: xchunked\r\n",
+            b"Transfer-Encoding : chunked\r\n",
+            b"Content-Length: +4\r\n",
+            b"X-Header: a\rTransfer-Encoding: chunked\r\n",
+            b"X-Header\r\n",
+        ],
+    )
+    def test_has_no_second_request_answered(self, gateway, head):
+        smuggled = b"0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", gateway.port), 60) as connection:
+            connection.sendall(
+                b"POST /api/v1/me HTTP/1.1\r\nHost: localhost\r\n"
+                + head
+                + b"\r\n"
+                + smuggled
+            )
+            connection.shutdown(socket.SHUT_WR)
+            got = b""
+            while part := connection.recv(65536):
+                got += part
+
+        # Refused, or ended by what had no meaning; never passed on as both.
+        assert gateway.upstream.count("/smuggled") == 0 or b"400" in got
+        assert all(
+            not {"content-length", "transfer-encoding"} <= set(one["headers"])
+            for one in gateway.upstream.seen
+        )
+
+
+class TestLimitsEnd:
+    def test_for_somebody_impatient_too(self, start, tmp_path):
+        """Who is refused does not count, or would stay outside for ever."""
+        slow = {"GATEWAY_SIGN_IN_RATE": "1r/s", "GATEWAY_SIGN_IN_BURST": "1"}
+        statuses = []
+
+        with stand_in() as upstream, start(tmp_path, upstream, **slow) as gateway:
+
+            def ask():
+                statuses.append(gateway.client.post("/login").status_code)
+                return statuses.count(200) > 2
+
+            wait_for(ask)
+            pages = gateway.client.get("/").status_code
+
+        assert statuses[:3] == [200, 200, 429]
+        assert pages == 200
+
+
+class TestInside:
+    def test_answers_probes(self, gateway):
+        with httpx2.Client(
+            base_url=f"http://127.0.0.1:{gateway.port + 28}", trust_env=False
+        ) as inside:
+            assert inside.get("/healthz").json() == {"status": "alive"}
+            assert inside.get("/api/v1/jobs").status_code == 404
+            assert "BusyWorkers: " in inside.get("/server-status?auto").text
+
+        assert gateway.client.get("/healthz").json() == {"status": "alive"}
+        assert gateway.client.get("/server-status").json() == {"ok": True}
+
+    def test_hears_nothing_from_outside(self, gateway):
+        headers = {"X-Gateway-Pool": "auth-35"}
+
+        gateway.client.get(unique("/api/v1/jobs"), headers=headers)
+
+        got = gateway.upstream.seen[-1]["headers"]
+        assert not {name for name in got if name.startswith("x-gateway")}

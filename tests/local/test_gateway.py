@@ -1121,6 +1121,8 @@ class Reloads:
 class Slowness:
     """Of gateways whose waits a test can shorten."""
 
+    said, wait = 504, "5"
+
     def test_of_a_service_is_a_504(self, start, tmp_path, monkeypatch):
         monkeypatch.setattr(promises, "SERVICE_SECONDS", 1)
         go_on = threading.Event()
@@ -1134,9 +1136,9 @@ class Slowness:
             go_on.set()
 
         for reply in replies:
-            assert reply.status_code == 504
+            assert reply.status_code == self.said
             assert reply.headers["content-type"] == "application/problem+json"
-            assert reply.headers["retry-after"] == "5"
+            assert reply.headers["retry-after"] == self.wait
         assert upstream.count("/api/v1/me") == 1
 
     def test_of_a_sender_takes_no_thread_of_a_service(self, gateway):
