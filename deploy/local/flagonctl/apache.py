@@ -44,7 +44,10 @@ def files(root: Path, target: Path, variables: Mapping[str, str]) -> dict[str, s
     return {
         name: fill_file(source / "apache" / f"{name}.template", given)
         for name in _TEMPLATES
-    } | {"healthz.json": '{"status":"alive"}\n'}
+    } | {
+        "server.pem": gateway.certificate(variables),
+        "healthz.json": '{"status":"alive"}\n',
+    }
 
 
 def route_lines(routes: list[Route]) -> Iterator[str]:
@@ -108,22 +111,22 @@ def _pools(routes: list[Route], variables: Mapping[str, str]) -> Iterator[str]:
     """Yield the ways to each service: as long as routes wait, kept and fresh."""
     waits = {(route.service, route.seconds) for route in routes}
     waits |= {(service, gateway.SERVICE_SECONDS) for service in SERVICES}
+    # Containers come back with other addresses.
+    found = " addressttl=1" if gateway.has_names(variables) else ""
     for service, seconds in sorted(waits):
-        if service not in SERVICES:
-            continue
-        address = variables[f"GATEWAY_{service.upper()}"]
-        yield from _pool(f"{service}-{seconds}", address, f"{seconds} ttl=60")
-        yield from _pool(
-            f"{service}-{seconds}-fresh", address, f"{seconds} disablereuse=on"
-        )
-    inside = variables["GATEWAY_INTERNAL_LISTEN"]
+        if service in SERVICES:
+            member = variables[f"GATEWAY_{service.upper()}"]
+            name, wait = f"{service}-{seconds}", f"timeout={seconds}{found}"
+            yield from _pool(name, member, f"{wait} ttl=60")
+            yield from _pool(f"{name}-fresh", member, f"{wait} disablereuse=on")
+    inside = gateway.place(variables["GATEWAY_INTERNAL_LISTEN"])
     inside = f"127.0.0.1:{inside}" if inside.isdecimal() else inside
-    yield from _pool("once", inside, "300 disablereuse=on")
+    yield from _pool("once", inside, "timeout=300 disablereuse=on")
 
 
-def _pool(name: str, address: str, timeout: str) -> Iterator[str]:
+def _pool(name: str, address: str, options: str) -> Iterator[str]:
     yield f'<Proxy "balancer://{name}">\n'
-    yield f'    BalancerMember "http://{address}" {_MEMBER} timeout={timeout}\n'
+    yield f'    BalancerMember "http://{address}" {_MEMBER} {options}\n'
     yield "</Proxy>\n"
 
 

@@ -316,7 +316,7 @@ def docker_gateway(stack: Stack) -> dict[str, str]:
             "GATEWAY_OPEN_FILES": "20000",
             "GATEWAY_CONNECTIONS": "8192",
             "GATEWAY_PID": "/tmp/nginx.pid",  # noqa: S108 (a tmpfs of the container)
-            "GATEWAY_TEMP": "/var/cache/nginx",
+            "GATEWAY_TEMP": "/var/cache/nginx" if stack.gateway == NGINX else "/tmp",  # noqa: S108
             "GATEWAY_UPSTREAMS": "/tmp/upstreams.conf",  # noqa: S108
             "GATEWAY_HTTP_LISTEN": "8080",
             "GATEWAY_HTTPS_LISTEN": "8443 ssl",

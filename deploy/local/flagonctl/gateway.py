@@ -214,6 +214,12 @@ def _said(text: str, place: str) -> str:
     return said[1].replace("\\n", "")
 
 
+def certificate(variables: Mapping[str, str]) -> str:
+    """Return the certificate and its key, in one."""
+    names = ("GATEWAY_TLS_CERTIFICATE", "GATEWAY_TLS_KEY")
+    return "".join(Path(variables[name]).read_text() for name in names)
+
+
 def policy_of_pages(text: str) -> str:
     """Return the content security policy of the pages of the API's document."""
     body = next(body for _, _, body in _locations(text) if "$page.html" in body)

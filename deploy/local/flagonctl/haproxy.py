@@ -75,10 +75,7 @@ def files(root: Path, target: Path, variables: Mapping[str, str]) -> dict[str, s
             f"{status}\t{title}\t{words.detail(status)}\n"
             for status, title in words.titles.items()
         ),
-        "server.pem": "".join(
-            Path(variables[name]).read_text()
-            for name in ("GATEWAY_TLS_CERTIFICATE", "GATEWAY_TLS_KEY")
-        ),
+        "server.pem": gateway.certificate(variables),
     }
 
 
