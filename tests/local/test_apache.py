@@ -180,6 +180,15 @@ class TestSmuggling:
 
 
 class TestLimitsEnd:
+    @pytest.mark.parametrize(
+        ("rate", "burst"), [("32767r/s", "1"), ("1r/s", "40000"), ("1r/m", "600")]
+    )
+    def test_where_mod_qos_cannot_count(self, tmp_path, rate, burst):
+        wide = {"GATEWAY_API_RATE": rate, "GATEWAY_API_BURST": burst}
+
+        with pytest.raises(ValueError, match="GATEWAY_API_RATE exceeds"):
+            render(tmp_path, 1, "apache", **wide)
+
     def test_for_somebody_impatient_too(self, start, tmp_path):
         """Who is refused does not count, or would stay outside for ever."""
         slow = {"GATEWAY_SIGN_IN_RATE": "1r/s", "GATEWAY_SIGN_IN_BURST": "1"}

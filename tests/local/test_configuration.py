@@ -379,6 +379,7 @@ class TestChooseGateway:
 
         configuration.prepare(stack, watched=True, traced=True)
 
+        (stack.state / "gateway").mkdir()
         folder = stack.config / "gateway"
         text = (folder / "httpd.conf").read_text()
         # What it reads lies elsewhere for it.

@@ -10,6 +10,8 @@ from .processes import SERVICES
 from .templates import fill_file
 
 _MODULES = "/usr/lib/apache2/modules"
+_COUNTS_TO = 32_767
+"""It has 16 bits for requests and seconds, and says nothing of what is too large."""
 _TEMPLATES = ("httpd.conf", "asked.conf", "site.conf", "inside.conf", "gateway.lua")
 _MEMBER = "connectiontimeout=2 retry=0 upgrade=websocket"
 
@@ -185,7 +187,13 @@ def _limits(variables: Mapping[str, str]) -> dict[str, str]:
         seconds = max(1, -(-limit.milliseconds * most // limit.requests // 1000))
         paid = seconds * 1000 * limit.requests // limit.milliseconds
         # It refuses who has reached the number.
-        found[f"GATEWAY_{name}_MOST"] = str(max(most, paid) + 1)
+        reached = max(most, paid) + 1
+        if max(reached, seconds) > _COUNTS_TO:
+            message = (
+                f"mod_qos counts to {_COUNTS_TO}, which GATEWAY_{name}_RATE exceeds"
+            )
+            raise ValueError(message)
+        found[f"GATEWAY_{name}_MOST"] = str(reached)
         found[f"GATEWAY_{name}_PERIOD"] = str(seconds)
     return found
 
