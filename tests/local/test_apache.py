@@ -53,6 +53,46 @@ class TestHeaders(test_gateway.TestHeaders):
     server = "Apache"
     """It does not let its name be taken away."""
 
+    def test_cannot_be_taken_away_from_what_the_gateway_says(self, gateway):
+        path = unique("/api/v1/jobs")
+        ours = "Authorization, X-Request-ID, X-Forwarded-For, X-Forwarded-Proto"
+
+        gateway.client.get(path, headers={"Connection": f"{ours}, close"})
+
+        got = gateway.upstream.last(path)["headers"]
+        assert got["x-forwarded-for"] == "127.0.0.1"
+        assert got["x-forwarded-proto"] == "http"
+        assert len(got["x-request-id"]) == 32
+
+    def test_ask_for_no_other_protocol_than_websockets(self, gateway):
+        for path in ("/socket.io/", "/api/v1/jobs"):
+            gateway.client.get(
+                path,
+                headers={"Connection": "keep-alive, Upgrade", "Upgrade": "websocket"},
+            )
+
+        asked = [one["headers"].get("upgrade") for one in gateway.upstream.seen]
+        assert asked == ["websocket", None]
+
+    def test_of_files_say_when_they_change(self, gateway):
+        path = "/static/app.3f9a1c77.css"
+        (gateway.folder / "static" / "app.3f9a1c77.css").write_text("a{}" * 1000)
+        asks = {"Accept-Encoding": "gzip"}
+
+        whole = gateway.client.get(path, headers=asks)
+        tag = whole.headers["etag"]
+        again = gateway.client.get(path, headers=asks | {"If-None-Match": tag})
+        part = gateway.client.get(
+            path, headers={"Accept-Encoding": "identity", "Range": "bytes=0-5"}
+        )
+        sent = gateway.client.post(path)
+
+        assert whole.headers["content-encoding"] == "gzip"
+        assert whole.headers["vary"] == "Accept-Encoding"
+        assert again.status_code == 304
+        assert (part.status_code, part.text) == (206, "a{}a{}")
+        assert sent.status_code == 405
+
 
 class TestRetry(test_gateway.TestRetry):
     def test_a_read_survives_a_killed_worker(self, gateway):

@@ -101,6 +101,8 @@ def _said(route: Route) -> Iterator[str]:
         )
     if route.stream != "plain":
         yield "E=stream:1"
+    if route.stream == "upgrade":
+        yield "E=upgrade:1"
 
 
 def _file(file: str, named: list[str]) -> str:
