@@ -21,7 +21,7 @@ setup: ## Install what is missing: system packages, .venv from the lock
 
 # -- Running ------------------------------------------------------------------------------
 
-up: setup ## Start everything [MODE=local|docker PORT_BASE=8080 ONLY="postgres redis-store" WITH=observability|traces BROKER=rabbitmq EVENT_BUS=rabbitmq GATEWAY=haproxy MAIL_QUEUE=rq SERVER=waitress|uwsgi]
+up: setup ## Start everything [MODE=local|docker PORT_BASE=8080 ONLY="postgres redis-store" WITH=observability|traces BROKER=rabbitmq EVENT_BUS=rabbitmq GATEWAY=haproxy|apache MAIL_QUEUE=rq SERVER=waitress|uwsgi]
 	@$(FLAGON) up $(VALUES)
 down: ## Stop everything; data stays
 	@$(FLAGON) down $(VALUES)

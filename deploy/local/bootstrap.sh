@@ -32,6 +32,12 @@ done
 
 missing=
 need() { missing="$missing $1"; }
+# Counts what one address asks for, and lets Lua ask services.
+apache() {
+  has apache2 || need apache2
+  ls /usr/lib/apache2/modules/mod_qos.so >/dev/null 2>&1 || need libapache2-mod-qos
+  ls /usr/share/lua/5.3/socket.lua >/dev/null 2>&1 || need lua-socket
+}
 if [ -z "$python" ]; then
   need python3
   need python3-venv
@@ -44,6 +50,7 @@ if [ "${MODE:-local}" != docker ]; then
   has redis-server || need redis-server
   [ "${GATEWAY:-nginx}" != nginx ] || has nginx || need nginx
   [ "${GATEWAY:-}" != haproxy ] || has haproxy || need haproxy
+  if [ "${GATEWAY:-}" = apache ]; then apache; fi
   has prometheus || need prometheus
   [ "${BROKER:-}" != rabbitmq ] && [ "${EVENT_BUS:-}" != rabbitmq ] || has rabbitmq-server ||
     need rabbitmq-server
@@ -70,6 +77,7 @@ if [ -n "${JUDGES:-}" ] && [ "${MODE:-local}" != docker ] && has apt-get &&
   has pebble || need pebble
   [ "${BROKER:-}" = rabbitmq ] || [ "${EVENT_BUS:-}" = rabbitmq ] || has rabbitmq-server || need rabbitmq-server
   [ "${GATEWAY:-}" = haproxy ] || has haproxy || need haproxy
+  [ "${GATEWAY:-}" = apache ] || apache
 fi
 
 if [ -n "$missing" ]; then

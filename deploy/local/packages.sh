@@ -42,7 +42,7 @@ fi
 for unit in $(units | grep -vxFf "$before" || true); do
   case $unit in
     *@.service) ;;
-    postgresql.service | redis-server.service | nginx.service | haproxy.service | prometheus*.service | rabbitmq-server.service | epmd.*)
+    postgresql.service | redis-server.service | nginx.service | haproxy.service | apache2.service | apache-htcacheclean.service | prometheus*.service | rabbitmq-server.service | epmd.*)
       ! command -v systemctl > /dev/null || systemctl disable --quiet "$unit" 2> /dev/null || true
       # The same where systemd is installed later, or another init runs.
       rm -f /etc/systemd/system/*.wants/"$unit"

@@ -3,7 +3,7 @@
 `FLAGON_MODE=docker pytest tests/e2e` runs them against containers instead of processes,
 `FLAGON_BROKER=rabbitmq` lets tasks wait there instead of in Redis, in both modes,
 `FLAGON_EVENT_BUS=rabbitmq` lets events travel there,
-`FLAGON_GATEWAY=haproxy` puts HAProxy before the services,
+`FLAGON_GATEWAY=haproxy` or `apache` puts that before the services,
 `FLAGON_MAIL_QUEUE=rq` lets RQ send the mails instead of Celery,
 `FLAGON_SERVER=waitress` or `uwsgi` has the services run under it;
 `FLAGON_URL=http://localhost:8080 pytest tests/e2e` runs against a stack that already runs.

@@ -83,6 +83,6 @@ class TestPersistedQuery:
         assert taught.status_code == 200
         assert {answer.status_code for answer in found} == {200}
         kept = "HIT" in {answer.headers.get("X-Cache") for answer in found}
-        # HAProxy keeps nothing: then the catalog is asked each time.
+        # Others keep nothing: then the catalog is asked each time.
         assert kept == (GATEWAY == "nginx")
         assert found[-1].json()["data"] == taught.json()["data"]

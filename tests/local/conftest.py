@@ -26,6 +26,11 @@ from flagonctl.problem import Problem  # noqa: E402 (found by the path above)
 from flagonctl.processes import SERVICES, ports  # noqa: E402 (found by the path above)
 from flagonctl.stack import Stack  # noqa: E402 (found by the path above)
 
+_AS_NOBODY = (
+    *("setpriv", "--reuid=65534", "--clear-groups"),
+    *("--inh-caps=+dac_override", "--ambient-caps=+dac_override"),
+)
+"""Apache refuses to be root, whose folders tests have."""
 _GIVEN: dict[int, int] = {}
 """When each port base was given last, as a number that grows."""
 
@@ -207,21 +212,21 @@ def start_gateway(
 ):
     variables = render(folder, upstream.port, program, **changes)
     base = int(variables["base"])
-    options = {
-        "nginx": [
-            *("-c", folder / "conf" / "nginx.conf"),
-            *("-e", "stderr"),
-            # The workers would otherwise give up root's rights to the test's folder.
-            *("-g", "daemon off;" + (" user root;" if os.geteuid() == 0 else "")),
-        ],
-        "haproxy": ["-W", "-f", folder / "conf" / "haproxy.cfg"],
-    }
+    command = [
+        str(programs.find(programs.GATEWAYS[program])),
+        *programs.gateway_options(program, folder / "conf"),
+    ]
+    if os.geteuid() == 0 and program == "nginx":
+        # The workers would otherwise give up root's rights to the test's folder.
+        command[-1] += " user root;"
+    if os.geteuid() == 0 and program == "apache":
+        command = [*_AS_NOBODY, *command]
     with (
         (folder / "access.log").open("ab") as log,
         (folder / "errors.log").open("ab") as errors,
     ):
         process = subprocess.Popen(
-            [programs.find(program), *options[program]],
+            command,
             env={"TZ": "UTC", "PATH": "/usr/bin:/bin"},
             stdout=log,
             stderr=errors,
@@ -265,6 +270,15 @@ def installed_haproxy():
         return programs.find("haproxy")
     except Problem:
         lacking("HAProxy", "GATEWAY=haproxy make setup")
+
+
+@pytest.fixture(scope="module")
+def installed_apache():
+    """The path of Apache; local mode needs it only where it is chosen."""
+    try:
+        return programs.find("apache2")
+    except Problem:
+        lacking("Apache", "GATEWAY=apache make setup")
 
 
 @pytest.fixture(scope="module")

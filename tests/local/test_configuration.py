@@ -21,6 +21,7 @@ from flagonctl import (
 )
 from flagonctl.problem import Problem
 from flagonctl.processes import (
+    APACHE,
     BY_NAME,
     HAPROXY,
     NGINX,
@@ -342,7 +343,7 @@ class TestChooseGateway:
         assert given["CATALOG_IMAGES_BY_GATEWAY"] == "false"
 
     def test_refuses_what_it_does_not_know(self, local):
-        with pytest.raises(Problem, match="choose one of: nginx haproxy"):
+        with pytest.raises(Problem, match="choose one of: nginx haproxy apache"):
             commands.choose_gateway(local, {"GATEWAY": "traefik"})
 
     def test_in_containers_haproxy_asks_for_names(self, checkout, installed_haproxy):
@@ -370,6 +371,46 @@ class TestChooseGateway:
             text=True,
         )
         assert done.returncode == 0, done.stderr
+
+    @pytest.mark.parametrize("mode", ["local", "docker"])
+    def test_apache_takes_it(self, checkout, installed_apache, mode):
+        stack = Stack(mode, 23_080, checkout)
+        commands.choose_gateway(stack, {"GATEWAY": APACHE})
+
+        configuration.prepare(stack, watched=True, traced=True)
+
+        (stack.state / "gateway").mkdir()
+        folder = stack.config / "gateway"
+        text = (folder / "httpd.conf").read_text()
+        # What it reads lies elsewhere for it.
+        (folder / "httpd.conf").write_text(text.replace("/etc/flagon", str(folder)))
+        for name in ("asked", "site", "inside"):
+            part = folder / f"{name}.conf"
+            part.write_text(part.read_text().replace("/etc/flagon", str(folder)))
+        done = subprocess.run(
+            [installed_apache, "-t", "-f", folder / "httpd.conf"],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert "gateway-exporter" not in [one.name for one in stack.watchers]
+        given = (stack.config / "prometheus" / "exporters.json").read_text()
+        assert '"gateway"' not in given
+
+    def test_in_containers_apache_asks_for_names(self, checkout):
+        stack = Stack("docker", 23_080, checkout)
+        stack.choose("gateway", APACHE)
+
+        configuration.prepare(stack)
+
+        files = "COMPOSE_FILE=docker-compose.yml:gateway/apache/compose.yml\n"
+        assert files in (stack.state / "compose.env").read_text()
+        text = (stack.config / "gateway" / "httpd.conf").read_text()
+        assert re.search("http://catalog:8000.* addressttl=1 ", text)
+        assert "Listen 8443 https\n" in text
+        assert "http://127.0.0.1:8081" in text
+        assert str(stack.state) not in text
 
     def test_haproxy_takes_it_and_tells_of_itself(self, checkout, installed_haproxy):
         stack = Stack("local", 23_080, checkout)

@@ -12,6 +12,9 @@ from uuid import uuid4
 
 import httpx2
 import pytest
+from flagonctl import gateway as promises
+
+from flagon_chassis import otlp
 
 from .conftest import Upstream, free_port, stand_in, start_gateway, wait_for
 
@@ -237,6 +240,25 @@ class TestErrors:
         assert reply.status_code == 502
         assert reply.headers["retry-after"] == "2"
         assert reply.json()["title"] == "Bad Gateway"
+
+
+class WithoutListener:
+    """For gateways that call a service that nobody listens for unavailable."""
+
+    def test_a_dead_service_is_a_502_that_says_when_to_retry(self, start, tmp_path):
+        """No connection at all: that is a 503 here."""
+        with start(tmp_path, Upstream(port=1)) as gateway:
+            read = gateway.client.get("/api/v1/jobs")
+            write = gateway.client.post("/api/v1/jobs")
+            page = gateway.client.post("/import", headers={"Accept": "text/html"})
+
+        for reply in (read, write, page):
+            assert reply.status_code == 503
+            assert reply.headers["retry-after"] == "2"
+        assert read.json()["title"] == write.json()["title"] == "Service Unavailable"
+        assert write.json()["instance"] == write.headers["x-request-id"]
+        assert page.headers["content-type"] == "text/html; charset=utf-8"
+        assert "<h1>Service Unavailable</h1>" in page.text
 
 
 class TestBodies:
@@ -890,13 +912,15 @@ class TestLimits:
 
 
 class TestHeaders:
+    server = "nginx"
+
     def test_are_safe_by_default(self, gateway):
         headers = gateway.client.get("/").headers
 
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["x-frame-options"] == "DENY"
         assert headers["referrer-policy"] == "strict-origin-when-cross-origin"
-        assert headers.get("server", "nginx") == "nginx"
+        assert headers.get("server", self.server) == self.server
         # Strict-Transport-Security for localhost would reach every other project there.
         assert "strict-transport-security" not in headers
 
@@ -1052,3 +1076,109 @@ class TestRouterBeforeIt:
         gateway.client.get(path, headers={"X-Forwarded-For": "203.0.113.9"})
 
         assert came_by(gateway.upstream.last(path)) == ("127.0.0.1", "http")
+
+
+class Reloads:
+    """Of gateways that have a way of their own to do it, and to say that it is done."""
+
+    def test_drops_no_connection_and_ends_no_stream(self, start, tmp_path):
+        go_on = threading.Event()
+
+        def answer(handler):
+            if not handler.path.startswith("/api/v1/events"):
+                return False
+            handler.send_response(200)
+            handler.send_header("Connection", "close")
+            handler.end_headers()
+            handler.wfile.write(b"data: 1\n\n")
+            handler.wfile.flush()
+            go_on.wait(60)
+            handler.wfile.write(b"data: 2\n\n")
+            handler.close_connection = True
+            return True
+
+        statuses, ended = set(), threading.Event()
+
+        def ask(url):
+            # A connection each: those that are being accepted are what could be lost.
+            while not ended.is_set():
+                statuses.add(httpx2.get(f"{url}/?n=1", trust_env=False).status_code)
+
+        with stand_in() as upstream, start(tmp_path, upstream) as gateway:
+            upstream.answer = answer
+            asking = threading.Thread(target=ask, args=(gateway.url,))
+            asking.start()
+            try:
+                with gateway.client.stream("GET", "/api/v1/events") as stream:
+                    parts = stream.iter_raw()
+                    assert next(parts) == b"data: 1\n\n"
+                    self.reload(gateway)
+                    go_on.set()
+                    assert b"".join(parts) == b"data: 2\n\n"
+            finally:
+                ended.set()
+                asking.join()
+
+        assert statuses == {200}
+
+
+class Slowness:
+    """Of gateways whose waits a test can shorten."""
+
+    said, wait = 504, "5"
+
+    def test_of_a_service_is_a_504(self, start, tmp_path, monkeypatch):
+        monkeypatch.setattr(promises, "SERVICE_SECONDS", 1)
+        go_on = threading.Event()
+
+        with stand_in() as upstream, start(tmp_path, upstream) as gateway:
+            upstream.answer = lambda _handler: go_on.wait(60)
+            replies = [
+                gateway.client.get(unique("/api/v1/me")),
+                gateway.client.post("/api/v1/me", json={}),
+            ]
+            go_on.set()
+
+        for reply in replies:
+            assert reply.status_code == self.said
+            assert reply.headers["content-type"] == "application/problem+json"
+            assert reply.headers["retry-after"] == self.wait
+        assert upstream.count("/api/v1/me") == 1
+
+    def test_of_a_sender_takes_no_thread_of_a_service(self, gateway):
+        with socket.create_connection(("127.0.0.1", gateway.port), 60) as connection:
+            connection.sendall(
+                b"POST /api/v1/me HTTP/1.1\r\nHost: localhost\r\n"
+                b"Content-Length: 10\r\n\r\nhalf"
+            )
+            reply = connection.recv(4096)
+
+        assert reply.startswith(b"HTTP/1.1 408 ")
+        assert b"application/problem+json" in reply
+        assert gateway.upstream.count("/api/v1/me") == 0
+
+
+class Spans:
+    """Of gateways that send lines as nginx does."""
+
+    def test_its_line_is_a_span_of_the_request(self, start, tmp_path):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink:
+            sink.bind(("127.0.0.1", 0))
+            sink.settimeout(60)
+            address = f"127.0.0.1:{sink.getsockname()[1]}"
+            # As where nginx sends its spans.
+            log = f"/dev/stdout json; access_log syslog:server={address},nohostname"
+            with (
+                stand_in() as upstream,
+                start(tmp_path, upstream, GATEWAY_ACCESS_LOG=log) as gateway,
+            ):
+                reply = gateway.client.get("/api/v1/me?code=topsecret")
+                datagram = sink.recv(65536)
+
+        span = otlp.read_gateway(datagram)
+        assert span.name == "GET /api/v1/me"
+        assert span.request_id == span.trace_id == reply.headers["x-request-id"]
+        assert span.attributes["http.response.status_code"] == 200
+        assert span.span_id == upstream.seen[-1]["headers"]["traceparent"].split("-")[2]
+        assert 0 <= span.ended_us - span.started_us < 60e6
+        assert b"topsecret" not in datagram

@@ -3,18 +3,14 @@
 import os
 import re
 import signal
-import socket
-import threading
 from functools import partial
 
 import httpx2
 import pytest
 from flagonctl import haproxy
 
-from flagon_chassis import otlp
-
 from . import test_gateway
-from .conftest import ROOT, Upstream, render, stand_in, start_gateway, wait_for
+from .conftest import ROOT, render, start_gateway, wait_for
 from .test_gateway import (  # noqa: F401 (the same tests, with another gateway)
     TestApiKeys,
     TestCompression,
@@ -35,21 +31,8 @@ def start(installed_haproxy):
     return partial(start_gateway, program="haproxy")
 
 
-class TestErrors(test_gateway.TestErrors):
-    def test_a_dead_service_is_a_502_that_says_when_to_retry(self, start, tmp_path):
-        """No connection at all: HAProxy calls that 503."""
-        with start(tmp_path, Upstream(port=1)) as gateway:
-            read = gateway.client.get("/api/v1/jobs")
-            write = gateway.client.post("/api/v1/jobs")
-            page = gateway.client.post("/import", headers={"Accept": "text/html"})
-
-        for reply in (read, write, page):
-            assert reply.status_code == 503
-            assert reply.headers["retry-after"] == "2"
-        assert read.json()["title"] == write.json()["title"] == "Service Unavailable"
-        assert write.json()["instance"] == write.headers["x-request-id"]
-        assert page.headers["content-type"] == "text/html; charset=utf-8"
-        assert "<h1>Service Unavailable</h1>" in page.text
+class TestErrors(test_gateway.WithoutListener, test_gateway.TestErrors):
+    pass
 
 
 class TestBodies(test_gateway.TestBodies):
@@ -130,116 +113,26 @@ class TestRoutes:
         assert "gpc0_rate(120000ms)" in text
 
 
-class TestReload:
-    def test_drops_no_connection_and_ends_no_stream(self, start, tmp_path):
-        go_on = threading.Event()
+class TestReload(test_gateway.Reloads):
+    def reload(self, gateway):
+        said = gateway.folder / "errors.log"
 
-        def answer(handler):
-            if not handler.path.startswith("/api/v1/events"):
-                return False
-            handler.send_response(200)
-            handler.send_header("Connection", "close")
-            handler.end_headers()
-            handler.wfile.write(b"data: 1\n\n")
-            handler.wfile.flush()
-            go_on.wait(60)
-            handler.wfile.write(b"data: 2\n\n")
-            handler.close_connection = True
-            return True
+        def loaded():
+            return said.read_text().count("Loading success.")
 
-        statuses, ended = set(), threading.Event()
-
-        def ask(url):
-            # A connection each: those that are being accepted are what could be lost.
-            while not ended.is_set():
-                statuses.add(httpx2.get(f"{url}/?n=1", trust_env=False).status_code)
-
-        with stand_in() as upstream, start(tmp_path, upstream) as gateway:
-            upstream.answer = answer
-            asking = threading.Thread(target=ask, args=(gateway.url,))
-            asking.start()
-            try:
-                with gateway.client.stream("GET", "/api/v1/events") as stream:
-                    parts = stream.iter_raw()
-                    assert next(parts) == b"data: 1\n\n"
-                    reload(gateway)
-                    go_on.set()
-                    assert b"".join(parts) == b"data: 2\n\n"
-            finally:
-                ended.set()
-                asking.join()
-
-        assert statuses == {200}
+        # It listens before it is done with its start, and then hears no signal.
+        wait_for(loaded)
+        before = loaded()
+        os.kill(gateway.pid, signal.SIGUSR2)
+        wait_for(lambda: loaded() > before)
 
 
-def reload(gateway):
-    """Have HAProxy read its configuration anew, and await that."""
-    said = gateway.folder / "errors.log"
-
-    def loaded():
-        return said.read_text().count("Loading success.")
-
-    # It listens before it is done with its start, and then hears no signal.
-    wait_for(loaded)
-    before = loaded()
-    os.kill(gateway.pid, signal.SIGUSR2)
-    wait_for(lambda: loaded() > before)
+class TestSlowness(test_gateway.Slowness):
+    pass
 
 
-class TestSlowness:
-    def test_of_a_service_is_a_504(self, start, tmp_path, monkeypatch):
-        monkeypatch.setattr(haproxy, "_SERVICE_SECONDS", 1)
-        go_on = threading.Event()
-
-        with stand_in() as upstream, start(tmp_path, upstream) as gateway:
-            upstream.answer = lambda _handler: go_on.wait(60)
-            replies = [
-                gateway.client.get(unique("/api/v1/me")),
-                gateway.client.post("/api/v1/me", json={}),
-            ]
-            go_on.set()
-
-        for reply in replies:
-            assert reply.status_code == 504
-            assert reply.headers["content-type"] == "application/problem+json"
-            assert reply.headers["retry-after"] == "5"
-        assert upstream.count("/api/v1/me") == 1
-
-    def test_of_a_sender_takes_no_thread_of_a_service(self, gateway):
-        with socket.create_connection(("127.0.0.1", gateway.port), 60) as connection:
-            connection.sendall(
-                b"POST /api/v1/me HTTP/1.1\r\nHost: localhost\r\n"
-                b"Content-Length: 10\r\n\r\nhalf"
-            )
-            reply = connection.recv(4096)
-
-        assert reply.startswith(b"HTTP/1.1 408 ")
-        assert b"application/problem+json" in reply
-        assert gateway.upstream.count("/api/v1/me") == 0
-
-
-class TestTraces:
-    def test_its_line_is_a_span_of_the_request(self, start, tmp_path):
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sink:
-            sink.bind(("127.0.0.1", 0))
-            sink.settimeout(60)
-            address = f"127.0.0.1:{sink.getsockname()[1]}"
-            # As where nginx sends its spans.
-            log = f"/dev/stdout json; access_log syslog:server={address},nohostname"
-            with (
-                stand_in() as upstream,
-                start(tmp_path, upstream, GATEWAY_ACCESS_LOG=log) as gateway,
-            ):
-                reply = gateway.client.get("/api/v1/me?code=topsecret")
-                datagram = sink.recv(65536)
-
-        span = otlp.read_gateway(datagram)
-        assert span.name == "GET /api/v1/me"
-        assert span.request_id == span.trace_id == reply.headers["x-request-id"]
-        assert span.attributes["http.response.status_code"] == 200
-        assert span.span_id == upstream.seen[-1]["headers"]["traceparent"].split("-")[2]
-        assert 0 <= span.ended_us - span.started_us < 60e6
-        assert b"topsecret" not in datagram
+class TestTraces(test_gateway.Spans):
+    pass
 
 
 class TestInside:

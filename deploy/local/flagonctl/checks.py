@@ -31,7 +31,7 @@ def python_is_new_enough(_stack: Stack) -> None:
 
 def programs_are_installed(stack: Stack) -> None:
     """Refuse to begin without one of the bought programs."""
-    for program in ("redis-server", stack.gateway, "prometheus"):
+    for program in ("redis-server", programs.GATEWAYS[stack.gateway], "prometheus"):
         programs.find(program)
     programs.postgres_for(stack.state / "postgres.none")
     if stack.has_rabbitmq:

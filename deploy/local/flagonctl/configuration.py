@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
-from . import authority, environment, haproxy, vault, watching
+from . import apache, authority, environment, haproxy, vault, watching
 from .files import write
 from .problem import Problem
 from .processes import (
+    APACHE,
     BY_NAME,
     HAPROXY,
     HTTPS_OFFSET,
@@ -165,9 +166,9 @@ def gateway_files(
 
     :param inside: where the program finds it, if elsewhere.
     """
-    if program == HAPROXY:
-        found = haproxy.files(root, inside or target, variables)
-        _write_folder(target, found, mode)
+    if program != NGINX:
+        make = {HAPROXY: haproxy.files, APACHE: apache.files}[program]
+        _write_folder(target, make(root, inside or target, variables), mode)
         return
     files = {}
     for source in (root / "gateway").iterdir():
@@ -315,7 +316,7 @@ def docker_gateway(stack: Stack) -> dict[str, str]:
             "GATEWAY_OPEN_FILES": "20000",
             "GATEWAY_CONNECTIONS": "8192",
             "GATEWAY_PID": "/tmp/nginx.pid",  # noqa: S108 (a tmpfs of the container)
-            "GATEWAY_TEMP": "/var/cache/nginx",
+            "GATEWAY_TEMP": "/var/cache/nginx" if stack.gateway == NGINX else "/tmp",  # noqa: S108
             "GATEWAY_UPSTREAMS": "/tmp/upstreams.conf",  # noqa: S108
             "GATEWAY_HTTP_LISTEN": "8080",
             "GATEWAY_HTTPS_LISTEN": "8443 ssl",
@@ -338,8 +339,8 @@ def compose_env(stack: Stack, *, watched: bool = False) -> str:
     """Return the variables that docker-compose.yml reads."""
     base = stack.port_base
     files = ["docker-compose.yml"]
-    if stack.gateway == HAPROXY:
-        files.append("gateway/haproxy/compose.yml")
+    if stack.gateway != NGINX:
+        files.append(f"gateway/{stack.gateway}/compose.yml")
     values = {
         "COMPOSE_FILE": ":".join(files),
         "COMPOSE_PROJECT_NAME": f"flagon-{base}",

@@ -6,7 +6,7 @@ secrets as files of the same names in lower case.
 
 from pathlib import Path
 
-from .processes import HAPROXY, OWNERS, SERVICES, SINK, Process
+from .processes import NGINX, OWNERS, SERVICES, SINK, Process
 from .stack import Stack
 from .vault import (
     RABBITMQ_USERS,
@@ -53,7 +53,7 @@ def plain(process: Process, stack: Stack, folder: Path) -> dict[str, str]:
         "catalog": {
             "WORKERS": "2",
             "IMAGES_DIR": str(folder / "images"),
-            **({"IMAGES_BY_GATEWAY": "false"} if stack.gateway == HAPROXY else {}),
+            **({} if stack.gateway == NGINX else {"IMAGES_BY_GATEWAY": "false"}),
         },
         "realtime": {
             "WORKERS": "1",

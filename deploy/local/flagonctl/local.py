@@ -20,7 +20,6 @@ from .files import write
 from .problem import Problem
 from .processes import (
     BY_NAME,
-    HAPROXY,
     NAMES_OFFSET,
     NODES_OFFSET,
     OWNERS,
@@ -357,17 +356,10 @@ def _program(stack: Stack, process: Process) -> list[str]:
             str(stack.port_base + NODES_OFFSET),
             str(stack.port_base + NAMES_OFFSET),
         ]
-    if process.kind == "gateway" and stack.gateway == HAPROXY:
-        # With a master process, which starts another worker when it is told to reload.
-        cfg = stack.config / "gateway" / "haproxy.cfg"
-        return [str(programs.find("haproxy")), "-W", "-f", str(cfg)]
     if process.kind == "gateway":
         return [
-            str(programs.find("nginx")),
-            *("-c", str(stack.config / "gateway" / "nginx.conf")),
-            # Before it has read where to log, nginx would try a file of the system.
-            *("-e", "stderr"),
-            *("-g", "daemon off;"),
+            str(programs.find(programs.GATEWAYS[stack.gateway])),
+            *programs.gateway_options(stack.gateway, stack.config / "gateway"),
         ]
     return [
         str(programs.find("prometheus")),

@@ -84,8 +84,8 @@ MAILER = _python("worker-mail", 30, "worker", "rq")
 
 MAIL_QUEUES = ("celery", "rq")
 
-NGINX, HAPROXY = "nginx", "haproxy"
-GATEWAYS = (NGINX, HAPROXY)
+NGINX, HAPROXY, APACHE = "nginx", "haproxy", "apache"
+GATEWAYS = (NGINX, HAPROXY, APACHE)
 """What can stand before the services, under the name `gateway`."""
 
 WATCHERS = (

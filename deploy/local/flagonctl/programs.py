@@ -14,9 +14,14 @@ PACKAGES = {
     "redis-server": "redis-server",
     "nginx": "nginx",
     "haproxy": "haproxy",
+    "apache2": "apache2 libapache2-mod-qos lua-socket",
     "prometheus": "prometheus",
 }
 """By program, the Debian package that brings it."""
+
+GATEWAYS = {"nginx": "nginx", "haproxy": "haproxy", "apache": "apache2"}
+"""The program of each gateway."""
+
 
 _POSTGRES = Path("/usr/lib/postgresql")
 # Daemons are often outside the PATH of ordinary users.
@@ -35,6 +40,21 @@ def find(program: str) -> Path:
             f"{program} is not installed.", f"sudo apt-get install -y {package}"
         )
     return Path(path)
+
+
+def gateway_options(gateway: str, folder: Path) -> list[str]:
+    """Return how a gateway is started with its configuration, in the foreground."""
+    return {
+        # Before it has read where to log, nginx would try a file of the system.
+        "nginx": [
+            *("-c", str(folder / "nginx.conf")),
+            *("-e", "stderr"),
+            *("-g", "daemon off;"),
+        ],
+        # With a master process, which starts another worker when it is told to reload.
+        "haproxy": ["-W", "-f", str(folder / "haproxy.cfg")],
+        "apache": ["-D", "FOREGROUND", "-f", str(folder / "httpd.conf")],
+    }[gateway]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ from typing import Literal
 from .files import write
 from .processes import (
     BY_NAME,
-    HAPROXY,
     HTTPS_OFFSET,
     INTERNAL_OFFSET,
     MAILER,
@@ -85,7 +84,7 @@ class Stack:
 
     @property
     def gateway(self) -> str:
-        """What stands before the services: `nginx` or `haproxy`, as `up` was told."""
+        """What stands before the services, one of `GATEWAYS`, as `up` was told."""
         return self._chosen("gateway", NGINX)
 
     @property
@@ -121,8 +120,8 @@ class Stack:
 
     @property
     def watchers(self) -> tuple[Process, ...]:
-        """What watches it, where that is wanted; HAProxy speaks for itself."""
-        exporter = "gateway-exporter" if self.gateway == HAPROXY else ""
+        """What watches it, where that is wanted; the exporter knows nginx alone."""
+        exporter = "" if self.gateway == NGINX else "gateway-exporter"
         return tuple(one for one in WATCHERS if one.name != exporter)
 
     @property

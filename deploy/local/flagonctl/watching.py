@@ -7,7 +7,7 @@ from typing import Any
 
 from . import programs
 from .problem import Problem
-from .processes import HAPROXY, HTTPS_OFFSET, WATCHERS, Process
+from .processes import HAPROXY, HTTPS_OFFSET, NGINX, WATCHERS, Process
 from .stack import Stack
 from .templates import fill_file
 from .vault import Vault
@@ -105,7 +105,7 @@ def targets(stack: Stack, *, watched: bool) -> dict[str, str]:
         "alertmanagers.json": [{"targets": [stack.address("alertmanager")]}],
         "exporters.json": [
             _target(stack, "postgres-exporter", "postgres"),
-            _gateway(stack),
+            *_gateway(stack),
             _target(stack, "machine-exporter", "machine"),
             _target(stack, "alertmanager", "alertmanager"),
             *(
@@ -143,11 +143,12 @@ def _target(stack: Stack, exporter: str, watches: str, **labels: str) -> dict[st
     }
 
 
-def _gateway(stack: Stack) -> dict[str, Any]:
+def _gateway(stack: Stack) -> list[dict[str, Any]]:
+    """Return who tells of the gateway: nobody of Apache."""
     target = _target(stack, "gateway-exporter", "gateway")
     if stack.gateway == HAPROXY:
         target["targets"] = [stack.internal_address]
-    return target
+    return [target] if stack.gateway in {NGINX, HAPROXY} else []
 
 
 def _front_door(stack: Stack) -> str:

@@ -27,7 +27,7 @@ SERVER = os.environ.get("FLAGON_SERVER", "gunicorn")
 MAIL_QUEUE = os.environ.get("FLAGON_MAIL_QUEUE", "celery")
 """What mails wait for: `celery` or `rq`."""
 GATEWAY = os.environ.get("FLAGON_GATEWAY", "nginx")
-"""What stands before the services: `nginx` or `haproxy`."""
+"""What stands before the services: `nginx`, `haproxy` or `apache`."""
 PROCESSES = (
     "gateway",
     *SERVICES,
