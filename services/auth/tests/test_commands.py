@@ -111,6 +111,14 @@ class TestSeed:
 
         assert "development only" in result.output
 
+    def test_takes_a_file_that_names_nobody_in_production(self, make_app, tmp_path):
+        (tmp_path / "accounts.json").write_text("[]")
+        accounts = tmp_path / "accounts.json"
+
+        app = make_app(accounts_file=accounts, environment="production")
+
+        assert run(app, "seed") == []
+
     def test_needs_no_files(self, make_app):
         assert run(make_app(), "seed") == []
 

@@ -53,9 +53,10 @@ def init_app(app: Flask, settings: Settings) -> None:
             keys.ensure_keys(db, parts().issuer.sealer, now=_now())
         for entry in _read(settings.clients_file):
             _seed_client(entry)
-        if settings.accounts_file and settings.environment == "production":
+        accounts = _read(settings.accounts_file)
+        if accounts and settings.environment == "production":
             raise click.UsageError("AUTH_ACCOUNTS_FILE is for development only.")
-        for entry in _read(settings.accounts_file):
+        for entry in accounts:
             _seed_account(entry)
 
     for group in (clients_group, users_group, keys_group, grants_group, audit_group):
