@@ -263,22 +263,21 @@ def stand_in():
         server.server_close()
 
 
-@pytest.fixture(scope="module")
-def installed_haproxy():
-    """The path of HAProxy; local mode needs it only where it is chosen."""
-    try:
-        return programs.find("haproxy")
-    except Problem:
-        lacking("HAProxy", "GATEWAY=haproxy make setup")
+def _installed(program, name):
+    """A fixture: the path of a program that local mode needs only where it is chosen."""
+
+    @pytest.fixture(scope="module")
+    def found():
+        try:
+            return programs.find(program)
+        except Problem:
+            lacking(name, f"GATEWAY={name.lower()} make setup")
+
+    return found
 
 
-@pytest.fixture(scope="module")
-def installed_apache():
-    """The path of Apache; local mode needs it only where it is chosen."""
-    try:
-        return programs.find("apache2")
-    except Problem:
-        lacking("Apache", "GATEWAY=apache make setup")
+installed_haproxy = _installed("haproxy", "HAProxy")
+installed_apache = _installed("apache2", "Apache")
 
 
 @pytest.fixture(scope="module")

@@ -66,6 +66,13 @@ def modes(folder):
     }
 
 
+def accepted(*command):
+    """What a program says, on standard error, of a configuration that it takes."""
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stderr
+
+
 class TestTraces:
     def test_go_to_the_log_without_a_sink(self, local):
         settings = environment.plain(BY_NAME["web"], local, local.state)
@@ -280,19 +287,12 @@ class TestGateway:
             # This nginx does not know the directive: the rest is checked.
             (target / "nginx.conf").write_text(main.replace("http2 on;", ""))
 
-        done = subprocess.run(
-            [
-                programs.find("nginx"),
-                *("-t", "-c", target / "nginx.conf", "-e", "stderr"),
-                *("-g", "user root;" if os.geteuid() == 0 else ""),
-            ],
-            check=False,
-            capture_output=True,
-            text=True,
+        said = accepted(
+            programs.find("nginx"),
+            *("-t", "-c", target / "nginx.conf", "-e", "stderr"),
+            *("-g", "user root;" if os.geteuid() == 0 else ""),
         )
-
-        assert done.returncode == 0, done.stderr
-        assert "[warn]" not in done.stderr
+        assert "[warn]" not in said
 
     def test_nginx_takes_what_containers_get(self, docker, tmp_path):
         target = tmp_path / "conf"
@@ -310,14 +310,9 @@ class TestGateway:
             .replace("http2 on;", "")
         )
 
-        done = subprocess.run(
-            [programs.find("nginx"), "-t", "-c", target / "nginx.conf", "-e", "stderr"],
-            check=False,
-            capture_output=True,
-            text=True,
+        accepted(
+            programs.find("nginx"), "-t", "-c", target / "nginx.conf", "-e", "stderr"
         )
-
-        assert done.returncode == 0, done.stderr
 
     def test_every_variable_is_documented(self, local):
         documented = (ROOT / "gateway" / "README.md").read_text()
@@ -364,13 +359,7 @@ class TestChooseGateway:
         there = stack.config / "gateway"
         here = there / "here.cfg"
         here.write_text(text.replace("/etc/flagon", str(there)))
-        done = subprocess.run(
-            [installed_haproxy, "-c", "-f", here],
-            check=False,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
+        accepted(installed_haproxy, "-c", "-f", here)
 
     @pytest.mark.parametrize("mode", ["local", "docker"])
     def test_apache_takes_it(self, checkout, installed_apache, mode):
@@ -387,13 +376,7 @@ class TestChooseGateway:
         for name in ("asked", "site", "inside"):
             part = folder / f"{name}.conf"
             part.write_text(part.read_text().replace("/etc/flagon", str(folder)))
-        done = subprocess.run(
-            [installed_apache, "-t", "-f", folder / "httpd.conf"],
-            check=False,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
+        accepted(installed_apache, "-t", "-f", folder / "httpd.conf")
         assert "gateway-exporter" not in [one.name for one in stack.watchers]
         given = (stack.config / "prometheus" / "exporters.json").read_text()
         assert '"gateway"' not in given
@@ -419,14 +402,8 @@ class TestChooseGateway:
         configuration.prepare(stack, watched=True, traced=True)
 
         folder = stack.config / "gateway"
-        done = subprocess.run(
-            [installed_haproxy, "-c", "-f", folder / "haproxy.cfg"],
-            check=False,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        assert "WARNING" not in done.stderr
+        said = accepted(installed_haproxy, "-c", "-f", folder / "haproxy.cfg")
+        assert "WARNING" not in said
         assert modes(folder)["server.pem"] == 0o600
         # Its own line about a request is a span.
         assert (
@@ -459,16 +436,10 @@ class TestPrometheus:
     @pytest.mark.parametrize("mode", ["local", "docker"])
     def test_promtool_takes_it(self, request, mode):
         stack = request.getfixturevalue(mode)
-        done = subprocess.run(
-            [
-                programs.find("promtool"),
-                *("check", "config", stack.config / "prometheus" / "prometheus.yml"),
-            ],
-            check=False,
-            capture_output=True,
-            text=True,
+        accepted(
+            programs.find("promtool"),
+            *("check", "config", stack.config / "prometheus" / "prometheus.yml"),
         )
-        assert done.returncode == 0, done.stdout + done.stderr
 
     def test_every_process_of_ours_is_scraped(self, local):
         found = json.loads((local.config / "prometheus" / "targets.json").read_text())
@@ -490,10 +461,4 @@ class TestPrometheus:
 
     def test_rules_say_what_they_should(self, tmp_path):
         test = ROOT / "deploy" / "observability" / "rules" / "tests" / "red_test.yml"
-        done = subprocess.run(
-            [programs.find("promtool"), "test", "rules", test],
-            check=False,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+        accepted(programs.find("promtool"), "test", "rules", test)

@@ -687,6 +687,19 @@ class TestApiKeys:
         assert gateway.upstream.count(path) == 0
 
 
+def send_stream(handler, go_on):
+    """Answer with an event, and with another and the end when it may go on."""
+    handler.send_response(200)
+    handler.send_header("Content-Type", "text/event-stream")
+    handler.send_header("Connection", "close")
+    handler.end_headers()
+    handler.wfile.write(b"data: 1\n\n")
+    handler.wfile.flush()
+    go_on.wait(60)
+    handler.wfile.write(b"data: 2\n\n")
+    handler.close_connection = True
+
+
 class TestStreams:
     @pytest.fixture
     def go_on(self, gateway):
@@ -694,15 +707,7 @@ class TestStreams:
         event = threading.Event()
 
         def stream(handler):
-            handler.send_response(200)
-            handler.send_header("Content-Type", "text/event-stream")
-            handler.send_header("Connection", "close")
-            handler.end_headers()
-            handler.wfile.write(b"data: 1\n\n")
-            handler.wfile.flush()
-            event.wait(60)
-            handler.wfile.write(b"data: 2\n\n")
-            handler.close_connection = True
+            send_stream(handler, event)
 
         gateway.upstream.answer = stream
         yield event
@@ -1087,14 +1092,7 @@ class Reloads:
         def answer(handler):
             if not handler.path.startswith("/api/v1/events"):
                 return False
-            handler.send_response(200)
-            handler.send_header("Connection", "close")
-            handler.end_headers()
-            handler.wfile.write(b"data: 1\n\n")
-            handler.wfile.flush()
-            go_on.wait(60)
-            handler.wfile.write(b"data: 2\n\n")
-            handler.close_connection = True
+            send_stream(handler, go_on)
             return True
 
         statuses, ended = set(), threading.Event()

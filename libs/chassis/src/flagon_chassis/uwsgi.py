@@ -180,7 +180,7 @@ def _strict(app: "WSGIApplication", server: Any) -> "WSGIApplication":  # noqa: 
         def begin(
             status: str,
             headers: list[tuple[str, str]],
-            *failure: Any,  # noqa: ANN401
+            *failure: Any,  # noqa: ANN401 (as WSGI has it)
         ) -> Callable[[bytes], object]:
             nonlocal framed
             framed = _needs_chunks(environ, status, headers)
