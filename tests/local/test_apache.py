@@ -15,18 +15,9 @@ from flagonctl import gateway as promises
 
 from . import test_gateway
 from .conftest import ROOT, render, stand_in, start_gateway, wait_for
-from .test_gateway import (  # noqa: F401 (the same tests, with another gateway)
-    TestApiKeys,
-    TestCompression,
-    TestDocuments,
-    TestInsideMatters,
-    TestLimits,
-    TestRequestId,
-    TestSessions,
-    TestStreams,
-    TestTls,
-    unique,
-)
+from .test_gateway import KEPT_BY_ALL, unique
+
+globals().update(KEPT_BY_ALL)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +26,7 @@ def start(installed_apache):
 
 
 class TestErrors(test_gateway.WithoutListener, test_gateway.TestErrors):
-    pass
+    """Also of a service of which nobody listens."""
 
 
 class TestBodies(test_gateway.TestBodies):
@@ -130,7 +121,7 @@ class TestSlowness(test_gateway.Slowness):
 
 
 class TestTraces(test_gateway.Spans):
-    pass
+    """Told by its own log."""
 
 
 class TestRoutes:

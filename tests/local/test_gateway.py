@@ -1182,3 +1182,20 @@ class Spans:
         assert span.span_id == upstream.seen[-1]["headers"]["traceparent"].split("-")[2]
         assert 0 <= span.ended_us - span.started_us < 60e6
         assert b"topsecret" not in datagram
+
+
+KEPT_BY_ALL = {
+    one.__name__: one
+    for one in (
+        TestApiKeys,
+        TestCompression,
+        TestDocuments,
+        TestInsideMatters,
+        TestLimits,
+        TestRequestId,
+        TestSessions,
+        TestStreams,
+        TestTls,
+    )
+}
+"""What another gateway in nginx's place keeps to the letter."""

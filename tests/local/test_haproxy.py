@@ -11,19 +11,10 @@ from flagonctl import haproxy
 
 from . import test_gateway
 from .conftest import ROOT, render, start_gateway, wait_for
-from .test_gateway import (  # noqa: F401 (the same tests, with another gateway)
-    TestApiKeys,
-    TestCompression,
-    TestDocuments,
-    TestInsideMatters,
-    TestLimits,
-    TestRequestId,
-    TestRetry,
-    TestSessions,
-    TestStreams,
-    TestTls,
-    unique,
-)
+from .test_gateway import KEPT_BY_ALL, unique
+
+globals().update(KEPT_BY_ALL)
+TestRetry = test_gateway.TestRetry
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +23,7 @@ def start(installed_haproxy):
 
 
 class TestErrors(test_gateway.WithoutListener, test_gateway.TestErrors):
-    pass
+    """Also of a service of which nobody listens."""
 
 
 class TestBodies(test_gateway.TestBodies):
@@ -128,11 +119,11 @@ class TestReload(test_gateway.Reloads):
 
 
 class TestSlowness(test_gateway.Slowness):
-    pass
+    """With its own clocks."""
 
 
 class TestTraces(test_gateway.Spans):
-    pass
+    """Told by its own log."""
 
 
 class TestInside:

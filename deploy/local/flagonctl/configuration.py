@@ -316,8 +316,8 @@ def docker_gateway(stack: Stack) -> dict[str, str]:
             "GATEWAY_OPEN_FILES": "20000",
             "GATEWAY_CONNECTIONS": "8192",
             "GATEWAY_PID": "/tmp/nginx.pid",  # noqa: S108 (a tmpfs of the container)
-            "GATEWAY_TEMP": "/var/cache/nginx" if stack.gateway == NGINX else "/tmp",  # noqa: S108
-            "GATEWAY_UPSTREAMS": "/tmp/upstreams.conf",  # noqa: S108
+            "GATEWAY_TEMP": "/var/cache/nginx" if stack.gateway == NGINX else "/tmp",  # noqa: S108 (of its container alone)
+            "GATEWAY_UPSTREAMS": "/tmp/upstreams.conf",  # noqa: S108 (of its container alone)
             "GATEWAY_HTTP_LISTEN": "8080",
             "GATEWAY_HTTPS_LISTEN": "8443 ssl",
             "GATEWAY_HTTP2": "http2 on;",

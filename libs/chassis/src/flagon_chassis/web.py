@@ -54,6 +54,18 @@ class StrictJSON(DefaultJSONProvider):
         return value
 
 
+class _App(APIFlask):
+    """Looks once, and not for each hook of each request, whether it is a coroutine."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 (APIFlask's)
+        self._made_sync = lru_cache(maxsize=256)(super().ensure_sync)
+        super().__init__(*args, **options)
+
+    def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function as Flask's would."""
+        return self._made_sync(func)
+
+
 class NoSessions(SessionInterface):
     """No cookie is read or written: an API's callers bring a token.
 
@@ -119,7 +131,7 @@ def create_app(
     logs.configure(name, settings.log_level)
     # An API serves no files; a service with pages names its folder.
     flask_options.setdefault("static_folder", None)
-    app = APIFlask(
+    app = _App(
         import_name,
         title=title or name,
         version="1",
@@ -132,8 +144,6 @@ def create_app(
     app.name = name
     app.secret_key = settings.secret_key.get_secret_value()
     app.session_interface = NoSessions()
-    # Flask finds out for each hook of each request whether it is a coroutine.
-    app.ensure_sync = lru_cache(maxsize=256)(app.ensure_sync)  # type: ignore[method-assign]
     app.json = StrictJSON(app)
     app.request_class = StrictRequest
     app.config["MAX_CONTENT_LENGTH"] = _BODY_BYTES
