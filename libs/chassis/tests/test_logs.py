@@ -1,5 +1,8 @@
 import json
 import logging
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import structlog
@@ -55,7 +58,23 @@ class TestConfigure:
 
         logging.getLogger("library").warning("odd %s", 1)
 
-        assert lines()[0]["event"] == "odd 1"
+        (line,) = lines()
+        assert (line["event"], line["logger"]) == ("odd 1", "library")
+
+    @pytest.mark.parametrize(("level", "written"), [(25, "info"), (60, "critical")])
+    def test_writes_levels_of_libraries_own(self, lines, level, written):
+        logs.configure("things")
+
+        logging.getLogger("library").log(level, "odd")
+
+        assert lines()[0]["level"] == written
+
+    def test_writes_what_libraries_log_with_wrong_arguments(self, lines):
+        logs.configure("things")
+
+        logging.getLogger("library").warning("odd %d", "one")
+
+        assert lines()[0]["event"] == "odd %d"
 
     def test_leaves_out_what_is_below_the_level(self, lines):
         logs.configure("things", "WARNING")
@@ -88,6 +107,191 @@ class TestConfigure:
         inside, span, outside = lines()
         assert (inside["trace_id"], inside["span_id"]) == (TRACE, span["span_id"])
         assert "trace_id" not in outside
+
+    def test_loses_a_line_that_nothing_takes_and_nothing_else(self):
+        code = (
+            "import sys; from flagon_chassis import logs; import structlog;"
+            "logs.configure('things'); structlog.get_logger().info('x' * 100_000);"
+            "sys.stderr.write('alive')"
+        )
+        with Path("/dev/full").open("w") as full:
+            done = subprocess.run(
+                [sys.executable, "-c", code],
+                check=False,
+                stdout=full,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+
+        assert done.stderr.startswith("alive")
+
+
+TOKEN = "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhZGEifQ.c2lnbmF0dXJlLW9mLWl0"
+API_KEY = f"flg_{'a' * 12}_{'Zx9-' * 10}abc"
+
+
+class TestSecrets:
+    @pytest.fixture
+    def say(self, lines):
+        """A function that logs and returns the line."""
+        logs.configure("things")
+
+        def say(event, **members):
+            structlog.get_logger().info(event, **members)
+            return lines()[0]
+
+        return say
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "password",
+            "client_secret",
+            "Authorization",
+            "refresh_token",
+            "apikey",
+            "Cookie",
+        ],
+    )
+    def test_are_hidden_by_the_name_of_a_member(self, say, name):
+        line = say("done", **{name: "hunter2", "deep": {name: "hunter2", "kept": 1}})
+
+        assert line[name] == line["deep"][name] == logs.HIDDEN
+        assert line["deep"]["kept"] == 1
+
+    @pytest.mark.parametrize(
+        ("said", "written"),
+        [
+            (f"sent {TOKEN} away", f"sent {logs.HIDDEN} away"),
+            (f"key {API_KEY}!", f"key {logs.HIDDEN}!"),
+            (
+                "Authorization: Bearer abcdefgh12",
+                f"Authorization: Bearer {logs.HIDDEN}",
+            ),
+            ("basic YWRhOnB3ZDEy", f"basic {logs.HIDDEN}"),
+            (
+                "at postgresql://ada:hun%40ter@db:5432/x",
+                f"at postgresql://ada:{logs.HIDDEN}@db:5432/x",
+            ),
+            ("redis://:hunter2@store", f"redis://:{logs.HIDDEN}@store"),
+            (
+                "GET /oauth/callback?code=0123456789&lang=de",
+                f"GET /oauth/callback?code={logs.HIDDEN}&lang=de",
+            ),
+            ('say "client_secret=0123456789"', f'say "client_secret={logs.HIDDEN}"'),
+            (
+                "-----BEGIN EC PRIVATE KEY-----\nMHcC\n-----END EC PRIVATE KEY-----\n",
+                logs.HIDDEN,
+            ),
+        ],
+    )
+    def test_are_hidden_by_how_they_look(self, say, said, written):
+        line = say(said, error=said)
+
+        assert line["event"] == line["error"] == written
+
+    @pytest.mark.parametrize(
+        "said",
+        [
+            "postgresql://ada@db/x",
+            "https://flagon.market/products?q=basic+bearer",
+            "answered with code=404",
+            "a bearer of bad news",
+        ],
+    )
+    def test_alone_are_hidden(self, say, said):
+        assert say(said)["event"] == said
+
+    def test_are_hidden_in_what_a_crash_quotes(self, lines):
+        logs.configure("things")
+        try:
+            int(f"token={TOKEN}")
+        except ValueError:
+            structlog.get_logger().exception("crash")
+
+        (line,) = lines()
+        assert TOKEN not in json.dumps(line)
+        assert "ValueError" in line["exception"]
+
+
+class TestAlike:
+    @pytest.fixture
+    def clock(self, monkeypatch):
+        """A list with the time in seconds that it is for the lines."""
+        now = [0.0]
+        monkeypatch.setattr(logs.time, "monotonic", lambda: now[0])
+        return now
+
+    @pytest.fixture
+    def say(self, clock, lines):
+        """A function that warns a number of times and returns what is written."""
+        logs.configure("things")
+
+        def say(times, event="store_away", **members):
+            for number in range(times):
+                structlog.get_logger().warning(event, request_id=str(number), **members)
+            return [line for line in lines() if line["event"] == event]
+
+        return say
+
+    def test_lines_are_counted_after_ten_in_a_minute(self, say, clock):
+        assert len(say(25)) == 10
+        clock[0] = 59.9
+        assert say(5) == []
+
+        clock[0] = 60.1
+        last, first = say(1)
+
+        assert (last["repeated"], last["request_id"]) == (20, "4")
+        assert "repeated" not in first
+
+    def test_lines_are_told_of_by_whatever_is_said_next(self, say, clock, lines):
+        say(12)
+        clock[0] = 61
+
+        structlog.get_logger().info("other")
+
+        assert [line.get("repeated") for line in lines()] == [2, None]
+
+    def test_lines_that_differ_in_anything_else_are_all_written(self, say):
+        say(10)
+
+        assert len(say(1, error="another")) == 1
+
+    def test_lines_that_are_no_warnings_are_all_written(self, say, lines):
+        for _ in range(50):
+            structlog.get_logger().info("request")
+
+        assert len(lines()) == 50
+
+    def test_few_lines_are_not_told_of_later(self, say, clock):
+        say(10)
+        clock[0] = 61
+
+        assert len(say(1)) == 1
+
+    def test_a_thousand_kinds_are_all_written(self, say):
+        for kind in range(600):
+            assert len(say(1, f"kind{kind}")) == 1
+
+    def test_what_libraries_say_is_counted_too(self, clock, lines):
+        logs.configure("things")
+        for _ in range(25):
+            logging.getLogger("library").error("away")
+
+        assert len(lines()) == 10
+
+    def test_a_forked_process_begins_anew(self):
+        code = (
+            "import os; from flagon_chassis import logs; import structlog;"
+            "logs.configure('things'); log = structlog.get_logger();"
+            "[log.warning('store_away') for _ in range(15)]; child = os.fork();"
+            "os.waitpid(child, 0) if child else log.warning('store_away')"
+        )
+
+        output = subprocess.check_output([sys.executable, "-c", code])
+
+        assert len(output.splitlines()) == 11
 
 
 class TestRequestId:

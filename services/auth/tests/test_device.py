@@ -626,13 +626,13 @@ class TestThreatGuessing:
         assert row.user_code_hash != hashlib.sha256(code.encode()).digest()
         assert code.encode() not in row.user_code_hash
 
-    def test_codes_are_in_no_log(self, ada, app, caplog):
+    def test_codes_are_in_no_log(self, ada, app, caplog, capsys):
         caplog.set_level("DEBUG")
         started = begin(app).json
         let_in(ada, started)
         poll(app, started)
 
-        logged = caplog.text
+        logged = caplog.text + capsys.readouterr().out
         assert "/oauth/device_authorization" in logged
         assert started["device_code"] not in logged
         assert started["user_code"] not in logged

@@ -1,10 +1,19 @@
-"""One JSON object a line on standard output, tied to the request and the trace."""
+"""One JSON object a line on standard output, tied to the request and the trace.
+
+What each `event` means is in docs/events-log.md.
+"""
 
 import logging
+import os
 import re
 import sys
+import threading
 import time
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from json import JSONEncoder
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -22,6 +31,41 @@ _TRACEPARENT = re.compile(r"\A00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}\Z")
 SPAN_REQUEST_ID = "flagon.request_id"
 """The attribute that ties a span to the request id that people know."""
 
+HIDDEN = "[hidden]"
+"""Stands where a secret was."""
+SAID_ALIKE = 10
+"""Of lines that say the same, so many are written in `ALIKE_SECONDS`."""
+ALIKE_SECONDS = 60.0
+
+_SECRET_NAME = re.compile(
+    r"passw|passphrase|secret|token|authorization|cookie|api_?key|private_?key|credential",
+    re.IGNORECASE,
+)
+_SECRETS: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
+    (mark, re.compile(pattern, re.IGNORECASE), left)
+    for mark, pattern, left in (
+        # Looking for a mark first is a tenth of the time; none crosses the end of a text.
+        ("eyJ", r"eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)*", HIDDEN),
+        ("flg_", r"flg_[a-z2-7]{12}_[\w-]{20,}", HIDDEN),
+        ("earer ", r"(bearer )[\w.~+/=-]{8,}", rf"\1{HIDDEN}"),
+        ("asic ", r"(basic )[\w+/=-]{8,}", rf"\1{HIDDEN}"),
+        ("://", r"(://[^:/@\s\"\\]*:)[^@/\s\"\\]+(?=@)", rf"\1{HIDDEN}"),
+        (
+            "=",
+            r"\b((?:code|\w*(?:token|password|secret|assertion|verifier))=)[^&;\s\"\\]{8,}",
+            rf"\1{HIDDEN}",
+        ),
+        (
+            "PRIVATE KEY-",
+            r"-----BEGIN [A-Z ]*PRIVATE KEY-----(?:[^\"\\]|\\.)*",
+            HIDDEN,
+        ),
+    )
+)
+_OF_ONE_LINE = frozenset({"time", "request_id", "trace_id", "span_id", "duration_ms"})
+"""Members that differ between lines that say the same."""
+_KINDS_MAX = 500
+
 if TYPE_CHECKING:
     from flask import Flask, Response
 
@@ -29,36 +73,29 @@ Event = MutableMapping[str, Any]
 
 
 def configure(service: str, level: str = "INFO") -> None:
-    """Send every log line of the process, libraries' too, to standard output as JSON."""
-    shared: list[Any] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        _add_trace,
-        _TimeAndService(service),
-    ]
+    """Send every log line of the process, libraries' too, to standard output as JSON.
+
+    Secrets are hidden, by the names of members and by how secrets look. Warnings and
+    errors that say the same are written ten times a minute and then counted: the last is
+    written when the minute is over, with `repeated`, how many were left out.
+    """
     structlog.configure(
         processors=[
-            structlog.stdlib.filter_by_level,
-            *shared,
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            _add_trace,
+            _TimeAndService(service),
             structlog.processors.format_exc_info,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+            _alike,
+            _render,
         ],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=_Output,
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, structlog.processors.format_exc_info],
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.JSONRenderer(default=str),
-            ],
-        )
-    )
+    _alike.forget()
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [_Libraries()]
     root.setLevel(level)
     for name in ("authlib", "httpx2", "httpcore2", "werkzeug", "asyncio"):
         # Authlib logs tokens at DEBUG; the others repeat what our own lines say.
@@ -69,13 +106,137 @@ def configure(service: str, level: str = "INFO") -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
+class _Output:
+    """Standard output; what it does not take is lost, and nothing else is."""
+
+    def __init__(self, *_name: str) -> None:
+        """Take the name of a logger, which lines do not have."""
+
+    def msg(self, line: str) -> None:
+        """Write one line at once."""
+        # A full disk or a reader that is gone must not become the answer to a request.
+        with suppress(OSError, ValueError):
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
+
+    debug = info = warning = error = critical = msg
+
+
+class _Libraries(logging.Handler):
+    """Writes what libraries log, with the name of their logger."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level = min(max(record.levelno // 10 * 10, logging.DEBUG), logging.CRITICAL)
+        try:
+            said = record.getMessage()
+        except (TypeError, ValueError, KeyError):
+            # Arguments that do not fit are no reason to fail.
+            said = str(record.msg)
+        structlog.get_logger().log(
+            level, said, logger=record.name, exc_info=record.exc_info
+        )
+
+
+@dataclass
+class _Said:
+    """What was said of late."""
+
+    until: float
+    times: int = 1
+    last: Event | None = None
+    """The last one that was left out."""
+
+
+class _Alike:
+    """Leaves out warnings and errors that say the same as many just before."""
+
+    def __init__(self) -> None:
+        self.forget()
+        os.register_at_fork(after_in_child=self.forget)
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self._lock = threading.Lock()
+        self._said: dict[str, _Said] = {}
+        self._next = float("inf")
+
+    def __call__(self, output: _Output, method: str, event: Event) -> Event:
+        now = time.monotonic()
+        if now >= self._next:
+            for line in self._over(now):
+                output.msg(_render(output, method, line))
+        if method in {"debug", "info"}:
+            return event
+        kind = _json({key: event[key] for key in event if key not in _OF_ONE_LINE})
+        with self._lock:
+            said = self._said.get(kind)
+            if said is None or now >= said.until:
+                if len(self._said) < _KINDS_MAX:
+                    self._said[kind] = _Said(now + ALIKE_SECONDS)
+                    self._next = min(self._next, now + ALIKE_SECONDS)
+                return event
+            said.times += 1
+            if said.times <= SAID_ALIKE:
+                return event
+            said.last = event
+        raise structlog.DropEvent
+
+    def _over(self, now: float) -> Iterator[Event]:
+        """Yield the last line of each kind that was left out and whose time is over."""
+        with self._lock:
+            over = [kind for kind, said in self._said.items() if now >= said.until]
+            ended = [self._said.pop(kind) for kind in over]
+            self._next = min(
+                (one.until for one in self._said.values()), default=float("inf")
+            )
+        for one in ended:
+            if one.last is not None:
+                yield {**one.last, "repeated": one.times - SAID_ALIKE}
+
+
+_alike = _Alike()
+_json = JSONEncoder(default=str).encode
+
+
+def _render(_output: object, _method: str, event: Event) -> str:
+    return hide(_json(_hidden(event)))
+
+
+def hide(text: str) -> str:
+    """Return the text without what looks like a secret."""
+    for mark, pattern, left in _SECRETS:
+        if mark in text:
+            text = pattern.sub(left, text)
+    return text
+
+
+def _hidden(value: Any) -> Any:  # noqa: ANN401 (whatever a line holds)
+    """Return members without those whose name says that they are secret."""
+    if not isinstance(value, dict):
+        return value
+    return {
+        key: HIDDEN if item and _is_secret(key) else _hidden(item)
+        for key, item in value.items()
+    }
+
+
+@lru_cache(maxsize=4096)
+def _is_secret(name: object) -> bool:
+    return _SECRET_NAME.search(str(name)) is not None
+
+
 class _TimeAndService:
     def __init__(self, service: str) -> None:
         self.service = service
+        self._second = 0, ""
 
     def __call__(self, _logger: object, _method: str, event: Event) -> Event:
         now = time.time()
-        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+        second, stamp = self._second
+        if second != int(now):
+            second = int(now)
+            stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second))
+            self._second = second, stamp
         event["time"] = f"{stamp}.{int(now % 1 * 1000):03d}Z"
         event["service"] = self.service
         return event
@@ -117,12 +278,11 @@ def init_app(app: "Flask") -> None:
     @app.before_request
     def begin() -> None:
         clear_contextvars()
-        given = request.headers.get("X-Request-ID", "")
+        headers = request.headers
+        given = headers.get("X-Request-ID", "")
         known = given if _REQUEST_ID.match(given) else new_request_id()
-        bind_contextvars(request_id=known)
-        trace = trace_id_of(request.headers.get("traceparent"))
-        if trace:
-            bind_contextvars(trace_id=trace)
+        trace = trace_id_of(headers.get("traceparent"))
+        bind_contextvars(request_id=known, **({"trace_id": trace} if trace else {}))
         g.flagon_request_id = known
         g.flagon_started = time.perf_counter()
 
