@@ -44,7 +44,6 @@ _SHARED = (
     "http.server",
     "httpx2",
     "kombu.transport.redis",
-    "opentelemetry.instrumentation.flask",
     "opentelemetry.instrumentation.psycopg",
     "opentelemetry.sdk.trace",
     "psycopg",

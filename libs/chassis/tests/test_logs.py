@@ -178,6 +178,11 @@ class TestSecrets:
                 "GET /oauth/callback?code=0123456789&lang=de",
                 f"GET /oauth/callback?code={logs.HIDDEN}&lang=de",
             ),
+            ("asked ada.l+x@mail.example.org, twice", f"asked {logs.HIDDEN}, twice"),
+            (
+                'duplicate key\nDETAIL:  Key (name)=("Ada") exists.\nCONTEXT: x',
+                f"duplicate key\nDETAIL: {logs.HIDDEN}\nCONTEXT: x",
+            ),
             ('say "client_secret=0123456789"', f'say "client_secret={logs.HIDDEN}"'),
             (
                 "-----BEGIN EC PRIVATE KEY-----\nMHcC\n-----END EC PRIVATE KEY-----\n",
@@ -194,6 +199,8 @@ class TestSecrets:
         "said",
         [
             "postgresql://ada@db/x",
+            "postgresql://ada@db.flagon.market/x",
+            "a decorator: @app.get",
             "https://flagon.market/products?q=basic+bearer",
             "answered with code=404",
             "a bearer of bad news",

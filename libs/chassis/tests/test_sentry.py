@@ -4,16 +4,19 @@ import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 import sentry_sdk
 from flask import Flask
 
-from flagon_chassis import sentry
+from flagon_chassis import logs, queue, sentry, tracing
 from flagon_chassis.errors import Conflict
 from flagon_chassis.settings import ServiceSettings
 
 from .conftest import SECRET
+
+TOKEN = "eyJhbGciOiJFUzI1NiJ9.eyJzdWIiOiJhZGEifQ.c2lnbmF0dXJlLW9mLWl0"
 
 
 class Sentry:
@@ -62,7 +65,7 @@ def settings(server):
 
     yield make
     sentry_sdk.flush(5)
-    sentry_sdk.init(auto_enabling_integrations=False)
+    sentry_sdk.init(default_integrations=False)
 
 
 def flush():
@@ -95,7 +98,7 @@ class TestWithoutDsn:
 
 class TestReport:
     def test_sends_the_unexpected(self, settings, server):
-        assert sentry.init(settings(), "things", release="1") is True
+        assert sentry.init(settings(), "things") is True
 
         sentry.report(ValueError("surprise"))
         flush()
@@ -151,3 +154,91 @@ class TestReport:
         flush()
 
         assert len(server.events) == 1
+
+    def test_says_which_request_it_was_and_nothing_of_who_asked(self, settings, server):
+        app = Flask("things")
+        logs.init_app(app)
+        tracing.instrument_flask(app)
+        sentry.init_app(app, settings(environment="production"), "things")
+
+        @app.post("/people/<name>")
+        def fail(name):
+            person = f"{name} <ada@example.org>"
+            app.extensions["flagon.report"](ValueError(f"{person} token={TOKEN}"))
+            return ""
+
+        app.test_client().post(
+            "/people/ada?code=0123456789abcdef",
+            headers={
+                "Authorization": f"Bearer {TOKEN}",
+                "Cookie": f"session={TOKEN}",
+                "X-Request-ID": "request-66",
+                "traceparent": f"00-{'a' * 32}-{'b' * 16}-01",
+            },
+            json={"email": "ada@example.org"},
+            environ_overrides={"REMOTE_ADDR": "192.0.2.66"},
+        )
+        flush()
+
+        (event,) = server.events
+        assert event["environment"] == "production"
+        assert event["server_name"] == event["tags"]["service"] == "things"
+        assert event["tags"]["request_id"] == "request-66"
+        assert event["transaction"] == "POST /people/<name>"
+        assert event["contexts"]["trace"] == {"trace_id": "a" * 32, "span_id": "b" * 16}
+        told = json.dumps(event)
+        for secret in (TOKEN, "ada@example", "0123456789abcdef", "192.0.2.66"):
+            assert secret not in told
+
+    def test_says_so_where_no_route_was_found(self, settings, server):
+        app = Flask("things")
+        sentry.init_app(app, settings(), "things")
+        app.register_error_handler(
+            404, lambda error: app.extensions["flagon.report"](error) or ("", 404)
+        )
+
+        app.test_client().get("/nowhere")
+        flush()
+
+        assert server.events[0]["transaction"] == "GET None"
+
+    def test_says_which_task_it_was(self, settings, server):
+        sentry.init(settings(), "things")
+        task = SimpleNamespace(
+            name="things.polish",
+            request=SimpleNamespace(
+                id="task-66", retries=0, delivery_info={}, request_id="request-66"
+            ),
+        )
+
+        with pytest.raises(ValueError, match="no"), queue.message_at_hand(task):
+            raise ValueError("no")
+        flush()
+
+        (event,) = server.events
+        assert event["tags"] == {
+            "service": "things",
+            "request_id": "request-66",
+            "task": "things.polish",
+            "task_id": "task-66",
+        }
+
+    @pytest.mark.parametrize(
+        "ending",
+        [
+            "raise ValueError('surprise')",
+            "from threading import Thread; Thread(target=int, args=('surprise',)).start()",
+        ],
+        ids=["process", "thread"],
+    )
+    def test_comes_of_what_nobody_catches(self, server, ending):
+        code = (
+            "from flagon_chassis import sentry;"
+            "from flagon_chassis.settings import ServiceSettings;"
+            f"s = ServiceSettings(secret_key='{SECRET}', sentry_dsn='{server.dsn}');"
+            f"sentry.init(s, 'things'); {ending}"
+        )
+        subprocess.run([sys.executable, "-c", code], check=False, capture_output=True)
+
+        (event,) = server.events
+        assert "surprise" in event["exception"]["values"][0]["value"]

@@ -154,6 +154,7 @@ class TestInstrumentFlask:
         tracing.instrument_flask(app)
         app.add_url_rule("/things/<name>", "thing", lambda name: name)
         app.add_url_rule("/readyz", "readyz", lambda: "ok")
+        app.add_url_rule("/broken", "broken", lambda: 1 // 0)
         return app.test_client()
 
     def test_makes_a_span_of_a_request_in_the_callers_trace(self, client, traced):
@@ -176,6 +177,81 @@ class TestInstrumentFlask:
         client.get("/readyz")
 
         assert traced() == []
+
+    def test_tells_how_it_was_answered(self, client, traced):
+        client.get("/things/7", headers={"traceparent": TRACEPARENT})
+        client.get("/nowhere")
+        client.application.config["PROPAGATE_EXCEPTIONS"] = False
+        client.get("/broken")
+
+        answers = [
+            (
+                line["name"],
+                line["attributes"]["http.response.status_code"],
+                line["status"],
+            )
+            for line in traced()
+        ]
+        assert answers == [
+            ("GET /things/<name>", 200, "unset"),
+            ("GET", 404, "unset"),
+            ("GET /broken", 500, "error"),
+        ]
+
+
+class TestShare:
+    """Of traces that the gateway begins, so many are kept."""
+
+    @pytest.fixture
+    def client(self, monkeypatch, logged):
+        """A client of an app that keeps half of the traces; its view makes a span."""
+        monkeypatch.setattr("opentelemetry.trace.set_tracer_provider", lambda _: None)
+        settings = ServiceSettings(secret_key=SECRET, traces="log", trace_ratio=0.5)
+        tracing.init(settings, "things")
+        app = Flask("things")
+        tracing.instrument_flask(app)
+
+        @app.get("/")
+        def view():
+            with tracing.span("part"):
+                return tracing.current_traceparent()
+
+        yield app.test_client()
+        tracing.shutdown()
+
+    @pytest.fixture
+    def names(self, logged):
+        """A function that returns the names of spans that were kept."""
+        return lambda: [line["name"] for line in logged if line["event"] == "span"]
+
+    def test_is_kept_whole_by_its_id(self, client, names):
+        kept = f"{'a' * 16}0fffffffffffffff"
+
+        client.get("/", headers={"traceparent": f"00-{kept}-{PARENT}-01"})
+
+        assert names() == ["part", "GET /"]
+
+    def test_goes_on_unrecorded_otherwise(self, client, names):
+        unkept = f"{'0' * 16}ffffffffffffffff"
+
+        passed_on = client.get("/", headers={"traceparent": f"00-{unkept}-{PARENT}-01"})
+
+        assert names() == []
+        assert passed_on.text == f"00-{unkept}-{PARENT}-00"
+
+    def test_does_not_hold_for_the_next_request(self, client, names):
+        for start in "f0":
+            trace = f"{'a' * 16}{start}000000000000000"
+            client.get("/", headers={"traceparent": f"00-{trace}-{PARENT}-01"})
+
+        assert names() == ["part", "GET /"]
+
+    def test_has_nothing_that_the_caller_does_not_record(self, client, names):
+        trace = f"{'a' * 16}0fffffffffffffff"
+
+        client.get("/", headers={"traceparent": f"00-{trace}-{PARENT}-00"})
+
+        assert names() == []
 
 
 class TestRedis:

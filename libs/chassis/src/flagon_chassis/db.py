@@ -73,6 +73,8 @@ def engine(url: str, *, pool_size: int, application_name: str) -> Engine:
         pool_timeout=5,
         pool_use_lifo=True,
         pool_recycle=1800,
+        # An error's text goes to the log and to reports; values are people's.
+        hide_parameters=True,
         # A page of products holds a hundred small documents.
         json_deserializer=_json,
         connect_args={

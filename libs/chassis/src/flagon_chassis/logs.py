@@ -26,7 +26,8 @@ from structlog.contextvars import (
 
 # The gateway makes 32 hexadecimal digits; other callers may bring their own form.
 _REQUEST_ID = re.compile(r"\A[A-Za-z0-9._-]{8,64}\Z")
-_TRACEPARENT = re.compile(r"\A00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}\Z")
+TRACEPARENT = re.compile(r"\A00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})\Z")
+"""W3C Trace Context, version 00: ids of the trace and of the caller's span, flags."""
 
 SPAN_REQUEST_ID = "flagon.request_id"
 """The attribute that ties a span to the request id that people know."""
@@ -55,6 +56,10 @@ _SECRETS: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
             r"\b((?:code|\w*(?:token|password|secret|assertion|verifier))=)[^&;\s\"\\]{8,}",
             rf"\1{HIDDEN}",
         ),
+        # Postgres quotes the row that offends.
+        ("DETAIL: ", r"(detail: )(?:[^\"\\\n]|\\[^n])+", rf"\1{HIDDEN}"),
+        # Of an address only; `//ada@db` is a name at a host.
+        ("@", r"(?<![\w.+/-])[\w.+-]+@[\w-]+\.[\w.-]*\w", HIDDEN),
         (
             "PRIVATE KEY-",
             r"-----BEGIN [A-Z ]*PRIVATE KEY-----(?:[^\"\\]|\\.)*",
@@ -75,7 +80,7 @@ Event = MutableMapping[str, Any]
 def configure(service: str, level: str = "INFO") -> None:
     """Send every log line of the process, libraries' too, to standard output as JSON.
 
-    Secrets are hidden, by the names of members and by how secrets look. Warnings and
+    Secrets and mail addresses are hidden, by the names of members and by looks. Warnings and
     errors that say the same are written ten times a minute and then counted: the last is
     written when the minute is over, with `repeated`, how many were left out.
     """
@@ -203,7 +208,7 @@ def _render(_output: object, _method: str, event: Event) -> str:
 
 
 def hide(text: str) -> str:
-    """Return the text without what looks like a secret."""
+    """Return the text without what looks like a secret or a mail address."""
     for mark, pattern, left in _SECRETS:
         if mark in text:
             text = pattern.sub(left, text)
@@ -213,6 +218,12 @@ def hide(text: str) -> str:
 def _hidden(value: Any) -> Any:  # noqa: ANN401 (whatever a line holds)
     """Return members without those whose name says that they are secret."""
     if not isinstance(value, dict):
+        return value
+    for key, item in value.items():
+        if isinstance(item, dict) or _is_secret(key):
+            break
+    else:
+        # As good as always.
         return value
     return {
         key: HIDDEN if item and _is_secret(key) else _hidden(item)
@@ -265,7 +276,7 @@ def new_request_id() -> str:
 
 def trace_id_of(traceparent: str | None) -> str | None:
     """Return the trace id in a W3C traceparent header, None when it is malformed."""
-    found = _TRACEPARENT.match(traceparent or "")
+    found = TRACEPARENT.match(traceparent or "")
     return found[1] if found else None
 
 

@@ -21,7 +21,7 @@ from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 from structlog.contextvars import bound_contextvars, clear_contextvars
 
-from . import brokers, logs, tracing
+from . import brokers, logs, sentry, tracing
 from .settings import DatabaseSettings
 
 if TYPE_CHECKING:
@@ -270,6 +270,10 @@ def message_at_hand(task: Any) -> Iterator[None]:  # noqa: ANN401 (Celery's task
             raise
         except (Ignore, Reject):
             outcome = "rejected"
+            raise
+        except Exception as error:
+            # Here, where it is known which task it was.
+            sentry.report(error)
             raise
         finally:
             seconds = time.perf_counter() - started

@@ -1,32 +1,27 @@
-"""Reports of the unexpected; off, and not even loaded, without a DSN."""
+"""Reports of the unexpected; off, and not even loaded, without a DSN.
+
+A report says where to look and no more: the error, the release, the route or task, and the
+ids by which logs and traces know the request (docs/adr/0097). The SDK's own integrations
+copy a scope for each request, task and statement, whether or not something goes wrong.
+"""
 
 import sys
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from structlog.contextvars import get_contextvars
+
+from . import logs, tracing
 from .errors import Failure
 from .settings import ServiceSettings
 
 if TYPE_CHECKING:
     from flask import Flask
-    from sentry_sdk.integrations import Integration
+
+_TAGS = ("request_id", "task", "task_id")
+"""Of what log lines are tied to; who asked is not among them."""
 
 
-_LIBRARIES = {
-    "celery": "CeleryIntegration",
-    "flask": "FlaskIntegration",
-    "httpx2": "Httpx2Integration",
-    "redis": "RedisIntegration",
-    "sqlalchemy": "SqlalchemyIntegration",
-}
-"""What the SDK looks into, where the process has it. Left to itself it loads each library
-that it knows and that is installed: RQ as well, which must not be before its prefix is
-said (`redis_queue`)."""
-
-
-def init(
-    settings: ServiceSettings, service: str, *, release: str | None = None
-) -> bool:
+def init(settings: ServiceSettings, service: str) -> bool:
     """Report unexpected errors of this process from now on; say whether that is on.
 
     Call it when the process starts, in Celery's parent, too: initialised in a pool
@@ -36,38 +31,34 @@ def init(
     if not dsn:
         return False
     import sentry_sdk  # noqa: PLC0415 (12 MB that only those who use it should pay)
-    from sentry_sdk.integrations.logging import LoggingIntegration  # noqa: PLC0415
+    from sentry_sdk.integrations.atexit import AtexitIntegration  # noqa: PLC0415 (as above)
+    from sentry_sdk.integrations.dedupe import DedupeIntegration  # noqa: PLC0415 (as above)
+    from sentry_sdk.integrations.excepthook import (  # noqa: PLC0415 (as above)
+        ExcepthookIntegration,
+    )
+    from sentry_sdk.integrations.threading import (  # noqa: PLC0415 (as above)
+        ThreadingIntegration,
+    )
 
-    integrations: list[Integration] = [
-        # Log lines become breadcrumbs; an error is reported once, where it is caught.
-        LoggingIntegration(event_level=None)
-    ]
-    if settings.traces != "none":
-        from sentry_sdk.integrations.otlp import OTLPIntegration  # noqa: PLC0415
-
-        # Ties reports to our own traces; neither sends spans nor changes headers.
-        integrations.append(
-            OTLPIntegration(setup_otlp_traces_exporter=False, setup_propagator=False)
-        )
-    integrations += [
-        getattr(import_module(f"sentry_sdk.integrations.{library}"), name)()
-        for library, name in _LIBRARIES.items()
-        if library in sys.modules
-    ]
     sentry_sdk.init(
         dsn=dsn,
         environment=settings.environment,
-        release=release,
         server_name=service,
-        integrations=integrations,
+        default_integrations=False,
         auto_enabling_integrations=False,
-        # OpenTelemetry traces; with 0 instead of None the trace id would differ.
+        integrations=[
+            AtexitIntegration(),
+            DedupeIntegration(),
+            ExcepthookIntegration(),
+            ThreadingIntegration(propagate_scope=False),
+        ],
+        # OpenTelemetry traces.
         traces_sample_rate=None,
         auto_session_tracking=False,
+        max_breadcrumbs=0,
         # Variables hold bodies, tokens and people's data.
         include_local_variables=False,
-        max_request_body_size="never",
-        before_send=_unexpected,
+        before_send=_describe,
         shutdown_timeout=2,
     )
     sentry_sdk.set_tag("service", service)
@@ -76,11 +67,8 @@ def init(
 
 def init_app(app: "Flask", settings: ServiceSettings, service: str) -> None:
     """Let the app report crashes; its error handler catches them before Sentry could."""
-    if not init(settings, service):
-        return
-    import sentry_sdk  # noqa: PLC0415
-
-    app.extensions["flagon.report"] = sentry_sdk.capture_exception
+    if init(settings, service):
+        app.extensions["flagon.report"] = report
 
 
 def report(error: BaseException) -> None:
@@ -90,10 +78,33 @@ def report(error: BaseException) -> None:
         sys.modules["sentry_sdk"].capture_exception(error)
 
 
-def _unexpected(event: Any, hint: dict[str, Any]) -> Any:  # noqa: ANN401 (the SDK's types)
-    """Drop expected failures, which are answers, and what queries tell about people."""
+def _describe(event: Any, hint: dict[str, Any]) -> Any:  # noqa: ANN401 (the SDK's types)
+    """Say what was at hand, and nothing of people; drop expected failures.
+
+    Called in the thread where it happened.
+    """
     error = hint.get("exc_info", (None, None, None))[1]
     if isinstance(error, Failure):
         return None
-    event.get("request", {}).pop("query_string", None)
+    at_hand = get_contextvars()
+    tags = event.setdefault("tags", {})
+    tags.update({name: at_hand[name] for name in _TAGS if name in at_hand})
+    traceparent = tracing.current_traceparent()
+    if traceparent:
+        _, trace_id, span_id, _ = traceparent.split("-")
+        # Replaced: the SDK's own ids are known nowhere else.
+        event["contexts"]["trace"] = {"trace_id": trace_id, "span_id": span_id}
+    if "flask" in sys.modules:
+        _add_request(event)
+    for one in event.get("exception", {}).get("values", ()):
+        one["value"] = logs.hide(one.get("value") or "")
     return event
+
+
+def _add_request(event: Any) -> None:  # noqa: ANN401 (as above)
+    from flask import has_request_context, request  # noqa: PLC0415 (relays have no Flask)
+
+    if has_request_context():
+        rule = request.url_rule.rule if request.url_rule else None
+        event["transaction"] = f"{request.method} {rule}"
+        event["transaction_info"] = {"source": "route"}

@@ -8,35 +8,48 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import (
+    Callable,
+    Iterable,
+    Iterator,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import structlog
 from structlog.contextvars import bound_contextvars, get_contextvars
 
-from .logs import SPAN_REQUEST_ID, trace_id_of
+from .logs import SPAN_REQUEST_ID, TRACEPARENT, trace_id_of
 from .settings import DatabaseSettings, ServiceSettings
 
 if TYPE_CHECKING:
-    from flask import Flask
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+    from flask import Flask, Response
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
     from opentelemetry.sdk.trace import Span as MadeSpan
     from opentelemetry.sdk.trace.sampling import Sampler
-    from opentelemetry.trace import Link
+    from opentelemetry.trace import Link, SpanContext
 
 Kind = Literal["internal", "server", "client", "producer", "consumer"]
 
 _LONGEST_VALUE = 300
 _EXPORT_SECONDS = 2.0
 _TOLD_SECONDS = 60.0
+_PROBES = frozenset({"/livez", "/readyz", "/metrics"})
+_SPAN = "flagon.span"
+"""Where in a request's environment its span is."""
 
 # What the caller sent, where this process makes no spans of its own.
 _passed_on: ContextVar[str | None] = ContextVar("flagon_traceparent", default=None)
 _provider: "TracerProvider | None" = None
+_ratio = 1.0
 # Methods of the Redis client as they were: class, name, function.
 _untimed: list[tuple[type, str, Callable[..., Any]]] = []
 
@@ -78,7 +91,7 @@ def init(settings: ServiceSettings, service: str) -> None:
 
     :param service: becomes the resource's `service.name`.
     """
-    global _provider  # noqa: PLW0603 (OpenTelemetry has one provider per process, too)
+    global _provider, _ratio  # noqa: PLW0603 (OpenTelemetry has one provider per process, too)
     if settings.traces == "none" or _provider is not None:
         return
     # The instrumentations still write the names of before 2023 unless told so.
@@ -91,9 +104,10 @@ def init(settings: ServiceSettings, service: str) -> None:
 
     # Long statements are cut as told below; that is no news for the log.
     logging.getLogger("opentelemetry.attributes").setLevel(logging.ERROR)
+    _ratio = settings.trace_ratio
     _provider = TracerProvider(
         # Without a parent by ratio, else as the parent decided: traces stay whole.
-        sampler=ParentBased(_beginnings(settings.trace_ratio)),
+        sampler=ParentBased(_beginnings(_ratio)),
         resource=Resource.create({"service.name": service}),
         span_limits=SpanLimits(max_attribute_length=_LONGEST_VALUE),
     )
@@ -316,36 +330,80 @@ def _name(context: Any) -> str:  # noqa: ANN401 (as elsewhere: the SDK is not lo
 
 
 def instrument_flask(app: "Flask") -> None:
-    """Make a span of each request, except for probes; call it after `init`."""
+    """Make a span of each request that is kept, except for probes; call it after `init`.
+
+    The gateway begins every trace and knows no share, so who is called keeps that share of
+    them, by the trace's id: services with the same share keep the same traces whole. What
+    is not kept costs next to nothing: its ids go on to the log and to whom it calls.
+    """
     if _provider is None:
         _pass_on(app)
         return
-    from opentelemetry.instrumentation.flask import (  # noqa: PLC0415 (as `init`)
-        FlaskInstrumentor,
+    from opentelemetry import context, trace  # noqa: PLC0415 (as `init`)
+    from opentelemetry.sdk.trace.sampling import (  # noqa: PLC0415 (as `init`)
+        TraceIdRatioBased,
     )
 
-    FlaskInstrumentor().instrument_app(  # type: ignore[no-untyped-call]
-        app,
-        tracer_provider=_provider,
-        excluded_urls="/livez$,/readyz$,/metrics$",
-        response_hook=_hide_query,
-        enable_commenter=False,
-    )
-    app.before_request(_tie)
+    kept_below = TraceIdRatioBased.get_bound_for_rate(_ratio)
+    plain = app.wsgi_app
+
+    def watched(
+        environ: "WSGIEnvironment", respond: "StartResponse"
+    ) -> Iterable[bytes]:
+        if environ["PATH_INFO"] in _PROBES:
+            return plain(environ, respond)
+        given = environ.get("HTTP_TRACEPARENT")
+        caller = _caller(given)
+        if caller is None or (
+            caller.trace_flags.sampled
+            and caller.trace_id & TraceIdRatioBased.TRACE_ID_LIMIT < kept_below
+        ):
+            with continue_from(
+                given,
+                environ["REQUEST_METHOD"],
+                kind="server",
+                attributes={
+                    "http.request.method": environ["REQUEST_METHOD"],
+                    # Without the query: codes and search words.
+                    "url.path": environ["PATH_INFO"],
+                    "url.scheme": environ["wsgi.url_scheme"],
+                    "server.address": environ.get("HTTP_HOST", ""),
+                    "user_agent.original": environ.get("HTTP_USER_AGENT", ""),
+                },
+            ) as made:
+                environ[_SPAN] = made
+                return plain(environ, respond)
+        unkept = trace.SpanContext(caller.trace_id, caller.span_id, is_remote=True)
+        token = context.attach(
+            trace.set_span_in_context(trace.NonRecordingSpan(unkept))
+        )
+        try:
+            return plain(environ, respond)
+        finally:
+            context.detach(token)
+
+    app.wsgi_app = watched  # type: ignore[assignment, method-assign]  # as Flask says
+    app.after_request(_describe_request)
 
 
-def _tie() -> None:
-    from opentelemetry import trace  # noqa: PLC0415 (where traces are on)
+def _describe_request(response: "Response") -> "Response":
+    """Tell a request's span what it is only now known to be."""
+    from flask import request  # noqa: PLC0415 (relays have no Flask in memory)
 
-    known = get_contextvars().get("request_id")
-    if known:
-        trace.get_current_span().set_attribute(SPAN_REQUEST_ID, known)
+    made = request.environ.get(_SPAN)
+    if made is not None and made.is_recording():
+        if request.url_rule:
+            made.update_name(f"{request.method} {request.url_rule.rule}")
+            made.set_attribute("http.route", request.url_rule.rule)
+        made.set_attribute("http.response.status_code", response.status_code)
+        known = get_contextvars().get("request_id")
+        if known:
+            made.set_attribute(SPAN_REQUEST_ID, known)
+        if response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            from opentelemetry.trace import StatusCode  # noqa: PLC0415 (as `init`)
 
-
-def _hide_query(span: Span, _status: str, _headers: list[tuple[str, str]]) -> None:
-    # Query strings carry authorization codes and search words; spans are kept longer
-    # and read by more people than either should be.
-    span.set_attribute("url.query", "")
+            made.set_status(StatusCode.ERROR)
+    return response
 
 
 def _pass_on(app: "Flask") -> None:
@@ -355,6 +413,10 @@ def _pass_on(app: "Flask") -> None:
     def remember() -> None:
         given = request.headers.get("traceparent")
         _passed_on.set(given if trace_id_of(given) else None)
+
+    @app.teardown_request
+    def forget(_error: BaseException | None) -> None:
+        _passed_on.set(None)
 
 
 def current_traceparent() -> str | None:
@@ -393,8 +455,13 @@ def span(
     if _provider is None:
         yield _NO_SPAN
         return
-    from opentelemetry.trace import SpanKind  # noqa: PLC0415 (as `init`)
+    from opentelemetry.trace import SpanKind, get_current_span  # noqa: PLC0415 (as `init`)
 
+    current = get_current_span()
+    if not current.is_recording() and current.get_span_context().is_valid:
+        # A part of what is not kept.
+        yield current
+        return
     with _provider.get_tracer("flagon").start_as_current_span(
         name, kind=SpanKind[kind.upper()], attributes=attributes
     ) as made:
@@ -494,11 +561,25 @@ def _links(traceparents: Sequence[str | None]) -> "list[Link]":
     return [trace.Link(one) for one in contexts if one.is_valid]
 
 
-def _context(traceparent: str | None) -> "Context":
-    from opentelemetry.context import Context  # noqa: PLC0415 (loaded only where traces are on)
-    from opentelemetry.trace.propagation.tracecontext import (  # noqa: PLC0415 (as `init`)
-        TraceContextTextMapPropagator,
-    )
+def _caller(traceparent: str | None) -> "SpanContext | None":
+    """Return whose span a W3C traceparent names, None when it is malformed."""
+    from opentelemetry.trace import SpanContext, TraceFlags  # noqa: PLC0415 (as `init`)
 
-    carrier = {"traceparent": traceparent} if traceparent else {}
-    return TraceContextTextMapPropagator().extract(carrier, context=Context())
+    found = TRACEPARENT.match(traceparent or "")
+    if found is None:
+        return None
+    trace_id, span_id, flags = (int(part, 16) for part in found.groups())
+    context = SpanContext(
+        trace_id, span_id, is_remote=True, trace_flags=TraceFlags(flags)
+    )
+    return context if context.is_valid else None
+
+
+def _context(traceparent: str | None) -> "Context":
+    from opentelemetry import trace  # noqa: PLC0415 (loaded only where traces are on)
+    from opentelemetry.context import Context  # noqa: PLC0415 (as `init`)
+
+    caller = _caller(traceparent)
+    if caller is None:
+        return Context()
+    return trace.set_span_in_context(trace.NonRecordingSpan(caller), Context())
