@@ -112,6 +112,8 @@ check: setup ## All that CI runs, with a summary
 	@bash deploy/check.sh lint test
 translations: ## Collect the texts of pages and scripts and compile what was translated
 	@$(VENV)/python deploy/translations.py tidy
+log-events: ## Write docs/events-log.md, every line of the log, from the code
+	@$(VENV)/python deploy/log_events.py
 api: ## Write docs/api from the code; what breaks clients needs a version [RELEASE=1]
 	@PYTHONPATH=deploy/api $(VENV)/python -m flagonapi $(if $(RELEASE),release,write)
 clients: ## Make clients/python and clients/typescript from docs/api/openapi.json

@@ -14,6 +14,7 @@ import subprocess
 import time
 
 import pytest
+from harness.engine import ROOT
 from harness.people import Person, browser
 from harness.secrets_seen import FINDER, SEEN, TAIL, found
 from harness.stack import SERVICES
@@ -222,6 +223,19 @@ class TestAfterTheRun:
 
         assert hits.pop(control)
         assert told(hits, tails) == set()
+
+    def test_every_line_of_the_log_is_one_that_is_described(self, stack):
+        page = (ROOT / "docs" / "events-log.md").read_text()
+        described = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
+        ours = [
+            line
+            for line in stack.logs()
+            if isinstance(line, dict) and "event" in line and "logger" not in line
+        ]
+
+        assert {line["service"] for line in ours} >= {"gateway", *SERVICES}
+        assert {line["event"] for line in ours} - described == set()
+        assert [line for line in ours if not line.keys() >= {"time", "level"}] == []
 
     @pytest.mark.parametrize("service", _DATABASES)
     def test_database_holds_none_of_them(self, stack, tails, control, service):

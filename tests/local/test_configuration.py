@@ -73,6 +73,23 @@ def accepted(*command):
     return done.stderr
 
 
+class TestErrorReports:
+    def test_go_nowhere_unless_somebody_says_where(self, local, monkeypatch):
+        monkeypatch.delenv("FLAGON_SENTRY_DSN", raising=False)
+
+        settings = environment.plain(BY_NAME["web"], local, local.state)
+
+        assert settings["WEB_SENTRY_DSN"] == ""
+
+    def test_go_where_somebody_says(self, local, monkeypatch):
+        monkeypatch.setenv("FLAGON_SENTRY_DSN", "https://key@errors.test/1")
+
+        for name in ("web", "worker-relay"):
+            settings = environment.plain(BY_NAME[name], local, local.state)
+            assert f"{BY_NAME[name].service.upper()}_SENTRY_DSN" in settings
+            assert "https://key@errors.test/1" in settings.values()
+
+
 class TestTraces:
     def test_go_to_the_log_without_a_sink(self, local):
         settings = environment.plain(BY_NAME["web"], local, local.state)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "deploy/api"))
+sys.path[:0] = [str(ROOT / "deploy"), str(ROOT / "deploy/api")]
 SERVICES = ("auth", "catalog", "realtime", "web", "worker")
 
 # Enough to build each app; nothing is connected before the first request.

@@ -4,6 +4,7 @@ Plain values and secrets are apart: local mode gives both as variables, containe
 secrets as files of the same names in lower case.
 """
 
+import os
 from pathlib import Path
 
 from .processes import NGINX, OWNERS, SERVICES, SINK, Process
@@ -39,6 +40,8 @@ def plain(process: Process, stack: Stack, folder: Path) -> dict[str, str]:
         "TRACES": "otlp" if stack.traced else "log",
         "OTLP_URL": f"http://{stack.address(SINK.name)}",
         "TRACE_RATIO": "1.0",
+        # As Compose passes it on.
+        "SENTRY_DSN": os.environ.get("FLAGON_SENTRY_DSN", ""),
         # The demonstration is loaded from one address; production keeps the default.
         "RATE_LIMIT": "60000 per minute",
     }
