@@ -73,10 +73,13 @@ def work(
     master: int,
 ) -> NoReturn:
     """Serve in this process until it is told to stop or its master is gone, and end it."""
+    stdout = sys.stdout
 
     def load() -> "WSGIApplication":
         import uwsgi  # noqa: PLC0415 (there is none before)
 
+        # Where our lines go is not where uWSGI wants everything to go.
+        sys.stdout = stdout
         # It has let them through, and will end the process when they come.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
         _start(_stop, listeners, settings, master)
