@@ -13,6 +13,8 @@ import pytest
 from harness import imports
 from harness.events import Stream
 from harness.people import Person
+from harness.secrets_seen import SEEN, TAIL
+from harness.secrets_seen import found as found_in
 from harness.waiting import until
 from table import (
     CHANGE_PRODUCT,
@@ -218,3 +220,25 @@ class TestRequestId:
         ]
         assert len(own) > 2
         assert set(own) == {request_id}
+
+
+class TestSecrets:
+    """What the path's programs sent and got is searched for in what it left behind."""
+
+    def test_are_in_no_span(self, stack, walked):
+        for request_id, _grown in walked.values():
+            spans = stack.make("trace", ID=request_id, FORMAT="json")
+            tails = SEEN.tails()
+
+            hits = found_in(spans, {*tails, request_id[-TAIL:]})
+
+            assert hits == {request_id[-TAIL:]}
+            assert len(tails) > 4
+
+    def test_are_in_no_label_of_a_metric(self, stack, walked):
+        series = stack.query('{__name__=~"(flagon|flask|nginx|pg|redis)_.*"}')
+        labels = json.dumps([names for names, _value in series])
+        control = "/api/v1/products/<uuid:product_id>"[-TAIL:]
+
+        assert control in labels
+        assert found_in(labels, SEEN.tails()) == set()
