@@ -38,6 +38,18 @@ SUBMIT, JOB = ("worker", "POST /api/v1/jobs"), ("worker", "job import")
 SEND, RUN = ("worker", "send worker.run_job"), ("worker", "run worker.run_job")
 CALL, BULK = ("worker", "POST catalog"), ("catalog", "POST /api/v1/products/bulk")
 ASK = ("worker", "POST auth")
+DROPPED = "market.flagon.price.dropped.v1"
+CLICK = ("web", "POST /products/<ref:ref>/price")
+BOOK = ("catalog", "GET /api/v1/products/by-slug/<slug>")
+NOTED, SEEN = ("worker", f"publish {DROPPED}"), ("worker", f"consume {DROPPED}")
+TELL, TOLD = ("worker", "send worker.tell_price"), ("worker", "run worker.tell_price")
+ORDER = ("auth", "PUT /internal/mails/<uuid:mail_id>")
+POST, POSTMAN = ("auth", "send worker.send_mail"), ("worker", "run worker.send_mail")
+LETTER = ("auth", "POST /internal/mails/<uuid:mail_id>")
+RECEIPT = (
+    "auth",
+    "POST /internal/mails/<uuid:mail_id>/<any(sent, returned, refused):outcome>",
+)
 JOB_CHANGED = "market.flagon.job.changed.v1"
 JOB_PROGRESSED = "market.flagon.job.progressed.v1"
 
@@ -148,3 +160,66 @@ IMPORT = Expected(
     },
     perhaps_logs={("auth", "request")},
 )
+
+LOWER_PRICE = Expected(
+    spans={
+        ("gateway", "POST /products/cup-<word>/price"): {None},
+        CLICK: {("gateway", "POST /products/cup-<word>/price")},
+        ("web", "redis"): {CLICK},
+        ("web", "GET catalog"): {CLICK},
+        BOOK: {("web", "GET catalog")},
+        ("web", "PATCH catalog"): {CLICK},
+        CHANGE: {("web", "PATCH catalog")},
+        ("catalog", "sql"): {CHANGE},
+        ("catalog", "redis"): {CHANGE, PUBLISHED},
+        PUBLISHED: {CHANGE},
+        CONSUMED: {CHANGE},
+        ("realtime", "deliver"): {CHANGE},
+        NOTED: {CONSUMED},
+        SEEN: {CONSUMED},
+        TELL: {CONSUMED},
+        TOLD: {TELL},
+        ("worker", "PUT auth"): {TOLD},
+        ORDER: {("worker", "PUT auth")},
+        POST: {ORDER},
+        POSTMAN: {POST},
+        ("worker", "POST auth"): {POSTMAN},
+        LETTER: {("worker", "POST auth")},
+        RECEIPT: {("worker", "POST auth")},
+        ("worker", "sql"): {CONSUMED, SEEN, TOLD},
+        ("auth", "sql"): {ORDER, LETTER, RECEIPT},
+        ("auth", "redis"): {POST},
+    },
+    logs={
+        ("gateway", "request"),
+        ("web", "request"),
+        ("catalog", "request"),
+        ("auth", "request"),
+        ("worker", "task"),
+        ("worker", "price_told"),
+        ("worker", "mail"),
+    },
+    metrics={
+        requests("web", "POST", "/products/<ref:ref>/price"): 1,
+        requests("catalog", "PATCH", "/api/v1/products/<uuid:product_id>"): 1,
+        published(CHANGED): 1,
+        consumed(CHANGED): 1,
+        published(DROPPED): 1,
+        "sum(flagon_sse_delivered_total)": 1,
+        'sum(flagon_tasks_published_total{task="worker.tell_price"})': 1,
+        'sum(flagon_task_run_seconds_count{task="worker.tell_price"})': 1,
+        'sum(flagon_task_run_seconds_count{task="worker.send_mail"})': 1,
+    },
+    perhaps={
+        ("worker", "POST auth"): {("worker", "PUT auth")},
+        TOKEN: {("worker", "POST auth")},
+        # Kept answers need no statement, and known tokens no look at the denylist.
+        ("catalog", "sql"): {BOOK},
+        ("catalog", "redis"): {BOOK},
+        ("auth", "sql"): {TOKEN},
+        ("auth", "redis"): {TOKEN, ORDER, LETTER, RECEIPT},
+        # What is sent together with something earlier shows there.
+        ("worker", "redis"): {NOTED, TELL},
+    },
+)
+"""Somebody lowers a price on a page, and somebody else gets a mail."""

@@ -3,6 +3,7 @@
 `make trace` is asked, which reads the sink and the logs: both modes answer alike.
 """
 
+import html
 import json
 import re
 import secrets
@@ -12,7 +13,7 @@ import uuid
 import pytest
 from harness import imports
 from harness.events import Stream
-from harness.people import Person
+from harness.people import Person, browser
 from harness.secrets_seen import SEEN, TAIL
 from harness.secrets_seen import found as found_in
 from harness.waiting import until
@@ -20,6 +21,7 @@ from table import (
     CHANGE_PRODUCT,
     CHANGED,
     IMPORT,
+    LOWER_PRICE,
     ROWS,
     SIGN_IN,
     consumed,
@@ -27,11 +29,13 @@ from table import (
 )
 
 _ID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
+_WORD = re.compile(r"\bt[0-9a-f]{10}\b")
 _STORES = {"postgresql": "sql", "redis": "redis"}
 STEPS = {
     "sign in": SIGN_IN,
     "change a product": CHANGE_PRODUCT,
     "import products": IMPORT,
+    "lower a price": LOWER_PRICE,
 }
 
 WARM = IMPORT.metrics | {published(CHANGED): ROWS + 1, consumed(CHANGED): ROWS + 1}
@@ -116,7 +120,32 @@ def walked(stack):
                 grown = growth(stack, IMPORT)
                 answer = hand_in(stack, person, word, "second")
                 note("import products", answer.headers["x-request-id"], grown)
+
+            book = thing | {"sku": f"{word}-cup", "name": f"Cup {word}"}
+            made = client.post("/api/v1/products", json=book | {"status": "active"})
+            place = f"/products/{made.json()['slug']}"
+            with (
+                Stream(stack, ["products"], person) as stream,
+                browser(stack, stack.accounts()["merchandiser"]) as shop,
+            ):
+                send(shop, place, "watch")
+                # Once before, as above.
+                for price in ("8.50", "7.50"):
+                    grown = growth(stack, LOWER_PRICE)
+                    answer = send(shop, place, "price", price=price)
+                    note("lower a price", answer.headers["x-request-id"], grown)
     return found
+
+
+def send(shop, place, action, **typed):
+    """Fill in a form of a product's page and return the answer."""
+    page = shop.get(place).text
+    form = re.search(rf'<form[^>]*action="{place}/{action}".*?</form>', page, re.DOTALL)
+    shown = re.findall(r'<input[^>]*name="([^"]+)"[^>]*value="([^"]*)"', form[0])
+    fields = {name: html.unescape(value) for name, value in shown} | typed
+    answer = shop.post(f"{place}/{action}", data=fields, follow_redirects=False)
+    assert answer.status_code == 303, answer.text
+    return answer
 
 
 def hand_in(stack, person, word, prefix):
@@ -154,7 +183,8 @@ def told(stack, request_id):
 
     def walk(span, parent):
         name = _STORES.get(span["attributes"].get("db.system.name"), span["name"])
-        here = (span["service"], _ID.sub("<id>", name))
+        name = _WORD.sub("<word>", _ID.sub("<id>", name))
+        here = (span["service"], name)
         edges.add((here, parent))
         for child in span["children"]:
             walk(child, here)
