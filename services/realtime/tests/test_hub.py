@@ -7,10 +7,12 @@ import socket
 import threading
 import time
 
+import psutil
 import pytest
 
 from flagon_realtime import telemetry, wire
 from flagon_realtime.hub import Hub
+from flagon_realtime.ring import Interest
 
 HEAD = b"HTTP/1.1 200 OK\r\n\r\nretry: 2000\n\n"
 
@@ -113,6 +115,28 @@ class TestAdd:
         assert not hub._clients
         assert not hub._groups
         assert len(hub.source.roster) == 0
+
+
+class TestGoing:
+    def test_leaves_nothing_behind_of_2000_clients(self, hub, connect, send):
+        steady = connect(hub, "a")
+        found = read(steady)
+        files = psutil.Process().num_fds()
+
+        for number in range(1, 2001):
+            connect(
+                hub, "a", f"b{number}", tcp=number % 2 == 0, holder=f"address {number}"
+            ).close()
+            hub.poll()
+            send(hub, number)
+            found += read(steady)
+
+        assert seen(found) == list(range(1, 2001))
+        assert list(hub._groups) == [Interest(frozenset({b"a"}))]
+        assert hub._by_topic.keys() == {b"a"}
+        assert hub.source.roster._held == {"tests": 1}
+        assert hub._ahead == set()
+        assert psutil.Process().num_fds() == files
 
 
 class TestPublish:
