@@ -1,15 +1,20 @@
 """The hub, one step at a time, over socket pairs and loopback connections."""
 
+import concurrent.futures
 import contextlib
+import ctypes
 import os
 import re
+import select
 import socket
+import subprocess
 import threading
 import time
 
 import psutil
 import pytest
 
+from flagon_chassis.testing import lacking
 from flagon_realtime import telemetry, wire
 from flagon_realtime.hub import Hub
 from flagon_realtime.ring import Interest
@@ -104,6 +109,9 @@ class TestAdd:
         with socket.socket(fileno=os.dup(client.fd)) as sock:
             assert sock.getsockopt(socket.IPPROTO_TCP, 25) == 64 * 1024
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            assert (
+                sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30_000
+            )
         assert read(end).startswith(HEAD)
 
     def test_forgets_a_client_that_is_gone_already(self, hub, helpers):
@@ -137,6 +145,43 @@ class TestGoing:
         assert hub.source.roster._held == {"tests": 1}
         assert hub._ahead == set()
         assert psutil.Process().num_fds() == files
+
+
+@pytest.fixture
+def elsewhere():
+    """Runs functions in a network of their own, which goes with them."""
+
+    def move():
+        if ctypes.CDLL(None, use_errno=True).unshare(0x40000000):
+            lacking("A network namespace", "run the tests as root")
+        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+
+    # A network belongs to a thread: no other test notices, and nothing is left behind.
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        thread.submit(move).result()
+        yield lambda function, *given: thread.submit(function, *given).result()
+
+
+class TestVanishedClient:
+    def test_is_let_go_when_its_heartbeats_are_not_acknowledged(
+        self, make_hub, connect, elsewhere
+    ):
+        hub = make_hub(stall_seconds=1)
+        ours = elsewhere(lambda: connect(hub, "a", tcp=True))
+        [client] = hub._clients.values()
+        assert read(ours).startswith(HEAD)
+
+        elsewhere(subprocess.run, ["ip", "link", "set", "lo", "down"])
+        hub.beat(client.fd)
+        deadline = time.monotonic() + 30
+        while hub._clients:
+            assert time.monotonic() < deadline, "it was not let go"
+            select.select([hub._epoll], [], [], 1)
+            hub.poll()
+
+        # Nobody said good-bye: the kernel gave up.
+        with pytest.raises(BlockingIOError):
+            ours.recv(1)
 
 
 class TestPublish:
