@@ -301,6 +301,30 @@ class TestSlowClient:
         assert seen(self.drain(hub, slow, 41)) == [41]
         assert seen(got + self.drain(hub, quick, 41))[:40] == list(range(1, 41))
 
+    def test_that_asks_for_the_latest_gets_each_subject_once(
+        self, make_hub, connect, send
+    ):
+        hub = make_hub(max_bytes=1 << 26)
+        slow = connect(hub, "a", latest=True)
+        quick = connect(hub, "a", latest=True)
+        got = b""
+        for number in range(1, 101):
+            send(hub, number, size=self.BALLAST, about=number % 2)
+            got += read(quick)
+            hub.poll()
+
+        found = self.drain(hub, slow, 100)
+
+        # What the kernel had taken before the client was behind, and the newest two.
+        *begun, last, newest = seen(found)
+        assert begun == list(range(1, len(begun) + 1))
+        assert (last, newest) == (99, 100)
+        assert f'data: {{"count": {98 - len(begun)}}}'.encode() in found
+        assert found.count(b":" + b"x" * self.BALLAST + b"\n\n") == len(begun) + 2
+        # Who keeps up gets every one of them.
+        assert seen(got + read(quick)) == list(range(1, 101))
+        assert b"skipped" not in got
+
     def test_costs_no_memory_of_its_own(self, make_hub, connect, send):
         hub = make_hub(max_bytes=1 << 20)
         slow = connect(hub, "a")

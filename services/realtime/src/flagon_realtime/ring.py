@@ -166,6 +166,14 @@ class Ring:
                 cursor += 1
             return found, cursor
 
+    def count(self, first: int, end: int, interest: Interest, after: StreamId) -> int:
+        """Return how many entries between two positions `read` may give, old or not."""
+        with self.changed:
+            return sum(
+                entry.id > after and interest.wants(entry)
+                for entry in map(self._at, range(first, end))
+            )
+
     def _at(self, position: int) -> Entry:
         entry = self._slots[position % len(self._slots)]
         assert entry is not None  # noqa: S101 (positions from first to end are filled)
