@@ -27,6 +27,8 @@ class Entry:
     makes those before it old. None: nobody can tell."""
     at: float = 0.0
     """When it entered the stream, in seconds since the epoch."""
+    made_at: float = 0.0
+    """When it happened, in seconds since the epoch; 0.0 where no service of ours says."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,8 +180,13 @@ def publish_event(event: NewEvent) -> ResponseReturnValue:
     names = [_digest("id", client, event.id)]
     if key is not None:
         names.append(_digest("key", client, key))
+    entry = streams.encode(
+        identity, event.type, _envelope(event, client, str(identity))
+    )
+    # A client's clock is no measure of ours.
+    del entry["time"]
     added, position = station.append(
-        streams.encode(identity, event.type, _envelope(event, client, str(identity))),
+        entry,
         names=names,
         digest=sha256(event.model_dump_json().encode()).hexdigest(),
     )
