@@ -2,9 +2,12 @@
 
 import json
 import subprocess
+import time
 import uuid
 
 import pytest
+from harness.events import Stream
+from harness.people import browser, csrf_token
 
 from flagon_chassis import sse
 
@@ -69,6 +72,24 @@ class TestPublishing:
 
         assert [forged.status_code, aimed.status_code] == [403, 403]
         assert person.status_code == 403
+
+
+class TestSignOut:
+    def test_ends_the_streams_of_the_session_within_a_second(self, stack, accounts):
+        with (
+            browser(stack, accounts["customer"]) as person,
+            Stream(stack, ["me"], client=person) as stream,
+        ):
+            token = csrf_token(person.get("/status").text)
+
+            person.post("/sign-out", data={"csrf_token": token})
+            signed_out_at = time.monotonic()
+            told = stream.next(lambda event: event.type == "close")
+            took = time.monotonic() - signed_out_at
+
+            assert told.raw == '{"reason": "token-revoked"}'
+            assert stream.ended.wait(120)
+            assert took < 1.0
 
 
 class TestVersionsOfHttp:

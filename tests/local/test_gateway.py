@@ -3,6 +3,7 @@
 import gzip
 import http.client
 import json
+import re
 import socket
 import ssl
 import subprocess
@@ -1156,6 +1157,25 @@ class Slowness:
         assert reply.startswith(b"HTTP/1.1 408 ")
         assert b"application/problem+json" in reply
         assert gateway.upstream.count("/api/v1/me") == 0
+
+
+class TestVanishedClient:
+    def test_is_looked_for_between_two_heartbeats(self, gateway):
+        with socket.create_connection(("127.0.0.1", gateway.port), 60) as connection:
+            connection.sendall(b"GET /api/v1/me HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert connection.recv(65536)
+            told = subprocess.run(
+                [
+                    *("ss", "--tcp", "--numeric", "--options", "--no-header"),
+                    *("dst", f"127.0.0.1:{connection.getsockname()[1]}"),
+                ],
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+
+        # `ss` writes seconds and thousandths so; two hours would be `119min`.
+        assert re.search(r"timer:\(keepalive,[0-6](?:\.\d+)?ms,0\)", told), told
 
 
 class Spans:

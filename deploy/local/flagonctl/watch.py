@@ -61,7 +61,7 @@ def watch(
                     told("gap")
                 elif isinstance(found, sse.Snapshot):
                     told("snapshot")
-                else:
+                elif isinstance(found, sse.Event):
                     print(found.raw if as_json else line(found, paint), flush=True)
                     seen += 1
                 if seen == count:

@@ -189,13 +189,15 @@ class TestStream:
             *("a/*", "b"),
             types=["x.*"],
             snapshot=True,
+            latest=True,
             last_id="9-9",
             token=lambda: "t",
         )
         take(stream, 1)
 
         path, headers = server.asked[0]
-        assert path == "/api/v1/events?topic=a%2F%2A&topic=b&type=x.%2A&snapshot=1"
+        asked = "topic=a%2F%2A&topic=b&type=x.%2A&snapshot=1&latest=1"
+        assert path == f"/api/v1/events?{asked}"
         assert headers["Last-Event-ID"] == "9-9"
         assert headers["Authorization"] == "Bearer t"
 
@@ -235,6 +237,11 @@ class TestStream:
         assert found[0] == sse.Gap()
         assert found[1].type == "thing"
         assert found[2] == sse.Snapshot("1-0")
+
+    def test_says_how_many_were_skipped(self, serve, follow):
+        server = serve(streamed('event: skipped\ndata: {"count": 7}\n\n', None))
+
+        assert take(follow(server.url), 1) == [sse.Skipped(7)]
 
     def test_goes_on_after_the_server_closed(self, serve, follow):
         server = serve(streamed(FAST, event(1), CLOSE), streamed(event(2), None))

@@ -290,9 +290,9 @@ def make_source(redis_url):
         source.event_log.close()
 
 
-def ticket(*topics, after=None, holder="tests", limit=100, grant=None, snapshot=False):
+def ticket(*topics, holder="tests", limit=100, **options):
     interest = Interest(frozenset(topic.encode() for topic in topics))
-    return Ticket(interest, holder, limit, grant, after, snapshot)
+    return Ticket(interest, holder, limit, **options)
 
 
 def grant(

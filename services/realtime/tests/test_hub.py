@@ -1,16 +1,23 @@
 """The hub, one step at a time, over socket pairs and loopback connections."""
 
+import concurrent.futures
 import contextlib
+import ctypes
 import os
 import re
+import select
 import socket
+import subprocess
 import threading
 import time
 
+import psutil
 import pytest
 
+from flagon_chassis.testing import lacking
 from flagon_realtime import telemetry, wire
 from flagon_realtime.hub import Hub
+from flagon_realtime.ring import Interest
 
 HEAD = b"HTTP/1.1 200 OK\r\n\r\nretry: 2000\n\n"
 
@@ -102,6 +109,9 @@ class TestAdd:
         with socket.socket(fileno=os.dup(client.fd)) as sock:
             assert sock.getsockopt(socket.IPPROTO_TCP, 25) == 64 * 1024
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            assert (
+                sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30_000
+            )
         assert read(end).startswith(HEAD)
 
     def test_forgets_a_client_that_is_gone_already(self, hub, helpers):
@@ -113,6 +123,65 @@ class TestAdd:
         assert not hub._clients
         assert not hub._groups
         assert len(hub.source.roster) == 0
+
+
+class TestGoing:
+    def test_leaves_nothing_behind_of_2000_clients(self, hub, connect, send):
+        steady = connect(hub, "a")
+        found = read(steady)
+        files = psutil.Process().num_fds()
+
+        for number in range(1, 2001):
+            connect(
+                hub, "a", f"b{number}", tcp=number % 2 == 0, holder=f"address {number}"
+            ).close()
+            hub.poll()
+            send(hub, number)
+            found += read(steady)
+
+        assert seen(found) == list(range(1, 2001))
+        assert list(hub._groups) == [Interest(frozenset({b"a"}))]
+        assert hub._by_topic.keys() == {b"a"}
+        assert hub.source.roster._held == {"tests": 1}
+        assert hub._ahead == set()
+        assert psutil.Process().num_fds() == files
+
+
+@pytest.fixture
+def elsewhere():
+    """Runs functions in a network of their own, which goes with them."""
+
+    def move():
+        if ctypes.CDLL(None, use_errno=True).unshare(0x40000000):
+            lacking("A network namespace", "run the tests as root")
+        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+
+    # A network belongs to a thread: no other test notices, and nothing is left behind.
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        thread.submit(move).result()
+        yield lambda function, *given: thread.submit(function, *given).result()
+
+
+class TestVanishedClient:
+    def test_is_let_go_when_its_heartbeats_are_not_acknowledged(
+        self, make_hub, connect, elsewhere
+    ):
+        hub = make_hub(stall_seconds=1)
+        ours = elsewhere(lambda: connect(hub, "a", tcp=True))
+        [client] = hub._clients.values()
+        assert read(ours).startswith(HEAD)
+
+        elsewhere(subprocess.run, ["ip", "link", "set", "lo", "down"])
+        hub.beat(client.fd)
+        deadline = time.monotonic() + 30
+        while hub._clients:
+            assert time.monotonic() < deadline, "it was not let go"
+            select.select([hub._epoll], [], [], 1)
+            hub.poll()
+
+        # Nobody said good-bye: the kernel gave up.
+        with pytest.raises(BlockingIOError):
+            ours.recv(1)
 
 
 class TestPublish:
@@ -231,6 +300,30 @@ class TestSlowClient:
         self.fill(hub, send, 41, 1)
         assert seen(self.drain(hub, slow, 41)) == [41]
         assert seen(got + self.drain(hub, quick, 41))[:40] == list(range(1, 41))
+
+    def test_that_asks_for_the_latest_gets_each_subject_once(
+        self, make_hub, connect, send
+    ):
+        hub = make_hub(max_bytes=1 << 26)
+        slow = connect(hub, "a", latest=True)
+        quick = connect(hub, "a", latest=True)
+        got = b""
+        for number in range(1, 101):
+            send(hub, number, size=self.BALLAST, about=number % 2)
+            got += read(quick)
+            hub.poll()
+
+        found = self.drain(hub, slow, 100)
+
+        # What the kernel had taken before the client was behind, and the newest two.
+        *begun, last, newest = seen(found)
+        assert begun == list(range(1, len(begun) + 1))
+        assert (last, newest) == (99, 100)
+        assert f'data: {{"count": {98 - len(begun)}}}'.encode() in found
+        assert found.count(b":" + b"x" * self.BALLAST + b"\n\n") == len(begun) + 2
+        # Who keeps up gets every one of them.
+        assert seen(got + read(quick)) == list(range(1, 101))
+        assert b"skipped" not in got
 
     def test_costs_no_memory_of_its_own(self, make_hub, connect, send):
         hub = make_hub(max_bytes=1 << 20)

@@ -123,6 +123,56 @@ class TestTypes:
         assert stream.problem()["type"].endswith("#type-malformed")
 
 
+class TestLatest:
+    def test_spares_who_is_behind_what_is_old(self, start_server, publish):
+        server = start_server()
+        first = publish("products", subject="a", data={"n": -1})
+        for n in range(30):
+            publish("products", subject="abc"[n % 3], data={"n": n})
+        publish("products", data={"n": 30})
+
+        stream = server.open("products&latest=1", after=first)
+
+        *newest, skipped = stream.take(5)
+        assert told(newest) == [27, 28, 29, 30]
+        assert (skipped.kind, skipped.data) == ("skipped", '{"count": 27}')
+        publish("products", subject="a", data={"n": 31})
+        assert told(stream.take(1)) == [31]
+
+    def test_resumes_in_the_middle_without_a_loss(self, start_server, publish):
+        server = start_server()
+        first = publish("products", subject="a", data={"n": -1})
+        for n in range(30):
+            publish("products", subject="abc"[n % 3], data={"n": n})
+        stream = server.open("products&latest=1", after=first)
+        [seen] = stream.take(1)
+        stream.close()
+        publish("products", subject="b", data={"n": 30})
+
+        again = server.open("products&latest=1", after=seen.id)
+
+        # 28 was about `b` as well.
+        *newest, skipped = again.take(3)
+        assert told([seen, *newest]) == [27, 29, 30]
+        assert skipped.data == '{"count": 1}'
+
+    def test_leaves_nothing_out_unasked(self, start_server, publish):
+        server = start_server()
+        first = publish("products", subject="a", data={"n": -1})
+        publish.many(10, "products", subject="a")
+
+        stream = server.open("products&latest=0", after=first)
+
+        assert told(stream.take(10)) == list(range(10))
+        assert stream.next(0.2) is None
+
+    def test_refuses_what_is_no_answer(self, start_server):
+        stream = start_server().open("products&latest=yes")
+
+        assert stream.status == 422
+        assert stream.problem()["type"].endswith("#latest-malformed")
+
+
 class TestSnapshot:
     def test_begins_with_the_newest_about_each(self, start_fresh_server, publish):
         server = start_fresh_server()

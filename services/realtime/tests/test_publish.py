@@ -58,6 +58,8 @@ class TestPublishEvent:
         assert envelope["source"] == "/clients/robot"
         assert envelope["data"] == {"celsius": 21.5}
         assert envelope["time"].endswith("Z")
+        # By which deliveries are timed: a client's clock says nothing.
+        assert b"time" not in entry
         assert entry[b"topics"] == b"custom/robot/sensor-7"
         assert entry[b"type"] == b"custom.robot.reading.v1"
         assert entry[b"subject"] == b"sensor-7"

@@ -5,6 +5,8 @@ import time
 
 import pytest
 
+from flagon_realtime.settings import Settings
+
 SMALL = {"ring_events": 10, "replay_events": 1700, "heartbeat_seconds": 0.2}
 """Settings under which the ring is soon too short and heartbeats come often."""
 NARROW = {
@@ -377,6 +379,26 @@ class TestEnd:
         assert (last.kind, last.data) == ("close", '{"reason": "token-revoked"}')
         assert other.next(0.2) is None
         assert not other.ended
+
+    def test_ends_within_a_second_of_the_revocation(
+        self, start_server, publish, bearer
+    ):
+        # As in production, where the tests' servers look more often.
+        pause = Settings.model_fields["check_seconds"].default
+        server = start_server(check_seconds=pause)
+        streams = [server.open("me", headers=bearer(jti=f"j{n}")) for n in range(3)]
+        took = []
+
+        # Each right after the end of the one before it, so right after a look: the time
+        # until the next one is as long as it may be.
+        for number, stream in enumerate(streams):
+            publish.redis.set(f"denylist:jti:j{number}", 1, ex=60)
+            revoked_at = time.monotonic()
+            *_others, last = stream.wait_for_end()
+            took.append(time.monotonic() - revoked_at)
+            assert last.data == '{"reason": "token-revoked"}'
+
+        assert max(took) < 1.0
 
     def test_outlives_a_revocation_of_older_tokens(self, start_server, publish, bearer):
         publish.redis.set("denylist:sub:ada", int(time.time()) - 60, ex=60)

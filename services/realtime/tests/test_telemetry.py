@@ -1,8 +1,10 @@
 import time
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
 
 import pytest
 
-from flagon_chassis import tracing
+from flagon_chassis import streams, tracing
 from flagon_realtime import telemetry
 from flagon_realtime.telemetry import Deliveries
 
@@ -62,6 +64,24 @@ class TestDeliveries:
         monkeypatch.setattr(time, "time", lambda: 1001.5)
         deliveries.begin(reached)
         assert len(spans) == 6
+
+    def test_times_an_event_from_its_own_time_on(self, make_source, publish, helpers):
+        source = make_source()
+        made_at = datetime.now(UTC) - timedelta(seconds=7)
+        fields = streams.encode(
+            uuid4(), helpers.TYPE, {"topics": ["a"], "time": made_at.isoformat()}
+        )
+        publish.redis.xadd("events", fields)
+        # Of a client, and one that was written by hand.
+        publish("a")
+        publish("a", time="yesterday")
+        entries = source.event_log.page((0, 0)).entries
+        before = telemetry.EVENT_AGE_SECONDS._sum.get()
+
+        source.deliveries.finish([(entry, 1) for entry in entries], [])
+
+        assert len(entries) == 3
+        assert 7 <= telemetry.EVENT_AGE_SECONDS._sum.get() - before < 8
 
     def test_times_an_event_from_its_id_on(self, helpers):
         deliveries = Deliveries(0)

@@ -3,6 +3,7 @@
 import json
 import random
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -74,6 +75,24 @@ def wait_until(condition, seconds=60):
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.02)
+
+
+def come_and_go(process, count):
+    """Open so many streams, each of a topic of its own, and leave them in three ways."""
+    for number in range(count):
+        if number % 3 == 0:
+            # One that does not wait for the answer.
+            hasty = socket.create_connection(("127.0.0.1", process.port))
+            hasty.sendall(b"GET /api/v1/events?topic=tags HTTP/1.1\r\nHost: t\r\n\r\n")
+            hasty.close()
+            continue
+        stream = process.open("products", f"products/{random.randrange(10**9)}")
+        assert stream.status == 200
+        if number % 3 == 1:
+            stream.sock.setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0"
+            )
+        stream.close()
 
 
 class OwnRedis:
@@ -194,6 +213,30 @@ class TestMany:
         # Signs of life, which would find them too, go out over 15 seconds.
         wait_until(lambda: process.metric("flagon_sse_connections") == 0, 10)
         assert len(psutil.Process(process.workers()[0].pid).net_connections()) < 10
+
+    def test_forgets_clients_that_come_and_go_10000_a_minute(
+        self, start_process, publish, helpers
+    ):
+        # Were some of them still counted, the others would soon be refused.
+        process = start_process(connections_max=300, connections_per_address=300)
+        steady = process.open("products")
+        # From here on it has what it keeps, as connections to Redis.
+        come_and_go(process, 100)
+        [worker] = process.workers()
+        process.wait_for(lambda: process.metric("flagon_sse_connections") == 1)
+        files = worker.num_fds()
+
+        began = time.monotonic()
+        for first in range(0, 2000, 10):
+            come_and_go(process, 10)
+            publish.many(1, "products", first=first // 10)
+        seconds = time.monotonic() - began
+
+        assert 2000 / seconds > 10_000 / 60
+        assert helpers.story(steady.take(200)) == "0-199"
+        process.wait_for(lambda: process.metric("flagon_sse_connections") == 1)
+        process.wait_for(lambda: worker.num_fds() == files)
+        assert process.metric("flagon_sse_refused_total") == 0
 
     def test_keeps_memory_bounded_while_clients_stall(
         self, start_process, publish, helpers

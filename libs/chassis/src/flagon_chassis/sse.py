@@ -93,7 +93,14 @@ class Snapshot:
     """What did not change after this id was not told."""
 
 
-Found = Event | Gap | Snapshot
+@dataclass(frozen=True)
+class Skipped:
+    """Events were left out, each made old by a later one that has come."""
+
+    count: int
+
+
+Found = Event | Gap | Snapshot | Skipped
 
 
 class Parser:
@@ -163,6 +170,7 @@ class Stream:
     :param topics: as the API names them; `products/*` is all below `products`.
     :param types: only these types; with `*` at the end, all that begin so.
     :param snapshot: begin with the newest of what is kept.
+    :param latest: whenever it is behind, leave out what a later event makes old.
     :param last_id: go on right after this event.
     :param token: called before each attempt for the access token; None for no token.
     :param client: an httpx2 client with its own cookies or authorities; the caller's to
@@ -180,6 +188,7 @@ class Stream:
         *,
         types: Sequence[str] = (),
         snapshot: bool = False,
+        latest: bool = False,
         last_id: str = "",
         token: Callable[[], str] | None = None,
         client: httpx2.Client | None = None,
@@ -193,6 +202,7 @@ class Stream:
         self._query = [("topic", topic) for topic in topics]
         self._query += [("type", type_) for type_ in types]
         self._query += [("snapshot", "1")] if snapshot else []
+        self._query += [("latest", "1")] if latest else []
         self.last_id = last_id
         """The point from which the next connection resumes; keep it to go on later."""
         self._token = token
@@ -291,6 +301,8 @@ def _typed(event: Event) -> Found:
         return Gap()
     if event.type == "snapshot":
         return Snapshot(str(event.envelope.get("from", "")))
+    if event.type == "skipped":
+        return Skipped(int(event.envelope.get("count", 0)))
     return event
 
 

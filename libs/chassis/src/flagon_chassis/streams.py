@@ -68,10 +68,11 @@ def connect(url: str, *, block_seconds: float = 0.0) -> redis.Redis:
 
 def encode(id_: UUID, type_: str, envelope: Mapping[str, Any]) -> dict[Any, Any]:
     """Return the fields of an event's entry."""
-    traceparent = envelope.get("traceparent")
     return {
-        # As the subject below: a delivery is tied to the trace of its event.
-        **({"traceparent": traceparent} if traceparent else {}),
+        # As the subject below: a delivery is tied to the trace of its event, and timed.
+        **{
+            name: envelope[name] for name in ("traceparent", "time") if name in envelope
+        },
         "id": str(id_),
         "type": type_,
         "topics": " ".join(envelope.get("topics", ())),

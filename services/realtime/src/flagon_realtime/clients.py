@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, cast
 
 import redis
@@ -391,7 +392,16 @@ def _event(identity: bytes, fields: Mapping[bytes, bytes], at: float) -> Entry |
         # A number instead of three texts, for each of thousands of entries.
         hash((type_, subject, topics)) if subject else None,
         at,
+        _seconds(fields.get(b"time", b"")),
     )
+
+
+def _seconds(moment: bytes) -> float:
+    """Return a time of RFC 3339 in seconds since the epoch, 0.0 if it is none."""
+    try:
+        return datetime.fromisoformat(moment.decode()).timestamp()
+    except ValueError:
+        return 0.0
 
 
 def _with_subtrees(topics: tuple[bytes, ...]) -> tuple[bytes, ...]:

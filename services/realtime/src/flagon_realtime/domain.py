@@ -48,6 +48,10 @@ class SnapshotMalformed(Invalid):
     """A snapshot is asked for by `1`, and not by anything else."""
 
 
+class LatestMalformed(Invalid):
+    """The latest alone are asked for by `1`, and not by anything else."""
+
+
 class ClientsOnly(Forbidden):
     """Only a client that acts for itself may publish events."""
 
@@ -114,9 +118,15 @@ def wants_snapshot(text: str) -> bool:
 
     :raises SnapshotMalformed: the text is neither empty nor 0 or 1.
     """
-    if text not in {"", "0", "1"}:
-        raise SnapshotMalformed("Send `snapshot=1`, or nothing.")
-    return text == "1"
+    return _flag(text, SnapshotMalformed("Send `snapshot=1`, or nothing."))
+
+
+def wants_latest(text: str) -> bool:
+    """Say whether a stream that is behind is spared what a later event makes old.
+
+    :raises LatestMalformed: the text is neither empty nor 0 or 1.
+    """
+    return _flag(text, LatestMalformed("Send `latest=1`, or nothing."))
 
 
 def needs_account(names: Sequence[str]) -> bool:
@@ -205,6 +215,12 @@ def parse_key(text: str | None) -> str | None:
     if text is not None and not _KEY.match(text):
         raise PublishKeyMalformed("Use 1 to 200 visible ASCII characters.")
     return text
+
+
+def _flag(text: str, otherwise: Invalid) -> bool:
+    if text not in {"", "0", "1"}:
+        raise otherwise
+    return text == "1"
 
 
 def _family(name: str) -> str:

@@ -94,6 +94,7 @@ class Generated(Subscriber):
         snapshot = self.ticket.snapshot
         # Whoever comes back with an id saw a part of the newest, and gets all since.
         newest_alone = snapshot and self.ticket.after is None
+        skipped = 0
         if newest_alone:
             yield opening
             with ring.changed:
@@ -120,8 +121,13 @@ class Generated(Subscriber):
                             start,
                             interest,
                             after=after,
-                            newest_from=start if newest_alone else None,
+                            newest_from=start
+                            if newest_alone or self.ticket.latest
+                            else None,
                         )
+                        if self.ticket.latest:
+                            wanted = ring.count(start, end, interest, after)
+                            skipped += wanted - len(entries)
                     ahead = ring.last < after
                     level = start is not None and end == ring.end and not ahead
                     marker = wire.snapshot(ring.floor, ring.last)
@@ -136,9 +142,10 @@ class Generated(Subscriber):
             cursor = None if ahead else end
             if entries:
                 yield self._deliver([entry for _position, entry in entries])
-            if level and snapshot:
-                snapshot = newest_alone = False
-                yield marker
+            if level and (skipped or snapshot):
+                told = wire.skipped(skipped) if skipped else b""
+                yield told + marker if snapshot else told
+                snapshot, newest_alone, skipped = False, False, 0
             elif not entries:
                 yield from self._wait(end, after)
         yield self._ending or b""

@@ -77,6 +77,7 @@ class Client(Subscriber):
         "progress_at",
         "scanned",
         "served",
+        "skipped",
         "snapshot",
         "waiting",
     )
@@ -99,6 +100,8 @@ class Client(Subscriber):
         """Bytes to be written before the next event."""
         self.snapshot = ticket.snapshot
         """Whether the client has yet to hear that it knows the newest of everything."""
+        self.skipped = 0
+        """Events that were left out, which the client has yet to hear."""
         self.waiting = False
         """Whether the socket is watched for room."""
         self.progress_at = self.opened_at
@@ -395,10 +398,11 @@ class Hub:
 
     def _catch_up(self, client: Client) -> None:
         """Write a bounded part of what the ring has for this client."""
+        start, interest = client.cursor, client.group.interest
         try:
             found, cursor = self.ring.read(
-                client.cursor,
-                client.group.interest,
+                start,
+                interest,
                 after=client.after,
                 newest_from=self._newest_from(client),
             )
@@ -408,11 +412,13 @@ class Hub:
         done = self._send(client, [entry.payload for _position, entry in found])
         if client.fd < 0:
             return
+        client.cursor = found[done][0] if done < len(found) else cursor
+        if client.ticket.latest:
+            wanted = self.ring.count(start, client.cursor, interest, client.after)
+            client.skipped += wanted - done
         if done < len(found):
-            client.cursor = found[done][0]
             self._watch(client, room=True)
             return
-        client.cursor = cursor
         if cursor < self.ring.end:
             # More of it when the others have had their turn.
             self._watch(client, room=True)
@@ -425,19 +431,26 @@ class Hub:
         else:
             client.cursor = _LIVE
             client.served = cursor
-            if client.snapshot:
-                client.snapshot = False
-                client.pending = wire.snapshot(self.ring.floor, self.ring.last)
-                if not self._flush(client):
-                    return
-            self._watch(client, room=False)
+            client.pending = self._markers(client)
+            if not client.pending or self._flush(client):
+                self._watch(client, room=False)
+
+    def _markers(self, client: Client) -> bytes:
+        """Return what a client has to hear once it has everything."""
+        told = wire.skipped(client.skipped) if client.skipped else b""
+        if client.snapshot:
+            told += wire.snapshot(self.ring.floor, self.ring.last)
+        client.skipped, client.snapshot = 0, False
+        return told
 
     def _newest_from(self, client: Client) -> int | None:
         """Return the position from which on a client needs the newest alone.
 
-        Whoever comes back with an id saw a part of them, and gets all that came since.
+        Whoever comes back with an id saw a part of them, and gets all that came since,
+        unless it asked for the latest.
         """
-        if not client.snapshot or client.ticket.after is not None:
+        begins = client.snapshot and client.ticket.after is None
+        if not begins and not client.ticket.latest:
             return None
         # The event that it has a part of must be ended, whether it is old by now or not.
         return client.cursor + 1 if client.offset else client.cursor

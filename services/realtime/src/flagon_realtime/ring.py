@@ -27,6 +27,8 @@ class Entry:
     makes those before it old. None: nobody can tell."""
     at: float = 0.0
     """When it entered the stream, in seconds since the epoch."""
+    made_at: float = 0.0
+    """When it happened, in seconds since the epoch; 0.0 where no service of ours says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +167,14 @@ class Ring:
                     size += len(entry.payload)
                 cursor += 1
             return found, cursor
+
+    def count(self, first: int, end: int, interest: Interest, after: StreamId) -> int:
+        """Return how many entries between two positions `read` may give, old or not."""
+        with self.changed:
+            return sum(
+                entry.id > after and interest.wants(entry)
+                for entry in map(self._at, range(first, end))
+            )
 
     def _at(self, position: int) -> Entry:
         entry = self._slots[position % len(self._slots)]

@@ -54,6 +54,8 @@ class Ticket:
     """Id of the event that the client saw last; None: it starts now."""
     snapshot: bool = False
     """Whether the client is first told the newest of what is kept, and that that was it."""
+    latest: bool = False
+    """Whether the client, once it is behind, is spared what a later event makes old."""
 
 
 class Subscriber:

@@ -28,8 +28,8 @@ _RESPONSES: Any = {
     200: {
         "description": "Server-sent events, without an end: `event` is the CloudEvents"
         " type, `data` the envelope, `id` the point to resume from. `event: gap` says"
-        " that events are missing; `event: close` tells why the server ends the"
-        " stream.",
+        " that events are missing; `event: skipped` how many were left out because of"
+        " `latest`; `event: close` tells why the server ends the stream.",
         "content": {"text/event-stream": {"schema": {"type": "string"}}},
     },
     422: {"description": "A topic, a type or the last event id is not one of ours"},
@@ -78,6 +78,15 @@ _PARAMETERS: Any = [
         "schema": {"type": "string", "enum": ["0", "1"]},
     },
     {
+        "name": "latest",
+        "in": "query",
+        "required": False,
+        "description": "`1`: whenever the stream is behind, events that a later one of the"
+        " same type about the same subject makes old are left out; how many they were says"
+        " `event: skipped`.",
+        "schema": {"type": "string", "enum": ["0", "1"]},
+    },
+    {
         "name": "last_event_id",
         "in": "query",
         "required": False,
@@ -123,6 +132,7 @@ def follow_events() -> ResponseReturnValue:
         request.args.getlist("type"), limit=settings.topics_max
     )
     snapshot = domain.wants_snapshot(request.args.get("snapshot", ""))
+    latest = domain.wants_latest(request.args.get("latest", ""))
     caller = account() if domain.needs_account(names) else auth.caller_if_any()
     if caller is None:
         return station.open(
@@ -132,6 +142,7 @@ def follow_events() -> ResponseReturnValue:
                 limit=settings.connections_per_address,
                 after=after,
                 snapshot=snapshot,
+                latest=latest,
             )
         )
     topics = domain.internal_topics(
@@ -145,6 +156,7 @@ def follow_events() -> ResponseReturnValue:
             grant=grant_of(caller),
             after=after,
             snapshot=snapshot,
+            latest=latest,
         )
     )
 
@@ -168,8 +180,13 @@ def publish_event(event: NewEvent) -> ResponseReturnValue:
     names = [_digest("id", client, event.id)]
     if key is not None:
         names.append(_digest("key", client, key))
+    entry = streams.encode(
+        identity, event.type, _envelope(event, client, str(identity))
+    )
+    # A client's clock is no measure of ours.
+    del entry["time"]
     added, position = station.append(
-        streams.encode(identity, event.type, _envelope(event, client, str(identity))),
+        entry,
         names=names,
         digest=sha256(event.model_dump_json().encode()).hexdigest(),
     )

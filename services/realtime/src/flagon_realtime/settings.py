@@ -25,8 +25,12 @@ class Settings(EventSettings, frozen=True, env_prefix="REALTIME_"):
     """Time without progress after which a client that does not read is closed."""
     rotate_seconds: PositiveFloat = 600.0
     """Age at which a stream is closed, give or take a fifth; the client resumes."""
-    check_seconds: PositiveFloat = 1.0
-    """Time between two looks at expired and revoked tokens of open streams."""
+    check_seconds: PositiveFloat = 0.5
+    """Time between two looks at expired and revoked tokens of open streams.
+
+    A look and the pause before it have to fit into the second in which a revocation is
+    promised to take effect.
+    """
     close_seconds: PositiveFloat = 3.0
     """Time over which the streams are closed after SIGTERM; less than the grace."""
 

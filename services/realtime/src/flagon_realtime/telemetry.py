@@ -32,6 +32,10 @@ DELIVERY_SECONDS = metrics.histogram(
     "flagon_sse_delivery_seconds",
     "From the event's entry into the stream to its last write to a live client.",
 )
+EVENT_AGE_SECONDS = metrics.histogram(
+    "flagon_sse_event_age_seconds",
+    "From the time of a service's event to its last write to a live client.",
+)
 READER_LAG = metrics.gauge(
     "flagon_sse_reader_lag_seconds",
     "Age of the newest event when it was read, or time without an answer from Redis.",
@@ -101,6 +105,8 @@ class Deliveries:
         for entry, _clients in reached:
             # Whose clock it was may be ahead of ours by a little.
             DELIVERY_SECONDS.observe(max(0.0, now - entry.at))
+            if entry.made_at:
+                EVENT_AGE_SECONDS.observe(max(0.0, now - entry.made_at))
         for span in spans:
             span.end()
 

@@ -79,6 +79,11 @@ def snapshot(floor: StreamId, last: StreamId) -> bytes:
     return b"id: %b\nevent: snapshot\ndata: %b\n\n" % (format_id(last), told)
 
 
+def skipped(count: int) -> bytes:
+    """Return the event that says: so many were left out, each older than one you have."""
+    return b'event: skipped\ndata: {"count": %d}\n\n' % count
+
+
 def close(reason: str, retry_milliseconds: int | None = None) -> bytes:
     """Return the last event of a stream.
 
