@@ -18,7 +18,7 @@ from flagon_chassis import db
 from flagon_chassis.testing import start_postgres
 
 from . import rules
-from .manifests import K8S, OVERLAYS, ROOT, combined, overlay, pod
+from .manifests import K8S, OVERLAYS, ROOT, combined, labels, overlay, pod
 
 sys.path.insert(0, str(ROOT / "deploy" / "local"))
 
@@ -385,6 +385,60 @@ def words(value):
     if isinstance(value, list):
         return [words(each) for each in value]
     return value.split() if isinstance(value, str) else value
+
+
+ABSENT_JOBS = {
+    # The cluster's own exporters watch machines and the way in; those of the data stores
+    # come with the data stores.
+    *("exporters", "probes"),
+}
+"""What Prometheus asks elsewhere and no monitor of ours gives, and why."""
+
+
+class TestMonitors:
+    @pytest.fixture
+    def watched(self):
+        return combined(("prometheus",))
+
+    @pytest.fixture
+    def given(self, watched):
+        """Labels that the monitor of the platform's processes sets, by name."""
+        monitor = watched.find("PodMonitor", "flagon")
+        (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+        return {one["targetLabel"]: one for one in endpoint["relabelings"]}
+
+    def test_name_the_jobs_that_are_asked_for(self, given):
+        asked = set()
+        for folder, kind in (
+            ("services/web/src", "py"),
+            ("deploy/observability/dashboards", "json"),
+            ("deploy/observability/rules", "yml"),
+            ("deploy/k8s/components", "yaml"),
+        ):
+            for path in sorted((ROOT / folder).rglob(f"*.{kind}")):
+                for jobs in re.findall(r'\bjob=~?\\?"([\w|-]+)', path.read_text()):
+                    asked |= set(jobs.split("|"))
+
+        assert asked - ABSENT_JOBS == {given["job"]["replacement"]}
+        assert asked >= ABSENT_JOBS
+
+    @pytest.mark.parametrize(
+        "process",
+        [one for one in PROCESSES if one.kind == "python"],
+        ids=lambda process: process.name,
+    )
+    def test_tell_of_a_process_what_the_other_modes_tell(self, watched, given, process):
+        found = {
+            f"__meta_kubernetes_pod_label_{re.sub(r'[^a-zA-Z0-9]', '_', name)}": value
+            for name, value in labels(watched.find("Deployment", process.name)).items()
+        }
+
+        said = {
+            name: found[given[name]["sourceLabels"][0]]
+            for name in ("process", "service")
+        }
+
+        assert said == {"process": process.name, "service": process.service}
 
 
 class TestRules:
