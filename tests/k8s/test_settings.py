@@ -21,10 +21,12 @@ from . import rules
 from .manifests import K8S, OVERLAYS, ROOT, combined, labels, overlay, pod
 
 sys.path.insert(0, str(ROOT / "deploy" / "local"))
+sys.path.insert(0, str(ROOT / "deploy" / "observability"))
 
 from flagonctl import authority, configuration, environment, vault
 from flagonctl.processes import OWNERS, PROCESSES, SERVICES
 from flagonctl.stack import Stack
+from flagonobs import cluster
 
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 
@@ -448,6 +450,46 @@ class TestRules:
         path = ROOT / "deploy" / "observability" / "rules" / f"{name}.yml"
 
         assert words(rule["spec"]) == words(yaml.safe_load(path.read_text()))
+
+    def test_of_prometheus_wake_people_about_symptoms(self):
+        source = yaml.safe_load(
+            (ROOT / "deploy" / "observability" / "rules" / "alerts.yml").read_text()
+        )
+        known = {
+            rule["alert"]: rule for group in source["groups"] for rule in group["rules"]
+        }
+        of_stores = {
+            rule["alert"]
+            for group in source["groups"]
+            for rule in group["rules"]
+            if cluster.needs_exporters(group["name"], rule["alert"])
+        }
+        installed = overlay("production").find("PrometheusRule", "flagon-alerts")
+        found = {
+            rule["alert"]: rule
+            for group in installed["spec"]["groups"]
+            for rule in group["rules"]
+        }
+
+        assert set(found) == set(known) - set(cluster.ELSEWHERE) - of_stores
+        assert words(found) == words({name: known[name] for name in found})
+        assert {"ServiceDown", "RelayDown", "ConsumerDown", "ClockWrong"} <= set(found)
+
+    def test_of_prometheus_leave_out_what_the_readme_names(self):
+        text = (K8S / "README.md").read_text()
+
+        assert [name for name in cluster.ELSEWHERE if f"`{name}`" not in text] == []
+
+    def test_of_prometheus_ask_for_labels_that_targets_have(self):
+        monitor = combined(("prometheus",)).find("PodMonitor", "flagon")
+        (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+        given = {one["targetLabel"] for one in endpoint["relabelings"]}
+        installed = overlay("production").find("PrometheusRule", "flagon-alerts")
+        asked = re.findall(r"up\{([^}]*)\}", json.dumps(installed))
+        labels_asked = {name for one in asked for name in re.findall(r"(\w+)=", one)}
+
+        assert labels_asked == {"job", "process"}
+        assert labels_asked <= given
 
     def test_scale_by_metrics_that_exist(self):
         code = "".join(

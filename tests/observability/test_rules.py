@@ -13,6 +13,16 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 HOME = ROOT / "deploy" / "observability"
 CASES = yaml.safe_load((HERE / "alerts.yml").read_text())
+INSTALLED = {
+    rule["alert"]: rule
+    for installed in yaml.safe_load_all(
+        (ROOT / "deploy/k8s/components/prometheus/rules.yaml").read_text()
+    )
+    if installed["metadata"]["name"] == "flagon-alerts"
+    for group in installed["spec"]["groups"]
+    for rule in group["rules"]
+}
+"""The alerts of a cluster on what its pods say, by their names."""
 SLOW_SECONDS = 300
 """Between evaluations where a test goes over days."""
 
@@ -63,6 +73,26 @@ def write(folder, name, rules, case, questions):
     path = folder / f"{name}.yml"
     path.write_text(yaml.safe_dump(test))
     return path
+
+
+def in_pods(values):
+    """Return series as two pods of a cluster have them, with the operator's labels."""
+    return {
+        f"{metric}{{{','.join([*kept, *pod_labels(number)])}}}": text
+        for one, text in values.items()
+        for number in (1, 2)
+        for metric, _, labels in [one.rstrip("}").partition("{")]
+        for kept in [[x for x in labels.split(",") if x and "instance=" not in x]]
+    }
+
+
+def pod_labels(number):
+    where = f"process-5d9c6-{number}"
+    return (
+        f'instance="{where}"',
+        f'pod="{where}"',
+        *('namespace="flagon"', 'container="process"', 'endpoint="http"'),
+    )
 
 
 @pytest.fixture(scope="session")
@@ -137,6 +167,23 @@ class TestAlerts:
             "test",
             "rules",
             write(tmp_path, name, [rules(name)], case["never"], questions),
+        )
+
+    @pytest.mark.parametrize("name", sorted(INSTALLED))
+    def test_do_so_in_a_cluster_too(self, name, tmp_path):
+        case = CASES[name]
+        times = {case["silent"]: False, case["fires"]: True, case["resolves"]: False}
+        rule = tmp_path / "rule.yml"
+        rule.write_text(
+            yaml.safe_dump({"groups": [{"name": "one", "rules": [INSTALLED[name]]}]})
+        )
+
+        promtool(
+            "test",
+            "rules",
+            write(
+                tmp_path, name, [rule], in_pods(case["series"]), firing(name, **times)
+            ),
         )
 
     def test_say_how_bad_it_is_and_who_cares(self, alerts):
