@@ -475,6 +475,25 @@ class TestRules:
         assert words(found) == words({name: known[name] for name in found})
         assert {"ServiceDown", "RelayDown", "ConsumerDown", "ClockWrong"} <= set(found)
 
+    def test_of_prometheus_count_the_copies_that_postgres_should_have(self):
+        manifests = combined(("cloudnative-pg", "prometheus"))
+        (copies,) = re.findall(
+            r"cnpg_pg_replication_streaming_replicas\) < (\d+)",
+            json.dumps(manifests.find("PrometheusRule", "flagon-alerts")),
+        )
+
+        assert int(copies) == (
+            manifests.find("Cluster", "postgres")["spec"]["instances"] - 1
+        )
+
+    def test_of_prometheus_name_postgres_as_its_alerts_do(self):
+        monitor = combined(("prometheus",)).find("PodMonitor", "postgres")
+        (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+        given = {one["targetLabel"]: one for one in endpoint["relabelings"]}
+
+        assert given["process"]["replacement"] == "postgres"
+        assert given["instance"]["sourceLabels"] == ["__meta_kubernetes_pod_name"]
+
     def test_of_prometheus_leave_out_what_the_readme_names(self):
         text = (K8S / "README.md").read_text()
 

@@ -77,22 +77,18 @@ def write(folder, name, rules, case, questions):
 
 def in_pods(values):
     """Return series as two pods of a cluster have them, with the operator's labels."""
-    return {
-        f"{metric}{{{','.join([*kept, *pod_labels(number)])}}}": text
-        for one, text in values.items()
-        for number in (1, 2)
-        for metric, _, labels in [one.rstrip("}").partition("{")]
-        for kept in [[x for x in labels.split(",") if x and "instance=" not in x]]
-    }
-
-
-def pod_labels(number):
-    where = f"process-5d9c6-{number}"
-    return (
-        f'instance="{where}"',
-        f'pod="{where}"',
-        *('namespace="flagon"', 'container="process"', 'endpoint="http"'),
-    )
+    found = {}
+    for one, text in values.items():
+        metric, _, labels = one.rstrip("}").partition("{")
+        kept = [label for label in labels.split(",") if label]
+        name = "process"
+        for label in [each for each in kept if each.startswith("instance=")]:
+            kept.remove(label)
+            name = label.split('"')[1]
+        for pod in (f"{name}-5d9c6-2xkqv", f"{name}-5d9c6-w8l4t"):
+            given = (f'instance="{pod}"', f'pod="{pod}"', 'namespace="flagon"')
+            found[f"{metric}{{{','.join([*kept, *given])}}}"] = text
+    return found
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,10 @@ ELSEWHERE = {
 
 def needs_exporters(group: str, alert: str) -> bool:
     """Say whether an alert asks what an exporter of a data store says."""
-    return group == "stores" or alert == "ExporterDown"
+    # CloudNativePG exports the replication of Postgres itself.
+    return (
+        group == "stores" or alert.startswith("RedisReplica") or alert == "ExporterDown"
+    )
 
 
 def alerts(text: str) -> str:
