@@ -95,7 +95,7 @@ FAULTS = [
     Fault(
         "realtime is stopped",
         "ServiceDown",
-        {"instance": "realtime"},
+        {"process": "realtime"},
         60 / FASTER,
         r"realtime\s.*(?i:stopped|down|not)",
         "realtime_stopped",
@@ -103,7 +103,7 @@ FAULTS = [
     Fault(
         "what the gateway leads to is stopped",
         "ServiceDown",
-        {"instance": "catalog"},
+        {"process": "catalog"},
         60 / FASTER,
         r"catalog\s.*(?i:stopped|down|not)",
         "catalog_stopped",

@@ -159,11 +159,20 @@ SPECS = {
                 scrapeTimeout=_DURATION,
                 honorLabels={"type": "boolean"},
                 relabelings=_list(
-                    _object(
-                        "sourceLabels targetLabel",
-                        sourceLabels=_list(_TEXT),
-                        targetLabel=_TEXT,
-                    )
+                    {
+                        "oneOf": [
+                            _object(
+                                "sourceLabels targetLabel",
+                                sourceLabels=_list(_TEXT),
+                                targetLabel=_TEXT,
+                            ),
+                            _object(
+                                "targetLabel replacement",
+                                targetLabel=_TEXT,
+                                replacement=_TEXT,
+                            ),
+                        ]
+                    }
                 ),
             )
         ),

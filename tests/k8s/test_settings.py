@@ -18,13 +18,15 @@ from flagon_chassis import db
 from flagon_chassis.testing import start_postgres
 
 from . import rules
-from .manifests import K8S, OVERLAYS, ROOT, combined, overlay, pod
+from .manifests import K8S, OVERLAYS, ROOT, combined, labels, overlay, pod
 
 sys.path.insert(0, str(ROOT / "deploy" / "local"))
+sys.path.insert(0, str(ROOT / "deploy" / "observability"))
 
 from flagonctl import authority, configuration, environment, vault
 from flagonctl.processes import OWNERS, PROCESSES, SERVICES
 from flagonctl.stack import Stack
+from flagonobs import cluster
 
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 
@@ -387,6 +389,60 @@ def words(value):
     return value.split() if isinstance(value, str) else value
 
 
+ABSENT_JOBS = {
+    # The cluster's own exporters watch machines and the way in; those of the data stores
+    # come with the data stores.
+    *("exporters", "probes"),
+}
+"""What Prometheus asks elsewhere and no monitor of ours gives, and why."""
+
+
+class TestMonitors:
+    @pytest.fixture
+    def watched(self):
+        return combined(("prometheus",))
+
+    @pytest.fixture
+    def given(self, watched):
+        """Labels that the monitor of the platform's processes sets, by name."""
+        monitor = watched.find("PodMonitor", "flagon")
+        (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+        return {one["targetLabel"]: one for one in endpoint["relabelings"]}
+
+    def test_name_the_jobs_that_are_asked_for(self, given):
+        asked = set()
+        for folder, kind in (
+            ("services/web/src", "py"),
+            ("deploy/observability/dashboards", "json"),
+            ("deploy/observability/rules", "yml"),
+            ("deploy/k8s/components", "yaml"),
+        ):
+            for path in sorted((ROOT / folder).rglob(f"*.{kind}")):
+                for jobs in re.findall(r'\bjob=~?\\?"([\w|-]+)', path.read_text()):
+                    asked |= set(jobs.split("|"))
+
+        assert asked - ABSENT_JOBS == {given["job"]["replacement"]}
+        assert asked >= ABSENT_JOBS
+
+    @pytest.mark.parametrize(
+        "process",
+        [one for one in PROCESSES if one.kind == "python"],
+        ids=lambda process: process.name,
+    )
+    def test_tell_of_a_process_what_the_other_modes_tell(self, watched, given, process):
+        found = {
+            f"__meta_kubernetes_pod_label_{re.sub(r'[^a-zA-Z0-9]', '_', name)}": value
+            for name, value in labels(watched.find("Deployment", process.name)).items()
+        }
+
+        said = {
+            name: found[given[name]["sourceLabels"][0]]
+            for name in ("process", "service")
+        }
+
+        assert said == {"process": process.name, "service": process.service}
+
+
 class TestRules:
     @pytest.mark.parametrize("name", ["red", "slo"])
     def test_of_prometheus_are_the_one_source(self, name):
@@ -394,6 +450,65 @@ class TestRules:
         path = ROOT / "deploy" / "observability" / "rules" / f"{name}.yml"
 
         assert words(rule["spec"]) == words(yaml.safe_load(path.read_text()))
+
+    def test_of_prometheus_wake_people_about_symptoms(self):
+        source = yaml.safe_load(
+            (ROOT / "deploy" / "observability" / "rules" / "alerts.yml").read_text()
+        )
+        known = {
+            rule["alert"]: rule for group in source["groups"] for rule in group["rules"]
+        }
+        of_stores = {
+            rule["alert"]
+            for group in source["groups"]
+            for rule in group["rules"]
+            if cluster.needs_exporters(group["name"], rule["alert"])
+        }
+        installed = overlay("production").find("PrometheusRule", "flagon-alerts")
+        found = {
+            rule["alert"]: rule
+            for group in installed["spec"]["groups"]
+            for rule in group["rules"]
+        }
+
+        assert set(found) == set(known) - set(cluster.ELSEWHERE) - of_stores
+        assert words(found) == words({name: known[name] for name in found})
+        assert {"ServiceDown", "RelayDown", "ConsumerDown", "ClockWrong"} <= set(found)
+
+    def test_of_prometheus_count_the_copies_that_postgres_should_have(self):
+        manifests = combined(("cloudnative-pg", "prometheus"))
+        (copies,) = re.findall(
+            r"cnpg_pg_replication_streaming_replicas\) < (\d+)",
+            json.dumps(manifests.find("PrometheusRule", "flagon-alerts")),
+        )
+
+        assert int(copies) == (
+            manifests.find("Cluster", "postgres")["spec"]["instances"] - 1
+        )
+
+    def test_of_prometheus_name_postgres_as_its_alerts_do(self):
+        monitor = combined(("prometheus",)).find("PodMonitor", "postgres")
+        (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+        given = {one["targetLabel"]: one for one in endpoint["relabelings"]}
+
+        assert given["process"]["replacement"] == "postgres"
+        assert given["instance"]["sourceLabels"] == ["__meta_kubernetes_pod_name"]
+
+    def test_of_prometheus_leave_out_what_the_readme_names(self):
+        text = (K8S / "README.md").read_text()
+
+        assert [name for name in cluster.ELSEWHERE if f"`{name}`" not in text] == []
+
+    def test_of_prometheus_ask_for_labels_that_targets_have(self):
+        monitor = combined(("prometheus",)).find("PodMonitor", "flagon")
+        (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+        given = {one["targetLabel"] for one in endpoint["relabelings"]}
+        installed = overlay("production").find("PrometheusRule", "flagon-alerts")
+        asked = re.findall(r"up\{([^}]*)\}", json.dumps(installed))
+        labels_asked = {name for one in asked for name in re.findall(r"(\w+)=", one)}
+
+        assert labels_asked == {"job", "process"}
+        assert labels_asked <= given
 
     def test_scale_by_metrics_that_exist(self):
         code = "".join(

@@ -13,6 +13,16 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 HOME = ROOT / "deploy" / "observability"
 CASES = yaml.safe_load((HERE / "alerts.yml").read_text())
+INSTALLED = {
+    rule["alert"]: rule
+    for installed in yaml.safe_load_all(
+        (ROOT / "deploy/k8s/components/prometheus/rules.yaml").read_text()
+    )
+    if installed["metadata"]["name"] == "flagon-alerts"
+    for group in installed["spec"]["groups"]
+    for rule in group["rules"]
+}
+"""The alerts of a cluster on what its pods say, by their names."""
 SLOW_SECONDS = 300
 """Between evaluations where a test goes over days."""
 
@@ -63,6 +73,22 @@ def write(folder, name, rules, case, questions):
     path = folder / f"{name}.yml"
     path.write_text(yaml.safe_dump(test))
     return path
+
+
+def in_pods(values):
+    """Return series as two pods of a cluster have them, with the operator's labels."""
+    found = {}
+    for one, text in values.items():
+        metric, _, labels = one.rstrip("}").partition("{")
+        kept = [label for label in labels.split(",") if label]
+        name = "process"
+        for label in [each for each in kept if each.startswith("instance=")]:
+            kept.remove(label)
+            name = label.split('"')[1]
+        for pod in (f"{name}-5d9c6-2xkqv", f"{name}-5d9c6-w8l4t"):
+            given = (f'instance="{pod}"', f'pod="{pod}"', 'namespace="flagon"')
+            found[f"{metric}{{{','.join([*kept, *given])}}}"] = text
+    return found
 
 
 @pytest.fixture(scope="session")
@@ -137,6 +163,23 @@ class TestAlerts:
             "test",
             "rules",
             write(tmp_path, name, [rules(name)], case["never"], questions),
+        )
+
+    @pytest.mark.parametrize("name", sorted(INSTALLED))
+    def test_do_so_in_a_cluster_too(self, name, tmp_path):
+        case = CASES[name]
+        times = {case["silent"]: False, case["fires"]: True, case["resolves"]: False}
+        rule = tmp_path / "rule.yml"
+        rule.write_text(
+            yaml.safe_dump({"groups": [{"name": "one", "rules": [INSTALLED[name]]}]})
+        )
+
+        promtool(
+            "test",
+            "rules",
+            write(
+                tmp_path, name, [rule], in_pods(case["series"]), firing(name, **times)
+            ),
         )
 
     def test_say_how_bad_it_is_and_who_cares(self, alerts):

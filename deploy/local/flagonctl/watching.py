@@ -60,6 +60,8 @@ def command(stack: Stack, process: Process) -> list[str]:
             "--redis.addr=",
             "--redis.user=monitor",
             "--set-client-name=false",
+            # Before Prometheus gives up: who does not answer is down, and not unknown.
+            "--connection-timeout=2s",
         ),
         "gateway-exporter": (
             f"--nginx.scrape-uri=http://{stack.internal_address}/stub_status",

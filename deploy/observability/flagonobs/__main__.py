@@ -9,7 +9,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from . import slo
+from . import cluster, slo
 
 ROOT = Path(__file__).parents[3]
 HOME = ROOT / "deploy" / "observability"
@@ -21,12 +21,13 @@ def made(what: str) -> dict[Path, str]:
         objectives = slo.load(HOME / "slos.yml")
         rules = slo.rules_text(objectives)
         red = (HOME / "rules" / "red.yml").read_text()
+        alerts = (HOME / "rules" / "alerts.yml").read_text()
         components = ROOT / "deploy" / "k8s" / "components"
         return {
             HOME / "rules" / "slo.yml": rules,
             ROOT / "docs" / "slos.md": slo.page(objectives),
             components / "prometheus" / "rules.yaml": slo.objects(
-                {"red": red, "slo": rules}
+                {"red": red, "slo": rules, "alerts": cluster.alerts(alerts)}
             ),
             components / "rollouts" / "analysis.yaml": slo.analysis(objectives),
         }

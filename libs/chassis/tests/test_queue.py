@@ -438,6 +438,27 @@ class TestRunWorker:
         assert 'flagon_task_wait_seconds_count{queue="bulk"} 1.0' in shown
         process.stop()
 
+    def test_a_killed_child_shows_nothing_of_itself_any_more(
+        self, worker, redis_url, broker
+    ):
+        process = worker(redis_url)
+        publish(broker, "things.hold", key="a", seconds=1)
+        with redis.Redis.from_url(redis_url) as store:
+            begun = eventually(lambda: store.lrange("things:noted:a", 0, 0))
+            pid = begun[0].decode().split()[1]
+            shown = f'things_held{{child="{pid}"}} 1.0'
+            assert shown in process.get("/metrics")[1]
+
+            os.kill(int(pid), signal.SIGKILL)
+            eventually(lambda: store.lindex("things:noted:a", -1) == b"ended")
+
+        found = process.get("/metrics")[1]
+        assert shown not in found
+        # Another one has done the task, and what was counted is still counted.
+        assert "things_held{child=" in found
+        assert 'flagon_task_wait_seconds_count{queue="bulk"} 1.0' in found
+        process.stop()
+
     def test_goes_on_when_redis_died_while_a_task_ran(self, worker, make_settings):
         port = free_port()
         server = start_redis(port=port)

@@ -1,4 +1,5 @@
 import os
+import subprocess
 import sys
 from http.client import HTTPConnection
 
@@ -46,6 +47,29 @@ class TestForgetMetrics:
         monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
 
         server.forget_metrics(7)
+
+
+class TestForgetLostMetrics:
+    def test_removes_the_live_gauges_of_all_that_are_gone(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+        gone = subprocess.Popen(["true"])
+        gone.wait()
+        for pid in (gone.pid, os.getpid()):
+            (tmp_path / f"gauge_livemax_{pid}.db").touch()
+            (tmp_path / f"histogram_{pid}.db").touch()
+
+        server.forget_lost_metrics()
+
+        assert {path.name for path in tmp_path.iterdir()} == {
+            f"gauge_livemax_{os.getpid()}.db",
+            f"histogram_{os.getpid()}.db",
+            f"histogram_{gone.pid}.db",
+        }
+
+    def test_does_nothing_for_a_single_process(self, monkeypatch):
+        monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
+
+        server.forget_lost_metrics()
 
 
 class TestWarmUp:

@@ -51,6 +51,11 @@ def note(*, key):
 @shared_task(name="things.hold")
 def hold(*, key, seconds):
     """Take a while."""
+    from flagon_chassis import metrics
+
+    metrics.gauge("things_held", "Tasks that take a while.", "child").labels(
+        os.getpid()
+    ).set(1)
     _note(key, f"begun {os.getpid()}")
     time.sleep(seconds)
     _note(key, "ended")

@@ -393,7 +393,7 @@ def run_worker(
     signals.worker_process_shutdown.connect(_end_process, weak=False)
     # A connected receiver keeps Celery from configuring logging.
     signals.setup_logging.connect(_keep_logging, weak=False)
-    signals.worker_before_create_process.connect(_share_memory, weak=False)
+    signals.worker_before_create_process.connect(_before_process, weak=False)
     server.warm_up(flask_app)
     # Children ask the kernel to die with their parent, for which Billiard loads a parser
     # of C declarations: 6 MB that they share when it is loaded here. Where the kernel
@@ -477,9 +477,11 @@ def _begin_process(app: "Flask") -> Callable[..., None]:
     return begin
 
 
-def _share_memory(**_signal: object) -> None:
+def _before_process(**_signal: object) -> None:
     from . import server  # noqa: PLC0415
 
+    # Of a child that was killed the pool says nothing, but it starts another in its place.
+    server.forget_lost_metrics()
     server.share_memory()
 
 

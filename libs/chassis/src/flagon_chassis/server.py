@@ -112,6 +112,21 @@ def forget_metrics(pid: int) -> None:
         multiprocess.mark_process_dead(pid)  # type: ignore[no-untyped-call]
 
 
+def forget_lost_metrics() -> None:
+    """Forget what processes showed of themselves that ended without a word.
+
+    Who was killed, or ran out of memory, could not say so. Comes after the dead were waited
+    for and before another process starts, which could get the number of one of them.
+    """
+    folder = os.environ.get("PROMETHEUS_MULTIPROC_DIR")  # noqa: TID251 (as in `share_metrics`)
+    for path in Path(folder).glob("gauge_live*.db") if folder else ():
+        pid = int(path.stem.rpartition("_")[2])
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            forget_metrics(pid)
+
+
 def sidecar(bind: str, checks: Mapping[str, Any] | None = None) -> ThreadingHTTPServer:
     """Serve `/livez`, `/readyz` and `/metrics` of a process that is no web service.
 
