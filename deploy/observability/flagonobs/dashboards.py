@@ -4,6 +4,7 @@ from .panels import Board, Panel, graph, number, text
 
 _SERVICES = ("auth", "catalog", "realtime", "worker", "web")
 _FRONT = "auth|catalog|realtime|worker|web"
+_WITH_DATABASE = ("auth", "catalog", "worker")
 _HTTP = "flask_http_request_duration_seconds"
 
 
@@ -181,8 +182,45 @@ def _service(name: str) -> Board:
                 ),
             ],
             **_extras(name),
+            **(_pool(name) if name in _WITH_DATABASE else {}),
         },
     )
+
+
+def _pool(name: str) -> dict[str, list[Panel]]:
+    """Return the row about the database connections of one service."""
+    own = f'service="{name}"'
+    waits = f"rate(flagon_db_pool_wait_seconds_bucket{{{own}}}[5m])"
+    return {
+        "Database connections": [
+            graph(
+                "In use",
+                "Connections that requests and tasks have at this moment, and how many"
+                " they may have in all processes together.",
+                "short",
+                (f"sum(flagon_db_pool_in_use{{{own}}})", "in use"),
+                (f"sum(flagon_db_pool_size{{{own}}})", "most"),
+                on="postgres",
+            ),
+            graph(
+                "Wait for a connection, p95",
+                "Also the time to make a new one. It rises when the pool is too small, or"
+                " when transactions take too long.",
+                "s",
+                (f"histogram_quantile(0.95, sum by (le) ({waits}))", "p95"),
+                on=f"traces:{name}",
+                red=0.1,
+            ),
+            graph(
+                "No connection in time",
+                "Requests and tasks that gave up waiting; a caller gets a 503.",
+                "ops",
+                (f"sum(rate(flagon_db_pool_timeouts_total{{{own}}}[5m]))", "given up"),
+                on=f"traces:{name}",
+                red=0.01,
+            ),
+        ]
+    }
 
 
 def _extras(name: str) -> dict[str, list[Panel]]:
