@@ -64,7 +64,8 @@ def metrics_in(expression):
     """Return the names of the metrics that an expression reads."""
     text = re.sub(r'"[^"]*"', '""', expression)
     named = set(re.findall(r'__name__=~?"([^"]+)"', expression))
-    text = re.sub(r"\b(by|on|without|ignoring)\s*\([^)]*\)", "", text)
+    labels = r"\b(by|on|without|ignoring|group_left|group_right)\s*\([^)]*\)"
+    text = re.sub(labels, "", text)
     text = re.sub(r"\{[^}]*\}", "", text)
     text = re.sub(r"\[[^\]]*\]|\boffset\s+\w+", "", text)
     found = re.findall(r"[a-zA-Z_:][a-zA-Z0-9_:]*(?!\s*\()\b(?!\s*\()", text)

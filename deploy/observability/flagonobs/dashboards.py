@@ -25,6 +25,7 @@ def boards() -> list[Board]:
         _postgres(),
         _redis(),
         _identity(),
+        _releases(),
         _capacity(),
         _telemetry(),
     ]
@@ -959,6 +960,86 @@ def _identity() -> Board:
                     ),
                     on="traces:auth",
                     span=12,
+                ),
+            ],
+        },
+    )
+
+
+def _releases() -> Board:
+    def each(rate: str, *further: str) -> str:
+        """Return the sum of a rate for each release of each service."""
+        labels = ", ".join(("service", "release", *further))
+        return (
+            f"sum by ({labels}) ({rate}"
+            " * on (instance, job) group_left (release) flagon_build_info)"
+        )
+
+    front = f'service=~"{_FRONT}"'
+    requests = each(f"rate({_HTTP}_count{{{front}}}[5m])")
+    failed = each(f'rate({_HTTP}_count{{{front},status=~"5.."}}[5m])')
+    taken = each(f"rate({_HTTP}_bucket{{{front}}}[5m])", "le")
+    tasks = each("rate(flagon_task_run_seconds_count[5m])")
+    bad = each('rate(flagon_task_run_seconds_count{outcome!="succeeded"}[5m])')
+    legend = "{{service}} {{release}}"
+    return Board(
+        "releases",
+        "Release compare",
+        "Whether the release that comes does as well as the one that goes.",
+        {
+            "What runs": [
+                graph(
+                    "Processes by release",
+                    "Two releases of a service stand here while one takes the place of the"
+                    " other.",
+                    "short",
+                    ("count by (service, release) (flagon_build_info)", legend),
+                    on="overview",
+                    span=24,
+                ),
+            ],
+            "Requests": [
+                graph(
+                    "Rate",
+                    "Requests a second that each release takes.",
+                    "reqps",
+                    (requests, legend),
+                    on="gateway",
+                ),
+                graph(
+                    "Errors",
+                    "Part of the requests answered with 500 or more.",
+                    "percentunit",
+                    (f"({failed} or 0 * {requests}) / ({requests} > 0)", legend),
+                    on="overview",
+                    red=0.001,
+                ),
+                graph(
+                    "Duration, p95",
+                    "95 % of the requests took less, as the service measures it.",
+                    "s",
+                    (f"histogram_quantile(0.95, {taken})", legend),
+                    on="overview",
+                    red=0.1,
+                ),
+            ],
+            "Tasks": [
+                graph(
+                    "Rate of attempts",
+                    "Attempts at tasks a second that each release makes.",
+                    "ops",
+                    (tasks, legend),
+                    on="jobs",
+                    span=12,
+                ),
+                graph(
+                    "Attempts that did not do it",
+                    "Part of the attempts that failed or must be repeated.",
+                    "percentunit",
+                    (f"({bad} or 0 * {tasks}) / ({tasks} > 0)", legend),
+                    on="jobs",
+                    span=12,
+                    red=0.1,
                 ),
             ],
         },

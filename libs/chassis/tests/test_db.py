@@ -24,7 +24,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import DataError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from flagon_chassis import auth, db, health, metrics, tables, web
+from flagon_chassis import auth, db, health, tables, web
 
 from .conftest import SECRET, eventually, sample
 
@@ -132,9 +132,9 @@ class TestPool:
     @pytest.fixture
     def app(self, make_settings, database_url, monkeypatch):
         monkeypatch.setattr(db, "_POOL_SECONDS", 0.1)
-        app = Flask("things")
-        metrics.init_app(app, "things")
-        db.init_app(app, make_settings(database_url=database_url, threads=2))
+        settings = make_settings(database_url=database_url, threads=2)
+        app = web.create_app(__name__, settings, name="things", openapi=False)
+        db.init_app(app, settings)
         with app.app_context():
             yield app
         app.extensions["flagon.sessions"].kw["bind"].dispose()
