@@ -19,6 +19,7 @@ def boards() -> list[Board]:
         _overview(),
         *(_service(name) for name in _SERVICES),
         _gateway(),
+        _shop(),
         _jobs(),
         _events(),
         _streams(),
@@ -281,7 +282,48 @@ def _extras(name: str) -> dict[str, list[Panel]]:
                     on="postgres",
                     span=12,
                 ),
-            ]
+            ],
+            "GraphQL and what is retired": [
+                graph(
+                    "GraphQL requests",
+                    "By how they ended, with the names of the operations that are kept.",
+                    "reqps",
+                    (
+                        (
+                            "sum by (outcome, operation)"
+                            " (rate(flagon_catalog_graphql_total[5m])) or vector(0)"
+                        ),
+                        "{{outcome}} {{operation}}",
+                    ),
+                    on="traces:catalog",
+                ),
+                graph(
+                    "Cost of a query, p95",
+                    "As it is weighed before it runs; what costs too much is refused.",
+                    "none",
+                    (
+                        (
+                            "histogram_quantile(0.95, sum by (le)"
+                            " (rate(flagon_catalog_graphql_cost_bucket[5m])))"
+                        ),
+                        "p95",
+                    ),
+                    on="traces:catalog",
+                ),
+                graph(
+                    "Requests that use what is retired",
+                    "It can go when nobody asks for it any more.",
+                    "reqps",
+                    (
+                        (
+                            "sum by (name) (rate(flagon_retired_requests_total[5m]))"
+                            " or vector(0)"
+                        ),
+                        "{{name}}",
+                    ),
+                    on="traces:catalog",
+                ),
+            ],
         }
     return {}
 
@@ -363,6 +405,74 @@ def _gateway() -> Board:
     )
 
 
+def _shop() -> Board:
+    published = "flagon_events_published_total"
+    return Board(
+        "shop",
+        "Shop",
+        "What people do with it: whether it is used as on any other day.",
+        {
+            "Products": [
+                graph(
+                    "Changes of products",
+                    "By what happened, as the catalog told it.",
+                    "ops",
+                    (
+                        f'sum by (type) (rate({published}{{type=~".*product.*"}}[5m]))',
+                        "{{type}}",
+                    ),
+                    on="events",
+                    span=12,
+                ),
+                graph(
+                    "Imports",
+                    "Turns at imports by how they ended.",
+                    "ops",
+                    (
+                        (
+                            "sum by (outcome)"
+                            ' (rate(flagon_jobs_total{kind="import"}[5m]))'
+                        ),
+                        "{{outcome}}",
+                    ),
+                    on="jobs",
+                    span=12,
+                ),
+            ],
+            "People": [
+                graph(
+                    "Reviews",
+                    "By what was done: written by customers, published and rejected by"
+                    " moderators.",
+                    "ops",
+                    (
+                        "sum by (outcome) (rate(flagon_reviews_total[5m]))",
+                        "{{outcome}}",
+                    ),
+                    on="catalog",
+                ),
+                graph(
+                    "Prices that are watched",
+                    "Watches that people hold.",
+                    "short",
+                    ("max(flagon_watches_held)", "watches"),
+                    on="worker",
+                ),
+                graph(
+                    "Watches of prices",
+                    "Begun and ended by people; `ordered` is a mail about a lower price.",
+                    "ops",
+                    (
+                        "sum by (outcome) (rate(flagon_watches_total[5m]))",
+                        "{{outcome}}",
+                    ),
+                    on="worker",
+                ),
+            ],
+        },
+    )
+
+
 def _jobs() -> Board:
     return Board(
         "jobs",
@@ -376,6 +486,15 @@ def _jobs() -> Board:
                     "short",
                     ("max by (queue) (flagon_queue_depth)", "{{queue}}"),
                     on="redis",
+                    span=6,
+                ),
+                graph(
+                    "In flight",
+                    "Tasks that a worker has in hand.",
+                    "short",
+                    ("sum by (queue) (flagon_queue_in_flight)", "{{queue}}"),
+                    on="traces:worker",
+                    span=6,
                 ),
                 graph(
                     "Age of the next",
@@ -383,6 +502,7 @@ def _jobs() -> Board:
                     "s",
                     ("max by (queue) (flagon_queue_oldest_seconds)", "{{queue}}"),
                     on="capacity",
+                    span=6,
                     red=60,
                 ),
                 graph(
@@ -397,6 +517,7 @@ def _jobs() -> Board:
                         "{{queue}}",
                     ),
                     on="events",
+                    span=6,
                     red=2,
                 ),
             ],
@@ -465,7 +586,7 @@ def _jobs() -> Board:
                     on="worker",
                 ),
             ],
-            "Mails": [
+            "Mails and webhooks": [
                 graph(
                     "Attempts to send mail",
                     "By how they ended.",
@@ -475,7 +596,33 @@ def _jobs() -> Board:
                         "{{outcome}}",
                     ),
                     on="identity",
-                    span=24,
+                ),
+                graph(
+                    "Attempts to deliver webhooks",
+                    "By how they ended; what was not taken is tried again for hours.",
+                    "ops",
+                    (
+                        (
+                            "sum by (outcome) (rate(flagon_webhooks_total[5m]))"
+                            " or vector(0)"
+                        ),
+                        "{{outcome}}",
+                    ),
+                    on="worker",
+                ),
+                graph(
+                    "Messages that nobody can read",
+                    "Thrown away by the worker of the mails, where RQ has them.",
+                    "ops",
+                    (
+                        (
+                            "sum(rate(flagon_messages_unreadable_total[5m]))"
+                            " or vector(0)"
+                        ),
+                        "thrown away",
+                    ),
+                    on="redis",
+                    red=0.001,
                 ),
             ],
         },
@@ -555,6 +702,30 @@ def _events() -> Board:
                     on="jobs",
                 ),
             ],
+            "Errands": [
+                graph(
+                    "Oldest that is not known to be done",
+                    "A mail or another task that must not be lost with the store.",
+                    "s",
+                    ("max by (task) (flagon_errand_oldest_seconds)", "{{task}}"),
+                    on="jobs",
+                    span=12,
+                ),
+                graph(
+                    "Asked for again, or given up",
+                    "A few after an outage; many say that somebody does not answer.",
+                    "ops",
+                    (
+                        (
+                            "sum by (task, outcome) (rate(flagon_errands_total[5m]))"
+                            " or vector(0)"
+                        ),
+                        "{{task}} {{outcome}}",
+                    ),
+                    on="jobs",
+                    span=12,
+                ),
+            ],
         },
     )
 
@@ -610,6 +781,7 @@ def _streams() -> Board:
                     "s",
                     ("max(flagon_sse_reader_lag_seconds)", "lag"),
                     on="redis",
+                    span=12,
                     red=10,
                 ),
                 graph(
@@ -631,6 +803,7 @@ def _streams() -> Board:
                         "refused {{reason}}",
                     ),
                     on="realtime",
+                    span=12,
                 ),
                 graph(
                     "Events that are missing",
@@ -640,7 +813,17 @@ def _streams() -> Board:
                     ("sum(rate(flagon_sse_gaps_total[5m]))", "gaps"),
                     ("sum(rate(flagon_sse_malformed_total[5m]))", "malformed"),
                     on="events",
+                    span=12,
                     red=0.01,
+                ),
+                graph(
+                    "Streams that went on where they were",
+                    "Clients that came back with their last event's id. Many at once: a"
+                    " process of realtime or the gateway was gone.",
+                    "ops",
+                    ("sum(rate(flagon_sse_resumed_total[5m]))", "resumed"),
+                    on="gateway",
+                    span=12,
                 ),
             ],
             "WebSockets": [
@@ -936,6 +1119,39 @@ def _identity() -> Board:
                     on="overview",
                 ),
             ],
+            "Limits": [
+                graph(
+                    "Requests refused by limits",
+                    "By service and limit: `all` is the one that every route has, the"
+                    " others are those of a route or of several together.",
+                    "reqps",
+                    (
+                        (
+                            "sum by (service, limit)"
+                            " (rate(flagon_limits_refused_total[5m]))"
+                        ),
+                        "{{service}} {{limit}}",
+                    ),
+                    on="gateway",
+                    span=12,
+                ),
+                graph(
+                    "Requests that each process counts for itself",
+                    "The Redis of the limits is away: each process lets as many through as"
+                    " all together should.",
+                    "reqps",
+                    (
+                        (
+                            "sum by (service)"
+                            " (rate(flagon_limits_counted_alone_total[5m]))"
+                        ),
+                        "{{service}}",
+                    ),
+                    on="redis",
+                    span=12,
+                    red=0.1,
+                ),
+            ],
             "Keys and tokens": [
                 number(
                     "Age of the signing keys",
@@ -944,7 +1160,7 @@ def _identity() -> Board:
                     "time() - max by (alg) (flagon_signing_key_since_timestamp_seconds)",
                     legend="{{alg}}",
                     on="auth",
-                    span=12,
+                    span=8,
                     red=45 * 86_400,
                 ),
                 graph(
@@ -959,7 +1175,20 @@ def _identity() -> Board:
                         "{{status}}",
                     ),
                     on="traces:auth",
-                    span=12,
+                ),
+                graph(
+                    "Clients told of a logout",
+                    "Attempts by how they ended; a client that does not answer keeps its"
+                    " session until that ends by itself.",
+                    "ops",
+                    (
+                        (
+                            "sum by (outcome) (rate(flagon_logouts_total[5m]))"
+                            " or vector(0)"
+                        ),
+                        "{{outcome}}",
+                    ),
+                    on="jobs",
                 ),
             ],
         },

@@ -97,6 +97,7 @@ def create_tasks(settings: Settings | None = None) -> Flask:
     app.name = NAME
     app.extensions["flagon.settings"] = settings
     _fit(app, settings)
+    telemetry.count_in_flight()
     return app
 
 
