@@ -1,5 +1,6 @@
 """What is made of other files is what they make today; what is made is sound."""
 
+import ast
 import json
 import re
 
@@ -8,7 +9,7 @@ import yaml
 from flagonobs import __main__ as making
 from flagonobs import dashboards, slo
 
-from .conftest import HOME, ROOT
+from .conftest import HOME, ROOT, all_rules, metrics_in
 
 BOARDS = {board.name: board for board in dashboards.boards()}
 
@@ -53,6 +54,51 @@ class TestObjectives:
 
         with pytest.raises(TypeError):
             slo.load(path)
+
+
+def made_metrics():
+    """Return the name of each metric that the code of a process makes."""
+    makers = {"counter", "gauge", "histogram"}
+    for path in (
+        *ROOT.glob("libs/*/src/**/*.py"),
+        *ROOT.glob("services/*/src/**/*.py"),
+    ):
+        for call in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(call, ast.Call) or not call.args:
+                continue
+            maker = getattr(call.func, "attr", getattr(call.func, "id", ""))
+            first = call.args[0]
+            if maker in makers or maker.endswith("MetricFamily"):
+                # Of any other form nobody could say whether it is read.
+                assert isinstance(first, ast.Constant), f"{path}: {ast.unparse(call)}"
+                yield first.value
+
+
+class TestMetrics:
+    def test_are_all_on_a_dashboard_or_in_a_rule(self):
+        read = {
+            name
+            for expression in (
+                *(rule["expr"] for _file, rule in all_rules()),
+                *(
+                    query.expr
+                    for board in BOARDS.values()
+                    for panels in board.rows.values()
+                    for panel in panels
+                    for query in panel.queries
+                ),
+            )
+            for name in metrics_in(expression)
+        }
+        endings = ("", "_total", "_bucket", "_count", "_sum", "_info")
+        made = set(made_metrics())
+
+        assert len(made) > 50
+        assert {
+            name
+            for name in made
+            if not any(f"{name}{ending}" in read for ending in endings)
+        } == set()
 
 
 class TestDashboards:
