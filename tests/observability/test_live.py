@@ -49,6 +49,7 @@ NEVER_HAPPENED = {
     "flagon_messages_unreadable_total": "libs/chassis/src/flagon_chassis/redis_worker.py",
     "flagon_transaction_retries_total": "libs/chassis/src/flagon_chassis/db.py",
     "flagon_attempts_refused_total": "services/auth/src/flagon_auth/clients/guesses.py",
+    "flagon_sse_resumed_total": "services/realtime/src/flagon_realtime/telemetry.py",
     "flagon_sse_dropped_total": "services/realtime/src/flagon_realtime/telemetry.py",
     "flagon_sse_refused_total": "services/realtime/src/flagon_realtime/telemetry.py",
     "flagon_websocket_dropped_total": "services/realtime/src/flagon_realtime/telemetry.py",
@@ -203,6 +204,17 @@ class TestPlatform:
             "probes",
         }
 
+    def test_says_of_each_process_which_release_it_is(self, watched):
+        ours = 'service=~"auth|catalog|realtime|web|worker"'
+
+        def processes(query):
+            found = ask(watched, "/api/v1/query", query=query)["result"]
+            return {one["metric"]["instance"] for one in found}
+
+        said = processes(f'flagon_build_info{{{ours},release!="unknown"}}')
+        assert said == processes(f'up{{job="flagon",{ours}}}')
+        assert len(said) > 10
+
     def test_has_no_label_with_values_from_outside(self, watched):
         series = ask(watched, "/api/v1/series", **{"match[]": '{job="flagon"}'})
 
@@ -282,6 +294,24 @@ class TestDashboards:
                         empty.append((panel.title, query.expr))
 
         assert empty == []
+
+    def test_show_who_asks_whom(self, watched):
+        overview = next(one for one in dashboards.boards() if one.name == "overview")
+        (panel,) = overview.rows["Who asks whom"]
+        (query,) = panel.queries
+        found = ask(watched, "/api/v1/query", query=query.expr)["result"]
+        edges = {
+            (one["metric"]["source"], one["metric"]["target"])
+            for one in found
+            if float(one["value"][1]) > 0
+        }
+
+        assert edges >= {
+            *(("gateway", name) for name in ("auth", "catalog", "realtime", "web")),
+            *(("web", "auth"), ("web", "catalog"), ("worker", "catalog")),
+            *(("catalog", "events"), ("events", "worker")),
+            *(("worker", "queues"), ("queues", "worker"), ("realtime", "pages")),
+        }
 
     def test_read_metrics_that_somebody_exports(self, watched):
         known = set(ask(watched, "/api/v1/label/__name__/values"))

@@ -1,6 +1,6 @@
 """What is on which dashboard."""
 
-from .panels import Board, Panel, graph, number, text
+from .panels import Board, Panel, graph, lines, number, text
 
 _SERVICES = ("auth", "catalog", "realtime", "worker", "web")
 _FRONT = "auth|catalog|realtime|worker|web"
@@ -99,6 +99,7 @@ def _overview() -> Board:
                     "percentunit",
                     'avg(up{job="flagon"})',
                     on="telemetry",
+                    runbook="service-down",
                     red=1,
                     better="high",
                 ),
@@ -116,6 +117,16 @@ def _overview() -> Board:
                 ),
             ],
             "Services": _red(f'service=~"{_FRONT}"', "service", "capacity"),
+            "Who asks whom": [
+                lines(
+                    "Topology",
+                    "Calls, messages and pages a second between the parts of the platform."
+                    " What reaches a service and no service has sent came by the gateway.",
+                    "ops",
+                    _edges(),
+                    on="capacity",
+                ),
+            ],
             "What carries events and jobs": [
                 graph(
                     "Age of what waits to be sent",
@@ -123,6 +134,7 @@ def _overview() -> Board:
                     "s",
                     ("max by (service) (flagon_outbox_oldest_seconds)", "{{service}}"),
                     on="events",
+                    runbook="outbox-old",
                     red=60,
                 ),
                 graph(
@@ -131,6 +143,7 @@ def _overview() -> Board:
                     "s",
                     ("max by (queue) (flagon_queue_oldest_seconds)", "{{queue}}"),
                     on="jobs",
+                    runbook="queue-old",
                     red=60,
                 ),
                 graph(
@@ -142,6 +155,46 @@ def _overview() -> Board:
                 ),
             ],
         },
+    )
+
+
+def _edges() -> str:
+    """Return the rate of each edge of the platform, by `source` and `target`.
+
+    Edges come from what both ends count anyway: nothing is measured for them.
+    """
+
+    def edge(rate: str, source: str, target: str) -> str:
+        """Return a rate by its two ends: a label in parentheses, or a name."""
+        found = rate
+        for end, name in (("source", source), ("target", target)):
+            label = name.strip("()")
+            told = ("$1", label, "(.+)") if name != label else (name, "", "")
+            words = ", ".join(f'"{word}"' for word in (end, *told))
+            found = f"label_replace({found}, {words})"
+        return f"sum by (source, target) ({found})"
+
+    def rate(metric: str, labels: str = "") -> str:
+        return f"rate({metric}{labels}[5m])"
+
+    # Worker asks the catalog as two clients, so that one may give up without the other.
+    asked = rate("flagon_client_request_duration_seconds_count")
+    asked = f'label_replace({asked}, "client", "catalog", "client", "products")'
+    calls = edge(asked, "(service)", "(client)")
+    taken = edge(rate(f"{_HTTP}_count", f'{{service=~"{_FRONT}"}}'), "", "(service)")
+    inside = f"sum by (target) ({calls})"
+    every = f"sum by (target) ({taken})"
+    outside = f"clamp_min({every} - ({inside} or 0 * {every}), 0)"
+    return " or ".join(
+        [
+            f'label_replace({outside}, "source", "gateway", "", "")',
+            calls,
+            edge(rate("flagon_events_published_total"), "(service)", "events"),
+            edge(rate("flagon_events_consumed_total"), "events", "(service)"),
+            edge(rate("flagon_tasks_published_total"), "(service)", "queues"),
+            edge(rate("flagon_task_run_seconds_count"), "queues", "(service)"),
+            edge(rate("flagon_sse_delivered_total"), "(service)", "pages"),
+        ]
     )
 
 
@@ -181,6 +234,7 @@ def _service(name: str) -> Board:
                     "none",
                     (f'up{{job="flagon",{own}}}', "{{instance}}"),
                     on="telemetry",
+                    runbook="service-down",
                 ),
             ],
             **_extras(name),
@@ -250,6 +304,7 @@ def _extras(name: str) -> dict[str, list[Panel]]:
             "{{client}}",
         ),
         on=f"traces:{name}",
+        runbook="circuit-open",
         span=12,
         red=2,
     )
@@ -341,6 +396,7 @@ def _gateway() -> Board:
                     "none",
                     'min(probe_success{instance="gateway"})',
                     on="overview",
+                    runbook="gateway-down",
                     red=1,
                     better="high",
                 ),
@@ -350,6 +406,7 @@ def _gateway() -> Board:
                     "dtdurations",
                     'min(probe_ssl_earliest_cert_expiry{instance="gateway"}) - time()',
                     on="overview",
+                    runbook="certificate-expires",
                     red=14 * 86_400,
                     better="high",
                 ),
@@ -502,6 +559,7 @@ def _jobs() -> Board:
                     "s",
                     ("max by (queue) (flagon_queue_oldest_seconds)", "{{queue}}"),
                     on="capacity",
+                    runbook="queue-old",
                     span=6,
                     red=60,
                 ),
@@ -531,6 +589,7 @@ def _jobs() -> Board:
                         "{{outcome}}",
                     ),
                     on="traces:worker",
+                    runbook="tasks-given-up",
                     span=12,
                 ),
                 graph(
@@ -558,6 +617,7 @@ def _jobs() -> Board:
                         "{{kind}} {{outcome}}",
                     ),
                     on="worker",
+                    runbook="jobs-crash",
                 ),
                 graph(
                     "From ready to start, p95",
@@ -596,6 +656,7 @@ def _jobs() -> Board:
                         "{{outcome}}",
                     ),
                     on="identity",
+                    runbook="mails-postponed",
                 ),
                 graph(
                     "Attempts to deliver webhooks",
@@ -649,6 +710,7 @@ def _events() -> Board:
                     "s",
                     ("max by (service) (flagon_outbox_oldest_seconds)", "{{service}}"),
                     on="postgres",
+                    runbook="outbox-old",
                     red=60,
                 ),
                 graph(
@@ -676,6 +738,7 @@ def _events() -> Board:
                         "{{consumer}} {{outcome}}",
                     ),
                     on="traces:worker",
+                    runbook="dead-events",
                 ),
                 graph(
                     "From happening to effect, p95",
@@ -689,6 +752,7 @@ def _events() -> Board:
                         "{{consumer}}",
                     ),
                     on="redis",
+                    runbook="events-late",
                     red=30,
                 ),
                 graph(
@@ -709,6 +773,7 @@ def _events() -> Board:
                     "s",
                     ("max by (task) (flagon_errand_oldest_seconds)", "{{task}}"),
                     on="jobs",
+                    runbook="mails-unsent",
                     span=12,
                 ),
                 graph(
@@ -781,6 +846,7 @@ def _streams() -> Board:
                     "s",
                     ("max(flagon_sse_reader_lag_seconds)", "lag"),
                     on="redis",
+                    runbook="screens-late",
                     span=12,
                     red=10,
                 ),
@@ -821,7 +887,13 @@ def _streams() -> Board:
                     "Clients that came back with their last event's id. Many at once: a"
                     " process of realtime or the gateway was gone.",
                     "ops",
-                    ("sum(rate(flagon_sse_resumed_total[5m]))", "resumed"),
+                    (
+                        (
+                            "sum by (source) (rate(flagon_sse_resumed_total[5m]))"
+                            " or vector(0)"
+                        ),
+                        "{{source}}",
+                    ),
                     on="gateway",
                     span=12,
                 ),
@@ -899,6 +971,7 @@ def _postgres() -> Board:
                     ),
                     ("max(pg_settings_max_connections)", "most"),
                     on="capacity",
+                    runbook="postgres-connections",
                 ),
                 graph(
                     "Transactions",
@@ -954,6 +1027,7 @@ def _postgres() -> Board:
                         "{{datname}}",
                     ),
                     on="telemetry",
+                    runbook="postgres-transaction",
                     span=6,
                     red=900,
                 ),
@@ -1018,6 +1092,7 @@ def _redis() -> Board:
                     ("max by (instance) (redis_memory_used_bytes)", "{{instance}}"),
                     ("max by (instance) (redis_memory_max_bytes)", "{{instance}} most"),
                     on="capacity",
+                    runbook="redis-memory",
                 ),
                 graph(
                     "Clients",
@@ -1069,6 +1144,7 @@ def _redis() -> Board:
                         "{{instance}} snapshot",
                     ),
                     on="telemetry",
+                    runbook="redis-not-saving",
                 ),
             ],
         },
@@ -1091,6 +1167,7 @@ def _identity() -> Board:
                         "{{outcome}}",
                     ),
                     on="auth",
+                    runbook="guessing-passwords",
                 ),
                 graph(
                     "Attempts that had to wait",
@@ -1160,6 +1237,7 @@ def _identity() -> Board:
                     "time() - max by (alg) (flagon_signing_key_since_timestamp_seconds)",
                     legend="{{alg}}",
                     on="auth",
+                    runbook="signing-key-old",
                     span=8,
                     red=45 * 86_400,
                 ),
@@ -1313,6 +1391,7 @@ def _capacity() -> Board:
                         "{{mountpoint}}",
                     ),
                     on="postgres",
+                    runbook="disk",
                 ),
             ],
             "The platform": [
@@ -1350,6 +1429,7 @@ def _capacity() -> Board:
                         "in use",
                     ),
                     on="postgres",
+                    runbook="postgres-connections",
                     red=0.9,
                 ),
             ],
@@ -1371,6 +1451,7 @@ def _telemetry() -> Board:
                     "avg by (job) (up)",
                     legend="{{job}}",
                     on="overview",
+                    runbook="exporter-down",
                     red=1,
                     better="high",
                 ),
@@ -1380,6 +1461,7 @@ def _telemetry() -> Board:
                     "short",
                     "max(prometheus_tsdb_head_series)",
                     on="capacity",
+                    runbook="too-many-series",
                     red=200_000,
                 ),
                 number(
@@ -1388,6 +1470,7 @@ def _telemetry() -> Board:
                     "short",
                     "sum(increase(prometheus_rule_evaluation_failures_total[10m]))",
                     on="overview",
+                    runbook="rules-fail",
                     red=1,
                 ),
                 number(
@@ -1398,6 +1481,7 @@ def _telemetry() -> Board:
                     " + (sum(increase(alertmanager_notifications_failed_total[10m]))"
                     " or vector(0))",
                     on="overview",
+                    runbook="alerts-not-delivered",
                     red=1,
                 ),
             ],

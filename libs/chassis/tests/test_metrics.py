@@ -66,6 +66,13 @@ class TestInitApp:
         assert "wp-admin" not in client.get("/metrics").text
 
 
+class TestTarget:
+    def test_says_no_release_before_it_knows_one(self):
+        found = [family.name for family in metrics._Target().collect()]
+
+        assert found == ["flagon_clock_seconds"]
+
+
 class TestMetrics:
     def test_are_made_once(self):
         first = metrics.counter("flagon_test_made_total", "For this test.")
