@@ -547,7 +547,8 @@ def _jobs() -> Board:
                 ),
                 graph(
                     "In flight",
-                    "Tasks that a worker has in hand.",
+                    "Tasks that Celery's workers have in hand; mails are not among them"
+                    " where RQ has them.",
                     "short",
                     ("sum by (queue) (flagon_queue_in_flight)", "{{queue}}"),
                     on="traces:worker",
