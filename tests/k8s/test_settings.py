@@ -38,6 +38,8 @@ ELSEWHERE = {
     *("CLIENTS_FILE", "ACCOUNTS_FILE"),
     # For tests and development on one machine; refused in production.
     "WEBHOOK_LOOPBACK",
+    # The images say which they are.
+    "RELEASE",
     # There mails wait in the broker, and services run under gunicorn.
     *("MAIL_QUEUE", "SERVER"),
     # There a pod waits before it is told to stop.

@@ -8,8 +8,10 @@ import shutil
 import stat
 import subprocess
 from hashlib import sha256
+from pathlib import Path
 
 import pytest
+import yaml
 from flagonctl import (
     authority,
     commands,
@@ -19,6 +21,7 @@ from flagonctl import (
     templates,
     vault,
 )
+from flagonctl.local import python_environment
 from flagonctl.problem import Problem
 from flagonctl.processes import (
     APACHE,
@@ -183,6 +186,40 @@ class TestServer:
                 f"{service.upper()}_SERVER: ${{FLAGON_SERVER"
                 in (ROOT / "docker-compose.yml").read_text()
             )
+
+
+class TestRelease:
+    def test_is_the_checkouts_commit(self):
+        head = subprocess.check_output(
+            ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True
+        ).strip()
+
+        assert Stack("local", 23_080, ROOT).release.removesuffix("-dirty") == head
+
+    def test_is_told_to_each_service(self, docker):
+        told = (docker.state / "compose.env").read_text()
+        compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+
+        # A folder that git knows nothing of.
+        assert "FLAGON_RELEASE=local\n" in told
+        for service in SERVICES:
+            name = f"{service.upper()}_RELEASE"
+            given = environment.plain(BY_NAME[service], docker, docker.state)
+            contained = compose["services"][service]["environment"]
+            assert given[name] == "local"
+            assert contained[name] == "${FLAGON_RELEASE:-local}"
+
+    def test_is_that_of_another_tree_where_that_runs(self, local):
+        keeper = vault.Vault(local.secrets)
+        given = python_environment(local, keeper, BY_NAME["web"], Path("/some/next"))
+
+        assert given["WEB_RELEASE"] == "next"
+
+    def test_is_in_an_image_as_its_label(self):
+        dockerfile = (ROOT / "Dockerfile").read_text()
+
+        assert 'image.version="${VERSION}"' in dockerfile
+        assert "FLAGON_RELEASE=${VERSION} " in dockerfile
 
 
 class TestMailQueue:

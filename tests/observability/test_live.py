@@ -27,7 +27,7 @@ from harness.waiting import until
 from flagon_chassis.testing import SocketClient, lacking
 from flagon_web.domain import operations
 
-from .conftest import ROOT, all_rules
+from .conftest import ROOT, all_rules, metrics_in
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -43,8 +43,13 @@ NEVER_HAPPENED = {
     # Counters that begin to exist with what they count, by the code that makes them. Their
     # panels draw zero until then; the alerts on them are tried in alerts.yml.
     "flagon_mails_total": "services/worker/src/flagon_worker/telemetry.py",
+    "flagon_webhooks_total": "services/worker/src/flagon_worker/tasks_webhooks.py",
+    "flagon_logouts_total": "services/worker/src/flagon_worker/telemetry.py",
+    "flagon_errands_total": "libs/chassis/src/flagon_chassis/relay.py",
+    "flagon_messages_unreadable_total": "libs/chassis/src/flagon_chassis/redis_worker.py",
     "flagon_transaction_retries_total": "libs/chassis/src/flagon_chassis/db.py",
     "flagon_attempts_refused_total": "services/auth/src/flagon_auth/clients/guesses.py",
+    "flagon_sse_resumed_total": "services/realtime/src/flagon_realtime/telemetry.py",
     "flagon_sse_dropped_total": "services/realtime/src/flagon_realtime/telemetry.py",
     "flagon_sse_refused_total": "services/realtime/src/flagon_realtime/telemetry.py",
     "flagon_websocket_dropped_total": "services/realtime/src/flagon_realtime/telemetry.py",
@@ -60,22 +65,6 @@ CloudNativePG alone, https://cloudnative-pg.io/documentation/current/monitoring/
 
 OWN = {"ALERTS"}
 """What Prometheus makes when an alert fires, so that a healthy platform has none."""
-
-WORDS = {
-    *("and", "or", "unless", "by", "on", "without", "ignoring", "bool", "offset"),
-    *("group_left", "group_right", "inf", "nan"),
-}
-
-
-def metrics_in(expression):
-    """Return the names of the metrics that an expression reads."""
-    text = re.sub(r'"[^"]*"', '""', expression)
-    named = set(re.findall(r'__name__=~?"([^"]+)"', expression))
-    text = re.sub(r"\b(by|on|without|ignoring)\s*\([^)]*\)", "", text)
-    text = re.sub(r"\{[^}]*\}", "", text)
-    text = re.sub(r"\[[^\]]*\]|\boffset\s+\w+", "", text)
-    found = re.findall(r"[a-zA-Z_:][a-zA-Z0-9_:]*(?!\s*\()\b(?!\s*\()", text)
-    return {one for one in found if one not in WORDS} | named
 
 
 def free_base():
@@ -113,6 +102,9 @@ def a_round(stack, people, word, number):
         for path in ("/", "/api/v1/products", "/api/v1/categories", "/no-such-page"):
             for _ in range(3):
                 anybody.get(path)
+        anybody.get("/api/v1/products", params={"slug": "none"})
+        asked = anybody.post("/api/v1/graphql", json={"query": "{ __typename }"})
+        assert asked.status_code == 200, asked.text
         # Refused at once, where a stream would stay open and be counted at its end.
         anybody.get("/api/v1/events", params={"topics": "nothing"})
     with closing(SocketClient(stack.url)) as visitor:
@@ -133,6 +125,7 @@ def a_round(stack, people, word, number):
         )
         assert made.status_code == 201, made.text
         client.get("/api/v1/products", params={"q": "watched"})
+        product = made.json()["id"]
     with operator.client() as client:
         taken = client.post(
             "/api/v1/jobs",
@@ -143,6 +136,13 @@ def a_round(stack, people, word, number):
         client.get("/api/v1/jobs")
     with customer.client() as client:
         client.get("/api/v1/users")
+        review = {"author": "Ada", "rating": 5, "title": "Good", "body": "Watched."}
+        for method, path, body in (
+            ("POST", f"/api/v1/products/{product}/reviews", review),
+            ("PUT", f"/api/v1/watches/{product}", {}),
+        ):
+            done = client.request(method, path, json=body)
+            assert done.status_code == 201, done.text
     # Nobody's address: who guesses at a real one makes its owner wait.
     wrong = {"email": f"{word}-{number}@flagon.test", "password": "no password"}
     with Person(stack, wrong) as stranger, pytest.raises(AssertionError):
@@ -210,6 +210,17 @@ class TestPlatform:
             "exporters",
             "probes",
         }
+
+    def test_says_of_each_process_which_release_it_is(self, watched):
+        ours = 'service=~"auth|catalog|realtime|web|worker"'
+
+        def processes(query):
+            found = ask(watched, "/api/v1/query", query=query)["result"]
+            return {one["metric"]["instance"] for one in found}
+
+        said = processes(f'flagon_build_info{{{ours},release!="unknown"}}')
+        assert said == processes(f'up{{job="flagon",{ours}}}')
+        assert len(said) > 10
 
     def test_has_no_label_with_values_from_outside(self, watched):
         series = ask(watched, "/api/v1/series", **{"match[]": '{job="flagon"}'})
@@ -290,6 +301,24 @@ class TestDashboards:
                         empty.append((panel.title, query.expr))
 
         assert empty == []
+
+    def test_show_who_asks_whom(self, watched):
+        overview = next(one for one in dashboards.boards() if one.name == "overview")
+        (panel,) = overview.rows["Who asks whom"]
+        (query,) = panel.queries
+        found = ask(watched, "/api/v1/query", query=query.expr)["result"]
+        edges = {
+            (one["metric"]["source"], one["metric"]["target"])
+            for one in found
+            if float(one["value"][1]) > 0
+        }
+
+        assert edges >= {
+            *(("gateway", name) for name in ("auth", "catalog", "realtime", "web")),
+            *(("web", "auth"), ("web", "catalog"), ("worker", "catalog")),
+            *(("catalog", "events"), ("events", "worker")),
+            *(("worker", "queues"), ("queues", "worker"), ("realtime", "pages")),
+        }
 
     def test_read_metrics_that_somebody_exports(self, watched):
         known = set(ask(watched, "/api/v1/label/__name__/values"))

@@ -41,7 +41,11 @@ def run(
 
 def _release(stack: Stack, code: Path) -> dict[str, str]:
     """Return what docker-compose.yml takes its own images by, and what they are built of."""
-    return {"FLAGON_TAG": f"{stack.name}-{code.name}", "FLAGON_SOURCE": str(code)}
+    return {
+        "FLAGON_TAG": f"{stack.name}-{code.name}",
+        "FLAGON_SOURCE": str(code),
+        "FLAGON_RELEASE": code.name,
+    }
 
 
 def forget_releases(stack: Stack) -> None:

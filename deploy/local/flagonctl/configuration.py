@@ -361,6 +361,7 @@ def compose_env(stack: Stack, *, watched: bool = False) -> str:
             if wanted
         ),
         "FLAGON_TRACES": "otlp" if stack.traced else "log",
+        "FLAGON_RELEASE": stack.release,
         "FLAGON_SERVER": stack.server,
         "FLAGON_MAIL_QUEUE": stack.mail_queue,
         "FLAGON_STATE": str(stack.state),

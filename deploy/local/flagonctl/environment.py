@@ -22,15 +22,19 @@ _CALLERS = ("worker",)
 """Services that call others with a token of their own (client credentials)."""
 
 
-def plain(process: Process, stack: Stack, folder: Path) -> dict[str, str]:
+def plain(
+    process: Process, stack: Stack, folder: Path, code: Path | None = None
+) -> dict[str, str]:
     """Return the settings of a process that may be read by everybody.
 
     :param folder: of files that this process may write.
+    :param code: another release's tree, where it runs that.
     """
     service = process.service
     common = {
         "ENVIRONMENT": "development",
         "LOG_LEVEL": "INFO",
+        "RELEASE": code.name if code else stack.release,
         "BIND": stack.bind(process.name),
         "SERVER": stack.server,
         "PUBLIC_URL": stack.http_url,

@@ -243,7 +243,7 @@ def python_environment(
         **base_environment(stack),
         "PYTHONPATH": os.pathsep.join(map(str, folders)),
         "PYTHONUNBUFFERED": "1",
-        **environment.plain(process, stack, stack.state),
+        **environment.plain(process, stack, stack.state, code),
         **environment.confidential(process.service, stack, keeper),
     }
 

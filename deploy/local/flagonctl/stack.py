@@ -1,6 +1,8 @@
 """Where one stack keeps its things and where its processes answer."""
 
+import subprocess
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -66,6 +68,11 @@ class Stack:
     def tls(self) -> Path:
         """Folder of the local authority and the gateway's certificate."""
         return self.state / "tls"
+
+    @property
+    def release(self) -> str:
+        """What its processes run, unless they are told: the checkout's commit."""
+        return _commit(self.root)
 
     @property
     def broker(self) -> str:
@@ -175,3 +182,16 @@ class Stack:
         """Return the address that a Python process listens on."""
         host = "0.0.0.0" if self.mode == "docker" else "127.0.0.1"  # noqa: S104 (a container's own network)
         return f"{host}:{self.port(name)}"
+
+
+@cache
+def _commit(root: Path) -> str:
+    """Return the commit of a checkout and whether it was changed, else `local`."""
+    done = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--exclude=*"],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=root,
+    )
+    return done.stdout.strip() or "local"

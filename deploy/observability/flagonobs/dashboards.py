@@ -1,9 +1,10 @@
 """What is on which dashboard."""
 
-from .panels import Board, Panel, graph, number, text
+from .panels import Board, Panel, graph, lines, number, text
 
 _SERVICES = ("auth", "catalog", "realtime", "worker", "web")
 _FRONT = "auth|catalog|realtime|worker|web"
+_WITH_DATABASE = ("auth", "catalog", "worker")
 _HTTP = "flask_http_request_duration_seconds"
 
 
@@ -18,12 +19,14 @@ def boards() -> list[Board]:
         _overview(),
         *(_service(name) for name in _SERVICES),
         _gateway(),
+        _shop(),
         _jobs(),
         _events(),
         _streams(),
         _postgres(),
         _redis(),
         _identity(),
+        _releases(),
         _capacity(),
         _telemetry(),
     ]
@@ -96,6 +99,7 @@ def _overview() -> Board:
                     "percentunit",
                     'avg(up{job="flagon"})',
                     on="telemetry",
+                    runbook="service-down",
                     red=1,
                     better="high",
                 ),
@@ -113,6 +117,16 @@ def _overview() -> Board:
                 ),
             ],
             "Services": _red(f'service=~"{_FRONT}"', "service", "capacity"),
+            "Who asks whom": [
+                lines(
+                    "Topology",
+                    "Calls, messages and pages a second between the parts of the platform."
+                    " What reaches a service and no service has sent came by the gateway.",
+                    "ops",
+                    _edges(),
+                    on="capacity",
+                ),
+            ],
             "What carries events and jobs": [
                 graph(
                     "Age of what waits to be sent",
@@ -120,6 +134,7 @@ def _overview() -> Board:
                     "s",
                     ("max by (service) (flagon_outbox_oldest_seconds)", "{{service}}"),
                     on="events",
+                    runbook="outbox-old",
                     red=60,
                 ),
                 graph(
@@ -128,6 +143,7 @@ def _overview() -> Board:
                     "s",
                     ("max by (queue) (flagon_queue_oldest_seconds)", "{{queue}}"),
                     on="jobs",
+                    runbook="queue-old",
                     red=60,
                 ),
                 graph(
@@ -139,6 +155,46 @@ def _overview() -> Board:
                 ),
             ],
         },
+    )
+
+
+def _edges() -> str:
+    """Return the rate of each edge of the platform, by `source` and `target`.
+
+    Edges come from what both ends count anyway: nothing is measured for them.
+    """
+
+    def edge(rate: str, source: str, target: str) -> str:
+        """Return a rate by its two ends: a label in parentheses, or a name."""
+        found = rate
+        for end, name in (("source", source), ("target", target)):
+            label = name.strip("()")
+            told = ("$1", label, "(.+)") if name != label else (name, "", "")
+            words = ", ".join(f'"{word}"' for word in (end, *told))
+            found = f"label_replace({found}, {words})"
+        return f"sum by (source, target) ({found})"
+
+    def rate(metric: str, labels: str = "") -> str:
+        return f"rate({metric}{labels}[5m])"
+
+    # Worker asks the catalog as two clients, so that one may give up without the other.
+    asked = rate("flagon_client_request_duration_seconds_count")
+    asked = f'label_replace({asked}, "client", "catalog", "client", "products")'
+    calls = edge(asked, "(service)", "(client)")
+    taken = edge(rate(f"{_HTTP}_count", f'{{service=~"{_FRONT}"}}'), "", "(service)")
+    inside = f"sum by (target) ({calls})"
+    every = f"sum by (target) ({taken})"
+    outside = f"clamp_min({every} - ({inside} or 0 * {every}), 0)"
+    return " or ".join(
+        [
+            f'label_replace({outside}, "source", "gateway", "", "")',
+            calls,
+            edge(rate("flagon_events_published_total"), "(service)", "events"),
+            edge(rate("flagon_events_consumed_total"), "events", "(service)"),
+            edge(rate("flagon_tasks_published_total"), "(service)", "queues"),
+            edge(rate("flagon_task_run_seconds_count"), "queues", "(service)"),
+            edge(rate("flagon_sse_delivered_total"), "(service)", "pages"),
+        ]
     )
 
 
@@ -178,11 +234,49 @@ def _service(name: str) -> Board:
                     "none",
                     (f'up{{job="flagon",{own}}}', "{{instance}}"),
                     on="telemetry",
+                    runbook="service-down",
                 ),
             ],
             **_extras(name),
+            **(_pool(name) if name in _WITH_DATABASE else {}),
         },
     )
+
+
+def _pool(name: str) -> dict[str, list[Panel]]:
+    """Return the row about the database connections of one service."""
+    own = f'service="{name}"'
+    waits = f"rate(flagon_db_pool_wait_seconds_bucket{{{own}}}[5m])"
+    return {
+        "Database connections": [
+            graph(
+                "In use",
+                "Connections that requests and tasks have at this moment, and how many"
+                " they may have in all processes together.",
+                "short",
+                (f"sum(flagon_db_pool_in_use{{{own}}})", "in use"),
+                (f"sum(flagon_db_pool_size{{{own}}})", "most"),
+                on="postgres",
+            ),
+            graph(
+                "Wait for a connection, p95",
+                "Also the time to make a new one. It rises when the pool is too small, or"
+                " when transactions take too long.",
+                "s",
+                (f"histogram_quantile(0.95, sum by (le) ({waits}))", "p95"),
+                on=f"traces:{name}",
+                red=0.1,
+            ),
+            graph(
+                "No connection in time",
+                "Requests and tasks that gave up waiting; a caller gets a 503.",
+                "ops",
+                (f"sum(rate(flagon_db_pool_timeouts_total{{{own}}}[5m]))", "given up"),
+                on=f"traces:{name}",
+                red=0.01,
+            ),
+        ]
+    }
 
 
 def _extras(name: str) -> dict[str, list[Panel]]:
@@ -210,6 +304,7 @@ def _extras(name: str) -> dict[str, list[Panel]]:
             "{{client}}",
         ),
         on=f"traces:{name}",
+        runbook="circuit-open",
         span=12,
         red=2,
     )
@@ -242,7 +337,48 @@ def _extras(name: str) -> dict[str, list[Panel]]:
                     on="postgres",
                     span=12,
                 ),
-            ]
+            ],
+            "GraphQL and what is retired": [
+                graph(
+                    "GraphQL requests",
+                    "By how they ended, with the names of the operations that are kept.",
+                    "reqps",
+                    (
+                        (
+                            "sum by (outcome, operation)"
+                            " (rate(flagon_catalog_graphql_total[5m])) or vector(0)"
+                        ),
+                        "{{outcome}} {{operation}}",
+                    ),
+                    on="traces:catalog",
+                ),
+                graph(
+                    "Cost of a query, p95",
+                    "As it is weighed before it runs; what costs too much is refused.",
+                    "none",
+                    (
+                        (
+                            "histogram_quantile(0.95, sum by (le)"
+                            " (rate(flagon_catalog_graphql_cost_bucket[5m])))"
+                        ),
+                        "p95",
+                    ),
+                    on="traces:catalog",
+                ),
+                graph(
+                    "Requests that use what is retired",
+                    "It can go when nobody asks for it any more.",
+                    "reqps",
+                    (
+                        (
+                            "sum by (name) (rate(flagon_retired_requests_total[5m]))"
+                            " or vector(0)"
+                        ),
+                        "{{name}}",
+                    ),
+                    on="traces:catalog",
+                ),
+            ],
         }
     return {}
 
@@ -260,6 +396,7 @@ def _gateway() -> Board:
                     "none",
                     'min(probe_success{instance="gateway"})',
                     on="overview",
+                    runbook="gateway-down",
                     red=1,
                     better="high",
                 ),
@@ -269,6 +406,7 @@ def _gateway() -> Board:
                     "dtdurations",
                     'min(probe_ssl_earliest_cert_expiry{instance="gateway"}) - time()',
                     on="overview",
+                    runbook="certificate-expires",
                     red=14 * 86_400,
                     better="high",
                 ),
@@ -324,6 +462,74 @@ def _gateway() -> Board:
     )
 
 
+def _shop() -> Board:
+    published = "flagon_events_published_total"
+    return Board(
+        "shop",
+        "Shop",
+        "What people do with it: whether it is used as on any other day.",
+        {
+            "Products": [
+                graph(
+                    "Changes of products",
+                    "By what happened, as the catalog told it.",
+                    "ops",
+                    (
+                        f'sum by (type) (rate({published}{{type=~".*product.*"}}[5m]))',
+                        "{{type}}",
+                    ),
+                    on="events",
+                    span=12,
+                ),
+                graph(
+                    "Imports",
+                    "Turns at imports by how they ended.",
+                    "ops",
+                    (
+                        (
+                            "sum by (outcome)"
+                            ' (rate(flagon_jobs_total{kind="import"}[5m]))'
+                        ),
+                        "{{outcome}}",
+                    ),
+                    on="jobs",
+                    span=12,
+                ),
+            ],
+            "People": [
+                graph(
+                    "Reviews",
+                    "By what was done: written by customers, published and rejected by"
+                    " moderators.",
+                    "ops",
+                    (
+                        "sum by (outcome) (rate(flagon_reviews_total[5m]))",
+                        "{{outcome}}",
+                    ),
+                    on="catalog",
+                ),
+                graph(
+                    "Prices that are watched",
+                    "Watches that people hold.",
+                    "short",
+                    ("max(flagon_watches_held)", "watches"),
+                    on="worker",
+                ),
+                graph(
+                    "Watches of prices",
+                    "Begun and ended by people; `ordered` is a mail about a lower price.",
+                    "ops",
+                    (
+                        "sum by (outcome) (rate(flagon_watches_total[5m]))",
+                        "{{outcome}}",
+                    ),
+                    on="worker",
+                ),
+            ],
+        },
+    )
+
+
 def _jobs() -> Board:
     return Board(
         "jobs",
@@ -337,6 +543,16 @@ def _jobs() -> Board:
                     "short",
                     ("max by (queue) (flagon_queue_depth)", "{{queue}}"),
                     on="redis",
+                    span=6,
+                ),
+                graph(
+                    "In flight",
+                    "Tasks that Celery's workers have in hand; mails are not among them"
+                    " where RQ has them.",
+                    "short",
+                    ("sum by (queue) (flagon_queue_in_flight)", "{{queue}}"),
+                    on="traces:worker",
+                    span=6,
                 ),
                 graph(
                     "Age of the next",
@@ -344,6 +560,8 @@ def _jobs() -> Board:
                     "s",
                     ("max by (queue) (flagon_queue_oldest_seconds)", "{{queue}}"),
                     on="capacity",
+                    runbook="queue-old",
+                    span=6,
                     red=60,
                 ),
                 graph(
@@ -358,6 +576,7 @@ def _jobs() -> Board:
                         "{{queue}}",
                     ),
                     on="events",
+                    span=6,
                     red=2,
                 ),
             ],
@@ -371,6 +590,7 @@ def _jobs() -> Board:
                         "{{outcome}}",
                     ),
                     on="traces:worker",
+                    runbook="tasks-given-up",
                     span=12,
                 ),
                 graph(
@@ -398,6 +618,7 @@ def _jobs() -> Board:
                         "{{kind}} {{outcome}}",
                     ),
                     on="worker",
+                    runbook="jobs-crash",
                 ),
                 graph(
                     "From ready to start, p95",
@@ -426,7 +647,7 @@ def _jobs() -> Board:
                     on="worker",
                 ),
             ],
-            "Mails": [
+            "Mails and webhooks": [
                 graph(
                     "Attempts to send mail",
                     "By how they ended.",
@@ -436,7 +657,34 @@ def _jobs() -> Board:
                         "{{outcome}}",
                     ),
                     on="identity",
-                    span=24,
+                    runbook="mails-postponed",
+                ),
+                graph(
+                    "Attempts to deliver webhooks",
+                    "By how they ended; what was not taken is tried again for hours.",
+                    "ops",
+                    (
+                        (
+                            "sum by (outcome) (rate(flagon_webhooks_total[5m]))"
+                            " or vector(0)"
+                        ),
+                        "{{outcome}}",
+                    ),
+                    on="worker",
+                ),
+                graph(
+                    "Messages that nobody can read",
+                    "Thrown away by the worker of the mails, where RQ has them.",
+                    "ops",
+                    (
+                        (
+                            "sum(rate(flagon_messages_unreadable_total[5m]))"
+                            " or vector(0)"
+                        ),
+                        "thrown away",
+                    ),
+                    on="redis",
+                    red=0.001,
                 ),
             ],
         },
@@ -463,6 +711,7 @@ def _events() -> Board:
                     "s",
                     ("max by (service) (flagon_outbox_oldest_seconds)", "{{service}}"),
                     on="postgres",
+                    runbook="outbox-old",
                     red=60,
                 ),
                 graph(
@@ -490,6 +739,7 @@ def _events() -> Board:
                         "{{consumer}} {{outcome}}",
                     ),
                     on="traces:worker",
+                    runbook="dead-events",
                 ),
                 graph(
                     "From happening to effect, p95",
@@ -503,6 +753,7 @@ def _events() -> Board:
                         "{{consumer}}",
                     ),
                     on="redis",
+                    runbook="events-late",
                     red=30,
                 ),
                 graph(
@@ -514,6 +765,31 @@ def _events() -> Board:
                         "{{task}}",
                     ),
                     on="jobs",
+                ),
+            ],
+            "Errands": [
+                graph(
+                    "Oldest that is not known to be done",
+                    "A mail or another task that must not be lost with the store.",
+                    "s",
+                    ("max by (task) (flagon_errand_oldest_seconds)", "{{task}}"),
+                    on="jobs",
+                    runbook="mails-unsent",
+                    span=12,
+                ),
+                graph(
+                    "Asked for again, or given up",
+                    "A few after an outage; many say that somebody does not answer.",
+                    "ops",
+                    (
+                        (
+                            "sum by (task, outcome) (rate(flagon_errands_total[5m]))"
+                            " or vector(0)"
+                        ),
+                        "{{task}} {{outcome}}",
+                    ),
+                    on="jobs",
+                    span=12,
                 ),
             ],
         },
@@ -571,6 +847,8 @@ def _streams() -> Board:
                     "s",
                     ("max(flagon_sse_reader_lag_seconds)", "lag"),
                     on="redis",
+                    runbook="screens-late",
+                    span=12,
                     red=10,
                 ),
                 graph(
@@ -592,6 +870,7 @@ def _streams() -> Board:
                         "refused {{reason}}",
                     ),
                     on="realtime",
+                    span=12,
                 ),
                 graph(
                     "Events that are missing",
@@ -601,7 +880,23 @@ def _streams() -> Board:
                     ("sum(rate(flagon_sse_gaps_total[5m]))", "gaps"),
                     ("sum(rate(flagon_sse_malformed_total[5m]))", "malformed"),
                     on="events",
+                    span=12,
                     red=0.01,
+                ),
+                graph(
+                    "Streams that went on where they were",
+                    "Clients that came back with their last event's id. Many at once: a"
+                    " process of realtime or the gateway was gone.",
+                    "ops",
+                    (
+                        (
+                            "sum by (source) (rate(flagon_sse_resumed_total[5m]))"
+                            " or vector(0)"
+                        ),
+                        "{{source}}",
+                    ),
+                    on="gateway",
+                    span=12,
                 ),
             ],
             "WebSockets": [
@@ -677,6 +972,7 @@ def _postgres() -> Board:
                     ),
                     ("max(pg_settings_max_connections)", "most"),
                     on="capacity",
+                    runbook="postgres-connections",
                 ),
                 graph(
                     "Transactions",
@@ -732,6 +1028,7 @@ def _postgres() -> Board:
                         "{{datname}}",
                     ),
                     on="telemetry",
+                    runbook="postgres-transaction",
                     span=6,
                     red=900,
                 ),
@@ -796,6 +1093,7 @@ def _redis() -> Board:
                     ("max by (instance) (redis_memory_used_bytes)", "{{instance}}"),
                     ("max by (instance) (redis_memory_max_bytes)", "{{instance}} most"),
                     on="capacity",
+                    runbook="redis-memory",
                 ),
                 graph(
                     "Clients",
@@ -847,6 +1145,7 @@ def _redis() -> Board:
                         "{{instance}} snapshot",
                     ),
                     on="telemetry",
+                    runbook="redis-not-saving",
                 ),
             ],
         },
@@ -869,6 +1168,7 @@ def _identity() -> Board:
                         "{{outcome}}",
                     ),
                     on="auth",
+                    runbook="guessing-passwords",
                 ),
                 graph(
                     "Attempts that had to wait",
@@ -897,6 +1197,39 @@ def _identity() -> Board:
                     on="overview",
                 ),
             ],
+            "Limits": [
+                graph(
+                    "Requests refused by limits",
+                    "By service and limit: `all` is the one that every route has, the"
+                    " others are those of a route or of several together.",
+                    "reqps",
+                    (
+                        (
+                            "sum by (service, limit)"
+                            " (rate(flagon_limits_refused_total[5m]))"
+                        ),
+                        "{{service}} {{limit}}",
+                    ),
+                    on="gateway",
+                    span=12,
+                ),
+                graph(
+                    "Requests that each process counts for itself",
+                    "The Redis of the limits is away: each process lets as many through as"
+                    " all together should.",
+                    "reqps",
+                    (
+                        (
+                            "sum by (service)"
+                            " (rate(flagon_limits_counted_alone_total[5m]))"
+                        ),
+                        "{{service}}",
+                    ),
+                    on="redis",
+                    span=12,
+                    red=0.1,
+                ),
+            ],
             "Keys and tokens": [
                 number(
                     "Age of the signing keys",
@@ -905,7 +1238,8 @@ def _identity() -> Board:
                     "time() - max by (alg) (flagon_signing_key_since_timestamp_seconds)",
                     legend="{{alg}}",
                     on="auth",
-                    span=12,
+                    runbook="signing-key-old",
+                    span=8,
                     red=45 * 86_400,
                 ),
                 graph(
@@ -920,7 +1254,100 @@ def _identity() -> Board:
                         "{{status}}",
                     ),
                     on="traces:auth",
+                ),
+                graph(
+                    "Clients told of a logout",
+                    "Attempts by how they ended; a client that does not answer keeps its"
+                    " session until that ends by itself.",
+                    "ops",
+                    (
+                        (
+                            "sum by (outcome) (rate(flagon_logouts_total[5m]))"
+                            " or vector(0)"
+                        ),
+                        "{{outcome}}",
+                    ),
+                    on="jobs",
+                ),
+            ],
+        },
+    )
+
+
+def _releases() -> Board:
+    def each(rate: str, *further: str) -> str:
+        """Return the sum of a rate for each release of each service."""
+        labels = ", ".join(("service", "release", *further))
+        return (
+            f"sum by ({labels}) ({rate}"
+            " * on (instance, job) group_left (release) flagon_build_info)"
+        )
+
+    front = f'service=~"{_FRONT}"'
+    requests = each(f"rate({_HTTP}_count{{{front}}}[5m])")
+    failed = each(f'rate({_HTTP}_count{{{front},status=~"5.."}}[5m])')
+    taken = each(f"rate({_HTTP}_bucket{{{front}}}[5m])", "le")
+    tasks = each("rate(flagon_task_run_seconds_count[5m])")
+    bad = each('rate(flagon_task_run_seconds_count{outcome!="succeeded"}[5m])')
+    legend = "{{service}} {{release}}"
+    return Board(
+        "releases",
+        "Release compare",
+        "Whether the release that comes does as well as the one that goes.",
+        {
+            "What runs": [
+                graph(
+                    "Processes by release",
+                    "Two releases of a service stand here while one takes the place of the"
+                    " other.",
+                    "short",
+                    ("count by (service, release) (flagon_build_info)", legend),
+                    on="overview",
+                    span=24,
+                ),
+            ],
+            "Requests": [
+                graph(
+                    "Rate",
+                    "Requests a second that each release takes.",
+                    "reqps",
+                    (requests, legend),
+                    on="gateway",
+                ),
+                graph(
+                    "Errors",
+                    "Part of the requests answered with 500 or more.",
+                    "percentunit",
+                    (f"({failed} or 0 * {requests}) / ({requests} > 0)", legend),
+                    on="overview",
+                    red=0.001,
+                ),
+                graph(
+                    "Duration, p95",
+                    "95 % of the requests took less, as the service measures it.",
+                    "s",
+                    (f"histogram_quantile(0.95, {taken})", legend),
+                    on="overview",
+                    red=0.1,
+                ),
+            ],
+            "Tasks": [
+                graph(
+                    "Rate of attempts",
+                    "Attempts at tasks a second that each release makes.",
+                    "ops",
+                    (tasks, legend),
+                    on="jobs",
                     span=12,
+                ),
+                graph(
+                    "Attempts that did not do it",
+                    "Part of the attempts that failed or must be repeated.",
+                    "percentunit",
+                    (f"({bad} or 0 * {tasks}) / ({tasks} > 0)", legend),
+                    on="jobs",
+                    span=12,
+                    red=0.1,
                 ),
             ],
         },
@@ -965,6 +1392,7 @@ def _capacity() -> Board:
                         "{{mountpoint}}",
                     ),
                     on="postgres",
+                    runbook="disk",
                 ),
             ],
             "The platform": [
@@ -1002,6 +1430,7 @@ def _capacity() -> Board:
                         "in use",
                     ),
                     on="postgres",
+                    runbook="postgres-connections",
                     red=0.9,
                 ),
             ],
@@ -1023,6 +1452,7 @@ def _telemetry() -> Board:
                     "avg by (job) (up)",
                     legend="{{job}}",
                     on="overview",
+                    runbook="exporter-down",
                     red=1,
                     better="high",
                 ),
@@ -1032,6 +1462,7 @@ def _telemetry() -> Board:
                     "short",
                     "max(prometheus_tsdb_head_series)",
                     on="capacity",
+                    runbook="too-many-series",
                     red=200_000,
                 ),
                 number(
@@ -1040,6 +1471,7 @@ def _telemetry() -> Board:
                     "short",
                     "sum(increase(prometheus_rule_evaluation_failures_total[10m]))",
                     on="overview",
+                    runbook="rules-fail",
                     red=1,
                 ),
                 number(
@@ -1050,6 +1482,7 @@ def _telemetry() -> Board:
                     " + (sum(increase(alertmanager_notifications_failed_total[10m]))"
                     " or vector(0))",
                     on="overview",
+                    runbook="alerts-not-delivered",
                     red=1,
                 ),
             ],

@@ -1,14 +1,16 @@
 """Panels as this platform draws them: each with a unit, a description and a way on."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from grafana_foundation_sdk.builders import common as options
 from grafana_foundation_sdk.builders import dashboard as build
-from grafana_foundation_sdk.builders import prometheus, stat, timeseries
+from grafana_foundation_sdk.builders import prometheus, stat, table, timeseries
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import common, dashboard
+from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 Unit = Literal[
     "s", "reqps", "ops", "percentunit", "bytes", "short", "cps", "dtdurations", "none"
@@ -16,6 +18,8 @@ Unit = Literal[
 
 _SOURCE = dashboard.DataSourceRef(type_val="prometheus", uid="prometheus")
 _WIDTH = 24
+_PLATFORM = "${platform}"
+"""Where the platform's own pages are; whoever looks can change it at the top."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class Query:
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel; a `stat` shows the present value, a `graph` the way there."""
+    """One panel: a `stat` shows present values, a `table` too, a `graph` the way there."""
 
     title: str
     description: str
@@ -39,11 +43,13 @@ class Panel:
     queries: tuple[Query, ...]
     on: str
     """Where to look next: the name of a dashboard, or `traces:<service>`."""
-    kind: Literal["graph", "stat"] = "graph"
+    kind: Literal["graph", "stat", "table"] = "graph"
     span: int = 8
     red: float | None = None
     """From here on the value is drawn in red (below, when it is better high)."""
     better: Literal["low", "high"] = "low"
+    runbook: str = ""
+    """The page of docs/runbooks of the alert that is about what is drawn."""
 
 
 @dataclass(frozen=True)
@@ -64,10 +70,18 @@ def graph(
     on: str,
     span: int = 8,
     red: float | None = None,
+    runbook: str = "",
 ) -> Panel:
     """Return a panel of lines; queries are pairs of (expression, legend)."""
     found = tuple(Query(*one) for one in queries)
-    return Panel(title, description, unit, found, on, span=span, red=red)
+    return Panel(
+        title, description, unit, found, on, span=span, red=red, runbook=runbook
+    )
+
+
+def lines(title: str, description: str, unit: Unit, expr: str, *, on: str) -> Panel:
+    """Return a table over the whole width: of each series its labels and its value."""
+    return Panel(title, description, unit, (Query(expr),), on, "table", _WIDTH)
 
 
 def number(
@@ -81,10 +95,13 @@ def number(
     span: int = 6,
     red: float | None = None,
     better: Literal["low", "high"] = "low",
+    runbook: str = "",
 ) -> Panel:
     """Return a panel of one number for each series."""
     query = (Query(expr, legend),)
-    return Panel(title, description, unit, query, on, "stat", span, red, better)
+    return Panel(
+        title, description, unit, query, on, "stat", span, red, better, runbook
+    )
 
 
 def text(board: Board) -> str:
@@ -105,6 +122,11 @@ def text(board: Board) -> str:
             .tags(["flagon"])
             .as_dropdown(True)
             .keep_time(True)
+        )
+        .with_variable(
+            build.TextBoxVariable("platform")
+            .label("Pages of the platform")
+            .default_value("http://localhost:8080")
         )
     )
     identity = 0
@@ -129,10 +151,21 @@ def text(board: Board) -> str:
     return made + "\n"
 
 
-def _built(panel: Panel) -> timeseries.Panel | stat.Panel:
+def _built(panel: Panel) -> timeseries.Panel | stat.Panel | table.Panel:
     """Return the builder of one panel."""
-    drawn: timeseries.Panel | stat.Panel
-    if panel.kind == "stat":
+    drawn: timeseries.Panel | stat.Panel | table.Panel
+    if panel.kind == "table":
+        hidden = {"excludeByName": {"Time": True}, "renameByName": {"Value": "rate"}}
+        drawn = (
+            table.Panel()
+            .transformations(
+                [dashboard.DataTransformerConfig(id_val="organize", options=hidden)]
+            )
+            # Its defaults, which make what is read again the same.
+            .align(common.FieldTextAlignment.AUTO)
+            .inspect(False)
+        )
+    elif panel.kind == "stat":
         drawn = (
             stat.Panel()
             .reduce_options(options.ReduceDataOptions().calcs(["lastNotNull"]))
@@ -160,16 +193,19 @@ def _built(panel: Panel) -> timeseries.Panel | stat.Panel:
         .unit(panel.unit)
         .datasource(_SOURCE)
         .thresholds(_limits(panel))
-        .links([_way_on(panel.on)])
+        .links([*_ways_on(panel)])
     )
     for letter, query in zip("ABCDEFGH", panel.queries, strict=False):
-        drawn = drawn.with_target(
+        target = (
             prometheus.Dataquery()
             .ref_id(letter)
             .expr(" ".join(query.expr.split()))
             .legend_format(query.legend or "__auto")
             .datasource(_SOURCE)
         )
+        if panel.kind == "table":
+            target = target.instant().format(PromQueryFormat.TABLE)
+        drawn = drawn.with_target(target)
     return drawn
 
 
@@ -181,6 +217,17 @@ def _limits(panel: Panel) -> build.ThresholdsConfig:
     else:
         steps.append(dashboard.Threshold(color=colours[1], value=panel.red))
     return build.ThresholdsConfig().mode(dashboard.ThresholdsMode.ABSOLUTE).steps(steps)
+
+
+def _ways_on(panel: Panel) -> Iterator[build.DashboardLink]:
+    yield _way_on(panel.on)
+    if panel.on.startswith("traces:"):
+        # Of one request, named by its id, the spans and what processes logged with them.
+        page = f"{_PLATFORM}/back-office/operations/request"
+        yield build.DashboardLink("One request").url(page)
+    if panel.runbook:
+        page = f"{_PLATFORM}/docs/runbooks/{panel.runbook}"
+        yield build.DashboardLink("Runbook").url(page)
 
 
 def _way_on(where: str) -> build.DashboardLink:

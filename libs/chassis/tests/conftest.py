@@ -222,7 +222,31 @@ def service_process(tmp_path):
 
 
 @pytest.fixture
-def worker(make_settings, service_process, tmp_path, database_url):
+def things_process(service_process):
+    """A function that runs code with `settings` which loads the app of `things_app`."""
+
+    def start(code, settings, **env):
+        secret = {
+            name.upper(): getattr(settings, name).get_secret_value()
+            for name in ("secret_key", "database_url", "redis_store_url", "broker_url")
+        }
+        plain = {
+            "THREADS": str(settings.threads),
+            "GRACE_SECONDS": str(settings.grace_seconds),
+        }
+        return service_process(
+            code,
+            settings,
+            PYTHONPATH=str(Path(__file__).parent),
+            **{f"THINGS_{name}": value for name, value in (secret | plain).items()},
+            **env,
+        )
+
+    return start
+
+
+@pytest.fixture
+def worker(make_settings, things_process, tmp_path, database_url):
     """A function that starts a worker process for all queues.
 
     :param code: what it runs in place of Celery.
@@ -241,17 +265,7 @@ def worker(make_settings, service_process, tmp_path, database_url):
             "sys.exit(queue.run_worker(settings, 'things_app:create_app()',"
             f" queues={list(queues)!r}, concurrency=2))"
         )
-        return service_process(
-            code or celery,
-            settings,
-            PYTHONPATH=str(Path(__file__).parent),
-            THINGS_SECRET_KEY=settings.secret_key.get_secret_value(),
-            THINGS_DATABASE_URL=settings.database_url.get_secret_value(),
-            THINGS_REDIS_STORE_URL=url,
-            THINGS_BROKER_URL=broker_url,
-            THINGS_GRACE_SECONDS="1",
-            **env,
-        )
+        return things_process(code or celery, settings, **env)
 
     return start
 

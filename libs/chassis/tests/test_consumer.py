@@ -574,6 +574,7 @@ class TestRun:
         put(store, "a")
         eventually(lambda: effects() == ["a"])
         eventually(lambda: process.get("/readyz")[0] == 200)
+        assert "flagon_build_info{" in process.get("/metrics")[1]
 
         assert process.stop() == 0
         assert "consumer_stopped" in process.output()

@@ -1,10 +1,12 @@
 import json
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
 from types import SimpleNamespace
 
+import psutil
 import psycopg
 import pytest
 from alembic import command
@@ -20,6 +22,7 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.exc import DataError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from flagon_chassis import auth, db, health, tables, web
 
@@ -121,6 +124,119 @@ class TestTransaction:
             found = session.scalar(text(f"select '{deep}'::jsonb"))
 
         assert json.dumps(found) == deep
+
+
+class TestPool:
+    """What is counted of it adds up over the tests of the run."""
+
+    @pytest.fixture
+    def app(self, make_settings, database_url, monkeypatch):
+        monkeypatch.setattr(db, "_POOL_SECONDS", 0.1)
+        settings = make_settings(database_url=database_url, threads=2)
+        app = web.create_app(__name__, settings, name="things", openapi=False)
+        db.init_app(app, settings)
+        with app.app_context():
+            yield app
+        app.extensions["flagon.sessions"].kw["bind"].dispose()
+
+    @pytest.fixture
+    def shown(self, app):
+        """What `/metrics` says of the pool, by the end of the name."""
+
+        def shown():
+            text = app.test_client().get("/metrics").text
+            found = re.findall(r"^flagon_db_pool_(\w+) (\S+)$", text, re.MULTILINE)
+            return {name: float(value) for name, value in found}
+
+        return shown
+
+    def test_that_is_used_up_is_seen(self, app, shown):
+        before = shown()
+        with db.reading() as one, db.transaction() as two:
+            for session in (one, two):
+                session.execute(text("select 1"))
+            with db.transaction() as third, pytest.raises(PoolTimeout):
+                third.execute(text("select 1"))
+            full = shown()
+        after = shown()
+
+        assert (full["size"], full["in_use"]) == (2, 2)
+        assert full["timeouts_total"] - before["timeouts_total"] == 1
+        assert full["wait_seconds_count"] - before["wait_seconds_count"] == 3
+        assert full["wait_seconds_sum"] - before["wait_seconds_sum"] > 0.1
+        assert (after["size"], after["in_use"]) == (2, 0)
+
+    def test_counts_a_connection_that_is_made_anew_once(self, app, rows, shown):
+        with db.transaction() as session:
+            pid = session.scalar(text("select pg_backend_pid()"))
+        rows.execute("select pg_terminate_backend(%s, 5000)", [pid])
+
+        with db.transaction() as session:
+            session.execute(text("select 1"))
+            during = shown()["in_use"]
+
+        assert (during, shown()["in_use"]) == (1, 0)
+
+    def test_counts_no_connection_that_could_not_be_made_anew(self, app, rows, shown):
+        pool = app.extensions["flagon.sessions"].kw["bind"]
+        with db.transaction() as session:
+            pid = session.scalar(text("select pg_backend_pid()"))
+        rows.execute("select pg_terminate_backend(%s, 5000)", [pid])
+        before = shown()
+
+        @event.listens_for(pool, "do_connect")
+        def refuse(*_connecting):
+            raise psycopg.OperationalError("on purpose")
+
+        with db.transaction() as session, pytest.raises(OperationalError):
+            session.execute(text("select 1"))
+
+        assert before["in_use"] == shown()["in_use"] == 0
+        assert shown()["timeouts_total"] == before["timeouts_total"]
+
+    def test_that_is_disposed_of_has_no_places(self, app, shown):
+        with db.reading() as session:
+            session.execute(text("select 1"))
+
+        app.extensions["flagon.sessions"].kw["bind"].dispose()
+
+        assert shown()["size"] == 0
+
+
+class TestPoolOfSeveralProcesses:
+    def test_goes_with_its_process(
+        self, make_settings, things_process, database_url, redis_url, tmp_path
+    ):
+        settings = make_settings(
+            database_url=database_url,
+            redis_store_url=redis_url,
+            metrics_dir=str(tmp_path / "metrics"),
+            workers=2,
+            threads=3,
+        )
+        service = things_process(
+            "from flagon_chassis import server;"
+            "server.serve(settings, 'things_app:create_app()')",
+            settings,
+        )
+        children = psutil.Process(service.process.pid).children
+
+        def size():
+            # It has a pool who was asked whether its database is there.
+            service.get("/readyz")
+            text = service.get("/metrics")[1]
+            return float(
+                re.search(r"^flagon_db_pool_size (\S+)$", text, re.MULTILINE)[1]
+            )
+
+        # Not of the parent, which was the first to connect.
+        assert eventually(lambda: size() == 6)
+        gone = children()[0]
+        gone.kill()
+        eventually(lambda: len({*children()} - {gone}) == 2)
+
+        assert eventually(lambda: size() == 6)
+        assert not [*(tmp_path / "metrics").glob(f"gauge_live*_{gone.pid}.db")]
 
 
 class TestReading:

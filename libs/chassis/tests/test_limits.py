@@ -34,6 +34,12 @@ def make_app(make_settings, bearer):
         def advice():
             return Response("", headers={"Retry-After": "9"})
 
+        @app.get("/part")
+        @limiter.shared_limit("1 per minute", "whole", override_defaults=False)
+        @auth.open_route
+        def part():
+            return {}
+
         @app.get("/narrow")
         @limiter.limit("1 per minute", override_defaults=False)
         @auth.open_route
@@ -96,6 +102,27 @@ class TestLimit:
         client = make_app("redis://127.0.0.1:1/0").test_client()
 
         assert statuses(client) == [200, 200, 429]
+
+
+class TestMetrics:
+    def test_count_refusals_by_limit(self, client, risen):
+        statuses(client, 4)
+        for path in ("/narrow", "/narrow", "/part", "/part"):
+            client.get(path)
+
+        found = {
+            name: risen("flagon_limits_refused_total", limit=name)
+            for name in ("all", "narrow", "whole")
+        }
+        assert found == {"all": 2, "narrow": 1, "whole": 1}
+        assert risen("flagon_limits_counted_alone_total") == 0
+
+    def test_say_when_each_process_counts_for_itself(self, make_app, risen):
+        client = make_app("redis://127.0.0.1:1/0").test_client()
+
+        statuses(client, 3)
+
+        assert risen("flagon_limits_counted_alone_total") == 3
 
 
 class TestOutage:

@@ -9,12 +9,13 @@ from flask import Flask
 
 from flagon_chassis import metrics
 
-from .conftest import sample
+from .conftest import SECRET, sample
 
 
 @pytest.fixture
-def client():
+def client(make_settings):
     app = Flask("things")
+    app.extensions["flagon.settings"] = make_settings(release="1.2.3")
     metrics.init_app(app, "things")
     app.add_url_rule("/things/<name>", "thing", lambda name: name)
     return app.test_client()
@@ -54,10 +55,22 @@ class TestInitApp:
         said = float(re.search(r"^flagon_clock_seconds (\S+)$", text, re.MULTILINE)[1])
         assert before <= said <= time.time()
 
+    def test_say_what_release_it_is(self, client):
+        text = client.get("/metrics").text
+
+        assert 'flagon_build_info{release="1.2.3",service="things"} 1.0\n' in text
+
     def test_unknown_paths_make_no_labels(self, client):
         client.get("/wp-admin.php")
 
         assert "wp-admin" not in client.get("/metrics").text
+
+
+class TestTarget:
+    def test_says_no_release_before_it_knows_one(self):
+        found = [family.name for family in metrics._Target().collect()]
+
+        assert found == ["flagon_clock_seconds"]
 
 
 class TestMetrics:
@@ -73,6 +86,24 @@ class TestMetrics:
 
 
 class TestSeveralProcesses:
+    def test_are_of_one_release(self, tmp_path):
+        code = (
+            "import os\n"
+            "from flagon_chassis import metrics\n"
+            "from flagon_chassis.settings import ServiceSettings\n"
+            f"settings = ServiceSettings(secret_key='{SECRET}')\n"
+            "metrics.say_build(settings, 'things')\n"
+            "child = os.fork()\n"
+            "os.waitpid(child, 0) if child else os._exit(0)\n"
+            "print(metrics.exposition().decode())"
+        )
+        env = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+
+        text = subprocess.check_output([sys.executable, "-c", code], env=env, text=True)
+
+        (line,) = re.findall(r"^flagon_build_info.*$", text, re.MULTILINE)
+        assert line == 'flagon_build_info{release="unknown",service="things"} 1.0'
+
     def test_add_up(self, tmp_path):
         code = (
             "import os\n"

@@ -562,7 +562,9 @@ class TestRun:
         published(store, 1)
         assert process.get("/livez")[0] == 200
         eventually(lambda: process.get("/readyz")[0] == 200)
-        assert "flagon_outbox_pending" in process.get("/metrics")[1]
+        text = process.get("/metrics")[1]
+        assert "flagon_outbox_pending" in text
+        assert 'flagon_build_info{release="unknown",service="things"} 1.0' in text
 
         assert process.stop() == 0
         assert "relay_stopped" in process.output()

@@ -22,6 +22,17 @@ class TestServiceSettings:
         assert settings.environment == "production"
         assert SECRET not in repr(settings)
 
+    def test_take_the_release_of_the_image(self, monkeypatch):
+        needed = {"secret_key": SECRET, "database_url": "postgresql+psycopg://a@b/c"}
+        monkeypatch.delenv("FLAGON_RELEASE", raising=False)
+        assert Settings(**needed).release == ""
+
+        monkeypatch.setenv("FLAGON_RELEASE", "1.2.3")
+        assert Settings(**needed).release == "1.2.3"
+
+        monkeypatch.setenv("THINGS_RELEASE", "1.2.4")
+        assert Settings(**needed).release == "1.2.4"
+
     @pytest.mark.parametrize(
         "bad", [{"secret_key": "short"}, {"threads": 0}, {"trace_ratio": 2}]
     )

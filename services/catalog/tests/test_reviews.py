@@ -533,6 +533,32 @@ class TestDeleteReview:
         assert answer.status_code == 404
 
 
+class TestMetrics:
+    def test_count_what_was_done_once(self, client, product, write, moderate, risen):
+        review = write()
+        again = {**review["who"], "Idempotency-Key": "one"}
+        moderate(moderate(review), "reject", note="Not about the product.")
+        change = client.patch(
+            url(review), json={"rating": 1}, headers={**review["who"], "If-Match": "*"}
+        )
+        client.delete(url(review), headers={**review["who"], "If-Match": "*"})
+        for _ in range(2):
+            client.post(under(product), json=GOOD, headers=again)
+
+        assert change.status_code == 200
+        found = {
+            outcome: risen("flagon_reviews_total", outcome=outcome)
+            for outcome in ("written", "published", "rejected", "changed", "deleted")
+        }
+        assert found == {
+            "written": 2,
+            "published": 1,
+            "rejected": 1,
+            "changed": 1,
+            "deleted": 1,
+        }
+
+
 class TestModeration:
     def test_publishes_and_rejects(self, client, product, write, moderate, rating):
         review = moderate(write(rating=2))

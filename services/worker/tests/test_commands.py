@@ -15,7 +15,7 @@ from sqlalchemy import func, select, update
 from uuid_utils.compat import uuid7
 
 import flagon_worker.__main__ as commands
-from flagon_chassis import consumer, db, queue, relay, server, streams, tables
+from flagon_chassis import consumer, db, metrics, queue, relay, server, streams, tables
 from flagon_worker import app as apps
 from flagon_worker import tasks
 from flagon_worker.domain import archive
@@ -228,11 +228,13 @@ class TestCommands:
 
 class TestCreateTasks:
     def test_has_no_api(self, settings):
-        app = apps.create_tasks(settings)
+        app = apps.create_tasks(settings.model_copy(update={"release": "1.2.3"}))
 
         assert type(app) is Flask
         assert not [rule for rule in app.url_map.iter_rules() if "/api/" in rule.rule]
         assert "worker.run_job" in app.extensions["celery"].tasks
+        said = 'flagon_build_info{release="1.2.3",service="worker"} 1.0'
+        assert said in metrics.exposition().decode()
         app.extensions["flagon.sessions"].kw["bind"].dispose()
 
 

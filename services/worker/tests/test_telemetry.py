@@ -90,6 +90,23 @@ class TestQueues:
 
         assert found == [1.0] * 4 + [2.0] * 4 + [3.0] * 4
 
+    def test_show_what_a_worker_has_in_hand(
+        self, alone, submit_probe, finished, wait_for
+    ):
+        def in_hand():
+            text = alone.get("one", "/metrics")
+            return value(text, "flagon_queue_in_flight", queue="interactive")
+
+        alone.start("relay", "relay")
+        alone.start("one", *ONE)
+        assert in_hand() == 0
+
+        job = submit_probe(seconds=2)["id"]
+        wait_for(lambda: in_hand() == 1)
+        finished(job)
+
+        wait_for(lambda: in_hand() == 0)
+
 
 class TestRecycledProcesses:
     def test_keep_what_they_counted(

@@ -10,7 +10,7 @@ import redis
 from celery.exceptions import Retry
 from sqlalchemy import select
 
-from flagon_chassis import streams, tables
+from flagon_chassis import metrics, streams, tables
 from flagon_chassis.testing import Peer, errands_of, free_port
 from flagon_worker import tasks_watches
 from flagon_worker.domain import watches
@@ -304,6 +304,21 @@ class TestWatches:
         refused = client.put(path, json={}, headers=service)
         assert refused.json["type"].endswith("#account-required")
 
+    def test_are_counted(self, watch, ask, client, risen):
+        def total(outcome):
+            return risen("flagon_watches_total", outcome=outcome)
+
+        def held():
+            client.get("/metrics")
+            return metrics.REGISTRY.get_sample_value("flagon_watches_held")
+
+        watch()
+        assert (held(), total("begun"), total("ended")) == (1, 1, 0)
+
+        ask("PUT", match=ask("GET").headers["ETag"], below_minor=5, currency="EUR")
+        ask("DELETE", match=ask("GET").headers["ETag"])
+        assert (held(), total("begun"), total("ended")) == (0, 1, 1)
+
     def test_end_when_their_owner_says_so(self, watch, ask, priced, drops):
         watch()
         assert ask("DELETE").status_code == 428
@@ -506,9 +521,11 @@ class TestTellPrice:
 
         return tell
 
-    def test_orders_a_mail_with_the_id_of_the_drop(self, letters, tell):
+    def test_orders_a_mail_with_the_id_of_the_drop(self, letters, tell, risen):
         drop = tell()
         tell()
+
+        assert risen("flagon_watches_total", outcome="ordered") == 2
 
         assert letters.got == 2 * [(f"/internal/mails/{drop}", {"a": "b"})]
 

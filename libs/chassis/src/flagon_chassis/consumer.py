@@ -417,6 +417,7 @@ def run(
     logs.configure(service, settings.log_level)
     sentry.init(settings, f"{service}-consumer")
     tracing.init(settings, service)
+    metrics.say_build(settings, service)
     consumer = Consumer(settings, group, handle, types)
     stop_at_signals(consumer.stop)
     sidecar = server.sidecar(

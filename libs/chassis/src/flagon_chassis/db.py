@@ -18,10 +18,19 @@ import structlog
 from flask import Flask, current_app, request
 from flask.typing import ResponseReturnValue
 from pydantic_core import from_json
-from sqlalchemy import Engine, MetaData, NullPool, create_engine, event, text
+from sqlalchemy import (
+    Engine,
+    MetaData,
+    NullPool,
+    QueuePool,
+    create_engine,
+    event,
+    text,
+)
 from sqlalchemy.exc import DBAPIError, InvalidatePoolError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 
 from . import health, metrics
 from .errors import Unavailable
@@ -30,6 +39,7 @@ from .settings import DatabaseSettings
 if TYPE_CHECKING:
     import psycopg
     from alembic.config import Config
+    from prometheus_client import Gauge
 
 log = structlog.get_logger()
 
@@ -51,11 +61,53 @@ class OutcomeUnknown(Unavailable):
 
 
 _USED = "flagon.used"
+_TAKEN = "flagon.taken"
 _TRUSTED_SECONDS = 5.0
+_POOL_SECONDS = 5.0
+"""How long a request waits for a connection that others have."""
 
 
 class BlockingDriver(RuntimeError):
     """psycopg was loaded before gevent patched it and would block every greenlet."""
+
+
+class _Pool(QueuePool):
+    """A pool that shows how much of it is in use, and how long one waits for it."""
+
+    def __init__(self, *values: Any, **options: Any) -> None:  # noqa: ANN401 (as there)
+        super().__init__(*values, **options)
+        self._shown = False
+        self._places = metrics.gauge(
+            "flagon_db_pool_size", "Connections that the pools may have."
+        )
+        self._wait = metrics.histogram(
+            "flagon_db_pool_wait_seconds",
+            "Time until a connection was there, whether one was free, made or not to be had.",
+        )
+        self._timeouts = metrics.counter(
+            "flagon_db_pool_timeouts_total",
+            "Times that no connection came free in time.",
+        )
+
+    def connect(self) -> PoolProxiedConnection:
+        """Return a connection, and note how long that took."""
+        if not self._shown:
+            # Not where the pool is made: that is before the processes are forked.
+            self._places.set(self.size())
+            self._shown = True
+        began = time.perf_counter()
+        try:
+            return super().connect()
+        except PoolTimeout:
+            self._timeouts.inc()
+            raise
+        finally:
+            self._wait.observe(time.perf_counter() - began)
+
+    def dispose(self) -> None:
+        """Close what is not in use; another pool takes this one's place."""
+        super().dispose()
+        self._places.set(0)
 
 
 def engine(url: str, *, pool_size: int, application_name: str) -> Engine:
@@ -68,9 +120,10 @@ def engine(url: str, *, pool_size: int, application_name: str) -> Engine:
     _refuse_blocking_driver()
     pool = create_engine(
         url,
+        poolclass=_Pool,
         pool_size=pool_size,
         max_overflow=0,
-        pool_timeout=5,
+        pool_timeout=_POOL_SECONDS,
         pool_use_lifo=True,
         pool_recycle=1800,
         # An error's text goes to the log and to reports; values are people's.
@@ -84,8 +137,9 @@ def engine(url: str, *, pool_size: int, application_name: str) -> Engine:
             " -c idle_in_transaction_session_timeout=10000",
         },
     )
-    event.listen(pool, "checkout", partial(_ping_if_in_doubt, pool))
-    event.listen(pool, "checkin", _remember_use)
+    in_use = metrics.gauge("flagon_db_pool_in_use", "Connections of the pools in use.")
+    event.listen(pool, "checkout", partial(_take, pool, in_use))
+    event.listen(pool, "checkin", partial(_give_back, in_use))
     return pool
 
 
@@ -97,11 +151,22 @@ def _json(document: bytes | str) -> Any:  # noqa: ANN401
         return json.loads(document)
 
 
-def _ping_if_in_doubt(
+def _take(
     pool: Engine,
+    in_use: "Gauge",
     connection: Any,  # noqa: ANN401 (psycopg's, which may not be loaded yet)
     record: ConnectionPoolEntry,
     _proxy: object,
+) -> None:
+    _ping_if_in_doubt(pool, connection, record)
+    record.info[_TAKEN] = True
+    in_use.inc()
+
+
+def _ping_if_in_doubt(
+    pool: Engine,
+    connection: Any,  # noqa: ANN401 (as above)
+    record: ConnectionPoolEntry,
 ) -> None:
     """Let a restarted Postgres cost a ping for each connection, not a failed request.
 
@@ -128,8 +193,13 @@ def _quiet(connection: Any) -> bool:  # noqa: ANN401
     return not arrivals.poll(0)
 
 
-def _remember_use(_connection: object, record: ConnectionPoolEntry) -> None:
+def _give_back(
+    in_use: "Gauge", _connection: object, record: ConnectionPoolEntry
+) -> None:
     record.info[_USED] = time.monotonic()
+    # What could not be connected comes back as well, and nobody has had it.
+    if record.info.pop(_TAKEN, False):
+        in_use.dec()
 
 
 def _refuse_blocking_driver() -> None:

@@ -4,11 +4,11 @@ import threading
 import time
 from collections.abc import Iterator
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import structlog
 from flask import Flask, Response, g, request
-from flask_limiter import Limit, Limiter
+from flask_limiter import Limit, Limiter, RequestLimit
 from flask_limiter.util import get_remote_address
 from limits.storage import MemoryStorage, RedisStorage
 from redis import BlockingConnectionPool, RedisError
@@ -16,7 +16,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import TimeoutError as RedisTimeout
 from redis.retry import Retry
 
-from . import auth
+from . import auth, metrics
 from .settings import ServiceSettings
 
 log = structlog.get_logger()
@@ -30,6 +30,8 @@ _AWAY_SECONDS = 1.0
 """How long Redis is left alone once it did not answer."""
 _CONNECTIONS = 16
 """A worker that serves everybody at once would open one for each of them."""
+_ALL = "all"
+"""What the limit that every route has is called."""
 _PROBES = {"/livez", "/readyz", "/metrics"}
 
 
@@ -95,6 +97,10 @@ class _InPortions(RedisStorage):
         self._portions: dict[str, _Portion] = {}
         self._here = MemoryStorage()
         self._away_until = 0.0
+        self._alone = metrics.counter(
+            "flagon_limits_counted_alone_total",
+            "Requests that a process counted for itself, without the Redis of the limits.",
+        )
 
     def incr(self, key: str, expiry: int, amount: int = 1) -> int:
         """Count, and remember what the headers will say."""
@@ -144,6 +150,7 @@ class _InPortions(RedisStorage):
         return int(count), time.time() + left
 
     def _count_here(self, key: str, expiry: int, amount: int) -> tuple[int, float]:
+        self._alone.inc()
         return self._here.incr(key, expiry, amount), self._here.get_expiry(key)
 
     def get(self, key: str) -> int:
@@ -182,6 +189,17 @@ def init_app(app: Flask, settings: ServiceSettings) -> Limiter:
     The limiter is returned so that a service can add narrower limits to its routes. The
     answer beyond a limit is a 429 problem with `Retry-After` and `RateLimit` headers.
     """
+    refused = metrics.counter(
+        "flagon_limits_refused_total",
+        "Requests that were refused, by the limit they went beyond.",
+        "limit",
+    )
+    refused.labels(_ALL)
+
+    def count(breached: RequestLimit) -> None:
+        # After whom it is counted for, the route or what several routes share.
+        refused.labels(breached.request_args[1]).inc()
+
     limiter = Limiter(
         account_or_address,
         storage_uri=_SCHEME + settings.redis_cache_url.get_secret_value(),
@@ -190,8 +208,13 @@ def init_app(app: Flask, settings: ServiceSettings) -> Limiter:
             "key_prefix": f"{app.name}:limits",
         },
         strategy="fixed-window",
+        on_breach=cast("Any", count),
         default_limits=[
-            _ReadOnce(settings.rate_limit, exempt_when=lambda: request.path in _PROBES)
+            _ReadOnce(
+                settings.rate_limit,
+                exempt_when=lambda: request.path in _PROBES,
+                on_breach=lambda _breached: refused.labels(_ALL).inc(),
+            )
         ],
     )
     limiter.init_app(app)

@@ -14,9 +14,11 @@ from prometheus_client import (
     Histogram,
     generate_latest,
 )
-from prometheus_client.metrics_core import GaugeMetricFamily
+from prometheus_client.metrics_core import GaugeMetricFamily, InfoMetricFamily
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
+
+from .settings import ServiceSettings
 
 if TYPE_CHECKING:
     from flask import Flask, Response
@@ -75,22 +77,39 @@ def exposition(*registries: CollectorRegistry) -> bytes:
         because those hold every metric of every process already.
     """
     found = (collect(),) if multiprocess() else (REGISTRY, *registries)
-    return b"".join(generate_latest(registry) for registry in (*found, _CLOCK))
+    return b"".join(generate_latest(registry) for registry in (*found, _TARGET))
 
 
-class _Clock(Collector):
-    """What time it is here: whoever scrapes has a clock to compare it with."""
+class _Target(Collector):
+    """What is said once for all processes that are scraped together, by the one asked."""
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
+    def __init__(self) -> None:
+        self.build: dict[str, str] | None = None
+
+    def collect(self) -> Iterator[GaugeMetricFamily | InfoMetricFamily]:
+        # Whoever scrapes has a clock to compare it with.
         yield GaugeMetricFamily(
             "flagon_clock_seconds",
             "Now, in seconds since the epoch.",
             value=time.time(),
         )
+        if self.build is not None:
+            yield InfoMetricFamily("flagon_build", "What runs here.", value=self.build)
 
 
-_CLOCK = CollectorRegistry()
-_CLOCK.register(_Clock())
+_SAID = _Target()
+_TARGET = CollectorRegistry()
+_TARGET.register(_SAID)
+
+
+def say_build(settings: ServiceSettings, service: str) -> None:
+    """Have every scrape of this process say which release of which service it is.
+
+    Queries join it to what they compare:
+    `… * on (instance, job) group_left (release) flagon_build_info`.
+    """
+    release = settings.release or "unknown"
+    _SAID.build = {"service": service, "release": release}
 
 
 def before_scrape(app: "Flask", measure: Callable[[], object]) -> None:
@@ -106,7 +125,7 @@ def init_app(app: "Flask", service: str) -> None:
 
     Gives `flask_http_request_duration_seconds` and `flask_http_request_total` with the
     labels `service`, `method`, `url_rule` and `status`; an unknown path has the rule
-    `None`, so no caller can invent label values.
+    `None`, so no caller can invent label values. The app knows its settings already.
     """
     # Relays have no Flask in memory.
     from flask import Response  # noqa: PLC0415
@@ -114,6 +133,7 @@ def init_app(app: "Flask", service: str) -> None:
 
     from .auth import open_route  # noqa: PLC0415
 
+    say_build(app.extensions["flagon.settings"], service)
     # A registry for each app: two apps in one process (tests) must not collide.
     registry = CollectorRegistry()
     PrometheusMetrics(

@@ -591,6 +591,7 @@ def run(
     logs.configure(service, settings.log_level)
     sentry.init(settings, f"{service}-relay")
     tracing.init(settings, service)
+    metrics.say_build(settings, service)
     relay = Relay(settings, service, told, errands)
     stop_at_signals(relay.stop)
     sidecar = server.sidecar(

@@ -1,5 +1,6 @@
 """The settings every service has, read from its environment."""
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -33,6 +34,8 @@ class ServiceSettings(
     """Only `development` shows debugging aids to people."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least level that is written to standard output."""
+    release: str = Field(default_factory=lambda: os.environ.get("FLAGON_RELEASE", ""))  # noqa: TID251 (an image's own, the same for each service)
+    """What runs here, as metrics and reports name it: a version or a commit."""
     secret_key: SecretStr = Field(min_length=32)
     """Signs what a client carries for us (cursors, forms); the same in all processes."""
 

@@ -721,6 +721,27 @@ def calls() -> Callable[[Callable[[], object]], int]:
     return count
 
 
+@pytest.fixture
+def risen() -> Callable[..., float]:
+    """Say by how much a metric of this process has risen since the test began."""
+    from . import metrics  # noqa: PLC0415 (after server.share_metrics)
+
+    def values() -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+        return {
+            (one.name, frozenset(one.labels.items())): one.value
+            for family in metrics.REGISTRY.collect()
+            for one in family.samples
+        }
+
+    before = values()
+
+    def risen(name: str, **labels: str) -> float:
+        key = (name, frozenset(labels.items()))
+        return values().get(key, 0.0) - before.get(key, 0.0)
+
+    return risen
+
+
 class ProofMaker:
     """Signs DPoP proofs (RFC 9449) with a key of its own, as a client does."""
 

@@ -86,11 +86,12 @@ class Clock:
     """
 
     def __init__(self, settings: Settings) -> None:
-        from flagon_chassis import logs, queue  # noqa: PLC0415 (only this command needs it)
+        from flagon_chassis import logs, metrics, queue  # noqa: PLC0415 (only this command needs it)
 
         from . import beat  # noqa: PLC0415 (only this command needs it)
 
         logs.configure("worker", settings.log_level)
+        metrics.say_build(settings, "worker")
         celery = queue.publisher(settings, "worker")
         celery.conf.beat_schedule = schedule.entries(settings.reap_seconds)
         clock = beat.Clock(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from flask import Flask
 
-from flagon_chassis import db, events, health, logs, queue, sentry, tracing
+from flagon_chassis import db, events, health, logs, metrics, queue, sentry, tracing
 from flagon_chassis.redis_queue import RedisQueue
 
 from . import (
@@ -92,10 +92,12 @@ def create_tasks(settings: Settings | None = None) -> Flask:
     logs.configure(NAME, settings.log_level)
     sentry.init(settings, f"{NAME}-tasks")
     tracing.init(settings, NAME)
+    metrics.say_build(settings, NAME)
     app = Flask(__package__)
     app.name = NAME
     app.extensions["flagon.settings"] = settings
     _fit(app, settings)
+    telemetry.count_in_flight()
     return app
 
 

@@ -11,6 +11,7 @@ from flagon_chassis import auth, conditional, paging, web
 from flagon_chassis.db import transaction
 from flagon_chassis.errors import Forbidden, Invalid
 
+from . import telemetry
 from .domain import owners, watches
 from .models import Watch
 from .schedule_schemas import PageQuery
@@ -140,6 +141,8 @@ def watch_product(product_id: UUID, wish: Wish) -> Response:
             conditional.require_match(watch.version, extras=[_news(watch)])
             watches.change_watch(session, watch, **wish.model_dump())
             status = 200
+    if status == 201:  # noqa: PLR2004 (created)
+        telemetry.count_watch("begun")
     if watch.seen_minor is None:
         watch = _priced(owner, product_id, watch)
     response = _shown(watch, status)
@@ -198,4 +201,5 @@ def delete_watch(product_id: UUID) -> Response:
         watch = watches.find_watch(session, _owner(), product_id, lock=True)
         conditional.require_match(watch.version, extras=[_news(watch)])
         session.delete(watch)
+    telemetry.count_watch("ended")
     return Response(status=204)

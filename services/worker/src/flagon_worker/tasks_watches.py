@@ -8,6 +8,7 @@ from billiard.exceptions import SoftTimeLimitExceeded
 from celery import shared_task
 from flask import current_app
 
+from . import telemetry
 from .domain import deliveries, watches
 from .tasks import again
 
@@ -46,4 +47,5 @@ def tell_price(
     except (deliveries.NotYet, SoftTimeLimitExceeded) as failure:
         log.info("price_postponed", drop=drop_id, reason=str(failure))
         again(self, deliveries.pause_seconds(self.request.retries + 1))
+    telemetry.count_watch(outcome)
     log.info("price_told", drop=drop_id, outcome=outcome)

@@ -1,8 +1,9 @@
 """What the worker counts."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
+from celery import signals
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
@@ -10,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from flagon_chassis import metrics, queue
 from flagon_chassis.db import transaction
 
-from .domain import fairness
+from .domain import fairness, watches
 from .domain.runs import Outcome
 
 if TYPE_CHECKING:
@@ -41,9 +42,13 @@ def measure_queues(
             messages[source.name] = (left + depth, max(oldest, age))
         with transaction() as session:
             waiting = fairness.waiting(session, rules)
+            held = watches.count_watches(session)
     except (OperationalError, RedisError, SQLAlchemyError, OSError) as error:
         log.warning("queues_not_measured", error=type(error).__name__)
         return
+    metrics.gauge(
+        "flagon_watches_held", "Products that people watch.", mode="livemostrecent"
+    ).set(held)
     for name, (depth, oldest_seconds) in messages.items():
         found = waiting.get(name, fairness.Waiting(0, (), 0.0))
         queue.show(
@@ -51,6 +56,39 @@ def measure_queues(
             max(depth, found.slots),
             max(oldest_seconds, found.oldest_seconds),
         )
+
+
+def count_in_flight() -> None:
+    """Show from now on how many tasks this process and its children have in hand.
+
+    It is the worker's word, whatever the broker: RabbitMQ tells its clients what is ready,
+    and not what it has given out.
+    """
+    gauge = metrics.gauge(
+        "flagon_queue_in_flight", "Tasks that a worker has in hand.", "queue"
+    )
+    for name in queue.QUEUES:
+        gauge.labels(name).set(0)
+
+    def begin(task: Any, **_signal: object) -> None:  # noqa: ANN401 (Celery's)
+        gauge.labels(_queue(task)).inc()
+
+    def end(task: Any, **_signal: object) -> None:  # noqa: ANN401 (as above)
+        gauge.labels(_queue(task)).dec()
+
+    signals.task_prerun.connect(begin, weak=False, dispatch_uid="flagon.in_flight")
+    signals.task_postrun.connect(end, weak=False, dispatch_uid="flagon.in_flight")
+
+
+def _queue(task: Any) -> str:  # noqa: ANN401 (Celery's)
+    return str((task.request.delivery_info or {}).get("routing_key", "direct"))
+
+
+def count_watch(outcome: str) -> None:
+    """Count what became of the watch of a price."""
+    metrics.counter(
+        "flagon_watches_total", "Watches of prices by what became of them.", "outcome"
+    ).labels(outcome).inc()
 
 
 def count_ended(kind: str, outcome: str) -> None:

@@ -20,7 +20,7 @@ from flagon_catalog.review_schemas import (
     ReviewQuery,
     ReviewView,
 )
-from flagon_chassis import auth, conditional, idempotency
+from flagon_chassis import auth, conditional, idempotency, metrics
 from flagon_chassis.auth import Caller, ScopeMissing
 from flagon_chassis.db import reading, transaction
 from flagon_chassis.errors import Forbidden
@@ -94,6 +94,8 @@ class ProductReviews(MethodView):
         if subject is None:
             raise PersonRequired("Ask with a person's token.")
 
+        written: list[UUID] = []
+
         def respond() -> Response:
             view = reviews.create_review(
                 session,
@@ -102,11 +104,15 @@ class ProductReviews(MethodView):
                 fields=new.model_dump(),
                 moderated=_moderated(),
             )
+            written.append(view["id"])
             location = url_for("reviews.review", review_id=view["id"])
             return _tagged(shown(view, 201, location=location), view)
 
         with transaction() as session:
-            return idempotency.once(session, respond)
+            response = idempotency.once(session, respond)
+        if written:
+            _count("written")
+        return response
 
 
 class Reviews(MethodView):
@@ -180,6 +186,7 @@ class Review(MethodView):
                 reader=reader,
                 moderated=_moderated(),
             )
+        _count("changed")
         return _tagged(shown(view), view)
 
     @auth.requires()
@@ -194,6 +201,7 @@ class Review(MethodView):
             review = reviews.lock_review(session, id=review_id, reader=reader)
             _require_match(review.view())
             reviews.delete_review(session, review)
+        _count("deleted")
         return Response(status=204)
 
 
@@ -217,6 +225,7 @@ def publish_review(review_id: UUID) -> Response:
         )
         _require_match(review.view())
         view = reviews.publish_review(session, review)
+    _count("published")
     return _tagged(shown(view), view)
 
 
@@ -233,6 +242,7 @@ def reject_review(review_id: UUID, rejection: Rejection) -> Response:
         )
         _require_match(review.view())
         view = reviews.reject_review(session, review, note=rejection.note)
+    _count("rejected")
     return _tagged(shown(view), view)
 
 
@@ -267,6 +277,12 @@ def _changer() -> Reader:
     if caller.scopes.isdisjoint({OWN, WRITE}):
         raise ScopeMissing((OWN,), [OWN])
     return reader_of(caller)
+
+
+def _count(outcome: str) -> None:
+    metrics.counter(
+        "flagon_reviews_total", "Reviews by what was done.", "outcome"
+    ).labels(outcome).inc()
 
 
 def _moderated() -> bool:

@@ -114,6 +114,11 @@ def list_watches(
     return list(session.scalars(statement.limit(limit)))
 
 
+def count_watches(session: Session) -> int:
+    """Return how many watches there are."""
+    return session.scalars(select(func.count()).select_from(Watch)).one()
+
+
 def create_watch(
     session: Session,
     owner: str,
