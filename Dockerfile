@@ -108,5 +108,7 @@ STOPSIGNAL SIGTERM
 # seconds in every container costs nothing that one could measure.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --start-interval=1s --retries=3 \
     CMD ["python", "-IS", "-c", "import socket as s; c = s.create_connection(('127.0.0.1', 8000), 4); c.sendall(b'GET /readyz HTTP/1.0\\r\\nHost: localhost\\r\\n\\r\\n'); raise SystemExit(b' 200 ' not in c.recv(64))"]
-ENTRYPOINT ["/bin/sh", "-c", "exec python -m flagon_${SERVICE} \"$@\"", "flagon"]
+# The name of the service is known when the image is built, and this line is not: Python looks
+# it up and gives its place, process 1, to `python -m flagon_<service> …`. No shell is needed.
+ENTRYPOINT ["python", "-IS", "-c", "import os, sys; os.execvp('python', ['python', '-m', 'flagon_' + os.environ['SERVICE'], *sys.argv[1:]])"]
 CMD ["serve"]

@@ -25,7 +25,7 @@ selected=
 for name; do
   case $name in
     lint) selected="$selected format style types" ;;
-    test) selected="$selected $units e2e-local e2e-docker browser" ;;
+    test) selected="$selected $units images e2e-local e2e-docker browser" ;;
     unit) selected="$selected $units" ;;
     *) selected="$selected $name" ;;
   esac
@@ -130,8 +130,10 @@ processes() {
 }
 containers() {
   if docker info > /dev/null 2>&1; then
+    stage images "$bin/python" -m pytest -q tests/images
     stage e2e-docker end_to_end docker
   else
+    skip images "no container engine answers"
     skip e2e-docker "no container engine answers"
   fi
 }
