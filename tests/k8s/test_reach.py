@@ -4,7 +4,7 @@ from copy import deepcopy
 
 import pytest
 
-from .conftest import COMBINATIONS
+from .conftest import COMBINATIONS, FURTHER
 from .manifests import OVERLAYS, Manifests, combined, overlay, pod
 from .reach import OPAQUE, End, authorized, ends, meshed, reaches, servers
 
@@ -115,6 +115,12 @@ class TestMatrix:
     )
     def test_is_the_same_in_every_combination(self, components):
         manifests = combined(components)
+
+        assert matrix(manifests) == wanted(manifests)
+
+    @pytest.mark.parametrize(("name", "further"), FURTHER)
+    def test_is_the_same_in_an_overlay_with_a_component_more(self, name, further):
+        manifests = combined((further,), f"overlays/{name}")
 
         assert matrix(manifests) == wanted(manifests)
 
