@@ -1,6 +1,8 @@
 # One image per service: `docker build --build-arg SERVICE=catalog .`
 
-FROM python:3.13-slim AS base
+# A pipeline gives a digest: `--build-arg PYTHON=python:3.13-slim@sha256:…`.
+ARG PYTHON=python:3.13-slim
+FROM ${PYTHON} AS base
 
 
 FROM base AS uv
@@ -21,10 +23,11 @@ ARG SERVICE
 ENV UV_LINK_MODE=copy \
     UV_SYSTEM_CERTS=true \
     UV_PYTHON_DOWNLOADS=never \
-    UV_COMPILE_BYTECODE=1 \
-    # The root is read-only and the sources never change: Python need not look at them,
-    # and the bytecode holds no time of its making.
-    PYC_INVALIDATION_MODE=UNCHECKED_HASH
+    # The root is read-only and the sources never change: Python need not look at them, and
+    # the bytecode holds no time of its making. One process compiles all files in order, with
+    # one seed: what several do beside each other differs from build to build.
+    COMPILE="/opt/flagon/bin/python -m compileall -q --invalidation-mode unchecked-hash" \
+    PYTHONHASHSEED=0
 RUN uv venv --quiet --python /usr/local/bin/python3 /opt/flagon
 # Dependencies change rarely and fill a layer of their own.
 RUN --mount=type=bind,source=deploy/locks,target=/locks \
@@ -41,6 +44,7 @@ RUN --mount=type=bind,source=deploy/locks,target=/locks \
         sqlalchemy/dialects/sqlite PIL/_imagingft.* pillow.libs/libfreetype-* \
         pillow.libs/libharfbuzz-* pillow.libs/libbrotli* pillow.libs/libpng16-* && \
     find . -name '*.so' ! -path '*.libs/*' -exec strip --strip-unneeded {} + && \
+    ${COMPILE} "$PWD" && \
     find /opt/flagon -exec touch --no-dereference --date=@0 {} +
 # uWSGI is 2 MB under the GPL: only images that are made for it hold it.
 ARG SERVER=gunicorn
@@ -52,6 +56,13 @@ RUN --mount=type=bind,source=requirements.lock,target=/requirements.lock \
             --requirement /tmp/uwsgi.lock && \
         find /opt/flagon -newermt 1970-01-02 -exec touch --no-dereference --date=@0 {} +; \
     fi
+
+
+# As a tree that is copied whole, the folders above included: whatever is made for a COPY has
+# the time of the build.
+FROM build AS libraries
+RUN mkdir /made && mv /opt /made/ && \
+    find /made -exec touch --no-dereference --date=@0 {} +
 
 
 FROM uv AS wheels
@@ -72,13 +83,21 @@ ARG SERVICE
 RUN --mount=type=bind,from=wheels,source=/wheels,target=/wheels \
     uv pip install --quiet --offline --python /opt/flagon --no-deps \
         --target /opt/service /wheels/*.whl && \
-    rm -rf /opt/service/.lock /opt/service/bin && \
-    find /opt/service -exec touch --no-dereference --date=@0 {} +
+    # When uv made the wheel, for uv.
+    rm -rf /opt/service/.lock /opt/service/bin /opt/service/*.dist-info/uv_cache.json && \
+    sed -i '/uv_cache.json/d' /opt/service/*.dist-info/RECORD && \
+    ${COMPILE} /opt/service
 RUN groupadd --gid 10001 flagon && \
     useradd --uid 10001 --gid flagon --no-create-home --home-dir /tmp \
         --shell /usr/sbin/nologin flagon && \
-    install -d -o flagon -g flagon /var/lib/flagon/files /var/lib/flagon/images /var/lib/flagon/spool && \
-    printf '/opt/service\n' > /tmp/service.pth && touch --date=@0 /tmp/service.pth
+    packages=/made/opt/flagon/lib/python3.13/site-packages && \
+    mkdir -p /made/etc /made/var/lib "$packages" && \
+    cp /etc/passwd /etc/group /made/etc/ && \
+    cp -R /opt/service /made/opt/ && \
+    printf '/opt/service\n' > "$packages/service.pth" && \
+    install -d -o flagon -g flagon /made/var/lib/flagon /made/var/lib/flagon/files \
+        /made/var/lib/flagon/images /made/var/lib/flagon/spool && \
+    find /made -exec touch --no-dereference --date=@0 {} +
 
 
 FROM base
@@ -90,11 +109,8 @@ LABEL org.opencontainers.image.title="flagon-${SERVICE}" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.licenses="Apache-2.0"
-COPY --from=own /etc/passwd /etc/group /etc/
-COPY --from=own --chown=10001:10001 /var/lib/flagon /var/lib/flagon
-COPY --from=build /opt/flagon /opt/flagon
-COPY --from=own /tmp/service.pth /opt/flagon/lib/python3.13/site-packages/service.pth
-COPY --from=own /opt/service /opt/service
+COPY --link --from=libraries /made/ /
+COPY --link --from=own /made/ /
 ENV PATH=/opt/flagon/bin:$PATH \
     HOME=/tmp \
     PYTHONUNBUFFERED=1 \
@@ -109,5 +125,7 @@ STOPSIGNAL SIGTERM
 # seconds in every container costs nothing that one could measure.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --start-interval=1s --retries=3 \
     CMD ["python", "-IS", "-c", "import socket as s; c = s.create_connection(('127.0.0.1', 8000), 4); c.sendall(b'GET /readyz HTTP/1.0\\r\\nHost: localhost\\r\\n\\r\\n'); raise SystemExit(b' 200 ' not in c.recv(64))"]
-ENTRYPOINT ["/bin/sh", "-c", "exec python -m flagon_${SERVICE} \"$@\"", "flagon"]
+# The name of the service is known when the image is built, and this line is not: Python looks
+# it up and gives its place, process 1, to `python -m flagon_<service> …`. No shell is needed.
+ENTRYPOINT ["python", "-IS", "-c", "import os, sys; os.execvp('python', ['python', '-m', 'flagon_' + os.environ['SERVICE'], *sys.argv[1:]])"]
 CMD ["serve"]

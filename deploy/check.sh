@@ -20,12 +20,12 @@ export COLUMNS="${COLUMNS:-200}" PYTEST_ADDOPTS
 # Where these are set, pytest shows differences of any length.
 unset CI BUILD_NUMBER
 [ -t 1 ] && PYTEST_ADDOPTS="--color=yes $PYTEST_ADDOPTS"
-units='chassis auth catalog realtime web worker system judges together deployment k8s places observability'
+units='chassis auth catalog realtime web worker system judges together deployment k8s places observability sbom'
 selected=
 for name; do
   case $name in
     lint) selected="$selected format style types" ;;
-    test) selected="$selected $units e2e-local e2e-docker browser" ;;
+    test) selected="$selected $units images e2e-local e2e-docker browser" ;;
     unit) selected="$selected $units" ;;
     *) selected="$selected $name" ;;
   esac
@@ -81,6 +81,7 @@ types() {
     MYPYPATH=deploy/local "$bin/mypy" deploy/local/flagonctl &&
     MYPYPATH=deploy/local "$bin/mypy" deploy/k8s/cluster.py &&
     "$bin/mypy" deploy/api/flagonapi &&
+    "$bin/mypy" deploy/sbom.py &&
     MYPYPATH=deploy/observability "$bin/mypy" deploy/observability/flagonobs &&
     MYPYPATH=deploy/places:deploy/local "$bin/mypy" deploy/places/flagonplaces
 }
@@ -115,6 +116,7 @@ first() {
   stage system "$bin/python" -m pytest -q tests/system
   stage judges "$bin/python" -m pytest -q tests/judges
   stage k8s kubernetes
+  stage sbom make --no-print-directory sbom
 }
 second() {
   services catalog realtime web
@@ -130,8 +132,10 @@ processes() {
 }
 containers() {
   if docker info > /dev/null 2>&1; then
+    stage images "$bin/python" -m pytest -q tests/images
     stage e2e-docker end_to_end docker
   else
+    skip images "no container engine answers"
     skip e2e-docker "no container engine answers"
   fi
 }

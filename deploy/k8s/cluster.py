@@ -14,7 +14,6 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +30,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "deploy" / "local"))
 
-from flagonctl import authority, configuration, environment, templates, vault  # noqa: E402 (found by the path above)
+from flagonctl import authority, configuration, environment, image, templates, vault  # noqa: E402 (found by the path above)
 from flagonctl.problem import Problem  # noqa: E402 (found by the path above)
 from flagonctl.processes import OWNERS, SERVICES  # noqa: E402 (found by the path above)
 from flagonctl.stack import Stack  # noqa: E402 (found by the path above)
@@ -420,25 +419,10 @@ def ask(port: int, path: str, *, fresh: bool = False) -> bytes | None:
 
 def images() -> list[str]:
     """Build every image as the base names it and return the names."""
-    names = []
-    for service in SERVICES:
-        names.append(f"flagon-{service}:{VERSION}")
-        _docker("--build-arg", f"SERVICE={service}", "--tag", names[-1], ".")
-    with tempfile.TemporaryDirectory() as pages:
-        configuration.page_files(Path(pages), ROOT, 0o644)
-        Path(pages).chmod(0o755)
-        names.append(f"flagon-gateway:{VERSION}")
-        _docker(
-            *("--file", "deploy/k8s/images/gateway.Dockerfile"),
-            *("--build-context", f"pages={pages}", "--tag", names[-1], "."),
-        )
-    return names
-
-
-def _docker(*arguments: str) -> None:
-    done = subprocess.run(["docker", "build", *arguments], check=False, cwd=ROOT)
-    if done.returncode != 0:
-        raise Problem("An image could not be built.", "docker info")
+    names = {one: f"flagon-{one}:{VERSION}" for one in (*SERVICES, "gateway")}
+    for one, name in names.items():
+        image.build(one, "--load", "--tag", name)
+    return list(names.values())
 
 
 def load(context: str, names: list[str]) -> None:

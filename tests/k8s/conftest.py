@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .manifests import COMPONENTS, ROOT
+from .manifests import COMPONENTS, OVERLAYS, ROOT, contained
 
 _MIXTURES = 8
 # Four of the eight mixtures for each component, the first among them: of two such sets each
@@ -30,6 +30,13 @@ COMBINATIONS = [
 ]
 """The base alone, with each component, with all of them, and seven mixtures: of any two
 components there is one with both, with either alone, and with neither."""
+FURTHER = [
+    (overlay, component)
+    for overlay in OVERLAYS
+    for component in COMPONENTS
+    if component not in contained(overlay)
+]
+"""Each overlay with each component that it does not have."""
 
 
 @pytest.fixture

@@ -99,17 +99,19 @@ def overlay(name):
     return build(K8S / "overlays" / name)
 
 
-def combine(folder, components, **more):
+def combine(folder, components, start="base", **more):
     """Build the base with some components, from a kustomization in `folder`.
 
     `folder` must be below the checkout: a base is named by a relative path.
+
+    :param start: another folder of deploy/k8s instead of the base.
     """
     up = Path(*[".."] * len(folder.relative_to(ROOT).parts)) / "deploy" / "k8s"
     text = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
         "namespace": "flagon",
-        "resources": [str(up / "base")],
+        "resources": [str(up / start)],
         "components": [str(up / "components" / name) for name in components],
         **more,
     }
@@ -117,12 +119,18 @@ def combine(folder, components, **more):
     return build(folder)
 
 
+def contained(name):
+    """The components that an overlay names."""
+    text = (K8S / "overlays" / name / "kustomization.yaml").read_text()
+    return {Path(one).name for one in yaml.safe_load(text)["components"]}
+
+
 @cache
-def combined(components):
-    """The base with some components, built once for all tests.
+def combined(components, start="base"):
+    """The base, or what an overlay builds, with some components; built once for all tests.
 
     :param components: a tuple of names.
     """
     (ROOT / "dist").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="k8s.", dir=ROOT / "dist") as folder:
-        return combine(Path(folder), components)
+        return combine(Path(folder), components, start)

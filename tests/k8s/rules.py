@@ -681,6 +681,19 @@ def first_container(workload):
     return pod(workload)["spec"]["containers"][0]
 
 
+WAYS_IN = {
+    "Certificate": lambda spec: [spec["dnsNames"]],
+    "Ingress": lambda spec: [
+        *(one["hosts"] for one in spec["tls"]),
+        *([one["host"]] for one in spec["rules"]),
+    ],
+    "Gateway": lambda spec: [[one["hostname"]] for one in spec["listeners"]],
+    "HTTPRoute": lambda spec: [spec["hostnames"]],
+    "BackendTLSPolicy": lambda spec: [[spec["validation"]["hostname"]]],
+}
+"""The lists of names that objects before the gateway have."""
+
+
 def agreement(manifests):
     """Values that several processes must agree on are the same."""
     urls = {manifests.settings(one)[f"{one.upper()}_PUBLIC_URL"] for one in SERVICES}
@@ -693,9 +706,9 @@ def agreement(manifests):
     web = manifests.settings("web")
     if gateway["GATEWAY_SESSION_COOKIE"] != web["WEB_SESSION_COOKIE"]:
         yield "the gateway looks for another session cookie"
-    for one in manifests.of("Certificate"):
-        if host not in one["spec"]["dnsNames"]:
-            yield f"the certificate is not for {host}"
+    for one in manifests.of(*WAYS_IN):
+        if any(names != [host] for names in WAYS_IN[one["kind"]](one["spec"])):
+            yield f"{name_of(one)} is not for {host}"
 
 
 RULES = {

@@ -11,8 +11,17 @@ import yaml
 from kubernetes_validate import utils
 
 from . import rules, schemas
-from .conftest import COMBINATIONS
-from .manifests import COMPONENTS, K8S, OVERLAYS, build, combined, name_of, overlay
+from .conftest import COMBINATIONS, FURTHER
+from .manifests import (
+    COMPONENTS,
+    K8S,
+    OVERLAYS,
+    build,
+    combined,
+    contained,
+    name_of,
+    overlay,
+)
 
 OLDEST, NEWEST = "1.35", "1.37"
 """The versions of Kubernetes that are maintained: the newest and two before it."""
@@ -100,6 +109,25 @@ class TestOverlay:
             "production": {"production"},
             "staging": {"production"},
         }
+
+
+class TestFurther:
+    """An overlay with a component more."""
+
+    def test_is_every_pair(self):
+        there = sum(len(contained(name)) for name in OVERLAYS)
+
+        assert len(set(FURTHER)) + there == len(OVERLAYS) * len(COMPONENTS)
+
+    @pytest.mark.parametrize(("name", "further"), FURTHER)
+    def test_keeps_to_every_rule(self, name, further):
+        manifests = combined((further,), f"overlays/{name}")
+
+        assert manifests != overlay(name)
+        assert manifests.settings("auth") == overlay(name).settings("auth")
+        assert rules.broken(manifests) == []
+        assert list(mistakes(manifests, OLDEST)) == []
+        assert list(mistakes(manifests, NEWEST)) == []
 
 
 class TestCombination:

@@ -12,11 +12,12 @@ import pytest
 
 from flagon_chassis.testing import lacking
 
-from .manifests import K8S, ROOT, containers, overlay, pod
+from .manifests import ROOT, containers, overlay, pod
 
 sys.path.insert(0, str(ROOT / "deploy" / "local"))
 
-from flagonctl import authority, configuration
+from flagonctl import authority
+from flagonctl import image as builder
 
 
 def docker(*arguments, check=True):
@@ -26,17 +27,12 @@ def docker(*arguments, check=True):
 
 
 @pytest.fixture(scope="module")
-def image(tmp_path_factory):
+def image():
     """The gateway's image, built from the checkout; it goes again."""
     if not shutil.which("docker") or docker("version", check=False).returncode:
         lacking("A container engine", "install Docker")
-    pages = tmp_path_factory.mktemp("pages")
-    configuration.page_files(pages, ROOT, 0o644)
     name = f"flagon-gateway-test:{uuid.uuid4().hex}"
-    docker(
-        *("build", "--file", K8S / "images" / "gateway.Dockerfile"),
-        *("--build-context", f"pages={pages}", "--tag", name, "."),
-    )
+    builder.build("gateway", "--quiet", "--load", "--tag", name)
     yield name
     docker("rmi", "--force", name)
 

@@ -1,65 +1,37 @@
-"""Who reaches whom is what docs/architecture.md says, and nothing more."""
+"""Who reaches whom is what docs/patterns/network-policies.md says, and nothing more."""
 
+import re
 from copy import deepcopy
+from itertools import product
 
 import pytest
 
-from .conftest import COMBINATIONS
-from .manifests import OVERLAYS, Manifests, combined, overlay, pod
+from .conftest import COMBINATIONS, FURTHER
+from .manifests import K8S, OVERLAYS, ROOT, Manifests, combined, overlay, pod
 from .reach import OPAQUE, End, authorized, ends, meshed, reaches, servers
 
-OWNERS = ("auth", "catalog", "worker")
-TASKS = ("worker-interactive", "worker-bulk")
+DOCUMENT = ROOT / "docs" / "patterns" / "network-policies.md"
 
-EDGES = {
-    # Requests of people, the session exchange and API keys.
-    *(("gateway", to, 8000) for to in ("auth", "catalog", "realtime", "web", "worker")),
-    # Keys of tokens; tokens of one's own; pages that say how everything is.
-    *((one, "auth", 8000) for one in ("catalog", "realtime", "web", "worker", *TASKS)),
-    *(("web", to, 8000) for to in ("catalog", "realtime", "worker")),
-    ("web", "gateway", 8081),
-    # Prices that are watched, imports and thumbnails; logouts.
-    *((one, "catalog", 8000) for one in ("worker", "worker-bulk")),
-    ("worker-interactive", "web", 8000),
-    # Each owner's database, from its own processes.
-    *(
-        (f"{owner}{process}", "postgres", 5432)
-        for owner in OWNERS
-        for process in ("", "-relay", "-migrate")
-    ),
-    *(
-        (one, "postgres", 5432)
-        for one in ("auth-seed", "catalog-consumer", "worker-consumer", *TASKS)
-    ),
-    # Sessions, denylist, streams and queues: all that serve, send or take.
-    *(
-        (one, "redis-store", 6379)
-        for one in (
-            *("auth", "catalog", "realtime", "web", "worker", "auth-seed", *TASKS),
-            *("auth-relay", "catalog-relay", "worker-relay"),
-            *("catalog-consumer", "worker-consumer", "worker-beat"),
-        )
-    ),
-    # Rate limits of what serves, and kept answers.
-    *(
-        (one, "redis-cache", 6379)
-        for one in (
-            *("auth", "catalog", "realtime", "web", "worker"),
-            *("auth-seed", "catalog-relay"),
-        )
-    ),
-}
+
+def edges(text):
+    """Pairs of each edge in the table of a document, and why it is there.
+
+    An edge is caller, callee and port; a row holds those of all callers to all callees.
+    """
+    words = re.compile("`([a-z-]+)`")
+    for row in re.findall(
+        r"^\| (`.+) \| (`.+) \| (\d+) \| (.+) \|$", text, re.MULTILINE
+    ):
+        callers, callees, port, why = row
+        for edge in product(
+            words.findall(callers), words.findall(callees), [int(port)]
+        ):
+            yield edge, why
+
+
+WHY = dict(edges(DOCUMENT.read_text()))
+EDGES = {edge for edge, why in WHY.items() if not why.startswith("with `")}
 """Every connection between pods that the platform needs: caller, callee, port."""
-
-STORE = {caller for caller, callee, _port in EDGES if callee == "redis-store"}
-MORE = {
-    # The component cloudnative-pg.
-    ("postgres-roles", "postgres", 5432),
-    # The component redis-sentinel: who is the primary, and what is asked of it.
-    *((caller, "redis-nodes", 6379) for caller in (*STORE, "redis-sentinel")),
-    *((caller, "redis-sentinel", 26379) for caller in (*STORE, "redis-nodes")),
-}
-"""What components need beside it."""
 
 DATA = (5432, 6379, 26379)
 PORTS = (80, 443, OPAQUE, 5432, 6379, 8000, 8080, 8081, 8443, 9090, 9187, 26379)
@@ -89,7 +61,7 @@ def matrix(manifests):
 def wanted(manifests):
     """The edges whose ends are there."""
     pods, proxied = ends(manifests), meshed(manifests)
-    plain = {edge for edge in EDGES | MORE if {edge[0], edge[1]} <= set(pods)}
+    plain = {edge for edge in WHY if {edge[0], edge[1]} <= set(pods)}
     return plain | {
         (caller, callee, OPAQUE)
         for caller, callee, port in plain
@@ -118,11 +90,29 @@ class TestMatrix:
 
         assert matrix(manifests) == wanted(manifests)
 
+    @pytest.mark.parametrize(("name", "further"), FURTHER)
+    def test_is_the_same_in_an_overlay_with_a_component_more(self, name, further):
+        manifests = combined((further,), f"overlays/{name}")
+
+        assert matrix(manifests) == wanted(manifests)
+
+    def test_is_written_once_and_has_a_reason(self):
+        found = list(edges(DOCUMENT.read_text()))
+        components = {path.name for path in (K8S / "components").iterdir()}
+
+        assert len(found) == len(WHY)
+        for _edge, why in found:
+            named = re.match(r"with `([a-z-]+)`: .", why)
+            assert len(why) > 10
+            assert named is None or named[1] in components
+
     def test_has_every_pair_of_the_local_overlay(self, local):
         assert wanted(local) == EDGES
-        # Twenty-one pods, so nearly all of some 5,000 possible connections are refused.
-        assert len(ends(local)) == 21
-        assert len(EDGES) < 60
+        # The document says how many others are refused.
+        pods = len(ends(local))
+        others = pods * (pods - 1) * len(PORTS) - len(EDGES)
+        said = f"{len(EDGES)} edges in the local overlay: {others:,} other connections"
+        assert said in DOCUMENT.read_text()
 
     def test_lets_everything_through_without_the_component(self):
         manifests = combined(("data",))

@@ -338,6 +338,16 @@ def host_that_is_not_served(one):
     one["data"]["GATEWAY_SERVER_NAMES"] = "other.example.com"
 
 
+@breaks("agreement", "Ingress", "gateway")
+def another_name_without_a_certificate(one):
+    one["spec"]["rules"][0]["host"] = "other.example.com"
+
+
+@breaks("agreement", "HTTPRoute", "public")
+def another_name_that_is_let_in(one):
+    one["spec"]["hostnames"].append("other.example.com")
+
+
 @breaks("agreement", "ConfigMap", "web")
 def two_cookies(one):
     one["data"]["WEB_SESSION_COOKIE"] = "session"

@@ -128,7 +128,7 @@ class TestProcesses:
             container = pod(overlay("local").find(kind, name))["spec"]["containers"][0]
             assert container["image"] == COMPOSE["services"][name]["image"]
         dockerfile = (K8S / "images" / "gateway.Dockerfile").read_text()
-        assert f"FROM {COMPOSE['services']['gateway']['image']}" in dockerfile
+        assert f"ARG NGINX={COMPOSE['services']['gateway']['image']}\n" in dockerfile
 
 
 class TestSettings:

@@ -45,6 +45,8 @@ def commands(recipe):
                 yield f"{one.name} starts {command}"
         elif not command.endswith("seed" if one.name == "auth-seed" else "migrate"):
             yield f"{one.name} starts {command}"
+        elif {"sh", "/bin/sh", "bash"} & set(one.command):
+            yield f"{one.name} needs a shell"
 
 
 def settings(recipe):

@@ -1,7 +1,9 @@
 """What is committed is what is made, has the shape of its place, and keeps every rule."""
 
 import json
+import os
 import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 
@@ -196,6 +198,11 @@ def another_queue(documents):
 @breaks("commands", "aws")
 def image_of_a_neighbour(documents):
     task(documents, "AuthRelay")["Image"] = {"Ref": "CatalogImage"}
+
+
+@breaks("commands", "aws")
+def shell(documents):
+    task(documents, "AuthSeed")["EntryPoint"] = ["sh", "-c"]
 
 
 @breaks("settings", "azure")
@@ -439,6 +446,32 @@ def two_names(documents):
     for variable in app(documents, "web")["template"]["containers"][0]["env"]:
         if variable["name"] == "WEB_PUBLIC_URL":
             variable["value"] = "https://other.example.com"
+
+
+class TestSeedOfAws:
+    def test_has_its_clients_in_a_file_that_nobody_else_reads(self, tmp_path):
+        """What is secret comes as a variable there, and auth reads files."""
+        seed = next(one for one in recipe("aws").runs if one.name == "auth-seed")
+        python, option, code, *command = seed.command
+        shown = """
+import os
+path = os.environ["AUTH_CLIENTS_FILE"]
+print(open(path).read(), oct(os.stat(path).st_mode), "AUTH_CLIENTS" in os.environ)
+"""
+        done = subprocess.run(
+            [
+                *(sys.executable, option, code.replace("/tmp/", f"{tmp_path}/")),
+                *(sys.executable, "-c", shown),
+            ],
+            check=True,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "AUTH_CLIENTS": "[1]"},
+        )
+
+        assert python == "python"
+        assert command == ["flask", "--app", "flagon_auth.app", "seed"]
+        assert done.stdout == "[1] 0o100600 False\n"
 
 
 class TestRules:

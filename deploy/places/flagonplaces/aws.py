@@ -24,6 +24,13 @@ DOMAIN = "flagon.internal"
 _ENGINE = "17"
 _VERSION = "17.10"
 _OWNED = ("auth", "catalog", "worker")
+# Secrets come as variables alone: the file is made of one, and the process takes its place.
+_WITH_A_FILE = (
+    "import os, sys; from pathlib import Path; os.umask(0o077); "
+    "Path('/tmp/clients.json').write_text(os.environ.pop('AUTH_CLIENTS')); "
+    "os.environ['AUTH_CLIENTS_FILE'] = '/tmp/clients.json'; "
+    "os.execvp(sys.argv[1], sys.argv[1:])"
+)
 
 
 def files(found: tuple[Part, ...]) -> dict[str, str]:
@@ -271,19 +278,11 @@ def _command(part: Part) -> Object:
     if part.kind == "gateway":
         return {"EntryPoint": ["sh", "/etc/flagon/gateway.sh"]}
     if part.files:
-        # Secrets come as variables alone: the file is made of one.
         return {
-            "EntryPoint": ["sh", "-c"],
-            "Command": [_with_a_file(" ".join((*part.entrypoint, *part.arguments)))],
+            "EntryPoint": ["python", "-c", _WITH_A_FILE],
+            "Command": [*part.entrypoint, *part.arguments],
         }
     return {"Command": list(part.arguments)}
-
-
-def _with_a_file(command: str) -> str:
-    return (
-        "umask 077; printf '%s' \"$AUTH_CLIENTS\" > /tmp/clients.json;"
-        f" unset AUTH_CLIENTS; AUTH_CLIENTS_FILE=/tmp/clients.json exec {command}"
-    )
 
 
 def _health(part: Part) -> list[str]:
