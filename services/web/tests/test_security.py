@@ -1,5 +1,7 @@
+import io
 import re
 from html.parser import HTMLParser
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -25,6 +27,7 @@ PLACE = {
     "job_id": "0" * 8 + "-0000-0000-0000-" + "0" * 12,
 }
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
+NO_PAGES = {"account.sign_in", "account.callback", "account.exchange_session"}
 VOID = {
     "area",
     "base",
@@ -89,7 +92,10 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def signed_in(administrator):
-    """Administrators see all pages that there are."""
+    """Administrators see all pages that there are; this one is about to import a file."""
+    column = EVIL.replace('"', '""')
+    table = io.BytesIO(f'"{column}",b\n"{column}",2\n'.encode())
+    assert administrator.submit("/import", file=(table, EVIL)).status_code == 303
     return administrator
 
 
@@ -262,7 +268,12 @@ def pages(shop):
         "/back-office/audit?id=%22%3E%3Cscript%3Ealert(1)&entity=%22%3E%3Cimg%20src=x",
         "/back-office/audit?actor=%22%3E%3Cimg%20src=x%20onerror=alert(1)%3E",
         "/back-office/audit?since=%22%3E%3Cscript%3Ealert(1)&until=2026-01-01T00:00",
+        "/back-office/keys",
+        "/back-office/operations",
+        "/back-office/operations/catalog",
+        f"/back-office/operations/request?id={EVIL}",
         "/import",
+        "/import/columns",
         "/nowhere/%3Cscript%3E",
     ]
 
@@ -310,9 +321,33 @@ class TestEveryPage:
 
         assert len(nonces) == len(pages)
 
-    def test_of_a_person_is_kept_by_no_cache(self, signed_in, browser, pages):
-        assert signed_in.get("/").headers["Cache-Control"] == "no-store"
-        assert "Cookie" in signed_in.get("/").headers["Vary"]
+    def test_of_a_person_is_kept_by_no_cache(self, signed_in, pages):
+        for path in pages:
+            headers = signed_in.get(path).headers
+            assert headers["Cache-Control"] == "no-store", path
+            assert "Cookie" in headers["Vary"], path
+
+    def test_of_a_stranger_is_kept_by_no_shared_cache(self, make_browser, pages):
+        for path in pages:
+            headers = make_browser().get(path).headers
+            kept = {part.strip() for part in headers["Cache-Control"].split(",")}
+            assert kept & {"private", "no-store"}, path
+            assert "Cookie" in headers["Vary"], path
+
+    def test_is_among_them(self, app, pages):
+        addresses = app.url_map.bind("localhost")
+        looked_at = {
+            addresses.match(urlsplit(path).path)[0]
+            for path in pages
+            if not path.startswith("/nowhere")
+        }
+        every = {
+            rule.endpoint
+            for rule in app.url_map.iter_rules()
+            if "GET" in rule.methods and "." in rule.endpoint
+        }
+
+        assert every - looked_at == NO_PAGES
 
     def test_names_static_files_by_their_content(self, browser):
         text = browser.get("/").text
