@@ -27,6 +27,7 @@ PLACE = {
     "job_id": "0" * 8 + "-0000-0000-0000-" + "0" * 12,
 }
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
+ID = "0123456789abcdef" * 2
 NO_PAGES = {"account.sign_in", "account.callback", "account.exchange_session"}
 VOID = {
     "area",
@@ -515,6 +516,33 @@ class TestHostileRequests:
         assert "Something broke on our side" in answer.text
         assert "secret" not in answer.text
         assert "RuntimeError" not in answer.text
+
+    @pytest.mark.parametrize("given", [ID, EVIL, "short", "x" * 65, ""])
+    @pytest.mark.parametrize("path", ["/nowhere", "/jobs"])
+    def test_tells_what_to_do_with_the_id_as_it_was_accepted(
+        self, signed_in, platform, path, given
+    ):
+        platform.down.add("worker")
+
+        answer = signed_in.get(path, headers={"X-Request-ID": given})
+
+        accepted = answer.headers["X-Request-ID"]
+        assert answer.status_code in {404, 503}
+        assert (accepted == given) is (given == ID)
+        assert "tell support the number of your request" in answer.text
+        assert f"data-request>{accepted}</code>" in answer.text
+        assert f"/back-office/operations/request?id={accepted}" in answer.text
+        assert given in ("", "short", accepted) or given not in answer.text
+
+    def test_leads_operators_alone_to_the_request(self, browser, platform):
+        assert "/operations/request" not in browser.get("/nowhere").text
+        platform.role = "merchandiser"
+        browser.sign_in(platform)
+
+        answer = browser.get("/nowhere", headers={"Accept-Language": "de"})
+
+        assert "nenne dem Support die Nummer deiner Anfrage" in answer.text
+        assert "/operations/request" not in answer.text
 
     def test_programs_get_problems(self, browser):
         answer = browser.client.get("/nowhere")
