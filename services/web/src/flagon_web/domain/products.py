@@ -18,6 +18,8 @@ from .terms import capitalized, term
 _LINK = re.compile(r"\Ahttps?://", re.IGNORECASE)
 _SMALL = 3
 _SHARP = 480
+_SHARPEST = 960
+"""Pixels that are enough for the largest place in a page on the sharpest screen."""
 _SUMMARY = 150
 
 # Where a supplier names the people behind a product, in the order of preference.
@@ -118,6 +120,18 @@ class Image(Shown):
         """The narrowest one that is sharp in a page; the whole while there is none."""
         wide = [small for small in self.thumbnails if small.width >= _SHARP]
         return min(wide, key=lambda small: small.width, default=self)
+
+    @property
+    def srcset(self) -> str:
+        """What a browser may choose from, as HTML's `srcset`.
+
+        The whole is among it only where nothing else is sharp enough: it may be huge.
+        """
+        small = [one for one in self.thumbnails if one.width < self.width]
+        choice: list[Thumbnail | Image] = [*small]
+        if all(one.width < _SHARPEST for one in small):
+            choice.append(self)
+        return ", ".join(f"{one.url} {one.width}w" for one in choice)
 
 
 class Rating(Shown):

@@ -221,7 +221,7 @@ def product_page(
     page = render_template(
         "product.html",
         product=product,
-        image=next(iter(found["images"] or ()), None),
+        images=found["images"] or [],
         form=form,
         why=why,
         category_name=names.get(product.category or "", product.category),
