@@ -303,6 +303,39 @@ class TestEveryPage:
             assert "<img src=x" not in text, path
             assert 'href="javascript:' not in text, path
 
+    @pytest.mark.parametrize(
+        "hostile",
+        [
+            EVIL,
+            f"<mark>{EVIL}</mark>",
+            "<mark onclick=alert(1)>a</mark>",
+            "&lt;script&gt;alert(1)&lt;/script&gt;",
+            "&amp;lt;script&amp;gt;alert(1)",
+            "<mark><mark>a</mark>",
+            "</mark><script>alert(1)<mark>",
+            "\ue001<\ue000script>alert(1)\ue001",
+        ],
+    )
+    def test_takes_nothing_but_marks_from_what_a_search_found(
+        self, signed_in, shop, hostile
+    ):
+        told = {"name": hostile, "description": f"<mark>hit</mark> {hostile}"}
+        shop.highlights = dict.fromkeys(shop.products, told)
+
+        answer = signed_in.get("/search?q=book")
+
+        page = Page(answer.text)
+        assert page.problems == []
+        assert page.inline == []
+        shown = re.findall(
+            r'<(?:span class="book__title"|p class="book__hit").*', answer.text
+        )
+        assert len(shown) >= 20
+        for line in shown:
+            tags = set(re.findall(r"<(?!/)([^\s>]+)", line))
+            assert tags <= {"span", "p", "mark", "div", "strong", "s"}, line
+            assert "<mark>hit</mark>" in line or "book__title" in line
+
     def test_carries_a_strict_policy_with_a_fresh_nonce(self, signed_in, pages):
         nonces = set()
         for path in pages:

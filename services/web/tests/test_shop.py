@@ -73,6 +73,19 @@ class TestSearch:
         assert "The Hobbit" not in text
         assert 'value="dune"' in text
 
+    def test_marks_where_the_words_were_found(self, browser, platform, product_with):
+        words = "There is <b>spice</b> & more of the spice."
+        platform.add(product_with("Spice & Dune: a story", description=words))
+        platform.add(product_with("Spices", description="Salt."))
+
+        text = browser.get("/search?q=spice").text
+
+        assert "<mark>Spice</mark> &amp; Dune</span>" in text
+        assert "There is &lt;b&gt;<mark>spice</mark>&lt;/b&gt; &amp; more" in text
+        assert "<mark>Spice</mark>s</span>" in text
+        assert "Salt." not in text
+        assert "<mark>" not in browser.get("/").text
+
     def test_says_when_nothing_fits(self, browser):
         assert "Nothing found" in browser.get("/search?q=zzz").text
 

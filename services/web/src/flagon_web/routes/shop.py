@@ -105,6 +105,7 @@ def search() -> ResponseReturnValue:
                     tag=tag,
                     in_stock=in_stock,
                     facets=True,
+                    highlight=True,
                     cursor=cursor,
                 ),
                 "categories": catalog.list_categories,
