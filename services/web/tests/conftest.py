@@ -820,7 +820,8 @@ def stand_in_jobs(app: Flask, platform: Platform) -> None:
                 "key": request.headers["Idempotency-Key"],
             }
         )
-        job = platform.add_job(make_job("queued", kind=request.form["kind"]))
+        asked = {"kind": request.form["kind"], "params": loads(request.form["params"])}
+        job = platform.add_job(make_job("queued", **asked))
         return jsonify(job), 202, {"Location": f"/api/v1/jobs/{job['id']}"}
 
     @app.get("/api/v1/jobs/<uuid:job_id>")
