@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from contextlib import contextmanager
 
 from harness.waiting import until
 from playwright.sync_api import expect
@@ -28,6 +29,16 @@ def a_product(client, **members):
     made = client.post("/api/v1/products", json={**new, **members})
     assert made.status_code == 201, made.text
     return made.json()
+
+
+@contextmanager
+def stopped(stack, name):
+    """Stop a process of the stack for as long as the block lasts."""
+    stack.make("stop", P=name)
+    try:
+        yield
+    finally:
+        stack.make("start", P=name)
 
 
 def a_picture(browser, width=700, height=500):
