@@ -14,12 +14,17 @@ OFFICE = "/back-office/{}"
 PAGES = ("/", "/status", "/jobs", "/import", "/back-office")
 LISTS = ("products", "categories", "users", "clients", "keys", "audit", "webhooks")
 TOO_WIDE = """
-    (width) => document.documentElement.scrollWidth <= width ? [] : [
-      ...document.querySelectorAll("body *")
-    ].filter((one) => one.getBoundingClientRect().right > width + 0.5)
-      .map((one) => `${one.localName}.${one.className}`)
+    ([width, direction]) => {
+      document.documentElement.dir = direction;
+      return document.documentElement.scrollWidth <= width ? [] : [
+        ...document.querySelectorAll("body *")
+      ].filter((one) => {
+        const {left, right} = one.getBoundingClientRect();
+        return left < -0.5 || right > width + 0.5;
+      }).map((one) => `${one.localName}.${one.className}`);
+    }
 """
-"""What sticks out of a page that is wider than it should be."""
+"""What sticks out of a page, read from one side, that is wider than it should be."""
 
 
 class TestImport:
@@ -317,8 +322,9 @@ class TestPages:
 
         for path in [*PAGES, *map(OFFICE.format, LISTS), *wordy]:
             somebody.page.goto(path)
-            wide = somebody.page.evaluate(TOO_WIDE, PHONE["width"])
-            assert wide == [], path
+            for direction in ("ltr", "rtl"):
+                asked = [PHONE["width"], direction]
+                assert somebody.page.evaluate(TOO_WIDE, asked) == [], (path, direction)
 
     def test_can_be_used_by_keyboard(self, person):
         page = person().page
