@@ -18,7 +18,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "e2e")]
 from harness.stack import running  # noqa: E402 (found by the path above)
 from people import Person, chromium  # noqa: E402 (found by the path above)
 
-SIZES = {"desktop": (1280, 860), "phone": (390, 844)}
+SIZES = {"desktop": (1280, 860), "phone": (390, 844), "wide": (1440, 900)}
 SCHEMES = ("light", "dark")
 OFFICE_WIDTHS = (390, 1440)
 PARTLY = 0.25

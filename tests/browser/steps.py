@@ -2,7 +2,9 @@
 
 import json
 import uuid
+from contextlib import contextmanager
 
+from harness.waiting import until
 from playwright.sync_api import expect
 
 
@@ -27,6 +29,44 @@ def a_product(client, **members):
     made = client.post("/api/v1/products", json={**new, **members})
     assert made.status_code == 201, made.text
     return made.json()
+
+
+@contextmanager
+def stopped(stack, name):
+    """Stop a process of the stack for as long as the block lasts."""
+    stack.make("stop", P=name)
+    try:
+        yield
+    finally:
+        stack.make("start", P=name)
+
+
+def a_picture(browser, width=700, height=500):
+    """Return the bytes of a picture that no other test has."""
+    page = browser.new_page(viewport={"width": width, "height": height})
+    page.set_content(f"<h1>{uuid.uuid4().hex}</h1>")
+    try:
+        return page.screenshot(type="png")
+    finally:
+        page.close()
+
+
+def illustrated(client, browser, sizes, **members):
+    """Make a product with pictures of these sizes and return it as it is with all."""
+    product = a_product(client, **members)
+    path = f"/api/v1/products/{product['id']}"
+    for number, size in enumerate(sizes, 1):
+        file = ("x.png", a_picture(browser, *size), "image/png")
+        sent = client.post(
+            f"{path}/images", files={"file": file}, data={"alt": f"Side {number}"}
+        )
+        assert sent.status_code == 201, sent.text
+
+    def shown():
+        found = client.get(f"{path}/images").json()["items"]
+        return found if all(one["thumbnails"] for one in found) else None
+
+    return {**product, "images": until(shown, what="the thumbnails")}
 
 
 def find(page, mark, number):

@@ -5,10 +5,11 @@ see in test_administration.py.
 """
 
 import uuid
+from functools import partial
 
 from axe import judge
 from playwright.sync_api import expect
-from steps import find, forget, imported, plan, run_now
+from steps import a_file, find, forget, imported, plan, run_now
 
 SHOP = ["/", "/search", "/search?q=no-such-words-zzz", "/status", "/categories/none"]
 OFFICE = [
@@ -33,6 +34,16 @@ FOCUS = """() => [document.activeElement, document.activeElement.closest("li")]
   .filter(Boolean)
   .flatMap((one) => [null, "::before", "::after"].map((part) => getComputedStyle(one, part)))
   .some((style) => style.outlineStyle !== "none" || style.boxShadow !== "none")"""
+
+
+def tab_on(page, selector):
+    """Press the tab key until something is reached, and see that it shows the focus."""
+    for _ in range(90):
+        page.keyboard.press("Tab")
+        if page.evaluate("(s) => document.activeElement.matches(s)", selector):
+            assert page.evaluate(FOCUS), f"no focus is shown on {selector}"
+            return
+    raise AssertionError(f"the keyboard does not reach {selector}")
 
 
 class TestShop:
@@ -120,14 +131,7 @@ class TestKeyboard:
         mark = imported(merchandiser, tmp_path, 2)
         expect(page.locator("[data-state-badge]")).to_have_text("Succeeded")
         page.goto("/")
-
-        def tab_to(selector):
-            for _ in range(60):
-                page.keyboard.press("Tab")
-                if page.evaluate("(s) => document.activeElement.matches(s)", selector):
-                    assert page.evaluate(FOCUS), f"no focus is shown on {selector}"
-                    return
-            raise AssertionError(f"the keyboard does not reach {selector}")
+        tab_to = partial(tab_on, page)
 
         tab_to("#q")
         page.keyboard.type(f"{mark} Band 1")
@@ -144,3 +148,45 @@ class TestKeyboard:
         tab_to(".languages [value=de]")
         page.keyboard.press("Enter")
         expect(page.locator("html")).to_have_attribute("lang", "de")
+
+    def test_is_enough_to_import_a_file(self, merchandiser, tmp_path):
+        page, (path, mark) = merchandiser.page, a_file(tmp_path, 9, broken=1)
+        tab_to, badge = partial(tab_on, page), page.locator("[data-state-badge]")
+        page.goto("/")
+        tab_to("nav a[href='/import']")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/import")
+
+        tab_to("#file")
+        with page.expect_file_chooser() as chooser:
+            page.keyboard.press("Enter")
+        chooser.value.set_files(path)
+        tab_to("main button[type=submit]")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/import/columns")
+
+        # What the column of the authors becomes, which is an attribute at first.
+        tab_to("[name=targets-2]")
+        page.keyboard.press("Home")
+        expect(page.locator("[name=targets-2]")).to_have_value("")
+        tab_to("#category")
+        page.keyboard.type("Browser tests")
+        tab_to("#dry_run")
+        page.keyboard.press("Space")
+        tab_to("main button[type=submit]")
+        page.keyboard.press("Enter")
+        page.wait_for_url("**/jobs/*")
+        expect(badge).to_have_text("Succeeded")
+        checked = page.url
+
+        tab_to("form[action*='/import/run/'] button")
+        page.keyboard.press("Enter")
+        page.wait_for_url(lambda url: "/jobs/" in url and url != checked)
+        expect(badge).to_have_text("Succeeded")
+        tab_to("main a[download]")
+        with page.expect_download() as download:
+            page.keyboard.press("Enter")
+        assert mark in download.value.path().read_text()
+        tab_to("main a.button[href='/']")
+        page.keyboard.press("Enter")
+        expect(page.locator(".hero")).to_be_visible()

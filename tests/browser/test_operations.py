@@ -5,6 +5,7 @@ import re
 from axe import judge
 from harness.waiting import until
 from playwright.sync_api import expect
+from steps import stopped
 
 PAGE = "/back-office/operations"
 
@@ -39,15 +40,12 @@ class TestOperations:
         expect(page.locator(".values >> nth=2").locator("tbody tr")).to_have_count(3)
 
         page.goto(f"{PAGE}?range=15m")
-        stack.make("stop", P="prometheus")
-        try:
+        with stopped(stack, "prometheus"):
             expect(page.locator("[data-away]")).to_contain_text(
                 "make restart P=prometheus"
             )
             expect(page.locator(".services-now tbody tr")).to_have_count(6)
             judge(page)
-        finally:
-            stack.make("start", P="prometheus")
         drawn(page, "streams")
         expect(page.locator("[data-away]")).to_have_count(0)
 

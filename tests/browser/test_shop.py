@@ -14,12 +14,17 @@ OFFICE = "/back-office/{}"
 PAGES = ("/", "/status", "/jobs", "/import", "/back-office")
 LISTS = ("products", "categories", "users", "clients", "keys", "audit", "webhooks")
 TOO_WIDE = """
-    (width) => document.documentElement.scrollWidth <= width ? [] : [
-      ...document.querySelectorAll("body *")
-    ].filter((one) => one.getBoundingClientRect().right > width + 0.5)
-      .map((one) => `${one.localName}.${one.className}`)
+    ([width, direction]) => {
+      document.documentElement.dir = direction;
+      return document.documentElement.scrollWidth <= width ? [] : [
+        ...document.querySelectorAll("body *")
+      ].filter((one) => {
+        const {left, right} = one.getBoundingClientRect();
+        return left < -0.5 || right > width + 0.5;
+      }).map((one) => `${one.localName}.${one.className}`);
+    }
 """
-"""What sticks out of a page that is wider than it should be."""
+"""What sticks out of a page, read from one side, that is wider than it should be."""
 
 
 class TestImport:
@@ -52,6 +57,38 @@ class TestImport:
         find(page, mark, 7)
         expect(page.locator("[data-price]").first).to_have_text("€12.50")
         expect(page.locator(".product__series")).to_have_text("Bräuche, #7")
+
+    @pytest.mark.parametrize("scripts", [True, False])
+    def test_is_checked_first_and_then_run_without_another_upload(
+        self, person, accounts, tmp_path, scripts
+    ):
+        somebody = person(java_script_enabled=scripts)
+        if not scripts:
+            somebody.refused = list
+        somebody.sign_in(accounts["merchandiser"])
+        page = somebody.page
+        path, mark = a_file(tmp_path, 9, broken=1)
+        somebody.upload(path)
+        page.fill("#category", "Browser tests")
+        page.check("#dry_run")
+        page.click("main button:text-is('Import')")
+        page.wait_for_url("**/jobs/*")
+        badge, tiles = page.locator("[data-state-badge]"), page.locator(".tile")
+        expect(badge).to_have_text("Succeeded")
+        expect(tiles.first).to_have_text(re.compile(r"9\s*usable"))
+        checked = page.url
+        page.goto(f"/search?q={mark}")
+        expect(page.locator(".book")).to_have_count(0)
+
+        page.goto(checked)
+        page.click("main button:text-is('Import it now')")
+        page.wait_for_url(lambda url: "/jobs/" in url and url != checked)
+
+        expect(badge).to_have_text("Succeeded")
+        expect(tiles.first).to_have_text(re.compile(r"9\s*created"))
+        find(page, mark, 3)
+        page.goto(checked)
+        expect(page.locator("main button:text-is('Import it now')")).to_have_count(0)
 
     def test_guesses_what_german_columns_mean(self, merchandiser, tmp_path):
         path, _ = a_file(tmp_path)
@@ -285,8 +322,9 @@ class TestPages:
 
         for path in [*PAGES, *map(OFFICE.format, LISTS), *wordy]:
             somebody.page.goto(path)
-            wide = somebody.page.evaluate(TOO_WIDE, PHONE["width"])
-            assert wide == [], path
+            for direction in ("ltr", "rtl"):
+                asked = [PHONE["width"], direction]
+                assert somebody.page.evaluate(TOO_WIDE, asked) == [], (path, direction)
 
     def test_can_be_used_by_keyboard(self, person):
         page = person().page

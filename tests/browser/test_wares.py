@@ -8,7 +8,7 @@ import pytest
 from axe import judge
 from harness.people import Person as Program
 from playwright.sync_api import expect
-from steps import a_product, forget
+from steps import a_picture, a_product, forget
 
 
 @pytest.fixture
@@ -24,12 +24,7 @@ def product(stack, accounts):
 @pytest.fixture
 def picture(browser):
     """Bytes of a picture that no other test has."""
-    page = browser.new_page(viewport={"width": 700, "height": 500})
-    page.set_content(f"<h1>{uuid.uuid4().hex}</h1>")
-    try:
-        return page.screenshot(type="png")
-    finally:
-        page.close()
+    return a_picture(browser)
 
 
 class TestProducts:

@@ -101,6 +101,32 @@ class TestChoosing:
         assert "Dieses Feld wird benötigt." in shown
         assert "zwischen 12 und 128 Zeichen" in shown
 
+    @pytest.mark.parametrize(
+        ("language", "words"),
+        [
+            ("en", "tell support the number of your request"),
+            ("de", "nennen Sie dem Support die Nummer Ihrer Anfrage"),
+        ],
+    )
+    def test_errors_say_what_to_do_with_the_id_as_it_was_accepted(
+        self, browser, language, words
+    ):
+        for given in ("one-of-a-gateway", "<svg onload=alert(1)>", ""):
+            answer = browser.get(
+                "/account/language/xx",
+                headers={
+                    "Accept": "text/html",
+                    "Accept-Language": language,
+                    "X-Request-ID": given,
+                },
+            )
+
+            accepted = answer.headers["X-Request-ID"]
+            assert (accepted == given) is (given == "one-of-a-gateway")
+            assert words in answer.text
+            assert f'<code dir="ltr">{accepted}</code>' in answer.text
+            assert "<svg onload" not in answer.text
+
 
 class TestTexts:
     def test_for_somebody_else_are_in_their_language(self):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
-from html import unescape
+from html import escape, unescape
 from json import dumps, loads
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -203,6 +203,8 @@ class Platform:
     silent: set[str] = field(default_factory=set)
     """Ends of paths that answer 503."""
     uploads: list[dict[str, Any]] = field(default_factory=list)
+    highlights: dict[str, dict[str, str]] = field(default_factory=dict)
+    """By the ids of products: what is said of each search instead of the truth."""
     corrected: dict[str, str] = field(default_factory=dict)
     """By words that find nothing: what is searched for instead."""
     pictures: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -428,6 +430,15 @@ def stand_in(platform: Platform) -> Flask:  # noqa: PLR0915 (one route after ano
         start, limit = int(request.args.get("cursor", 0)), int(request.args["limit"])
         after = start + limit
         cursor = str(after) if after < len(found) else None
+        if request.args.get("highlight") and request.args.get("q"):
+            words = re.compile(f"({re.escape(escape(meant))})", re.IGNORECASE)
+            told["highlights"] = platform.highlights or {
+                p["id"]: {
+                    name: words.sub(r"<mark>\1</mark>", escape(p[name]))
+                    for name in ("name", "description")
+                }
+                for p in found[start:after]
+            }
         return jsonify(items=found[start:after], next_cursor=cursor, **told)
 
     @app.get("/api/v1/products/by-slug/<slug>")
@@ -809,7 +820,8 @@ def stand_in_jobs(app: Flask, platform: Platform) -> None:
                 "key": request.headers["Idempotency-Key"],
             }
         )
-        job = platform.add_job(make_job("queued", kind=request.form["kind"]))
+        asked = {"kind": request.form["kind"], "params": loads(request.form["params"])}
+        job = platform.add_job(make_job("queued", **asked))
         return jsonify(job), 202, {"Location": f"/api/v1/jobs/{job['id']}"}
 
     @app.get("/api/v1/jobs/<uuid:job_id>")

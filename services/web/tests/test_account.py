@@ -100,6 +100,16 @@ class TestSignIn:
         assert "Signing in is not possible at the moment" in answer.text
         assert browser.get("/").status_code == 200
 
+    def test_says_so_when_auth_is_down_that_was_there(
+        self, browser, platform, app, monkeypatch
+    ):
+        identity = app.extensions["flagon.web"].identity
+        assert browser.begin_sign_in()
+        platform.down.add("auth")
+        monkeypatch.setattr(identity, "_clock", lambda: time.time() + 1.5)
+
+        assert browser.get("/sign-in").status_code == 503
+
     def test_refuses_a_provider_with_another_name(self, browser, platform):
         platform.issuer = "https://other.example"
 
@@ -210,9 +220,8 @@ class TestCallback:
         assert "You were not signed in" in browser.get("/").text
 
     def test_says_so_when_auth_goes_down_in_between(self, browser, platform):
-        browser.begin_sign_in()
-        platform.down.add("auth")
         asked = browser.begin_sign_in()
+        platform.down.add("auth")
 
         query = {"code": "c", "state": asked["state"], "iss": platform.issuer}
         answer = browser.get(f"/callback?{urlencode(query)}")

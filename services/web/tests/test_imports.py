@@ -326,6 +326,99 @@ class TestCreateImport:
         assert len(list((tmp_path / "spool").iterdir())) == 1
 
 
+class TestRunImport:
+    """What follows a dry run."""
+
+    @pytest.fixture
+    def checked(self, signed_in, platform):
+        upload(signed_in)
+        page = columns(
+            signed_in, "sku", "name", "", "", price="1", dry_run="y"
+        ).location
+        platform.jobs[page.rsplit("/", 1)[1]]["state"] = "succeeded"
+        return page
+
+    def run(self, browser, page):
+        return browser.submit(f"/import/run/{page.rsplit('/', 1)[1]}")
+
+    def test_imports_the_same_file_in_the_same_way(
+        self, signed_in, platform, tmp_path, checked
+    ):
+        assert "Import it now" in signed_in.get(checked).text
+        assert "To the shop" not in signed_in.get(checked).text
+
+        answer = self.run(signed_in, checked)
+
+        assert answer.location in {f"/jobs/{job_id}" for job_id in platform.jobs}
+        assert answer.location != checked
+        dry, real = platform.uploads
+        assert (dry["params"].pop("dry_run"), real["params"].pop("dry_run")) == (
+            True,
+            False,
+        )
+        assert dry.pop("key") != real.pop("key")
+        assert dry == real
+        # Nothing is left behind, and nothing is run twice.
+        assert list((tmp_path / "spool").iterdir()) == []
+        assert "Import it now" not in signed_in.get(checked).text
+        assert self.run(signed_in, checked).location == "/import"
+        assert len(platform.uploads) == 2
+
+    def test_is_decided_by_how_many_rows_can_be_used(
+        self, signed_in, platform, checked
+    ):
+        job = platform.jobs[checked.rsplit("/", 1)[1]]
+        job.update(
+            progress={"done": 1200, "total": 1200, "unit": "rows", "message": ""},
+            result={"created": 0, "updated": 0, "unchanged": 0, "refused": 4},
+        )
+
+        tiles = re.findall(
+            r"<strong>([\d,]+)</strong><span>(\w+)", signed_in.get(checked).text
+        )
+
+        assert tiles == [("1,196", "usable"), ("4", "refused")]
+
+    def test_waits_until_the_check_has_succeeded(self, signed_in, platform, checked):
+        for state in ("queued", "running", "failed", "cancelled"):
+            platform.jobs[checked.rsplit("/", 1)[1]]["state"] = state
+            assert "Import it now" not in signed_in.get(checked).text
+
+    def test_is_over_when_the_file_waited_too_long(self, signed_in, tmp_path, checked):
+        for file in (tmp_path / "spool").iterdir():
+            file.unlink()
+
+        assert "Import it now" not in signed_in.get(checked).text
+        assert self.run(signed_in, checked).location == "/import"
+        assert "is not kept any more" in signed_in.get("/import").text
+
+    def test_is_over_when_another_file_came(self, signed_in, tmp_path, checked):
+        upload(signed_in, BOOKS.replace("Dune", "Other"))
+
+        assert len(list((tmp_path / "spool").iterdir())) == 1
+        assert "Import it now" not in signed_in.get(checked).text
+        assert self.run(signed_in, checked).location == "/import"
+
+    def test_is_for_who_checked_it(self, make_browser, platform, checked):
+        other = make_browser()
+        other.sign_in(platform)
+        upload(other)
+
+        assert "Import it now" not in other.get(checked).text
+        assert self.run(other, checked).location == "/import"
+        assert len(platform.uploads) == 1
+
+    def test_may_be_tried_again_when_the_jobs_api_was_down(
+        self, signed_in, platform, checked
+    ):
+        platform.down.add("worker")
+        assert self.run(signed_in, checked).status_code == 503
+        platform.down.clear()
+
+        assert self.run(signed_in, checked).location.startswith("/jobs/")
+        assert len(platform.uploads) == 2
+
+
 class TestSpool:
     def test_forgets_what_waited_too_long(self, tmp_path):
         now = 1_000_000.0

@@ -1,5 +1,7 @@
+import io
 import re
 from html.parser import HTMLParser
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -25,6 +27,8 @@ PLACE = {
     "job_id": "0" * 8 + "-0000-0000-0000-" + "0" * 12,
 }
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
+ID = "0123456789abcdef" * 2
+NO_PAGES = {"account.sign_in", "account.callback", "account.exchange_session"}
 VOID = {
     "area",
     "base",
@@ -89,7 +93,10 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def signed_in(administrator):
-    """Administrators see all pages that there are."""
+    """Administrators see all pages that there are; this one is about to import a file."""
+    column = EVIL.replace('"', '""')
+    table = io.BytesIO(f'"{column}",b\n"{column}",2\n'.encode())
+    assert administrator.submit("/import", file=(table, EVIL)).status_code == 303
     return administrator
 
 
@@ -262,7 +269,12 @@ def pages(shop):
         "/back-office/audit?id=%22%3E%3Cscript%3Ealert(1)&entity=%22%3E%3Cimg%20src=x",
         "/back-office/audit?actor=%22%3E%3Cimg%20src=x%20onerror=alert(1)%3E",
         "/back-office/audit?since=%22%3E%3Cscript%3Ealert(1)&until=2026-01-01T00:00",
+        "/back-office/keys",
+        "/back-office/operations",
+        "/back-office/operations/catalog",
+        f"/back-office/operations/request?id={EVIL}",
         "/import",
+        "/import/columns",
         "/nowhere/%3Cscript%3E",
     ]
 
@@ -291,6 +303,39 @@ class TestEveryPage:
             assert "<img src=x" not in text, path
             assert 'href="javascript:' not in text, path
 
+    @pytest.mark.parametrize(
+        "hostile",
+        [
+            EVIL,
+            f"<mark>{EVIL}</mark>",
+            "<mark onclick=alert(1)>a</mark>",
+            "&lt;script&gt;alert(1)&lt;/script&gt;",
+            "&amp;lt;script&amp;gt;alert(1)",
+            "<mark><mark>a</mark>",
+            "</mark><script>alert(1)<mark>",
+            "\ue001<\ue000script>alert(1)\ue001",
+        ],
+    )
+    def test_takes_nothing_but_marks_from_what_a_search_found(
+        self, signed_in, shop, hostile
+    ):
+        told = {"name": hostile, "description": f"<mark>hit</mark> {hostile}"}
+        shop.highlights = dict.fromkeys(shop.products, told)
+
+        answer = signed_in.get("/search?q=book")
+
+        page = Page(answer.text)
+        assert page.problems == []
+        assert page.inline == []
+        shown = re.findall(
+            r'<(?:span class="book__title"|p class="book__hit").*', answer.text
+        )
+        assert len(shown) >= 20
+        for line in shown:
+            tags = set(re.findall(r"<(?!/)([^\s>]+)", line))
+            assert tags <= {"span", "p", "mark", "div", "strong", "s"}, line
+            assert "<mark>hit</mark>" in line or "book__title" in line
+
     def test_carries_a_strict_policy_with_a_fresh_nonce(self, signed_in, pages):
         nonces = set()
         for path in pages:
@@ -310,9 +355,33 @@ class TestEveryPage:
 
         assert len(nonces) == len(pages)
 
-    def test_of_a_person_is_kept_by_no_cache(self, signed_in, browser, pages):
-        assert signed_in.get("/").headers["Cache-Control"] == "no-store"
-        assert "Cookie" in signed_in.get("/").headers["Vary"]
+    def test_of_a_person_is_kept_by_no_cache(self, signed_in, pages):
+        for path in pages:
+            headers = signed_in.get(path).headers
+            assert headers["Cache-Control"] == "no-store", path
+            assert "Cookie" in headers["Vary"], path
+
+    def test_of_a_stranger_is_kept_by_no_shared_cache(self, make_browser, pages):
+        for path in pages:
+            headers = make_browser().get(path).headers
+            kept = {part.strip() for part in headers["Cache-Control"].split(",")}
+            assert kept & {"private", "no-store"}, path
+            assert "Cookie" in headers["Vary"], path
+
+    def test_is_among_them(self, app, pages):
+        addresses = app.url_map.bind("localhost")
+        looked_at = {
+            addresses.match(urlsplit(path).path)[0]
+            for path in pages
+            if not path.startswith("/nowhere")
+        }
+        every = {
+            rule.endpoint
+            for rule in app.url_map.iter_rules()
+            if "GET" in rule.methods and "." in rule.endpoint
+        }
+
+        assert every - looked_at == NO_PAGES
 
     def test_names_static_files_by_their_content(self, browser):
         text = browser.get("/").text
@@ -346,7 +415,7 @@ class TestForms:
                     yield method, app.url_for(rule.endpoint, **values)
 
     def test_there_are_as_many_as_we_know(self, app):
-        assert len(list(self.routes(app))) == 54
+        assert len(list(self.routes(app))) == 55
 
     def test_refuse_what_does_not_come_from_our_page(self, signed_in, app, platform):
         before = len(platform.uploads), len(platform.revoked)
@@ -480,6 +549,33 @@ class TestHostileRequests:
         assert "Something broke on our side" in answer.text
         assert "secret" not in answer.text
         assert "RuntimeError" not in answer.text
+
+    @pytest.mark.parametrize("given", [ID, EVIL, "short", "x" * 65, ""])
+    @pytest.mark.parametrize("path", ["/nowhere", "/jobs"])
+    def test_tells_what_to_do_with_the_id_as_it_was_accepted(
+        self, signed_in, platform, path, given
+    ):
+        platform.down.add("worker")
+
+        answer = signed_in.get(path, headers={"X-Request-ID": given})
+
+        accepted = answer.headers["X-Request-ID"]
+        assert answer.status_code in {404, 503}
+        assert (accepted == given) is (given == ID)
+        assert "tell support the number of your request" in answer.text
+        assert f"data-request>{accepted}</code>" in answer.text
+        assert f"/back-office/operations/request?id={accepted}" in answer.text
+        assert given in ("", "short", accepted) or given not in answer.text
+
+    def test_leads_operators_alone_to_the_request(self, browser, platform):
+        assert "/operations/request" not in browser.get("/nowhere").text
+        platform.role = "merchandiser"
+        browser.sign_in(platform)
+
+        answer = browser.get("/nowhere", headers={"Accept-Language": "de"})
+
+        assert "nenne dem Support die Nummer deiner Anfrage" in answer.text
+        assert "/operations/request" not in answer.text
 
     def test_programs_get_problems(self, browser):
         answer = browser.client.get("/nowhere")

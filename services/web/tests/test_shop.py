@@ -73,6 +73,19 @@ class TestSearch:
         assert "The Hobbit" not in text
         assert 'value="dune"' in text
 
+    def test_marks_where_the_words_were_found(self, browser, platform, product_with):
+        words = "There is <b>spice</b> & more of the spice."
+        platform.add(product_with("Spice & Dune: a story", description=words))
+        platform.add(product_with("Spices", description="Salt."))
+
+        text = browser.get("/search?q=spice").text
+
+        assert "<mark>Spice</mark> &amp; Dune</span>" in text
+        assert "There is &lt;b&gt;<mark>spice</mark>&lt;/b&gt; &amp; more" in text
+        assert "<mark>Spice</mark>s</span>" in text
+        assert "Salt." not in text
+        assert "<mark>" not in browser.get("/").text
+
     def test_says_when_nothing_fits(self, browser):
         assert "Nothing found" in browser.get("/search?q=zzz").text
 
@@ -153,6 +166,29 @@ class TestProduct:
         head, _, body = page.partition("<body")
         assert body.count("&lt;b&gt;Long&lt;/b&gt;") == 90
         assert 5 < head.count("&lt;b&gt;Long&lt;/b&gt;") < 15
+
+    def test_shows_all_its_pictures_and_loads_the_first_at_once(
+        self, browser, platform, a_product, a_picture
+    ):
+        platform.add(a_product)
+        first = a_picture(a_product, alt="Front", width=2000)
+        page = f"/products/{a_product['slug']}"
+        assert "gallery" not in browser.get(page).text
+
+        second = a_picture(a_product, alt="<Back>", thumbnails=[])
+        text = browser.get(page).text
+
+        pictures = re.findall(r'<img class="picture"[^>]*>', text)
+        assert len(pictures) == 2
+        choice = f"{first['url'][:-9]}480.webp 480w, {first['url'][:-9]}160.webp 160w"
+        assert f'srcset="{choice}, {first["url"]} 2000w"' in pictures[0]
+        assert "lazy" not in pictures[0]
+        assert 'fetchpriority="high"' in pictures[0]
+        assert f'srcset="{second["url"]} 800w"' in pictures[1]
+        assert 'loading="lazy"' in pictures[1]
+        assert all('width="' in one and 'height="' in one for one in pictures)
+        assert text.count('href="#picture-') == 2
+        assert "Picture 2: &lt;Back&gt;" in text
 
     def test_is_found_by_id_and_by_slug(self, browser, platform, a_product):
         platform.add(a_product)

@@ -11,7 +11,7 @@ from flask import Flask, Response, g, render_template, request
 from flask_login import LoginManager
 from flask_wtf.csrf import CSRFError, CSRFProtect
 
-from flagon_chassis import auth, db, events, health, limits, web
+from flagon_chassis import auth, db, events, health, limits, logs, web
 
 from . import cli, i18n
 from .clients import (
@@ -292,6 +292,7 @@ def _for_templates() -> dict[str, Any]:
         "csp_nonce": web.csp_nonce,
         "language": i18n.language,
         "languages": i18n.LANGUAGES,
+        "request_id": logs.request_id,
         "social_providers": social.social_providers,
         "this_page": this_page,
     }

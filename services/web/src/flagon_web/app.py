@@ -11,7 +11,7 @@ from flask.typing import ResponseReturnValue
 from flask_wtf import CSRFProtect
 from werkzeug.exceptions import HTTPException
 
-from flagon_chassis import health, limits, web
+from flagon_chassis import health, limits, logs, web
 from flagon_chassis.http import Client
 
 from . import i18n, routes
@@ -91,6 +91,7 @@ def _fit_templates(app: Flask) -> None:
         ngettext=i18n.ngettext_html,
         languages=i18n.LANGUAGES,
         number=i18n.number,
+        request_id=logs.request_id,
         size=i18n.size,
         status_words=status_words,
         term=term,

@@ -38,6 +38,7 @@ class Catalog:
         tag: str = "",
         in_stock: bool = False,
         facets: bool = False,
+        highlight: bool = False,
         cursor: str = "",
         token: str | None = None,
     ) -> ProductPage:
@@ -48,6 +49,7 @@ class Catalog:
         :param tag: slug of a tag; empty for all.
         :param in_stock: only what can be bought.
         :param facets: count what the list can be narrowed by.
+        :param highlight: say where the words were found.
         :param cursor: `next_cursor` of the page before; empty for the first.
         """
         wanted = {
@@ -56,6 +58,7 @@ class Catalog:
             "tag": tag,
             "in_stock": "true" if in_stock else "",
             "facets": "category,tag" if facets else "",
+            "highlight": "true" if highlight else "",
             "cursor": cursor,
         }
         params: dict[str, Any] = {k: v for k, v in wanted.items() if v}

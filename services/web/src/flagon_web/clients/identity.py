@@ -37,6 +37,7 @@ SCOPE = (
 """Everything that any page could need; a token gets what its owner's roles allow."""
 _ALGORITHMS = ["RS256", "ES256"]
 _METADATA_SECONDS = 300.0
+_LATELY_SECONDS = 1.0
 _LEEWAY_SECONDS = 60
 _LOGOUT = "http://schemas.openid.net/event/backchannel-logout"
 _LOGOUT_TYPES = {"logout+jwt", "application/logout+jwt"}
@@ -128,6 +129,8 @@ class Identity:
         :raises SignInUnavailable: auth does not answer.
         :raises ProviderUntrusted: it is not the issuer we know.
         """
+        # Who is sent to an auth that is away gets the gateway's error, and no page of ours.
+        self._metadata(_LATELY_SECONDS)
         attempt = Attempt(
             state=secrets.token_urlsafe(24),
             nonce=secrets.token_urlsafe(24),
@@ -379,8 +382,8 @@ class Identity:
     # The path is the same inside; only the host differs.
     _back = _front
 
-    def _metadata(self) -> dict[str, Any]:
-        found = self._fetched("/.well-known/openid-configuration", _METADATA_SECONDS)
+    def _metadata(self, seconds: float = _METADATA_SECONDS) -> dict[str, Any]:
+        found = self._fetched("/.well-known/openid-configuration", seconds)
         if found.get("issuer") != self._issuer:
             log.error("issuer_unexpected", issuer=str(found.get("issuer"))[:200])
             self._known.clear()

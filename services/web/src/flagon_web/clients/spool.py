@@ -49,9 +49,13 @@ class Spool:
 
         :raises UploadGone: it waited too long, or there never was one.
         """
-        if not _TICKET.match(ticket) or not self._path(ticket).is_file():
+        if not self.holds(ticket):
             raise UploadGone(_("Uploads are kept for a while only."))
         return self._path(ticket)
+
+    def holds(self, ticket: str) -> bool:
+        """Say whether the file of a ticket is still here."""
+        return bool(_TICKET.match(ticket)) and self._path(ticket).is_file()
 
     def drop(self, ticket: str) -> None:
         """Delete the file of a ticket, if it is still there."""

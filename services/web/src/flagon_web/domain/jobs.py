@@ -118,6 +118,10 @@ class Job(Shown):
     def counts(self) -> list[tuple[str, int]]:
         """Pairs of (what, how many) in its result; an import has always the same."""
         found = self.result or {}
+        if self.dry_run and self.result is not None:
+            # The catalog was not asked, so nobody knows which of them are new to it.
+            refused = found.get("refused", 0)
+            return [("usable", self.progress.done - refused), ("refused", refused)]
         if self.kind == "import" and self.result is not None:
             found = {what: found.get(what, 0) for what in _IMPORTED}
         return [

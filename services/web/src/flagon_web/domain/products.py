@@ -3,10 +3,11 @@
 import re
 from datetime import datetime
 from functools import cached_property
+from html import unescape
 from textwrap import shorten
 from typing import Any
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from pydantic import BaseModel, ConfigDict, Field
 
 from flagon_web.i18n import LazyText, ngettext
@@ -18,7 +19,13 @@ from .terms import capitalized, term
 _LINK = re.compile(r"\Ahttps?://", re.IGNORECASE)
 _SMALL = 3
 _SHARP = 480
+_SHARPEST = 960
+"""Pixels that are enough for the largest place in a page on the sharpest screen."""
 _SUMMARY = 150
+# Of Unicode's private use: no text has a meaning for them.
+_BEGIN, _END = "\ue000", "\ue001"
+_NO_MARKS = str.maketrans("", "", _BEGIN + _END)
+_HIT = re.compile(f"{_BEGIN}([^{_BEGIN}{_END}]*){_END}")
 
 # Where a supplier names the people behind a product, in the order of preference.
 _MAKERS = ("authors", "author", "artist", "brand", "maker", "manufacturer")
@@ -118,6 +125,18 @@ class Image(Shown):
         """The narrowest one that is sharp in a page; the whole while there is none."""
         wide = [small for small in self.thumbnails if small.width >= _SHARP]
         return min(wide, key=lambda small: small.width, default=self)
+
+    @property
+    def srcset(self) -> str:
+        """What a browser may choose from, as HTML's `srcset`.
+
+        The whole is among it only where nothing else is sharp enough: it may be huge.
+        """
+        small = [one for one in self.thumbnails if one.width < self.width]
+        choice: list[Thumbnail | Image] = [*small]
+        if all(one.width < _SHARPEST for one in small):
+            choice.append(self)
+        return ", ".join(f"{one.url} {one.width}w" for one in choice)
 
 
 class Rating(Shown):
@@ -274,12 +293,33 @@ class Facets(Shown):
         return sum(one.count for one in self.status)
 
 
+class Hits(Shown):
+    """Where a search found its words in a product, as HTML with these in `<mark>`."""
+
+    name: str = ""
+    description: str = ""
+    """Excerpts."""
+
+    @property
+    def title(self) -> Markup:
+        """What is printed large of the name."""
+        return _marked(covers.split_title(_readable(self.name)).main)
+
+    @property
+    def excerpt(self) -> Markup:
+        """What is in the description; empty where none of the words is."""
+        text = _readable(self.description)
+        return _marked(text) if _BEGIN in text else Markup()
+
+
 class ProductPage(Shown):
     """Some products, and where the next ones begin."""
 
     items: list[Product]
     next_cursor: str | None = None
     facets: Facets = Facets()
+    highlights: dict[str, Hits] = Field(default_factory=dict)
+    """By the ids of the products, where they were asked for."""
     corrected: str | None = None
     """What was searched for instead of words that find nothing."""
 
@@ -339,6 +379,22 @@ def label(name: str) -> str:
         return _NAMES[name.lower()]
     words = re.sub(r"[_\-.]+", " ", name).strip() or name
     return capitalized(term(words))
+
+
+def _readable(html: str) -> str:
+    """Return the text of escaped HTML with `_BEGIN` and `_END` around what is marked."""
+    plain = html.translate(_NO_MARKS)
+    return unescape(plain.replace("<mark>", _BEGIN).replace("</mark>", _END))
+
+
+def _marked(text: str) -> Markup:
+    """Return a text as HTML; whatever it holds, there is no other element in it."""
+    parts = (part.translate(_NO_MARKS) for part in _HIT.split(text))
+    pieces = (
+        Markup("<mark>{}</mark>").format(part) if number % 2 else escape(part)
+        for number, part in enumerate(parts)
+    )
+    return Markup().join(pieces)
 
 
 def _worth_reading(value: object) -> bool:

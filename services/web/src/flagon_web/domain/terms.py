@@ -19,6 +19,7 @@ TERMS = frozenset(
         N_("updated"),
         N_("unchanged"),
         N_("refused"),
+        N_("usable"),
         N_("rows"),
         N_("products"),
         N_("warning"),

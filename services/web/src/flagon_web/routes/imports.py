@@ -9,7 +9,15 @@ from pathlib import PurePath
 from typing import Any
 from uuid import UUID
 
-from flask import Blueprint, redirect, render_template, request, session, url_for
+from flask import (
+    Blueprint,
+    flash,
+    redirect,
+    render_template,
+    request,
+    session,
+    url_for,
+)
 from flask.typing import ResponseReturnValue
 
 from flagon_chassis.errors import Failure
@@ -17,6 +25,7 @@ from flagon_chassis.http import Refused
 from flagon_web.clients import backends
 from flagon_web.clients.spool import UploadGone
 from flagon_web.domain import imports
+from flagon_web.domain.jobs import Job
 from flagon_web.forms import Mapping, Upload, first_error
 from flagon_web.i18n import gettext as _
 
@@ -114,17 +123,10 @@ def create_import() -> ResponseReturnValue:
         stock=form.stock.data,
         category=imports.slug(form.category.data or ""),
     )
-    upload, token = session["upload"], access.token()
     try:
         params = imports.params(chosen, defaults, dry_run=form.dry_run.data)
         _keep(form, params)
-        job = backends().jobs.create_import(
-            backends().spool.path(upload["ticket"]),
-            name=upload["name"],
-            params=params,
-            key=sha256(f"{upload['ticket']}{dumps(params)}".encode()).hexdigest(),
-            token=token,
-        )
+        job = _hand_over(params)
     except Refused as refused:
         if refused.status not in {400, 409, 412, 413, 415, 422}:
             raise
@@ -133,8 +135,44 @@ def create_import() -> ResponseReturnValue:
         if failure.status >= 500:  # noqa: PLR2004 (HTTP's own number)
             raise
         return _columns_page(table, form, failure.detail)
-    backends().spool.drop(upload["ticket"])
-    session.pop("upload")
+    return redirect(url_for("jobs.job", job_id=job.id), 303)
+
+
+def _hand_over(params: dict[str, Any]) -> Job:
+    """Make the job; what was only checked is kept, so that it can be run."""
+    upload, api = session["upload"], backends()
+    job = api.jobs.create_import(
+        api.spool.path(upload["ticket"]),
+        name=upload["name"],
+        params=params,
+        key=sha256(f"{upload['ticket']}{dumps(params)}".encode()).hexdigest(),
+        token=access.token(),
+    )
+    if params["dry_run"]:
+        session["upload"] = {**upload, "checked": job.id}
+    else:
+        api.spool.drop(upload["ticket"])
+        session.pop("upload")
+    return job
+
+
+def can_run(job: Job) -> bool:
+    """Say whether a job has checked a file that is still here to be imported."""
+    upload = session.get("upload", {})
+    if job.state != "succeeded" or upload.get("checked") != job.id:
+        return False
+    return backends().spool.holds(upload["ticket"])
+
+
+@bp.post("/run/<uuid:job_id>")
+@access.needs("jobs:write")
+def run_import(job_id: UUID) -> ResponseReturnValue:
+    """Import what a dry run has checked: the same file, read in the same way."""
+    checked = backends().jobs.find_job(str(job_id), token=access.token())
+    if not can_run(checked):
+        flash(_("The file that was checked is not kept any more."), "warning")
+        return redirect(url_for("imports.choose_file"), 303)
+    job = _hand_over({**checked.params, "dry_run": False})
     return redirect(url_for("jobs.job", job_id=job.id), 303)
 
 

@@ -11,7 +11,7 @@ from flagon_web.clients import backends
 from flagon_web.domain.jobs import STATES
 from flagon_web.i18n import LazyText as _
 
-from . import access, office
+from . import access, imports, office
 
 bp = Blueprint("jobs", __name__, url_prefix="/jobs")
 office.degrades(bp)
@@ -59,7 +59,10 @@ def job(job_id: UUID) -> ResponseReturnValue:
     )
     if found["job"] is None:
         raise Unreachable("The jobs API does not answer.", retry_after_seconds=2)
-    return render_template("job.html", **found, earlier=earlier, after=after)
+    can_run = imports.can_run(found["job"])
+    return render_template(
+        "job.html", **found, earlier=earlier, after=after, can_run=can_run
+    )
 
 
 @bp.post("/<uuid:job_id>/cancel")

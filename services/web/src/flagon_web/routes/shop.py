@@ -105,6 +105,7 @@ def search() -> ResponseReturnValue:
                     tag=tag,
                     in_stock=in_stock,
                     facets=True,
+                    highlight=True,
                     cursor=cursor,
                 ),
                 "categories": catalog.list_categories,
@@ -221,7 +222,7 @@ def product_page(
     page = render_template(
         "product.html",
         product=product,
-        image=next(iter(found["images"] or ()), None),
+        images=found["images"] or [],
         form=form,
         why=why,
         category_name=names.get(product.category or "", product.category),
