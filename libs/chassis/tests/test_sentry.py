@@ -159,7 +159,9 @@ class TestReport:
         app = Flask("things")
         logs.init_app(app)
         tracing.instrument_flask(app)
-        sentry.init_app(app, settings(environment="production"), "things")
+        sentry.init_app(
+            app, settings(environment="production", release="1.2"), "things"
+        )
 
         @app.post("/people/<name>")
         def fail(name):
@@ -181,7 +183,7 @@ class TestReport:
         flush()
 
         (event,) = server.events
-        assert event["environment"] == "production"
+        assert (event["environment"], event["release"]) == ("production", "1.2")
         assert event["server_name"] == event["tags"]["service"] == "things"
         assert event["tags"]["request_id"] == "request-66"
         assert event["transaction"] == "POST /people/<name>"

@@ -43,6 +43,7 @@ def init(settings: ServiceSettings, service: str) -> bool:
     sentry_sdk.init(
         dsn=dsn,
         environment=settings.environment,
+        release=settings.release or None,
         server_name=service,
         default_integrations=False,
         auto_enabling_integrations=False,
