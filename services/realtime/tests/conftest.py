@@ -290,6 +290,18 @@ def make_source(redis_url):
         source.event_log.close()
 
 
+def wait_for_reader(server, last):
+    """Wait until the server knows an event: a new client is told where it starts."""
+    end = time.monotonic() + PATIENCE
+    position = None
+    while position != last:
+        assert time.monotonic() < end, "it was not read in time"
+        newcomer = server.open("categories")
+        newcomer.read_until(lambda one=newcomer: one.last_id)
+        position = newcomer.last_id
+        newcomer.close()
+
+
 def ticket(*topics, holder="tests", limit=100, **options):
     interest = Interest(frozenset(topic.encode() for topic in topics))
     return Ticket(interest, holder, limit, **options)
@@ -330,6 +342,7 @@ def helpers():
         numbers=numbers,
         runs=runs,
         story=story,
+        wait_for_reader=wait_for_reader,
     )
 
 

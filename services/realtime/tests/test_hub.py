@@ -11,7 +11,6 @@ import subprocess
 import threading
 import time
 
-import psutil
 import pytest
 
 from flagon_chassis.testing import lacking
@@ -128,13 +127,14 @@ class TestAdd:
 class TestGoing:
     def test_leaves_nothing_behind_of_2000_clients(self, hub, connect, send):
         steady = connect(hub, "a")
-        found = read(steady)
-        files = psutil.Process().num_fds()
+        found, files = read(steady), set()
 
         for number in range(1, 2001):
-            connect(
+            end = connect(
                 hub, "a", f"b{number}", tcp=number % 2 == 0, holder=f"address {number}"
-            ).close()
+            )
+            files.update(hub._clients)
+            end.close()
             hub.poll()
             send(hub, number)
             found += read(steady)
@@ -144,7 +144,8 @@ class TestGoing:
         assert hub._by_topic.keys() == {b"a"}
         assert hub.source.roster._held == {"tests": 1}
         assert hub._ahead == set()
-        assert psutil.Process().num_fds() == files
+        # Numbers of closed files are given again. A few may be others' meanwhile.
+        assert len(files) < 50
 
 
 @pytest.fixture

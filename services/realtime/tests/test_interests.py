@@ -124,12 +124,14 @@ class TestTypes:
 
 
 class TestLatest:
-    def test_spares_who_is_behind_what_is_old(self, start_server, publish):
+    def test_spares_who_is_behind_what_is_old(self, start_server, publish, helpers):
         server = start_server()
         first = publish("products", subject="a", data={"n": -1})
         for n in range(30):
             publish("products", subject="abc"[n % 3], data={"n": n})
-        publish("products", data={"n": 30})
+        last = publish("products", data={"n": 30})
+        # Else it is behind by less than that.
+        helpers.wait_for_reader(server, last)
 
         stream = server.open("products&latest=1", after=first)
 
@@ -139,15 +141,18 @@ class TestLatest:
         publish("products", subject="a", data={"n": 31})
         assert told(stream.take(1)) == [31]
 
-    def test_resumes_in_the_middle_without_a_loss(self, start_server, publish):
+    def test_resumes_in_the_middle_without_a_loss(self, start_server, publish, helpers):
         server = start_server()
         first = publish("products", subject="a", data={"n": -1})
         for n in range(30):
-            publish("products", subject="abc"[n % 3], data={"n": n})
+            last = publish("products", subject="abc"[n % 3], data={"n": n})
+        helpers.wait_for_reader(server, last)
         stream = server.open("products&latest=1", after=first)
         [seen] = stream.take(1)
         stream.close()
-        publish("products", subject="b", data={"n": 30})
+        helpers.wait_for_reader(
+            server, publish("products", subject="b", data={"n": 30})
+        )
 
         again = server.open("products&latest=1", after=seen.id)
 

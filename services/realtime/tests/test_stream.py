@@ -16,18 +16,6 @@ NARROW = {
 }
 
 
-def wait_for_reader(server, last):
-    """Wait until the server knows an event: a new client is told where it starts."""
-    end = time.monotonic() + 30
-    position = None
-    while position != last:
-        assert time.monotonic() < end, "it was not read in time"
-        newcomer = server.open("categories")
-        newcomer.read_until(lambda one=newcomer: one.last_id)
-        position = newcomer.last_id
-        newcomer.close()
-
-
 class TestFollowEvents:
     def test_sends_headers_and_retry_before_the_first_event(self, start_server):
         stream = start_server().open("products")
@@ -213,7 +201,7 @@ class TestResume:
         server = start_server(**SMALL)
         ids = publish.many(3000, "products")
         # Else the client would not be too far behind what the server knows.
-        wait_for_reader(server, ids[-1])
+        helpers.wait_for_reader(server, ids[-1])
 
         stream = server.open("products", after=ids[0])
 
