@@ -21,7 +21,8 @@ HIDDEN = (
     ".live >> nth=0",
     ".gallery__small",
     ".watch",
-    ".edit >> nth=0",
+    "#price",
+    "#title",
 )
 
 
