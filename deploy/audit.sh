@@ -7,7 +7,8 @@
 set -u
 cd "$(dirname "$0")/.."
 found=0
-for lock in deploy/locks/*.lock; do
+# The last is for what images have by choice (`SERVER=uwsgi`), and for tools.
+for lock in deploy/locks/*.lock requirements.lock; do
   echo "audit: $lock"
   said=$(.venv/bin/uv tool run --quiet pip-audit==2.10.1 --strict --progress-spinner off \
     --disable-pip --require-hashes --requirement "$lock" 2>&1) || found=1

@@ -1,7 +1,8 @@
 """Write what is in each image as a CycloneDX document: `make sbom`.
 
 Packages of Python are those of the image's lock, with the hashes that the build asks for;
-those of Debian are asked of the image, where an engine has it. The same image and lock give
+Python itself, what is beside it and the packages of Debian are asked of the image, where an
+engine has it. The same image and lock give
 the same document.
 """
 
@@ -40,6 +41,15 @@ _PYTHON = {
     "sys_platform": "linux",
 }
 """What markers of the lock are asked about: the Python of the images."""
+_PACKAGES = """
+import importlib.metadata, json, platform, re
+found = {
+    (re.sub("[-_.]+", "-", one.name).lower(), one.version)
+    for one in importlib.metadata.distributions()
+}
+print(json.dumps({"python": platform.python_version(), "packages": sorted(found)}))
+"""
+"""What a Python is asked: packages may be beside it that no lock names, as pip is."""
 _ASKED = "${Package} ${Version} ${Architecture}\\n"
 
 
@@ -74,6 +84,20 @@ def own(service: str) -> Iterator[Component]:
         project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
         name, version = project["name"], project["version"]
         yield _component(name, version, PackageURL("pypi", None, name, version))
+
+
+def beside(image: str, locked: set[str]) -> Iterator[Component]:
+    """Yield Python itself and the packages that an image has besides those of its lock."""
+    said = json.loads(_inside(image, "python", "-c", _PACKAGES))
+    version = said["python"]
+    cpe = f"cpe:2.3:a:python:python:{version}:*:*:*:*:*:*:*"
+    yield _component(
+        "cpython", version, PackageURL("generic", None, "cpython", version), cpe=cpe
+    )
+    for name, version in said["packages"]:
+        component = _component(name, version, PackageURL("pypi", None, name, version))
+        if str(component.purl) not in locked:
+            yield component
 
 
 def installed(image: str) -> Iterator[Component]:
@@ -122,6 +146,8 @@ def document(name: str, image: str | None, at: datetime) -> str:
         *(own(name) if name in SERVICES else ()),
         *(installed(image) if image else ()),
     ]
+    if image and name in SERVICES:
+        parts += beside(image, {str(one.purl) for one in parts})
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     whole = Component(
         name=f"flagon-{name}",
@@ -154,6 +180,7 @@ def _component(
     *,
     hashes: list[HashType] | None = None,
     scope: ComponentScope = ComponentScope.REQUIRED,
+    cpe: str | None = None,
 ) -> Component:
     return Component(
         name=name,
@@ -162,6 +189,7 @@ def _component(
         bom_ref=str(purl),
         hashes=hashes,
         scope=scope,
+        cpe=cpe,
     )
 
 

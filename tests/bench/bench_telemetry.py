@@ -1,6 +1,6 @@
 """What being watched costs: an empty view with all of it, beside one without, part by part.
 
-    python tests/bench/bench_telemetry.py [--requests 1000] [--rounds 6]
+    python tests/bench/bench_telemetry.py [--requests 1000] [--rounds 8]
 
 One process under gunicorn for each, asked in turns on a kept connection, best of the rounds.
 A part's cost is what the whole costs less without it. Metrics go to files as in production,
@@ -38,7 +38,7 @@ def main():
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=1000)
-    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=8)
     options = parser.parse_args()
     ways = {"all": (), "none": PARTS, **{part: (part,) for part in PARTS}}
     with ExitStack() as stack:

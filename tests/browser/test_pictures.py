@@ -56,10 +56,10 @@ class TestChoice:
         assert chosen(page, ".product__cover .picture", known) == large
         assert chosen(page, ".gallery__small img", known) == small
 
-    def test_loads_what_is_not_seen_when_somebody_comes_near(self, person, product):
+    def test_lets_browsers_load_all_but_the_first_when_it_is_near(
+        self, person, product
+    ):
         somebody = person(viewport=PHONE)
-        asked = []
-        somebody.page.on("request", lambda request: asked.append(request.url))
         somebody.page.goto(f"/products/{product['slug']}")
         first, *others = somebody.page.locator(".product__cover .picture").all()
 

@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(config, items):
     """
     unfit = {"restarts"} if os.environ.get("FLAGON_URL") else set()
     mode, gateway = (os.environ.get(f"FLAGON_{x}", "") for x in ("MODE", "GATEWAY"))
-    if mode == "docker" and gateway == "haproxy":
+    if mode == "docker" and gateway not in {"", "nginx"}:
         unfit.add("rolls")
     left = [item for item in items if any(map(item.get_closest_marker, unfit))]
     items[:] = [item for item in items if item not in left]

@@ -407,7 +407,7 @@ class TestChooseGateway:
         assert "COMPOSE_FILE=docker-compose.yml:gateway/haproxy/compose.yml\n" in after
         text = (stack.config / "gateway" / "haproxy.cfg").read_text()
         assert "server-template catalog 8 catalog:8000 resolvers default" in text
-        assert "    bind :8080\n" in text
+        assert "    bind :8080 tcp-ut 30s\n" in text
         assert str(stack.state) not in text
         # What it reads lies elsewhere for it.
         there = stack.config / "gateway"

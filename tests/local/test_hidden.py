@@ -58,7 +58,7 @@ class TestWrite:
         (tmp_path / "web.lock").write_text(LOCK)
         folder = tmp_path / "hidden"
 
-        hidden.write(tmp_path, ["web"], folder, more="pytest==9\n")
+        hidden.write(tmp_path, ["web"], folder, more={"web": "pytest==9\n"})
 
         assert not (folder / "web" / "pytest.py").exists()
         assert (folder / "web" / "mypy.py").exists()

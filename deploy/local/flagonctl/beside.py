@@ -15,7 +15,7 @@ from . import compose, environment, local, reach
 from .problem import Problem
 from .processes import BY_NAME, NGINX, PROCESSES, TWINS, Process
 from .stack import Stack
-from .supervisor import Supervisor, write_specification
+from .supervisor import Supervisor
 from .vault import Vault
 
 _TAKE_BACK = """
@@ -62,8 +62,16 @@ class Way(Protocol):
 
 
 def of(stack: Stack) -> Way:
-    """Return how it is done in a stack's mode."""
-    return Containers(stack) if stack.mode == "docker" else Processes(stack)
+    """Return how it is done in a stack's mode.
+
+    :raises Problem: it cannot be done behind this gateway.
+    """
+    if stack.mode != "docker":
+        return Processes(stack)
+    if stack.gateway != NGINX:
+        message = f"{stack.gateway} asks no container whether it is ready."
+        raise Problem(message, "make down; make up GATEWAY=nginx")
+    return Containers(stack)
 
 
 def _both(service: str) -> list[Process]:
@@ -115,7 +123,7 @@ class Processes:
         """Start the one of the two that does not run."""
         running = self.serving(service)
         [new] = [one for one in _both(service) if one.name not in running]
-        self._specify(new, code)
+        local.specify(self._stack, new, code)
         try:
             # All that it needs runs: it has no reason to end even once.
             local.start(self._stack, new, crashing_seconds=0)
@@ -131,19 +139,13 @@ class Processes:
         """Start them again, all at once."""
 
         def again(process: Process) -> None:
-            self._specify(process, code)
+            local.specify(self._stack, process, code)
             self._supervisor.stop_process(process.name)
             local.start(self._stack, process)
 
         others = _others(self._stack, service)
         with ThreadPoolExecutor(max_workers=max(1, len(others))) as pool:
             list(pool.map(again, others))
-
-    def _specify(self, process: Process, code: Path | None) -> None:
-        stack = self._stack
-        found = local.specification(stack, Vault(stack.secrets), process, code)
-        write_specification(stack, process.name, found)
-        reach.give(stack.config / "programs", reach.runner())
 
 
 class Containers:
@@ -183,9 +185,6 @@ class Containers:
 
     def add(self, service: str, code: Path | None) -> None:
         """Start one more, see it become healthy, and see the gateway find it."""
-        if self._stack.gateway != NGINX:
-            message = f"{self._stack.gateway} asks no container whether it is ready."
-            raise Problem(message, "make down; make up GATEWAY=nginx")
         before = self._ids(service)
         with self._health(service) as told:
             try:

@@ -285,6 +285,9 @@ def start(stack: Stack, values: Values, _format: str) -> None:
 def restart(stack: Stack, values: Values, format_: str) -> None:
     """Stop and start one process, as after a change of its code."""
     stop(stack, values, format_)
+    if stack.mode == "local":
+        # With it what is said of the code: which release it is.
+        local.specify(stack, _process(values.get("P") or values.get("S")))
     start(stack, values, format_)
 
 

@@ -31,7 +31,9 @@ def run(
         text=True,
         stdout=subprocess.PIPE if capture else None,
         cwd=stack.root,
-        env=os.environ | (_release(stack, code) if code else {}),
+        # Whatever it was when the stack was started: the checkout may have gone on.
+        env=os.environ
+        | (_release(stack, code) if code else {"FLAGON_RELEASE": stack.release}),
     )
     if done.returncode != 0:
         message = f"`docker compose {arguments[0]}` failed ({done.returncode})."

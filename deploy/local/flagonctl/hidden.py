@@ -23,19 +23,23 @@ _LOCKED = re.compile(r"^([A-Za-z0-9._-]+)==(?!.*'never')", re.MULTILINE)
 
 
 def write(
-    locks: Path, services: Iterable[str], folder: Path, *, more: str = ""
+    locks: Path,
+    services: Iterable[str],
+    folder: Path,
+    *,
+    more: Mapping[str, str] | None = None,
 ) -> None:
     """Write a folder for each service, to be searched before all installed packages.
 
     :param locks: the folder of the images' locks.
-    :param more: what the images hold beside them by choice, as lines of a lock.
+    :param more: what images hold beside them by choice, as lines of a lock, by service.
     """
     shutil.rmtree(folder, ignore_errors=True)
     installed = packages_distributions()
     for service in services:
         own = folder / service
         own.mkdir(parents=True)
-        lock = (locks / f"{service}.lock").read_text() + more
+        lock = (locks / f"{service}.lock").read_text() + (more or {}).get(service, "")
         for module in modules(lock, installed):
             stub = _STUB.format(module=module, service=service)
             (own / f"{module}.py").write_text(stub)

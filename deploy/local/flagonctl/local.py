@@ -30,7 +30,12 @@ from .processes import (
     Process,
 )
 from .stack import Stack
-from .supervisor import Specification, Supervisor, write_configuration
+from .supervisor import (
+    Specification,
+    Supervisor,
+    write_configuration,
+    write_specification,
+)
 from .vault import Vault
 
 _READY_SECONDS = 90
@@ -88,8 +93,10 @@ def up(
             stack.root / "deploy" / "locks",
             SERVICES,
             _hidden(stack),
-            # As in the Dockerfile.
-            more="pyuwsgi==2\n" if stack.server == "uwsgi" else "",
+            # As in docker-compose.yml: realtime stays with gunicorn.
+            more=dict.fromkeys(set(SERVICES) - {"realtime"}, "pyuwsgi==2\n")
+            if stack.server == "uwsgi"
+            else {},
         )
         reach.give(stack.state, who)
         opened = reach.grant(stack.root, stack.state, who)
@@ -271,6 +278,13 @@ def specifications(
     running = [*stack.processes, *TWINS, *(stack.watchers if watched else ())]
     running += [SINK] if stack.traced else []
     return {one.name: specification(stack, keeper, one, code) for one in running}
+
+
+def specify(stack: Stack, process: Process, code: Path | None = None) -> None:
+    """Write anew what the launcher executes for a process when it starts next."""
+    found = specification(stack, Vault(stack.secrets), process, code)
+    write_specification(stack, process.name, found)
+    reach.give(stack.config / "programs", reach.runner())
 
 
 def specification(

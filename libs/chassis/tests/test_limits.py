@@ -112,9 +112,9 @@ class TestMetrics:
 
         found = {
             name: risen("flagon_limits_refused_total", limit=name)
-            for name in ("all", "narrow", "whole")
+            for name in ("all", "narrow", "whole", "thing")
         }
-        assert found == {"all": 2, "narrow": 1, "whole": 1}
+        assert found == {"all": 2, "narrow": 1, "whole": 1, "thing": 0}
         assert risen("flagon_limits_counted_alone_total") == 0
 
     def test_say_when_each_process_counts_for_itself(self, make_app, risen):

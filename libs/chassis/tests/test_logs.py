@@ -2,11 +2,13 @@ import json
 import logging
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import structlog
 from flask import Flask
+from structlog.contextvars import bound_contextvars
 
 from flagon_chassis import logs, tracing
 from flagon_chassis.settings import ServiceSettings
@@ -159,6 +161,22 @@ class TestSecrets:
         assert line[name] == line["deep"][name] == logs.HIDDEN
         assert line["deep"]["kept"] == 1
 
+    def test_are_hidden_in_lists(self, say):
+        line = say("done", errors=[{"password": "hunter2", "kept": 1}], pair=(1, "a"))
+
+        assert line["errors"] == [{"password": logs.HIDDEN, "kept": 1}]
+        assert line["pair"] == [1, "a"]
+
+    def test_are_looked_for_in_a_time_that_grows_with_the_text_alone(self):
+        """Tried from each of its beginnings, a text of 64 KB took two seconds."""
+
+        def steps(size):
+            began = time.thread_time()
+            logs.hide("eyJ" * size)
+            return time.thread_time() - began
+
+        assert min(steps(20_000) for _ in range(3)) < 0.1
+
     @pytest.mark.parametrize(
         ("said", "written"),
         [
@@ -168,7 +186,13 @@ class TestSecrets:
                 "Authorization: Bearer abcdefgh12",
                 f"Authorization: Bearer {logs.HIDDEN}",
             ),
+            ("BEARER abcdefgh12", f"BEARER {logs.HIDDEN}"),
             ("basic YWRhOnB3ZDEy", f"basic {logs.HIDDEN}"),
+            ("GET /accounts/ada@mail.example.org/x", f"GET /accounts/{logs.HIDDEN}/x"),
+            (
+                'DETAIL:  Failing row contains (7, {"name": "Ada"}, two\nlines).',
+                f"DETAIL: {logs.HIDDEN}",
+            ),
             (
                 "at postgresql://ada:hun%40ter@db:5432/x",
                 f"at postgresql://ada:{logs.HIDDEN}@db:5432/x",
@@ -271,6 +295,41 @@ class TestAlike:
 
         assert len(lines()) == 50
 
+    def test_lines_of_different_tasks_say_the_same(self, lines, clock):
+        logs.configure("things")
+        for number in range(25):
+            with bound_contextvars(task_id=str(number), sub=f"account-{number}"):
+                structlog.get_logger().warning("store_away")
+
+        assert len(lines()) == 10
+
+    def test_lines_are_told_of_at_the_end_of_the_process(self):
+        code = (
+            "from flagon_chassis import logs; import structlog;"
+            "logs.configure('things'); log = structlog.get_logger();"
+            "[log.warning('store_away') for _ in range(15)]"
+        )
+
+        output = subprocess.check_output([sys.executable, "-c", code])
+
+        assert json.loads(output.splitlines()[-1])["repeated"] == 5
+
+    def test_lines_are_still_counted_after_very_many_kinds(self, say, lines):
+        say(15, "first")
+        for kind in range(600):
+            say(1, f"kind{kind}")
+
+        assert len(say(25, "last")) == 10
+
+    def test_lines_of_a_kind_that_made_room_are_told_of(self, say, lines):
+        say(15, "first")
+        told = []
+        for kind in range(600):
+            structlog.get_logger().warning(f"kind{kind}")
+            told += [line for line in lines() if line["event"] == "first"]
+
+        assert [line["repeated"] for line in told] == [5]
+
     def test_few_lines_are_not_told_of_later(self, say, clock):
         say(10)
         clock[0] = 61
@@ -298,7 +357,8 @@ class TestAlike:
 
         output = subprocess.check_output([sys.executable, "-c", code])
 
-        assert len(output.splitlines()) == 11
+        # Ten, one of the child, and at the end how many more.
+        assert len(output.splitlines()) == 12
 
 
 class TestRequestId:

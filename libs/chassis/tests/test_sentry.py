@@ -166,7 +166,10 @@ class TestReport:
         @app.post("/people/<name>")
         def fail(name):
             person = f"{name} <ada@example.org>"
-            app.extensions["flagon.report"](ValueError(f"{person} token={TOKEN}"))
+            row = (
+                f'DETAIL:  Failing row contains (7, {{"street": "Main\n1"}}, {person}).'
+            )
+            app.extensions["flagon.report"](ValueError(f"token={TOKEN}\n{row}"))
             return ""
 
         app.test_client().post(
@@ -189,7 +192,7 @@ class TestReport:
         assert event["transaction"] == "POST /people/<name>"
         assert event["contexts"]["trace"] == {"trace_id": "a" * 32, "span_id": "b" * 16}
         told = json.dumps(event)
-        for secret in (TOKEN, "ada@example", "0123456789abcdef", "192.0.2.66"):
+        for secret in (TOKEN, "ada@example", "Main", "0123456789abcdef", "192.0.2.66"):
             assert secret not in told
 
     def test_says_so_where_no_route_was_found(self, settings, server):

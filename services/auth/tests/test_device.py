@@ -12,7 +12,7 @@ from flagon_auth.domain import audit, clients, consents, devices
 from flagon_auth.domain.clients import Registration
 from flagon_auth.models import DeviceCode
 from flagon_chassis import db
-from flagon_chassis.testing import ProofMaker
+from flagon_chassis.testing import ProofMaker, hearing
 
 from .conftest import (
     ALL_SCOPES,
@@ -626,13 +626,13 @@ class TestThreatGuessing:
         assert row.user_code_hash != hashlib.sha256(code.encode()).digest()
         assert code.encode() not in row.user_code_hash
 
-    def test_codes_are_in_no_log(self, ada, app, caplog, capsys):
-        caplog.set_level("DEBUG")
-        started = begin(app).json
-        let_in(ada, started)
-        poll(app, started)
+    def test_codes_are_in_no_log(self, ada, app):
+        with hearing() as heard:
+            started = begin(app).json
+            let_in(ada, started)
+            poll(app, started)
 
-        logged = caplog.text + capsys.readouterr().out
+        logged = heard()
         assert "/oauth/device_authorization" in logged
         assert started["device_code"] not in logged
         assert started["user_code"] not in logged

@@ -1,13 +1,12 @@
 """No password, code, token or secret is readable at rest or in a log."""
 
 import base64
-import logging
 
 import pytest
-import structlog
 from sqlalchemy import text
 
 from flagon_chassis import db
+from flagon_chassis.testing import hearing
 
 from .conftest import (
     OTHER_SECRET,
@@ -25,28 +24,11 @@ from .conftest import (
 from .factors import enable_totp, second_step
 
 
-class Listener(logging.Handler):
-    """Everything that any library of the process says, at any level."""
-
-    def __init__(self):
-        super().__init__(logging.DEBUG)
-        self.lines = []
-
-    def emit(self, record):
-        self.lines.append(f"{record.name} {record.msg} {record.getMessage()}")
-
-
 @pytest.fixture
 def heard(app):
     """What is logged, before anything of it is hidden."""
-    root, listener = logging.getLogger(), Listener()
-    level = root.level
-    root.addHandler(listener)
-    root.setLevel(logging.DEBUG)
-    with structlog.testing.capture_logs() as ours:
-        yield lambda: "\n".join([*listener.lines, *map(str, ours)])
-    root.setLevel(level)
-    root.removeHandler(listener)
+    with hearing() as heard:
+        yield heard
 
 
 @pytest.fixture

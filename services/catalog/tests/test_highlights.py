@@ -41,6 +41,17 @@ class TestHighlights:
         assert "the <mark>zephyr</mark>" in found["description"]
         assert len(found["description"]) < 300
 
+    def test_show_a_description_as_people_read_it(self, make, search):
+        make(
+            name="Bag",
+            description="**Bold** and [fine spice](https://spice.example/spice) & more",
+        )
+
+        (found,) = search("spice")
+
+        shown = " ".join(found["description"].split())
+        assert shown == "Bold and fine <mark>spice</mark> &amp; more"
+
     def test_mark_a_phrase_and_not_what_was_excluded(self, make, search):
         make(name="Blue mug", description="A blue one.")
         make(name="Blue red mug", description="")

@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 from celery.exceptions import Reject, Retry
 
-from flagon_chassis.testing import Peer, free_port
+from flagon_chassis.testing import Peer, free_port, hearing
 from flagon_worker import tasks
 from flagon_worker.clients import Auth, Strangers
 from flagon_worker.domain import deliveries, logouts
@@ -166,12 +166,11 @@ class TestDeliver:
 
         assert told.value.requeue is True
 
-    def test_tells_nothing_in_the_log(self, app, neighbours, caplog, capsys):
-        caplog.set_level("DEBUG")
+    def test_tells_nothing_in_the_log(self, app, neighbours):
+        with hearing() as heard:
+            deliver(app)
 
-        deliver(app)
-
-        logged = caplog.text + capsys.readouterr().out
+        logged = heard()
         assert "logout_told" in logged
         assert "a.b.c" not in logged
 

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from pydantic import SecretStr
 
-from flagon_chassis.testing import Peer, SmtpServer, free_port
+from flagon_chassis.testing import Peer, SmtpServer, free_port, hearing
 from flagon_worker import tasks
 from flagon_worker.clients import Auth, MailFolder, MailServer, mail_sender, post
 from flagon_worker.domain import mails
@@ -394,10 +394,13 @@ class TestSendMail:
             task(smtp_url=SecretStr(url))
         assert identity.calls[-1][0].endswith("/returned")
 
-    def test_links_appear_in_no_log(self, task, capsys):
-        task()
+    def test_links_appear_in_no_log(self, task):
+        with hearing() as heard:
+            task()
 
-        assert "SECRETCODE" not in capsys.readouterr().out
+        logged = heard()
+        assert "'event': 'mail'" in logged
+        assert "SECRETCODE" not in logged
 
 
 class TestMailFolder:

@@ -196,9 +196,12 @@ def init_app(app: Flask, settings: ServiceSettings) -> Limiter:
     )
     refused.labels(_ALL)
 
+    every = _ReadOnce(settings.rate_limit, exempt_when=lambda: request.path in _PROBES)
+
     def count(breached: RequestLimit) -> None:
         # After whom it is counted for, the route or what several routes share.
-        refused.labels(breached.request_args[1]).inc()
+        shared = any(breached.limit is one.limit for one in every)
+        refused.labels(_ALL if shared else breached.request_args[1]).inc()
 
     limiter = Limiter(
         account_or_address,
@@ -209,13 +212,7 @@ def init_app(app: Flask, settings: ServiceSettings) -> Limiter:
         },
         strategy="fixed-window",
         on_breach=cast("Any", count),
-        default_limits=[
-            _ReadOnce(
-                settings.rate_limit,
-                exempt_when=lambda: request.path in _PROBES,
-                on_breach=lambda _breached: refused.labels(_ALL).inc(),
-            )
-        ],
+        default_limits=[every],
     )
     limiter.init_app(app)
 

@@ -3,6 +3,7 @@
 What each `event` means is in docs/events-log.md.
 """
 
+import atexit
 import logging
 import os
 import re
@@ -44,31 +45,38 @@ _SECRET_NAME = re.compile(
 )
 _SECRETS: tuple[tuple[str, re.Pattern[str], str], ...] = tuple(
     (mark, re.compile(pattern, re.IGNORECASE), left)
-    for mark, pattern, left in (
-        # Looking for a mark first is a tenth of the time; none crosses the end of a text.
-        ("eyJ", r"eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)*", HIDDEN),
-        ("flg_", r"flg_[a-z2-7]{12}_[\w-]{20,}", HIDDEN),
-        ("earer ", r"(bearer )[\w.~+/=-]{8,}", rf"\1{HIDDEN}"),
-        ("asic ", r"(basic )[\w+/=-]{8,}", rf"\1{HIDDEN}"),
-        ("://", r"(://[^:/@\s\"\\]*:)[^@/\s\"\\]+(?=@)", rf"\1{HIDDEN}"),
+    for marks, pattern, left in (
+        # Looking for a mark first is a tenth of the time. Texts are as JSON writes them, and
+        # nothing goes beyond the end of one.
+        (["eyJ"], r"(?<![\w-])eyJ[\w-]{8,}\.[\w-]{8,}(?:\.[\w-]*)*", HIDDEN),
+        (["flg_"], r"flg_[a-z2-7]{12}_[\w-]{20,}", HIDDEN),
+        (["earer ", "EARER "], r"(bearer )[\w.~+/=-]{8,}", rf"\1{HIDDEN}"),
+        (["asic ", "ASIC "], r"(basic )[\w+/=-]{8,}", rf"\1{HIDDEN}"),
+        (["://"], r"(://[^:/@\s\"\\]*:)[^@/\s\"\\]+(?=@)", rf"\1{HIDDEN}"),
         (
-            "=",
+            ["="],
             r"\b((?:code|\w*(?:token|password|secret|assertion|verifier))=)[^&;\s\"\\]{8,}",
             rf"\1{HIDDEN}",
         ),
-        # Postgres quotes the row that offends.
-        ("DETAIL: ", r"(detail: )(?:[^\"\\\n]|\\[^n])+", rf"\1{HIDDEN}"),
-        # Of an address only; `//ada@db` is a name at a host.
-        ("@", r"(?<![\w.+/-])[\w.+-]+@[\w-]+\.[\w.-]*\w", HIDDEN),
+        # Postgres quotes the row that offends, to the next line of its own.
         (
-            "PRIVATE KEY-",
+            ["DETAIL: "],
+            r"(detail: )(?:[^\"\\]|\\(?!n(?:CONTEXT|HINT|QUERY|\[SQL)).)+",
+            rf"\1{HIDDEN}",
+        ),
+        # In `//ada@db` it is a name at a host.
+        (["@"], r"(?<!//)(?<![\w.+-])[\w.+-]+@[\w-]+\.[\w.-]*\w", HIDDEN),
+        (
+            ["PRIVATE KEY-"],
             r"-----BEGIN [A-Z ]*PRIVATE KEY-----(?:[^\"\\]|\\.)*",
             HIDDEN,
         ),
     )
+    for mark in marks
 )
 _OF_ONE_LINE = frozenset({"time", "request_id", "trace_id", "span_id", "duration_ms"})
-"""Members that differ between lines that say the same."""
+"""Members that differ between lines that say the same, as do those of the request or task
+at hand."""
 _KINDS_MAX = 500
 
 if TYPE_CHECKING:
@@ -82,7 +90,8 @@ def configure(service: str, level: str = "INFO") -> None:
 
     Secrets and mail addresses are hidden, by the names of members and by looks. Warnings and
     errors that say the same are written ten times a minute and then counted: the last is
-    written when the minute is over, with `repeated`, how many were left out.
+    written with the first line after the minute, or at the end, and says in `repeated` how
+    many were left out.
     """
     structlog.configure(
         processors=[
@@ -158,6 +167,13 @@ class _Alike:
     def __init__(self) -> None:
         self.forget()
         os.register_at_fork(after_in_child=self.forget)
+        atexit.register(self.end)
+
+    def end(self) -> None:
+        """Write what was left out so far: the process ends."""
+        output = _Output()
+        for line in self._over(float("inf")):
+            output.msg(_render(output, "", line))
 
     def forget(self) -> None:
         """Begin anew."""
@@ -172,13 +188,16 @@ class _Alike:
                 output.msg(_render(output, method, line))
         if method in {"debug", "info"}:
             return event
-        kind = _json({key: event[key] for key in event if key not in _OF_ONE_LINE})
+        left_out = _OF_ONE_LINE | get_contextvars().keys()
+        kind = _json({key: event[key] for key in event if key not in left_out})
         with self._lock:
             said = self._said.get(kind)
             if said is None or now >= said.until:
-                if len(self._said) < _KINDS_MAX:
-                    self._said[kind] = _Said(now + ALIKE_SECONDS)
-                    self._next = min(self._next, now + ALIKE_SECONDS)
+                if len(self._said) >= _KINDS_MAX:
+                    # The oldest kind is over before its time.
+                    self._said[next(iter(self._said))].until = self._next = now
+                self._said[kind] = _Said(now + ALIKE_SECONDS)
+                self._next = min(self._next, now + ALIKE_SECONDS)
                 return event
             said.times += 1
             if said.times <= SAID_ALIKE:
@@ -208,7 +227,10 @@ def _render(_output: object, _method: str, event: Event) -> str:
 
 
 def hide(text: str) -> str:
-    """Return the text without what looks like a secret or a mail address."""
+    """Return the text without what looks like a secret or a mail address.
+
+    :param text: as JSON, which has no bare line breaks.
+    """
     for mark, pattern, left in _SECRETS:
         if mark in text:
             text = pattern.sub(left, text)
@@ -217,10 +239,12 @@ def hide(text: str) -> str:
 
 def _hidden(value: Any) -> Any:  # noqa: ANN401 (whatever a line holds)
     """Return members without those whose name says that they are secret."""
+    if isinstance(value, list | tuple):
+        return [_hidden(item) for item in value]
     if not isinstance(value, dict):
         return value
     for key, item in value.items():
-        if isinstance(item, dict) or _is_secret(key):
+        if isinstance(item, dict | list | tuple) or _is_secret(key):
             break
     else:
         # As good as always.

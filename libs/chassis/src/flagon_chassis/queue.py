@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, cast
 import structlog
 from billiard import util
 from celery import Celery, Task, signals
-from celery.exceptions import Ignore, Reject, Retry
+from celery.exceptions import Ignore, MaxRetriesExceededError, Reject, Retry
 from kombu.exceptions import OperationalError
 from redis.exceptions import RedisError
 from structlog.contextvars import bound_contextvars, clear_contextvars
@@ -270,6 +270,9 @@ def message_at_hand(task: Any) -> Iterator[None]:  # noqa: ANN401 (Celery's task
             raise
         except (Ignore, Reject):
             outcome = "rejected"
+            raise
+        except MaxRetriesExceededError:
+            # Who tries again says what it means that this was the last time.
             raise
         except Exception as error:
             # Here, where it is known which task it was.

@@ -5,6 +5,7 @@ ids by which logs and traces know the request (docs/adr/0097). The SDK's own int
 copy a scope for each request, task and statement, whether or not something goes wrong.
 """
 
+import json
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -98,7 +99,7 @@ def _describe(event: Any, hint: dict[str, Any]) -> Any:  # noqa: ANN401 (the SDK
     if "flask" in sys.modules:
         _add_request(event)
     for one in event.get("exception", {}).get("values", ()):
-        one["value"] = logs.hide(one.get("value") or "")
+        one["value"] = json.loads(logs.hide(json.dumps(one.get("value"))))
     return event
 
 

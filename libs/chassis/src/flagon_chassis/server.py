@@ -123,7 +123,8 @@ def forget_lost_metrics() -> None:
         pid = int(path.stem.rpartition("_")[2])
         try:
             os.kill(pid, 0)
-        except ProcessLookupError:
+        # The number may be somebody else's by now.
+        except (ProcessLookupError, PermissionError):
             forget_metrics(pid)
 
 

@@ -7,6 +7,7 @@ run; where none are installed they are containers (testcontainers). Load with
 
 import hashlib
 import json
+import logging
 import os
 import pwd
 import queue
@@ -24,7 +25,7 @@ import time
 from abc import ABC, abstractmethod
 from base64 import b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from email import message_from_bytes
 from email.message import Message
@@ -40,6 +41,7 @@ import jwt as pyjwt
 import psycopg
 import pytest
 import redis
+import structlog
 from cryptography.hazmat.primitives.asymmetric import ec
 from sqlalchemy import MetaData, NullPool, create_engine, func, select
 from sqlalchemy.orm import Session, sessionmaker
@@ -952,3 +954,32 @@ class SmtpServer:
         """Take no more."""
         self.server.shutdown()
         self.server.server_close()
+
+
+class _Listener(logging.Handler):
+    """Everything that any library of the process says, at any level."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(f"{record.name} {record.msg} {record.getMessage()}")
+
+
+@contextmanager
+def hearing() -> Iterator[Callable[[], str]]:
+    """Yield a function that returns all that was logged since, before anything is hidden.
+
+    Begin after the app was made, which sets up logging anew.
+    """
+    root, listener = logging.getLogger(), _Listener()
+    level = root.level
+    root.addHandler(listener)
+    root.setLevel(logging.DEBUG)
+    try:
+        with structlog.testing.capture_logs() as ours:
+            yield lambda: "\n".join([*listener.lines, *map(str, ours)])
+    finally:
+        root.setLevel(level)
+        root.removeHandler(listener)

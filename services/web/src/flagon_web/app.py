@@ -69,12 +69,13 @@ def create_app(settings: Settings | None = None) -> Flask:
     guard = CSRFProtect(app)
     _fit_templates(app)
     routes.init_app(app)
-    _forgive_slashes(app)
     # From auth, not from a page: what it brings is signed.
     guard.exempt(app.view_functions["account.backchannel_logout"])
     # On pages of strangers, who have no session; it looks at the sender itself.
     guard.exempt(app.view_functions["languages.choose_language"])
     _limit_requests(app, settings)
+    # After the limits, since who is led on is asked no more.
+    _forgive_slashes(app)
     _fit_toolbar(app)
     return app
 

@@ -1,7 +1,8 @@
 """Why a search found a product: its text with the words marked, as safe HTML."""
 
-from collections.abc import Sequence
-from html import escape
+import re
+from collections.abc import Callable, Sequence
+from html import escape, unescape
 from uuid import UUID
 
 from sqlalchemy import func, literal_column, select
@@ -13,6 +14,13 @@ from .products import query_of
 
 # Of Unicode's private use: no text has a meaning for them, and HTML needs no escape.
 _BEGIN, _END = "\ue000", "\ue001"
+_MARK = re.compile(f"([{_BEGIN}{_END}])")
+_TAGS = {_BEGIN: "<mark>", _END: "</mark>"}
+# What people read of a description, without the signs that it is written with.
+_SHOWN = func.coalesce(
+    func.regexp_replace(Product.description_html, "<[^>]*>", " ", "g"),
+    func.replace(Product.description, "&", "&amp;"),
+)
 _MARKS = f"StartSel={_BEGIN}, StopSel={_END}"
 _NAME = f"{_MARKS}, HighlightAll=true"
 _DESCRIPTION = (
@@ -43,18 +51,21 @@ def highlights(
                 )
                 for text, options in (
                     (Product.name, _NAME),
-                    (Product.description, _DESCRIPTION),
+                    (_SHOWN, _DESCRIPTION),
                 )
             ),
         ).where(Product.id.in_(ids))
     )
     return {
-        str(id_): {"name": _marked(name), "description": _marked(description)}
+        str(id_): {
+            "name": _marked(name),
+            "description": _marked(description, decode=unescape),
+        }
         for id_, name, description in rows
     }
 
 
-def _marked(text: str) -> str:
+def _marked(text: str, *, decode: Callable[[str], str] = str) -> str:
     # Not before: Postgres would take a mark apart, and count tags as words.
-    safe = escape(text)
-    return safe.replace(_BEGIN, "<mark>").replace(_END, "</mark>")
+    parts = _MARK.split(text)
+    return "".join(_TAGS.get(part) or escape(decode(part)) for part in parts)

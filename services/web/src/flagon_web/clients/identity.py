@@ -397,17 +397,26 @@ class Identity:
         )
 
     def _fetched(self, path: str, seconds: float) -> dict[str, Any]:
-        with self._fetching:
-            at, found = self._known.get(path, (float("-inf"), {}))
-            if self._clock() - at >= seconds:
-                try:
-                    found = self._http.get(path).json()
-                except (Unreachable, Refused) as error:
-                    raise SignInUnavailable(
-                        _("Try again in a moment."), retry_after_seconds=2
-                    ) from error
-                self._known[path] = (self._clock(), found)
-            return found
+        # Who has what is new enough does not wait for who asks.
+        found = self._lately(path, seconds)
+        if found is None:
+            with self._fetching:
+                found = self._lately(path, seconds) or self._asked(path)
+        return found
+
+    def _lately(self, path: str, seconds: float) -> dict[str, Any] | None:
+        at, found = self._known.get(path, (float("-inf"), {}))
+        return found if self._clock() - at < seconds else None
+
+    def _asked(self, path: str) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = self._http.get(path).json()
+        except (Unreachable, Refused) as error:
+            raise SignInUnavailable(
+                _("Try again in a moment."), retry_after_seconds=2
+            ) from error
+        self._known[path] = (self._clock(), found)
+        return found
 
     def _tokens(
         self, answer: dict[str, Any], id_token: str, refresh_token: str = ""

@@ -4,6 +4,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -54,8 +55,12 @@ class Spool:
         return self._path(ticket)
 
     def holds(self, ticket: str) -> bool:
-        """Say whether the file of a ticket is still here."""
-        return bool(_TICKET.match(ticket)) and self._path(ticket).is_file()
+        """Say whether the file of a ticket is still here; it goes if it waited too long."""
+        if not _TICKET.match(ticket):
+            return False
+        file = self._path(ticket)
+        self._forget(file)
+        return file.is_file()
 
     def drop(self, ticket: str) -> None:
         """Delete the file of a ticket, if it is still there."""
@@ -64,14 +69,15 @@ class Spool:
 
     def sweep(self) -> None:
         """Delete what waited too long."""
-        oldest = self._clock() - self._seconds
         for file in self._folder.iterdir():
-            try:
-                if file.stat().st_mtime < oldest:
-                    file.unlink(missing_ok=True)
-            except FileNotFoundError:
-                # Another process sweeps too.
-                continue
+            self._forget(file)
+
+    def _forget(self, file: Path) -> None:
+        """Delete a file if it waited too long."""
+        # Another process may be faster.
+        with suppress(FileNotFoundError):
+            if file.stat().st_mtime < self._clock() - self._seconds:
+                file.unlink()
 
     def _path(self, ticket: str) -> Path:
         return self._folder / f"{ticket}.upload"
