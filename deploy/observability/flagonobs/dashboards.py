@@ -839,6 +839,20 @@ def _streams() -> Board:
                     on="traces:realtime",
                     red=0.5,
                 ),
+                graph(
+                    "From change to screen",
+                    "From the time that an event says of itself to the last write: with"
+                    " the wait in the outbox and the relay's way to Redis.",
+                    "s",
+                    (
+                        (
+                            "histogram_quantile(0.95, sum by (le)"
+                            " (rate(flagon_sse_event_age_seconds_bucket[5m])))"
+                        ),
+                        "p95",
+                    ),
+                    on="traces:realtime",
+                ),
             ],
             "Trouble": [
                 graph(
