@@ -50,6 +50,7 @@ found = {
 print(json.dumps({"python": platform.python_version(), "packages": sorted(found)}))
 """
 """What a Python is asked: packages may be beside it that no lock names, as pip is."""
+_BASE_PYTHON = "/usr/local/bin/python"
 _ASKED = "${Package} ${Version} ${Architecture}\\n"
 
 
@@ -89,6 +90,9 @@ def own(service: str) -> Iterator[Component]:
 def beside(image: str, locked: set[str]) -> Iterator[Component]:
     """Yield Python itself and the packages that an image has besides those of its lock."""
     said = json.loads(_inside(image, "python", "-c", _PACKAGES))
+    # The service's own Python does not look into that of the base.
+    base = json.loads(_inside(image, _BASE_PYTHON, "-c", _PACKAGES))
+    said["packages"] += [one for one in base["packages"] if one not in said["packages"]]
     version = said["python"]
     cpe = f"cpe:2.3:a:python:python:{version}:*:*:*:*:*:*:*"
     yield _component(

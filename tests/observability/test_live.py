@@ -141,6 +141,9 @@ def a_round(stack, people, word, number):
             ("POST", f"/api/v1/products/{product}/reviews", review),
             ("PUT", f"/api/v1/watches/{product}", {}),
         ):
+            # A fast machine has more rounds a minute than one may write reviews.
+            if number % 4:
+                continue
             done = client.request(method, path, json=body)
             assert done.status_code == 201, done.text
     # Nobody's address: who guesses at a real one makes its owner wait.
