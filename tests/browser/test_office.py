@@ -98,7 +98,6 @@ class TestExport:
         somebody = operator(
             java_script_enabled=False, viewport={"width": 390, "height": 844}
         )
-        somebody.refused = list
         page = somebody.page
         page.goto("/back-office/export")
         page.select_option("#format", "ndjson")

@@ -53,7 +53,6 @@ class TestOperations:
         somebody = operator(
             java_script_enabled=False, viewport={"width": 390, "height": 844}
         )
-        somebody.refused = list
         page = somebody.page
         page.goto(PAGE)
         page.click(".ranges a:text-is('6 hours')")

@@ -11,8 +11,6 @@ class TestReview:
         self, person, accounts, tmp_path, scripts
     ):
         somebody = person(java_script_enabled=scripts)
-        if not scripts:
-            somebody.refused = list
         somebody.sign_in(accounts["merchandiser"])
         page = somebody.page
         mark = imported(somebody, tmp_path, 2)

@@ -63,8 +63,6 @@ class TestImport:
         self, person, accounts, tmp_path, scripts
     ):
         somebody = person(java_script_enabled=scripts)
-        if not scripts:
-            somebody.refused = list
         somebody.sign_in(accounts["merchandiser"])
         page = somebody.page
         path, mark = a_file(tmp_path, 9, broken=1)
@@ -115,7 +113,6 @@ class TestImport:
 
     def test_works_without_scripts(self, person, accounts, tmp_path):
         plain = person(java_script_enabled=False)
-        plain.refused = list
         plain.sign_in(accounts["merchandiser"])
         mark = imported(plain, tmp_path)
 

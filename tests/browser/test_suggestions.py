@@ -122,7 +122,6 @@ class TestSuggestions:
 class TestWithoutScripts:
     def test_the_field_is_a_form_and_results_can_be_narrowed(self, person):
         plain = person(java_script_enabled=False)
-        plain.refused = list
         page = plain.page
         page.goto("/")
         page.get_by_role("searchbox").fill("zz-nothing")

@@ -74,7 +74,6 @@ class TestProducts:
         somebody = person(
             java_script_enabled=False, viewport={"width": 390, "height": 844}
         )
-        somebody.refused = list
         somebody.sign_in(accounts["merchandiser"], then="/back-office/products")
         page, word = somebody.page, product["sku"]
 

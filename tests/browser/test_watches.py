@@ -49,8 +49,6 @@ class TestWatch:
     ):
         phone = {"viewport": {"width": 390, "height": 844}}
         somebody = person(java_script_enabled=scripts, **({} if scripts else phone))
-        if not scripts:
-            somebody.refused = list
         somebody.sign_in(accounts["customer"])
         page = somebody.page
         watch(page, product)

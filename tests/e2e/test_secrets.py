@@ -21,6 +21,8 @@ from harness.stack import SERVICES
 from harness.waiting import until
 
 _DATABASES = ("auth", "catalog", "worker")
+_OF_LATER = {"job_message"}
+"""What the release says that `test_upgrade.py` rolls to, and this one does not."""
 
 _WANTED = "tails = set(json.load(sys.stdin))"
 _OF_DATABASE = """
@@ -234,7 +236,7 @@ class TestAfterTheRun:
         ]
 
         assert {line["service"] for line in ours} >= {"gateway", *SERVICES}
-        assert {line["event"] for line in ours} - described == set()
+        assert {line["event"] for line in ours} - described - _OF_LATER == set()
         assert [line for line in ours if not line.keys() >= {"time", "level"}] == []
 
     @pytest.mark.parametrize("service", _DATABASES)

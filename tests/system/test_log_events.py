@@ -40,4 +40,4 @@ class TestFound:
             event for event, line in log_events.found().items() if len(line.levels) > 1
         }
 
-        assert several == {"presence_unreachable"}
+        assert several == {"presence_unreachable", "uwsgi"}

@@ -120,11 +120,13 @@ def _overheard() -> io.TextIOWrapper:
 
 def _tell(lines: Iterable[str]) -> None:
     """Log what uWSGI says; what it says at its start is of interest to few."""
-    say = log.debug
+    ready = False
     for line in lines:  # pragma: no branch (as long as the process)
-        say("uwsgi", said=line.strip())
-        if line.startswith("spawned uWSGI worker"):
-            say = log.info
+        if ready:
+            log.info("uwsgi", said=line.strip())
+        else:
+            log.debug("uwsgi", said=line.strip())
+        ready = ready or line.startswith("spawned uWSGI worker")
 
 
 def _stop(
