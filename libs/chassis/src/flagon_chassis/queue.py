@@ -274,8 +274,8 @@ def message_at_hand(task: Any) -> Iterator[None]:  # noqa: ANN401 (Celery's task
         except MaxRetriesExceededError:
             # Who tries again says what it means that this was the last time.
             raise
+        # Whatever it is goes on to the queue: it is only told of, where the task is known.
         except Exception as error:
-            # Here, where it is known which task it was.
             sentry.report(error)
             raise
         finally:
