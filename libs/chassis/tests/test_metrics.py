@@ -85,6 +85,16 @@ class TestMetrics:
         assert metrics.collect() is metrics.REGISTRY
 
 
+def said(code, folder):
+    """What a process that forked a `child` says for both, which share a folder."""
+    code += (
+        "os.waitpid(child, 0) if child else os._exit(0)\n"
+        "print(metrics.exposition().decode())"
+    )
+    env = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(folder)}
+    return subprocess.check_output([sys.executable, "-c", code], env=env, text=True)
+
+
 class TestSeveralProcesses:
     def test_are_of_one_release(self, tmp_path):
         code = (
@@ -94,12 +104,9 @@ class TestSeveralProcesses:
             f"settings = ServiceSettings(secret_key='{SECRET}')\n"
             "metrics.say_build(settings, 'things')\n"
             "child = os.fork()\n"
-            "os.waitpid(child, 0) if child else os._exit(0)\n"
-            "print(metrics.exposition().decode())"
         )
-        env = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
 
-        text = subprocess.check_output([sys.executable, "-c", code], env=env, text=True)
+        text = said(code, tmp_path)
 
         (line,) = re.findall(r"^flagon_build_info.*$", text, re.MULTILINE)
         assert line == 'flagon_build_info{release="unknown",service="things"} 1.0'
@@ -114,12 +121,9 @@ class TestSeveralProcesses:
             "took = metrics.histogram('flagon_seconds', 'Took.', 'name')\n"
             "child = os.fork()\n"
             "count.inc(); gauge.set(1); took.labels('a').observe(0.2)\n"
-            "os.waitpid(child, 0) if child else os._exit(0)\n"
-            "print(metrics.exposition().decode())"
         )
-        env = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
 
-        text = subprocess.check_output([sys.executable, "-c", code], env=env, text=True)
+        text = said(code, tmp_path)
 
         assert "flagon_things_total 2.0" in text
         assert 'flagon_seconds_count{name="a"} 2.0' in text
