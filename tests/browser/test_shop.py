@@ -340,6 +340,20 @@ class TestPages:
 
         expect(page.locator(".service")).not_to_have_count(0)
 
+    def test_that_are_renewed_keep_focus_and_what_is_unfolded(self, merchandiser):
+        page = merchandiser.page
+        page.goto("/")
+        page.click(".menu summary")
+        page.locator(".menu").evaluate("menu => menu.dataset.read = 'once'")
+        page.focus(".menu a")
+        held = page.evaluate("document.activeElement.outerHTML")
+
+        assert page.evaluate("import('flagon/page').then((it) => it.renew('header'))")
+
+        assert page.locator(".menu").get_attribute("data-read") is None
+        assert page.locator(".menu").get_attribute("open") is not None
+        assert page.evaluate("document.activeElement.outerHTML") == held
+
     def test_that_answer_a_form_are_not_read_again(self, merchandiser, tmp_path):
         page, asked = merchandiser.page, []
         empty = tmp_path / "empty.csv"

@@ -47,7 +47,8 @@ function soon() {
 
 async function renewAndMaybeStop() {
   // What arrives while the page is read makes it old again: try until it is done.
-  for (let attempt = 0; attempt < 5; attempt += 1) {
+  // Another event of the same change may have brought the end meanwhile.
+  for (let attempt = 0; attempt < 5 && !finished(); attempt += 1) {
     if (await renew("#job", "#history")) break;
     await new Promise((resolve) => setTimeout(resolve, 400 * (attempt + 1)));
   }

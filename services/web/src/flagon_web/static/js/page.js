@@ -38,6 +38,28 @@ export function pageOf(text, address) {
   return new DOMParser().parseFromString(policy.createHTML(text, address), "text/html");
 }
 
+// What makes a control the same one in a fresh part: how it looks and what it acts on.
+function face(control) {
+  const form = control.form ?? control.closest("details")?.querySelector("form");
+  const words = control.matches("a, button, summary") ? control.textContent : "";
+  return [control.cloneNode(false).outerHTML, form?.getAttribute("action"), words].join("\n");
+}
+
+// Put a fresh part into the place of the present one; the focus, and what was unfolded,
+// stay where they are. Without that a keyboard is sent back to the top of the page.
+function exchange(present, fresh) {
+  const twin = (control) =>
+    [...fresh.querySelectorAll(control.localName)].find((one) => face(one) === face(control));
+  const held = present.contains(document.activeElement) ? document.activeElement : null;
+  for (const summary of present.querySelectorAll("details[open] > summary")) {
+    const folded = twin(summary)?.closest("details");
+    if (folded) folded.open = true;
+  }
+  const next = held && twin(held);
+  present.replaceWith(fresh);
+  next?.focus({ preventScroll: true });
+}
+
 // Read this page again and exchange parts of it; false when that is not possible.
 let reading = false;
 export async function renew(...selectors) {
@@ -52,7 +74,7 @@ export async function renew(...selectors) {
     if (!parts.every(([present, fresh]) => present && fresh)) return false;
     for (const [present, fresh] of parts) {
       const live = present.querySelector("[data-live]");
-      present.replaceWith(fresh);
+      exchange(present, fresh);
       // The state of the connection is the page's, not the server's.
       if (live) fresh.querySelector("[data-live]")?.replaceWith(live);
       localTimes(fresh);
