@@ -453,7 +453,12 @@ def load(settings: DatabaseSettings, app: str) -> tuple["Flask", Celery]:
 
     server.share_metrics(settings.metrics_dir)
     flask_app = server.make_app(app)
-    return flask_app, cast("Celery", flask_app.extensions["celery"])
+    celery = cast("Celery", flask_app.extensions["celery"])
+    # Celery imports the rest of itself with another search path of modules, which nothing
+    # that another thread imports may meet.
+    celery.loader.init_worker()
+    celery.finalize()
+    return flask_app, celery
 
 
 def _forget_inherited(app: "Flask") -> Callable[[], None]:
