@@ -223,11 +223,18 @@ class TestKilled:
 
 class TestStopped:
     def test_ends_the_mail_at_hand(self, fleet, post, room, smtp):
-        fleet.start("mail", "rq")
+        # Half of its grace is what a mail at hand has, and the test to see that it drains.
+        fleet.start(
+            "mail",
+            "rq",
+            WORKER_GRACE_SECONDS="60",
+            WORKER_SOFT_LIMIT_SECONDS="50",
+            WORKER_HARD_LIMIT_SECONDS="55",
+        )
         smtp.goes_on.clear()
         post(2)
         assert smtp.asked.wait(10)
-        process = fleet.processes.pop("mail")
+        process = fleet.processes["mail"]
         process.terminate()
         wait_for(lambda: drains(fleet))
         smtp.goes_on.set()
