@@ -10,6 +10,7 @@ import psycopg
 import pytest
 import redis
 from flask import Flask
+from flask.sessions import SecureCookieSessionInterface
 from structlog.contextvars import bound_contextvars, clear_contextvars
 
 from flagon_chassis import logs, otlp, tracing
@@ -337,6 +338,24 @@ class TestRequestId:
             app.test_client().get("/", headers={"X-Request-ID": "order-66-x"})
 
         assert traced()[0]["attributes"][SPAN_REQUEST_ID] == "order-66-x"
+
+    def test_is_known_when_flask_opens_the_session(self, traced):
+        class Sessions(SecureCookieSessionInterface):
+            def open_session(self, app, request):
+                with tracing.span("open"):
+                    return super().open_session(app, request)
+
+        app = Flask("things")
+        app.session_interface = Sessions()
+        logs.init_app(app)
+        tracing.instrument_flask(app)
+        app.add_url_rule("/", view_func=lambda: "here")
+        client = app.test_client()
+        for known in ("order-66-x", "order-67-x"):
+            client.get("/", headers={"X-Request-ID": known})
+
+        told = [one["attributes"][SPAN_REQUEST_ID] for one in traced()]
+        assert told == 2 * ["order-66-x"] + 2 * ["order-67-x"]
 
     def test_is_left_out_where_there_is_none(self, traced):
         app = Flask("things")

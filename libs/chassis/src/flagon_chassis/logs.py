@@ -10,7 +10,7 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -32,6 +32,8 @@ TRACEPARENT = re.compile(r"\A00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})\Z")
 
 SPAN_REQUEST_ID = "flagon.request_id"
 """The attribute that ties a span to the request id that people know."""
+_BEGUN = "flagon.begun"
+"""What a request is called and when it began, in its environment."""
 
 HIDDEN = "[hidden]"
 """Stands where a secret was."""
@@ -80,6 +82,7 @@ at hand."""
 _KINDS_MAX = 500
 
 if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
     from flask import Flask, Response
 
 Event = MutableMapping[str, Any]
@@ -306,29 +309,30 @@ def trace_id_of(traceparent: str | None) -> str | None:
 
 def init_app(app: "Flask") -> None:
     """Give each request an id, echo it, and log one line when it ends."""
-    from flask import g, request  # noqa: PLC0415 (relays have no Flask in memory)
+    from flask import request  # noqa: PLC0415 (relays have no Flask in memory)
 
     log = structlog.get_logger("flagon.access")
+    plain = app.wsgi_app
 
-    @app.before_request
-    def begin() -> None:
+    # Not `before_request`: Flask opens the session before, which asks Redis, and a thread
+    # still has what its last request was called.
+    def known(environ: "WSGIEnvironment", respond: "StartResponse") -> Iterable[bytes]:
         clear_contextvars()
-        headers = request.headers
-        given = headers.get("X-Request-ID", "")
-        known = given if _REQUEST_ID.match(given) else new_request_id()
-        trace = trace_id_of(headers.get("traceparent"))
-        bind_contextvars(request_id=known, **({"trace_id": trace} if trace else {}))
-        g.flagon_request_id = known
-        g.flagon_started = time.perf_counter()
+        given = environ.get("HTTP_X_REQUEST_ID", "")
+        name = given if _REQUEST_ID.match(given) else new_request_id()
+        trace = trace_id_of(environ.get("HTTP_TRACEPARENT"))
+        bind_contextvars(request_id=name, **({"trace_id": trace} if trace else {}))
+        environ[_BEGUN] = name, time.perf_counter()
+        return plain(environ, respond)
+
+    app.wsgi_app = known  # type: ignore[assignment, method-assign]  # as Flask says
 
     @app.after_request
     def end(response: "Response") -> "Response":
-        # Without `begin` (it is skipped when an earlier hook answers) there is no id.
-        known = g.get("flagon_request_id") or new_request_id()
-        response.headers["X-Request-ID"] = known
+        name, started = request.environ[_BEGUN]
+        response.headers["X-Request-ID"] = name
         rule = request.url_rule.rule if request.url_rule else None
         if rule not in {"/livez", "/readyz", "/metrics"}:
-            started = g.get("flagon_started", time.perf_counter())
             log.info(
                 "request",
                 method=request.method,
