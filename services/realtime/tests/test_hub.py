@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import ctypes
+import itertools
 import os
 import re
 import select
@@ -821,3 +822,22 @@ class TestLoops:
         hub.start()
 
         assert len(started) == 4
+
+
+class TestCost:
+    @pytest.mark.parametrize("events", [1, 16])
+    def test_of_a_batch_is_one_call_for_each_client(
+        self, hub, connect, send, calls, events
+    ):
+        numbers = itertools.count(1)
+
+        def publish():
+            send(hub, *itertools.islice(numbers, events))
+
+        connect(hub, "a")
+        one = calls(publish)
+        ends = [connect(hub, "a") for _ in range(100)]
+        many = calls(publish)
+
+        assert seen(read(ends[-1]))[-1] == next(numbers) - 1
+        assert many - one == len(ends)
