@@ -3,6 +3,7 @@
 import json
 import re
 import resource
+import subprocess
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -335,6 +336,17 @@ def docker_gateway(stack: Stack) -> dict[str, str]:
     )
 
 
+def container_logs() -> str:
+    """Return the folder where the engine keeps what containers say."""
+    done = subprocess.run(
+        ["docker", "info", "--format", "{{.DockerRootDir}}"],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    return f"{done.stdout.strip() or '/var/lib/docker'}/containers"
+
+
 def compose_env(stack: Stack, *, watched: bool = False) -> str:
     """Return the variables that docker-compose.yml reads."""
     base = stack.port_base
@@ -367,4 +379,6 @@ def compose_env(stack: Stack, *, watched: bool = False) -> str:
         "FLAGON_STATE": str(stack.state),
         "SESSION_COOKIE": stack.session_cookie,
     }
+    if watched:
+        values["FLAGON_CONTAINER_LOGS"] = container_logs()
     return "".join(f"{name}={value}\n" for name, value in values.items())
