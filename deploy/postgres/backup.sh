@@ -6,7 +6,9 @@
 #   backup.sh flush               let the log reach the archive up to now
 #   backup.sh base NAME KEEP      a verified base backup; all but the newest KEEP go
 #   backup.sh list                `base NAME WHOLE_AT [LEFT_AT]`, `restore AT DONE_AT`
-#   backup.sh recover NAME [AT]   a data folder as it was at AT beside the present one
+#   backup.sh recover NAME [AT]   a data folder as it was at AT beside the present one; says
+#                                 `whole` or, if the log ends before AT, `short`, and when the
+#                                 last commit was
 #   backup.sh swap [AT NAME…]     put it in the place of the present one, which is kept;
 #                                 those base backups are of the history that is left
 #
@@ -130,7 +132,7 @@ list() {
 }
 
 recover() {
-  socket= source=$BACKUPS/base/$1 target=${RECOVERED:-$DATA.recovered}
+  socket= short= source=$BACKUPS/base/$1 target=${RECOVERED:-$DATA.recovered}
   needs_room "$(dirname "$target")" $(($(kilobytes "$source") + 262144))
   pg_verifybackup --quiet --ignore flagon "$source"
   # A restore that was cut off left its own behind.
@@ -143,7 +145,7 @@ recover() {
   begin "$target" "${2-}" ||
     # The log ended before that moment, so all of it is from before.
     { grep -q 'recovery ended before configured recovery target' "$target/recovery.log" &&
-      begin "$target" ""; } ||
+      short=short && begin "$target" ""; } ||
     fail "Postgres could not recover: $(grep -E 'FATAL|PANIC|ERROR' "$target/recovery.log" | tail -n 3)"
   sed -n 's/.*last completed transaction was at log time \(.*\)/\1/p' "$target/recovery.log" |
     tail -n 1 > "$target/recovered_to"
@@ -156,7 +158,7 @@ recover() {
       --set on_error_stop=1 --username postgres --dbname "$name" --file "$here/rebuild.sql"
   done
   pg_ctl --pgdata "$target" --mode fast --wait --timeout 600 --silent stop
-  cat "$target/recovered_to"
+  echo "${short:-whole} $(cat "$target/recovered_to")"
   rm -f "$target/recovered_to" "$target/recovery.log"
 }
 

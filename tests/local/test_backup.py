@@ -238,7 +238,8 @@ def copied():
 class TestRecovery:
     def last_commit(self, said):
         assert said.returncode == 0, said.stderr
-        return datetime.fromisoformat(said.stdout.strip())
+        length, _, at = said.stdout.strip().partition(" ")
+        return length, datetime.fromisoformat(at)
 
     def test_is_of_all_there_is_when_the_log_ends_before_the_moment(self, copied):
         files, connect = copied
@@ -248,8 +249,9 @@ class TestRecovery:
         assert files.run("flush").returncode == 0
 
         future = (noted + timedelta(days=1)).isoformat().replace("+00:00", "Z")
-        reached = self.last_commit(files.run("recover", "first", future))
+        length, reached = self.last_commit(files.run("recover", "first", future))
 
+        assert length == "short"
         assert reached > noted  # the commit that `flush` makes
         assert reached < noted + timedelta(hours=1)
 
@@ -262,8 +264,9 @@ class TestRecovery:
         assert files.run("flush").returncode == 0
 
         text = noted.isoformat().replace("+00:00", "Z")
-        reached = self.last_commit(files.run("recover", "first", text))
+        length, reached = self.last_commit(files.run("recover", "first", text))
 
+        assert length == "whole"
         assert reached <= noted
 
     def test_does_not_begin_with_a_damaged_copy(self, copied):

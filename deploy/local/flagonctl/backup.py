@@ -183,11 +183,17 @@ def _replace(
     """Put what was at a moment in the place of what is there now."""
     goal = [] if at is None else [_written(at)]
     try:
-        reached = server.run("recover", base.name, *goal).strip()
+        length, _, reached = server.run("recover", base.name, *goal).partition(" ")
     except Problem as problem:
         message = f"{problem.what}\n  Nothing was changed, and everything is stopped."
         raise Problem(message, "make up   (as it was before)") from problem
-    clock.say(f"recovered from {base.name}; the last commit is of {reached or 'then'}")
+    last = reached.strip() or "then"
+    clock.say(f"recovered from {base.name}; the last commit is of {last}")
+    if length == "short":
+        print(
+            "  The log that was kept ends before that moment: what was committed"
+            " between the two is lost."
+        )
     left = [one.name for one in kept.bases if at is not None and one.whole_at > at]
     clock.say(server.run("swap", *goal, *left).strip())
 
