@@ -30,7 +30,15 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "deploy" / "local"))
 
-from flagonctl import authority, configuration, environment, image, templates, vault  # noqa: E402 (found by the path above)
+from flagonctl import (
+    authority,
+    configuration,
+    environment,
+    image,
+    templates,
+    vault,
+    watching,
+)  # noqa: E402 (found by the path above)
 from flagonctl.problem import Problem  # noqa: E402 (found by the path above)
 from flagonctl.processes import OWNERS, SERVICES  # noqa: E402 (found by the path above)
 from flagonctl.stack import Stack  # noqa: E402 (found by the path above)
@@ -189,6 +197,8 @@ def secrets(stack: Stack, objects: list[Object]) -> list[Object]:
     if several:
         values["redis-sentinel"] = {name: keeper[name] for name in keepers}
         values["redis-acl"] |= _replicated(stack, keeper)
+    if _has(objects, "Deployment", "postgres-exporter"):
+        values |= _monitored(stack, keeper, _asked(objects))
     values = _elsewhere(values, objects)
     made = [
         _secret(name, {key.lower(): value for key, value in one.items()})
@@ -220,6 +230,32 @@ def _replicated(stack: Stack, keeper: vault.Vault) -> dict[str, str]:
     return {"replicated.acl": store + keepers, "sentinel.acl": sentinel}
 
 
+def _asked(objects: list[Object]) -> list[str]:
+    """Return the addresses of Redis that the monitor of their exporter names."""
+    return [
+        urlsplit(target).netloc
+        for one in objects
+        if (one["kind"], one["metadata"]["name"]) == ("PodMonitor", "redis-exporter")
+        for endpoint in one["spec"]["podMetricsEndpoints"]
+        for target in endpoint["params"]["target"]
+    ]
+
+
+def _monitored(
+    stack: Stack, keeper: vault.Vault, addresses: list[str]
+) -> dict[str, dict[str, str]]:
+    """Return what the exporters of data stores sign in with, and where."""
+    return {
+        "postgres-monitor": {
+            "monitor_postgres_uri": "postgres:5432/postgres?sslmode=disable",
+            "monitor_postgres_password": keeper["monitor_postgres_password"],
+        },
+        "redis-monitor": {
+            "redis_monitor_passwords.json": watching.redis_passwords(keeper, addresses)
+        },
+    }
+
+
 SENTINELS = ",".join(f"redis-sentinel-{n}.redis-sentinel:26379" for n in range(3))
 
 
@@ -233,6 +269,9 @@ def _elsewhere(
     def moved(url: str) -> str:
         if operated and url.startswith("postgresql"):
             return url.replace("@postgres:", "@postgres-rw:")
+        if operated and url.startswith("postgres:"):
+            # How it is encrypted is said to each pod.
+            return url.replace("postgres:", "postgres-rw:").partition("?")[0]
         if several and url.endswith("@redis-store:6379/0"):
             account = url.removeprefix("redis://").rpartition("@")[0]
             return f"redis+sentinel://{account}@{SENTINELS}/store/0"

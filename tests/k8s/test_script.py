@@ -12,7 +12,7 @@ from flagon_chassis import stores
 
 from . import rules
 from .manifests import K8S, KUBECTL, ROOT, combined, overlay
-from .rules import REPLICATED, SECRETS, confidential, used_secrets
+from .rules import MONITORED, REPLICATED, SECRETS, confidential, used_secrets
 
 sys.path.insert(0, str(K8S))
 
@@ -257,7 +257,7 @@ class TestUp:
             )
         )
 
-        assert set(made) == used == SECRETS - REPLICATED
+        assert set(made) == used == SECRETS - REPLICATED - MONITORED
         assert made["gateway-tls"] == {"tls.crt", "tls.key"}
         assert made["redis-acl"] == {"store.acl", "cache.acl"}
         known = {name.lower() for name in confidential()}
@@ -314,6 +314,42 @@ class TestUp:
             addresses = asked(combined(("redis-sentinel",)))
             assert [f"{host}:{port}" for host, port in found.sentinels] == addresses
         assert "@redis-cache:" in made["worker"]["worker_redis_cache_url"]
+
+    @pytest.mark.parametrize(
+        ("components", "uri", "store"),
+        [
+            ((), "postgres:5432/postgres?sslmode=disable", ["redis-store"]),
+            (
+                ("cloudnative-pg", "redis-sentinel"),
+                # Encrypted as its variables say.
+                "postgres-rw:5432/postgres",
+                [f"redis-nodes-{number}.redis-nodes" for number in range(3)],
+            ),
+        ],
+        ids=["single", "several"],
+    )
+    def test_makes_those_of_exporters(self, tmp_path, components, uri, store):
+        stack = cluster.Cluster("docker", 8080, ROOT, tmp_path)
+        objects = combined(("data", "exporters", *components)).objects
+        made = {
+            one["metadata"]["name"]: one["stringData"]
+            for one in cluster.secrets(stack, list(objects))
+        }
+        signed_in = json.loads(made["redis-monitor"]["redis_monitor_passwords.json"])
+        (password,) = set(signed_in.values())
+
+        assert made["postgres-monitor"] == {
+            "monitor_postgres_uri": uri,
+            "monitor_postgres_password": made["postgres"]["monitor_postgres_password"],
+        }
+        assert set(signed_in) == {
+            f"redis://{user}{host}:6379"
+            for host in (*store, "redis-cache")
+            for user in ("", "monitor@")
+        }
+        for name in ("store.acl", "cache.acl"):
+            hashed = sha256(password.encode()).hexdigest()
+            assert f"user monitor on #{hashed} " in made["redis-acl"][name]
 
     def test_tells_no_secret_in_its_arguments(self, touched):
         values = {

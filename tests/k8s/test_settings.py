@@ -18,7 +18,7 @@ from flagon_chassis import db
 from flagon_chassis.testing import start_postgres
 
 from . import rules
-from .manifests import K8S, OVERLAYS, ROOT, combined, labels, overlay, pod
+from .manifests import K8S, OVERLAYS, ROOT, combined, labels, overlay, pod, sidecars
 
 sys.path.insert(0, str(ROOT / "deploy" / "local"))
 sys.path.insert(0, str(ROOT / "deploy" / "observability"))
@@ -392,9 +392,8 @@ def words(value):
 
 
 ABSENT_JOBS = {
-    # The cluster's own exporters watch machines and the way in; those of the data stores
-    # come with the data stores.
-    *("exporters", "probes"),
+    # The cluster's own prober asks at the way in.
+    "probes",
 }
 """What Prometheus asks elsewhere and no monitor of ours gives, and why."""
 
@@ -402,7 +401,7 @@ ABSENT_JOBS = {
 class TestMonitors:
     @pytest.fixture
     def watched(self):
-        return combined(("prometheus",))
+        return combined(("exporters", "prometheus"))
 
     @pytest.fixture
     def given(self, watched):
@@ -411,7 +410,7 @@ class TestMonitors:
         (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
         return {one["targetLabel"]: one for one in endpoint["relabelings"]}
 
-    def test_name_the_jobs_that_are_asked_for(self, given):
+    def test_name_the_jobs_that_are_asked_for(self, watched, given):
         asked = set()
         for folder, kind in (
             ("services/web/src", "py"),
@@ -423,7 +422,14 @@ class TestMonitors:
                 for jobs in re.findall(r'\bjob=~?\\?"([\w|-]+)', path.read_text()):
                     asked |= set(jobs.split("|"))
 
-        assert asked - ABSENT_JOBS == {given["job"]["replacement"]}
+        told = {
+            one["replacement"]
+            for monitor in watched.of("PodMonitor")
+            for endpoint in monitor["spec"]["podMetricsEndpoints"]
+            for one in endpoint["relabelings"]
+            if one["targetLabel"] == "job"
+        }
+        assert asked - ABSENT_JOBS == told == {given["job"]["replacement"], "exporters"}
         assert asked >= ABSENT_JOBS
 
     @pytest.mark.parametrize(
@@ -460,22 +466,23 @@ class TestRules:
         known = {
             rule["alert"]: rule for group in source["groups"] for rule in group["rules"]
         }
-        of_stores = {
-            rule["alert"]
-            for group in source["groups"]
-            for rule in group["rules"]
-            if cluster.needs_exporters(group["name"], rule["alert"])
-        }
-        installed = overlay("production").find("PrometheusRule", "flagon-alerts")
-        found = {
-            rule["alert"]: rule
-            for group in installed["spec"]["groups"]
+        installed = {
+            rule["alert"]: (one["metadata"]["name"], rule)
+            for one in overlay("production").of("PrometheusRule")
+            if one["metadata"]["name"] in {"flagon-alerts", "flagon-stores"}
+            for group in one["spec"]["groups"]
             for rule in group["rules"]
         }
 
-        assert set(found) == set(known) - set(cluster.ELSEWHERE) - of_stores
-        assert words(found) == words({name: known[name] for name in found})
-        assert {"ServiceDown", "RelayDown", "ConsumerDown", "ClockWrong"} <= set(found)
+        assert set(installed) == set(known) - set(cluster.ELSEWHERE)
+        assert words({name: rule for name, (_of, rule) in installed.items()}) == words(
+            {name: known[name] for name in installed}
+        )
+        # What asks an exporter comes with it, and nothing else does.
+        for name, (of, rule) in installed.items():
+            exported = re.search(r"\b(pg|redis)_|exporters", rule["expr"])
+            operated = "cnpg_" in rule["expr"]
+            assert (of == "flagon-stores") is (bool(exported) and not operated), name
 
     def test_of_prometheus_count_the_copies_that_postgres_should_have(self):
         manifests = combined(("cloudnative-pg", "prometheus"))
@@ -505,9 +512,9 @@ class TestRules:
         monitor = combined(("prometheus",)).find("PodMonitor", "flagon")
         (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
         given = {one["targetLabel"] for one in endpoint["relabelings"]}
-        installed = overlay("production").find("PrometheusRule", "flagon-alerts")
-        asked = re.findall(r"up\{([^}]*)\}", json.dumps(installed))
-        labels_asked = {name for one in asked for name in re.findall(r"(\w+)=", one)}
+        installed = overlay("production").of("PrometheusRule")
+        asked = re.findall(r"\bup\{([^}]*)\}", json.dumps(installed))
+        labels_asked = {name for one in asked for name in re.findall(r"(\w+)!?=", one)}
 
         assert labels_asked == {"job", "process"}
         assert labels_asked <= given
