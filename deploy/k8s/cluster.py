@@ -30,18 +30,11 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "deploy" / "local"))
 
-from flagonctl import (
-    authority,
-    configuration,
-    environment,
-    image,
-    templates,
-    vault,
-    watching,
-)  # noqa: E402 (found by the path above)
+from flagonctl import authority, configuration, environment, image, templates, vault  # noqa: E402 (found by the path above)
 from flagonctl.problem import Problem  # noqa: E402 (found by the path above)
 from flagonctl.processes import OWNERS, SERVICES  # noqa: E402 (found by the path above)
 from flagonctl.stack import Stack  # noqa: E402 (found by the path above)
+from flagonctl.watching import redis_passwords  # noqa: E402 (found by the path above)
 
 Object = dict[str, Any]
 """One object of Kubernetes."""
@@ -198,7 +191,7 @@ def secrets(stack: Stack, objects: list[Object]) -> list[Object]:
         values["redis-sentinel"] = {name: keeper[name] for name in keepers}
         values["redis-acl"] |= _replicated(stack, keeper)
     if _has(objects, "Deployment", "postgres-exporter"):
-        values |= _monitored(stack, keeper, _asked(objects))
+        values |= _monitored(keeper, _asked(objects))
     values = _elsewhere(values, objects)
     made = [
         _secret(name, {key.lower(): value for key, value in one.items()})
@@ -241,9 +234,7 @@ def _asked(objects: list[Object]) -> list[str]:
     ]
 
 
-def _monitored(
-    stack: Stack, keeper: vault.Vault, addresses: list[str]
-) -> dict[str, dict[str, str]]:
+def _monitored(keeper: vault.Vault, addresses: list[str]) -> dict[str, dict[str, str]]:
     """Return what the exporters of data stores sign in with, and where."""
     return {
         "postgres-monitor": {
@@ -251,7 +242,7 @@ def _monitored(
             "monitor_postgres_password": keeper["monitor_postgres_password"],
         },
         "redis-monitor": {
-            "redis_monitor_passwords.json": watching.redis_passwords(keeper, addresses)
+            "redis_monitor_passwords.json": redis_passwords(keeper, addresses)
         },
     }
 

@@ -18,7 +18,7 @@ from flagon_chassis import db
 from flagon_chassis.testing import start_postgres
 
 from . import rules
-from .manifests import K8S, OVERLAYS, ROOT, combined, labels, overlay, pod, sidecars
+from .manifests import K8S, OVERLAYS, ROOT, combined, labels, overlay, pod
 
 sys.path.insert(0, str(ROOT / "deploy" / "local"))
 sys.path.insert(0, str(ROOT / "deploy" / "observability"))
