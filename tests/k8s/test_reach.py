@@ -1,8 +1,8 @@
 """Who reaches whom is what docs/patterns/network-policies.md says, and nothing more."""
 
 import re
+import sys
 from copy import deepcopy
-from itertools import product
 
 import pytest
 
@@ -18,23 +18,11 @@ from .manifests import (
 )
 from .reach import OPAQUE, End, authorized, ends, meshed, reaches, servers
 
+sys.path.insert(0, str(K8S))
+
+from cluster import edges
+
 DOCUMENT = ROOT / "docs" / "patterns" / "network-policies.md"
-
-
-def edges(text):
-    """Pairs of each edge in the table of a document, and why it is there.
-
-    An edge is caller, callee and port; a row holds those of all callers to all callees.
-    """
-    words = re.compile("`([a-z-]+)`")
-    for row in re.findall(
-        r"^\| (`.+) \| (`.+) \| (\d+) \| (.+) \|$", text, re.MULTILINE
-    ):
-        callers, callees, port, why = row
-        for edge in product(
-            words.findall(callers), words.findall(callees), [int(port)]
-        ):
-            yield edge, why
 
 
 WHY = dict(edges(DOCUMENT.read_text()))
