@@ -90,7 +90,7 @@ drill-faults: setup ## Eleven faults, one after the other: the right alert, no o
 
 k8s-up: setup ## Bring everything into a cluster [CONTEXT=kind-flagon OVERLAY=local]
 	@$(K8S) up
-k8s-test: ## Ask the cluster how everything is, also during a rollout [CONTEXT=…]
+k8s-test: ## Ask the cluster how everything is, while pods come and go, and who reaches whom [CONTEXT=…]
 	@$(K8S) test
 k8s-down: ## Take everything out of the cluster, data included [CONTEXT=…]
 	@$(K8S) down

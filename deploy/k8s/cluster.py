@@ -15,12 +15,13 @@ import subprocess
 import sys
 import sysconfig
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from ipaddress import ip_address
+from itertools import product
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -34,6 +35,7 @@ from flagonctl import authority, configuration, environment, image, templates, v
 from flagonctl.problem import Problem  # noqa: E402 (found by the path above)
 from flagonctl.processes import OWNERS, SERVICES  # noqa: E402 (found by the path above)
 from flagonctl.stack import Stack  # noqa: E402 (found by the path above)
+from flagonctl.watching import redis_passwords  # noqa: E402 (found by the path above)
 
 Object = dict[str, Any]
 """One object of Kubernetes."""
@@ -189,6 +191,8 @@ def secrets(stack: Stack, objects: list[Object]) -> list[Object]:
     if several:
         values["redis-sentinel"] = {name: keeper[name] for name in keepers}
         values["redis-acl"] |= _replicated(stack, keeper)
+    if _has(objects, "Deployment", "postgres-exporter"):
+        values |= _monitored(keeper, _asked(objects))
     values = _elsewhere(values, objects)
     made = [
         _secret(name, {key.lower(): value for key, value in one.items()})
@@ -220,6 +224,30 @@ def _replicated(stack: Stack, keeper: vault.Vault) -> dict[str, str]:
     return {"replicated.acl": store + keepers, "sentinel.acl": sentinel}
 
 
+def _asked(objects: list[Object]) -> list[str]:
+    """Return the addresses of Redis that the monitor of their exporter names."""
+    return [
+        urlsplit(target).netloc
+        for one in objects
+        if (one["kind"], one["metadata"]["name"]) == ("PodMonitor", "redis-exporter")
+        for endpoint in one["spec"]["podMetricsEndpoints"]
+        for target in endpoint["params"]["target"]
+    ]
+
+
+def _monitored(keeper: vault.Vault, addresses: list[str]) -> dict[str, dict[str, str]]:
+    """Return what the exporters of data stores sign in with, and where."""
+    return {
+        "postgres-monitor": {
+            "monitor_postgres_uri": "postgres:5432/postgres?sslmode=disable",
+            "monitor_postgres_password": keeper["monitor_postgres_password"],
+        },
+        "redis-monitor": {
+            "redis_monitor_passwords.json": redis_passwords(keeper, addresses)
+        },
+    }
+
+
 SENTINELS = ",".join(f"redis-sentinel-{n}.redis-sentinel:26379" for n in range(3))
 
 
@@ -233,6 +261,9 @@ def _elsewhere(
     def moved(url: str) -> str:
         if operated and url.startswith("postgresql"):
             return url.replace("@postgres:", "@postgres-rw:")
+        if operated and url.startswith("postgres:"):
+            # How it is encrypted is said to each pod.
+            return url.replace("postgres:", "postgres-rw:").partition("?")[0]
         if several and url.endswith("@redis-store:6379/0"):
             account = url.removeprefix("redis://").rpartition("@")[0]
             return f"redis+sentinel://{account}@{SENTINELS}/store/0"
@@ -268,6 +299,40 @@ def phase(one: Object) -> str:
     scales = kind in {"HorizontalPodAutoscaler", "ScaledObject"}
     runs = kind == "Deployment" and labels["app.kubernetes.io/component"] != "data"
     return "rest" if scales or runs else "ground"
+
+
+TABLE = ROOT / "docs" / "patterns" / "network-policies.md"
+WATCHED = "catalog"
+"""The process that comes and goes while requests are sent."""
+ATTEMPTS = """
+import json, socket, sys
+from concurrent.futures import ThreadPoolExecutor
+def reached(address):
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), 3).close()
+    except OSError:
+        return False
+    return True
+asked = sys.argv[1:]
+with ThreadPoolExecutor() as pool:
+    print(json.dumps([one for one, is_ in zip(asked, pool.map(reached, asked)) if is_]))
+"""
+"""Run inside a pod, whose image has Python and no shell: which addresses it reaches."""
+
+
+def edges(text: str) -> Iterator[tuple[tuple[str, str, int], str]]:
+    """Yield each edge in the table of a document, and why it is there.
+
+    An edge is caller, callee and port; a row holds those of all callers to all callees.
+    """
+    words = re.compile("`([a-z-]+)`")
+    for row in re.findall(
+        r"^\| (`.+) \| (`.+) \| (\d+) \| (.+) \|$", text, re.MULTILINE
+    ):
+        callers, callees, port, why = row
+        for caller, callee in product(words.findall(callers), words.findall(callees)):
+            yield (caller, callee, int(port)), why
 
 
 # -- The commands -------------------------------------------------------------------------
@@ -336,9 +401,10 @@ class Rollout:
         self.run("delete", "namespace", NAMESPACE, "--ignore-not-found", "--wait")
 
     def test(self) -> None:
-        """Ask the gateway how everything is, also while services are replaced.
+        """Ask the gateway how everything is, also while pods come and go.
 
-        :raises Problem: something is not ready, or a request failed.
+        :raises Problem: something is not ready, a request failed, or somebody reaches
+            another one whom the table of edges does not name.
         """
         with self.forward() as port:
             if ask(port, "/healthz") is None:
@@ -347,35 +413,74 @@ class Rollout:
             if status.get("status") != "ready":
                 raise Problem(f"Not everything is ready: {status}", "kubectl get pods")
             print("everything is ready")
-            failed, asked = self._replaced("catalog", port)
-        print(f"catalog replaced: {asked} requests, {failed} failed")
-        if failed:
-            raise Problem(f"{failed} of {asked} requests failed.", "make k8s-test")
+            for what, change in (
+                ("is replaced", self._replace),
+                ("has one pod more, then one less", self._scale),
+                ("loses a pod, which drains", self._end_one),
+            ):
+                failed, asked = _meanwhile(change, port)
+                print(f"{WATCHED} {what}: {asked} requests, {failed} failed")
+                if failed:
+                    message = f"{failed} of {asked} requests failed."
+                    raise Problem(message, "make k8s-test")
+        self._try_policies()
 
-    def _replaced(self, name: str, port: int) -> tuple[int, int]:
-        over = threading.Event()
-        wrong: list[BaseException] = []
+    def _replace(self) -> None:
+        self.run("rollout", "restart", f"deployment/{WATCHED}")
+        self._settled()
 
-        def replace() -> None:
-            try:
-                self.run("rollout", "restart", f"deployment/{name}")
-                self.run("rollout", "status", f"deployment/{name}", f"--timeout={WAIT}")
-            except Problem as problem:
-                wrong.append(problem)
-            finally:
-                over.set()
+    def _scale(self) -> None:
+        number = int(self._asked("get", f"deployment/{WATCHED}")["spec"]["replicas"])
+        for replicas in (number + 1, number):
+            self.run("scale", f"deployment/{WATCHED}", f"--replicas={replicas}")
+            self._settled()
 
-        thread = threading.Thread(target=replace)
-        thread.start()
-        failed = asked = 0
-        while not asked or not over.is_set():
-            asked += 1
-            # Not from the micro-cache.
-            failed += ask(port, "/api/v1/products?limit=1", fresh=True) is None
-        thread.join()
+    def _end_one(self) -> None:
+        chosen = f"app.kubernetes.io/name={WATCHED}"
+        pods = self._asked("get", "pods", "--selector", chosen)["items"]
+        self.run("delete", "pod", pods[0]["metadata"]["name"], "--wait")
+        self._settled()
+
+    def _settled(self) -> None:
+        self.run("rollout", "status", f"deployment/{WATCHED}", f"--timeout={WAIT}")
+
+    def _asked(self, *arguments: str) -> Object:
+        found: Object = json.loads(self.run(*arguments, "--output", "json"))
+        return found
+
+    def _try_policies(self) -> None:
+        """Try from inside each process whom it reaches, and compare with the table."""
+        if not self._asked("get", "networkpolicies")["items"]:
+            print("skipped: there are no network policies")
+            return
+        known = {edge for edge, _why in edges(TABLE.read_text())}
+        there = {
+            (one["metadata"]["name"], port["port"])
+            for one in self._asked("get", "services")["items"]
+            for port in one["spec"]["ports"]
+        } & {(callee, port) for _caller, callee, port in known}
+        tried, wrong = 0, []
+        selector = ("--selector", "flagon.market/service")
+        for one in self._asked("get", "deployments", *selector)["items"]:
+            name = one["metadata"]["name"]
+            asked = sorted(f"{host}:{port}" for host, port in there if host != name)
+            said = self.run(
+                *("exec", f"deployment/{name}", "--container", "flagon", "--"),
+                *("python", "-IS", "-c", ATTEMPTS, *asked),
+            )
+            reached = set(json.loads(said))
+            allowed = {f"{to}:{port}" for by, to, port in known if by == name}
+            tried += len(asked)
+            wrong += [f"{name} reaches {each}" for each in reached - allowed]
+            wrong += [
+                f"{name} does not reach {each}"
+                for each in (allowed & set(asked)) - reached
+            ]
         if wrong:
-            raise wrong[0]
-        return failed, asked
+            # All of them: of a network that enforces nothing that is told at a glance.
+            message = f"{len(wrong)} of {tried}: {', '.join(sorted(wrong))}"
+            raise Problem(message, "kubectl get networkpolicies --namespace flagon")
+        print(f"policies: {tried} connections tried, each as in the table")
 
     @contextmanager
     def forward(self) -> Iterator[int]:
@@ -397,6 +502,32 @@ class Rollout:
         finally:
             process.terminate()
             process.communicate()
+
+
+def _meanwhile(change: Callable[[], None], port: int) -> tuple[int, int]:
+    """Send requests while something changes; how many failed, of how many."""
+    over = threading.Event()
+    wrong: list[Problem] = []
+
+    def work() -> None:
+        try:
+            change()
+        except Problem as problem:
+            wrong.append(problem)
+        finally:
+            over.set()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    failed = asked = 0
+    while not asked or not over.is_set():
+        asked += 1
+        # Not from the micro-cache.
+        failed += ask(port, "/api/v1/products?limit=1", fresh=True) is None
+    thread.join()
+    if wrong:
+        raise wrong[0]
+    return failed, asked
 
 
 def ask(port: int, path: str, *, fresh: bool = False) -> bytes | None:

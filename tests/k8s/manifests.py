@@ -17,7 +17,7 @@ COMPONENTS = sorted(
     (path.name for path in (K8S / "components").iterdir()),
     # What others change comes first; the mesh changes all that is there.
     key=lambda name: (
-        {"data": 0, "network-policies": 0, "linkerd": 2}.get(name, 1),
+        {"data": 0, "network-policies": 0, "exporters": 1, "linkerd": 3}.get(name, 2),
         name,
     ),
 )
@@ -71,6 +71,12 @@ def annotations(workload):
 def containers(workload):
     spec = pod(workload)["spec"]
     return [*spec.get("initContainers", []), *spec["containers"]]
+
+
+def sidecars(workload):
+    """Containers that run beside the first one, from before it until after it."""
+    found = pod(workload)["spec"].get("initContainers", [])
+    return [one for one in found if one.get("restartPolicy") == "Always"]
 
 
 def component(workload):

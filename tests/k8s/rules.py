@@ -15,17 +15,22 @@ from .manifests import (
     labels,
     name_of,
     pod,
+    sidecars,
 )
+from .reach import selects
 
 SERVICES = ("auth", "catalog", "realtime", "web", "worker")
 LASTING = ("Deployment", "StatefulSet")
 REPLICATED = {"redis-sentinel", "postgres-superuser", "postgres-ca", "postgres-backup"}
 """Of the components with data stores of several pods, some made by an operator."""
+MONITORED = {"postgres-monitor", "redis-monitor"}
+"""What exporters sign in with."""
 SECRETS = {
     *("auth", "auth-owner", "auth-seed", "catalog", "catalog-owner", "realtime"),
     *("web", "worker", "worker-owner", "gateway-tls"),
     *("postgres", "redis-acl", "redis-admin"),
     *REPLICATED,
+    *MONITORED,
 }
 """Made by deploy/k8s/cluster.py, by an operator or by hand; never in a manifest."""
 
@@ -89,6 +94,9 @@ def probe(one, container, kind):
     elif component(one) == "data":
         if "exec" not in found:
             yield "does not ask the program"
+    elif component(one) == "exporter":
+        if found.get("httpGet") != {"path": "/", "port": "metrics"}:
+            yield "asks a data store"
     else:
         asked = found.get("httpGet", {})
         path = "/readyz" if kind == "readiness" else "/livez"
@@ -112,6 +120,23 @@ def probes(manifests):
             patience *= startup.get("failureThreshold", 3)
             if startup and patience < 60:
                 yield f"{name_of(one)}: has only {patience} s to start"
+        yield from (f"{name_of(one)}: {wrong}" for wrong in _beside(one))
+
+
+def _beside(one):
+    """What is wrong with the containers that start before the first one."""
+    lasting_ones = sidecars(one)
+    for container in pod(one)["spec"].get("initContainers", []):
+        name = container["name"]
+        if container not in lasting_ones:
+            if "ports" in container:
+                yield f"{name} listens, and is waited for to end"
+            continue
+        if "livenessProbe" not in container:
+            yield f"nobody notices when {name} hangs"
+        # The process itself would wait for it, and be taken for unready with it.
+        if {"startupProbe", "readinessProbe"} & set(container):
+            yield f"{name} keeps people out"
 
 
 def resources(manifests):
@@ -188,7 +213,7 @@ def tokens(manifests):
 def spread(manifests):
     """The pods of a process are spread over nodes and zones."""
     for one in lasting(manifests):
-        if component(one) == "data":
+        if component(one) in {"data", "exporter"}:
             continue
         found = {
             each["topologyKey"]
@@ -311,7 +336,8 @@ def drain(manifests):
     """Nobody is killed before the time that their settings give them is over."""
     for one in manifests.of("Deployment"):
         service, spec = service_of(one), pod(one)["spec"]
-        if component(one) == "data":
+        # An exporter has nothing to end.
+        if component(one) in {"data", "exporter"}:
             continue
         container = spec["containers"][0]
         pause = container.get("lifecycle", {}).get("preStop", {}).get("sleep", {})
@@ -571,7 +597,8 @@ def _cluster(manifests, one):
     }:
         yield "is never copied"
     for process in manifests.of(*WORKLOADS):
-        if service_of(process) in {"auth", "catalog", "worker"}:
+        service = service_of(process) or process["metadata"]["name"]
+        if service in {"auth", "catalog", "worker", "postgres-exporter"}:
             given = environment(manifests, process)
             mounts = {
                 PurePosixPath(mount["mountPath"])
@@ -661,6 +688,7 @@ def mesh(manifests):
 def _mesh_references(manifests):
     accounts = {one["metadata"]["name"] for one in manifests.of("ServiceAccount")}
     stores = {"postgres", "redis-store", "redis-nodes", "redis-sentinel", "redis-cache"}
+    stores |= {"postgres-exporter", "redis-exporter"}
     there = {
         kind: {one["metadata"]["name"] for one in manifests.of(kind)}
         for kind in ("Server", "MeshTLSAuthentication")
@@ -672,9 +700,72 @@ def _mesh_references(manifests):
                 yield f"{name_of(one)}: there is no {each['kind']} {each['name']}"
     for one in manifests.of("MeshTLSAuthentication"):
         for each in one["spec"]["identityRefs"]:
-            # Data stores come with components of their own.
+            # Data stores and exporters come with components of their own.
             if "namespace" not in each and each["name"] not in accounts | stores:
                 yield f"{name_of(one)}: there is no account {each['name']}"
+
+
+def monitors(manifests):
+    """Who is scraped listens, is named as in the other modes, and is there once."""
+    for one in manifests.of("PodMonitor"):
+        endpoints = one["spec"]["podMetricsEndpoints"]
+        yield from (f"{name_of(one)}: {wrong}" for wrong in _heard(manifests, one))
+        # The pods of CloudNativePG have no labels of ours, and its monitor its own job.
+        if "cnpg.io/cluster" in one["spec"]["selector"].get("matchLabels", {}):
+            continue
+        for endpoint in endpoints:
+            given = {each["targetLabel"] for each in endpoint["relabelings"]}
+            if given != {"job", "process", "service", "instance"}:
+                yield f"{name_of(one)} gives {sorted(given)}"
+            asked = endpoint.get("params", {}).get("target", [])
+            if ("redis" in one["metadata"]["name"]) != (len(asked) == 1):
+                yield f"{name_of(one)} asks {asked}"
+    for one in manifests.of("Deployment"):
+        if component(one) == "exporter" and (
+            one["spec"].get("replicas") != 1
+            or one["spec"].get("strategy", {}).get("type") != "Recreate"
+        ):
+            yield f"{name_of(one)} may be there twice, as if there were copies"
+    yield from _nodes_asked(manifests)
+
+
+def _heard(manifests, monitor):
+    """What is wrong with the pods that a monitor means."""
+    selector = monitor["spec"]["selector"]
+    found = [one for one in lasting(manifests) if selects(selector, labels(one))]
+    if not found and "cnpg.io/cluster" not in selector.get("matchLabels", {}):
+        yield "is for nobody"
+    for one in found:
+        named = {
+            port["name"]
+            for container in (first_container(one), *sidecars(one))
+            for port in container.get("ports", [])
+        }
+        for endpoint in monitor["spec"]["podMetricsEndpoints"]:
+            if endpoint["port"] not in named:
+                yield f"{name_of(one)} has no port {endpoint['port']}"
+
+
+def _nodes_asked(manifests):
+    """Which of several Redis nobody asks, where there is an exporter."""
+    nodes = [
+        f"redis://redis-nodes-{number}.{one['spec']['serviceName']}:6379"
+        for one in manifests.of("StatefulSet")
+        if one["metadata"]["name"] == "redis-nodes"
+        for number in range(one["spec"]["replicas"])
+    ]
+    for one in manifests.of("PodMonitor"):
+        asked = [
+            target
+            for endpoint in one["spec"]["podMetricsEndpoints"]
+            for target in endpoint.get("params", {}).get("target", [])
+        ]
+        if not asked:
+            continue
+        if set(nodes) - set(asked) or len(asked) != max(len(nodes), 1) + 1:
+            yield f"{name_of(one)} asks {asked}, and not {nodes}"
+        if nodes and any("redis-store" in each for each in asked):
+            yield f"{name_of(one)} asks the one that is gone"
 
 
 def first_container(workload):
@@ -716,7 +807,7 @@ RULES = {
     for rule in (
         *(probes, resources, security, tokens, spread, disruption, images, secrets),
         *(owners, migrations, drain, writable, references, scaling, settings),
-        *(addresses, agreement, replicated, mesh),
+        *(addresses, agreement, replicated, mesh, monitors),
     )
 }
 

@@ -155,6 +155,7 @@ SPECS = {
                 "port",
                 port=_TEXT,
                 path={"type": "string", "pattern": "^/"},
+                params={"type": "object", "additionalProperties": _list(_TEXT)},
                 interval=_DURATION,
                 scrapeTimeout=_DURATION,
                 honorLabels={"type": "boolean"},

@@ -1,32 +1,28 @@
 """Who reaches whom is what docs/patterns/network-policies.md says, and nothing more."""
 
 import re
+import sys
 from copy import deepcopy
-from itertools import product
 
 import pytest
 
 from .conftest import COMBINATIONS, FURTHER
-from .manifests import K8S, OVERLAYS, ROOT, Manifests, combined, overlay, pod
+from .manifests import (
+    K8S,
+    OVERLAYS,
+    ROOT,
+    Manifests,
+    combined,
+    containers,
+    overlay,
+)
 from .reach import OPAQUE, End, authorized, ends, meshed, reaches, servers
 
+sys.path.insert(0, str(K8S))
+
+from cluster import edges
+
 DOCUMENT = ROOT / "docs" / "patterns" / "network-policies.md"
-
-
-def edges(text):
-    """Pairs of each edge in the table of a document, and why it is there.
-
-    An edge is caller, callee and port; a row holds those of all callers to all callees.
-    """
-    words = re.compile("`([a-z-]+)`")
-    for row in re.findall(
-        r"^\| (`.+) \| (`.+) \| (\d+) \| (.+) \|$", text, re.MULTILINE
-    ):
-        callers, callees, port, why = row
-        for edge in product(
-            words.findall(callers), words.findall(callees), [int(port)]
-        ):
-            yield edge, why
 
 
 WHY = dict(edges(DOCUMENT.read_text()))
@@ -34,7 +30,12 @@ EDGES = {edge for edge, why in WHY.items() if not why.startswith("with `")}
 """Every connection between pods that the platform needs: caller, callee, port."""
 
 DATA = (5432, 6379, 26379)
-PORTS = (80, 443, OPAQUE, 5432, 6379, 8000, 8080, 8081, 8443, 9090, 9187, 26379)
+EXPORTERS = {("gateway", 9113), ("postgres-exporter", 9187), ("redis-exporter", 9121)}
+"""Where Prometheus reads what they say of the data stores and of nginx."""
+PORTS = (
+    *(80, 443, OPAQUE, 8000, 8080, 8081, 8443, 9090, *DATA),
+    *(port for _name, port in sorted(EXPORTERS)),
+)
 OPERATOR = End("operator", {"app.kubernetes.io/name": "cloudnative-pg"}, "cnpg-system")
 API = End("address of the cluster's API", address="10.20.0.1")
 STRANGER = End("stranger", {"app.kubernetes.io/name": "gateway"}, "default")
@@ -211,7 +212,76 @@ class TestManagedData:
             if reaches(manifests, end, address, port)
         }
 
-        assert found == {edge for edge in EDGES if edge[1] in data}
+        callers = ends(manifests)
+        assert found == {edge for edge in WHY if edge[1] in data and edge[0] in callers}
+
+
+class TestExporters:
+    """Who says what a data store or nginx says of itself."""
+
+    def scraped(self, manifests, *others):
+        return {
+            (name, port)
+            for name, end in ends(manifests).items()
+            for other in others
+            for port in PORTS
+            if reaches(manifests, other, end, port)
+        } - {("gateway", 8080), ("gateway", 8443)}
+
+    def test_are_read_by_prometheus_alone(self):
+        base = ("data", "network-policies")
+        manifests = combined((*base, "exporters"))
+
+        assert self.scraped(manifests, PROMETHEUS) == EXPORTERS | self.scraped(
+            combined(base), PROMETHEUS
+        )
+        assert self.scraped(manifests, GRAFANA, STRANGER, PUBLIC, CONTROLLER) == set()
+
+    @pytest.mark.parametrize(
+        ("components", "edges"),
+        [
+            (
+                ("data", "network-policies", "exporters"),
+                {
+                    ("postgres-exporter", "postgres", 5432),
+                    ("redis-exporter", "redis-cache", 6379),
+                    ("redis-exporter", "redis-store", 6379),
+                },
+            ),
+            (
+                (
+                    *("data", "network-policies", "exporters"),
+                    *("cloudnative-pg", "redis-sentinel"),
+                ),
+                {
+                    ("postgres-exporter", "postgres", 5432),
+                    ("redis-exporter", "redis-cache", 6379),
+                    ("redis-exporter", "redis-nodes", 6379),
+                },
+            ),
+        ],
+        ids=["single", "several"],
+    )
+    def test_reach_what_they_tell_of_and_nothing_else(self, components, edges):
+        manifests = combined(components)
+        found = matrix(manifests)
+
+        assert {edge for edge in found if edge[0].endswith("-exporter")} == edges
+        assert not {edge for edge in found if edge[1].endswith("-exporter")}
+        for name in ("postgres-exporter", "redis-exporter"):
+            one = ends(manifests)[name]
+            assert reaches(manifests, one, DNS, 53, "UDP")
+            for other in (PUBLIC, METADATA, API, PROMETHEUS, STRANGER):
+                assert not any(reaches(manifests, one, other, port) for port in PORTS)
+
+    @pytest.mark.parametrize(
+        "name", ["to-gateway", "to-postgres-exporter", "to-redis-exporter"]
+    )
+    def test_are_noticed_when_they_are_open(self, name):
+        manifests = combined(("data", "network-policies", "exporters"))
+        spoiled = changed(manifests, name, lambda spec: spec["ingress"][-1].pop("from"))
+
+        assert len(self.scraped(spoiled, STRANGER)) == 1
 
 
 class TestReplicated:
@@ -298,7 +368,7 @@ class TestReplicated:
 class TestMesh:
     """Who may call whom by their certificates."""
 
-    MESH = ("data", "network-policies", "redis-sentinel", "linkerd")
+    MESH = ("data", "network-policies", "exporters", "redis-sentinel", "linkerd")
 
     def granted(self, manifests):
         pods = ends(manifests)
@@ -306,7 +376,7 @@ class TestMesh:
             (caller, callee, port)
             for caller in pods
             for callee in meshed(manifests)
-            for port in (*DATA, 8000, 8080, 8081, 8443)
+            for port in PORTS
             if caller != callee
             and authorized(manifests, caller, "flagon", pods[callee], port)
         }
@@ -331,7 +401,8 @@ class TestMesh:
         manifests = combined(self.MESH)
         for one in manifests.of("Deployment", "StatefulSet"):
             end = ends(manifests)[one["metadata"]["name"]]
-            for port in pod(one)["spec"]["containers"][0]["ports"]:
+            ports = (port for each in containers(one) for port in each.get("ports", []))
+            for port in ports:
                 public = end.name == "gateway" and port["name"] in {"http", "https"}
                 found = servers(manifests, end, port["containerPort"])
                 assert len(found) == (0 if public else 1), (end.name, port)
@@ -342,14 +413,17 @@ class TestMesh:
             (account, name, port)
             for account in ("prometheus-k8s", "grafana", "auth")
             for name, end in ends(manifests).items()
-            for port in (*DATA, 8000, 8081)
+            for port in PORTS
             if authorized(manifests, account, "monitoring", end, port)
         }
 
         assert found == {
-            ("prometheus-k8s", name, 8000)
-            for name, end in ends(manifests).items()
-            if end.labels["app.kubernetes.io/component"] in {"http", "process"}
+            *(("prometheus-k8s", *one) for one in EXPORTERS),
+            *(
+                ("prometheus-k8s", name, 8000)
+                for name, end in ends(manifests).items()
+                if end.labels["app.kubernetes.io/component"] in {"http", "process"}
+            ),
         }
 
     @pytest.mark.parametrize("name", ["redis-nodes", "redis-sentinel"])

@@ -499,6 +499,84 @@ def caller_that_does_not_exist(one):
     one["spec"]["identityRefs"][0]["name"] = "gatewy"
 
 
+@breaks("probes", "Deployment", "redis-exporter")
+def exporter_that_asks_a_data_store(one):
+    first(one)["livenessProbe"]["httpGet"]["path"] = "/scrape"
+
+
+@breaks("probes", "Deployment", "gateway")
+def people_wait_for_an_exporter(one):
+    exporter = containers(one)[-2]
+    exporter["readinessProbe"] = exporter["livenessProbe"]
+
+
+@breaks("probes", "Deployment", "gateway")
+def exporter_that_must_end(one):
+    del containers(one)[-2]["restartPolicy"]
+
+
+@breaks("probes", "Deployment", "gateway")
+def exporter_that_hangs(one):
+    del containers(one)[-2]["livenessProbe"]
+
+
+@breaks("security", "Deployment", "postgres-exporter")
+def exporter_with_privileges(one):
+    first(one)["securityContext"]["privileged"] = True
+
+
+@breaks("replicated", "Deployment", "postgres-exporter")
+def exporter_that_believes_any_database(one):
+    env = first(one)["env"]
+    env.remove({"name": "PGSSLMODE", "value": "verify-full"})
+
+
+@breaks("monitors", "Deployment", "postgres-exporter")
+def exporter_that_nobody_finds(one):
+    first(one)["ports"][0]["name"] = "http"
+
+
+@breaks("monitors", "Deployment", "gateway")
+def sidecar_that_nobody_finds(one):
+    del containers(one)[-2]["ports"]
+
+
+@breaks("monitors", "Deployment", "redis-exporter")
+def two_exporters(one):
+    one["spec"]["replicas"] = 2
+
+
+@breaks("monitors", "Deployment", "postgres-exporter")
+def two_exporters_during_a_rollout(one):
+    del one["spec"]["strategy"]
+
+
+@breaks("monitors", "PodMonitor", "postgres-exporter")
+def monitor_of_nobody(one):
+    one["spec"]["selector"]["matchLabels"] = {"app.kubernetes.io/name": "postgres"}
+
+
+@breaks("monitors", "PodMonitor", "gateway-exporter")
+def job_of_the_operator(one):
+    del one["spec"]["podMetricsEndpoints"][0]["relabelings"][0]
+
+
+@breaks("monitors", "PodMonitor", "redis-exporter")
+def exporter_that_is_asked_for_nobody(one):
+    del one["spec"]["podMetricsEndpoints"][0]["params"]
+
+
+@breaks("monitors", "PodMonitor", "redis-exporter")
+def node_that_nobody_looks_at(one):
+    one["spec"]["podMetricsEndpoints"].pop()
+
+
+@breaks("monitors", "PodMonitor", "redis-exporter")
+def store_that_is_gone(one):
+    endpoint = one["spec"]["podMetricsEndpoints"][1]
+    endpoint["params"]["target"] = ["redis://redis-store:6379"]
+
+
 def spoil(kind, name, change):
     """All components with one object changed."""
     objects = list(combined(EVERYTHING).objects)
@@ -549,6 +627,7 @@ class TestBroken:
             ("Gateway", "public", ("listeners", 0, "protocol"), "http"),
             ("BackendTLSPolicy", "gateway", ("validation", "hostname"), 1),
             ("PodMonitor", "flagon", ("podMetricsEndpoints", 0, "path"), "metrics"),
+            ("PodMonitor", "redis-exporter", ("podMetricsEndpoints", 0, "params"), ""),
             ("Rollout", "web", ("workloadRef", "scaleDown"), "at once"),
             ("Rollout", "web", ("strategy", "canary", "steps", 0, "weight"), 10),
             ("AnalysisTemplate", "objectives", ("metrics", 0, "interval"), "1 minute"),

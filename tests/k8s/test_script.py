@@ -2,17 +2,20 @@
 
 import json
 import os
+import re
+import socket
 import subprocess
 import sys
 from hashlib import sha256
 
 import pytest
+import yaml
 
 from flagon_chassis import stores
 
 from . import rules
 from .manifests import K8S, KUBECTL, ROOT, combined, overlay
-from .rules import REPLICATED, SECRETS, confidential, used_secrets
+from .rules import MONITORED, REPLICATED, SECRETS, confidential, used_secrets
 
 sys.path.insert(0, str(K8S))
 
@@ -28,6 +31,26 @@ if words[0] == "kustomize":
     os.execv({str(KUBECTL)!r}, ["kubectl", *words])
 if words[:2] == ["config", "view"]:
     print(os.environ["CONFIG"])
+items = None
+if words[4:5] == ["get"]:
+    if "pods" in words:
+        items = [dict(metadata=dict(name="catalog-5d9c6-2xkqv"))]
+    elif "deployment/catalog" in words:
+        print(json.dumps(dict(spec=dict(replicas=2))))
+    elif "services" in words:
+        items = [
+            dict(metadata=dict(name=name), spec=dict(ports=[dict(port=port)]))
+            for name, port in json.loads(os.environ["SERVICES"])
+        ]
+    elif "deployments" in words:
+        items = [dict(metadata=dict(name=name)) for name in json.loads(os.environ["NETWORK"])]
+    elif "networkpolicies" in words:
+        items = ["default-deny"] if "NETWORK" in os.environ else []
+    if items is not None:
+        print(json.dumps(dict(items=items)))
+if "exec" in words:
+    name = words[words.index("exec") + 1].removeprefix("deployment/")
+    print(json.dumps(json.loads(os.environ["NETWORK"])[name]))
 if os.environ.get("FAILS") and os.environ["FAILS"] in words:
     print("it failed", file=sys.stderr)
     sys.exit(1)
@@ -257,7 +280,7 @@ class TestUp:
             )
         )
 
-        assert set(made) == used == SECRETS - REPLICATED
+        assert set(made) == used == SECRETS - REPLICATED - MONITORED
         assert made["gateway-tls"] == {"tls.crt", "tls.key"}
         assert made["redis-acl"] == {"store.acl", "cache.acl"}
         known = {name.lower() for name in confidential()}
@@ -315,6 +338,42 @@ class TestUp:
             assert [f"{host}:{port}" for host, port in found.sentinels] == addresses
         assert "@redis-cache:" in made["worker"]["worker_redis_cache_url"]
 
+    @pytest.mark.parametrize(
+        ("components", "uri", "store"),
+        [
+            ((), "postgres:5432/postgres?sslmode=disable", ["redis-store"]),
+            (
+                ("cloudnative-pg", "redis-sentinel"),
+                # Encrypted as its variables say.
+                "postgres-rw:5432/postgres",
+                [f"redis-nodes-{number}.redis-nodes" for number in range(3)],
+            ),
+        ],
+        ids=["single", "several"],
+    )
+    def test_makes_those_of_exporters(self, tmp_path, components, uri, store):
+        stack = cluster.Cluster("docker", 8080, ROOT, tmp_path)
+        objects = combined(("data", "exporters", *components)).objects
+        made = {
+            one["metadata"]["name"]: one["stringData"]
+            for one in cluster.secrets(stack, list(objects))
+        }
+        signed_in = json.loads(made["redis-monitor"]["redis_monitor_passwords.json"])
+        (password,) = set(signed_in.values())
+
+        assert made["postgres-monitor"] == {
+            "monitor_postgres_uri": uri,
+            "monitor_postgres_password": made["postgres"]["monitor_postgres_password"],
+        }
+        assert set(signed_in) == {
+            f"redis://{user}{host}:6379"
+            for host in (*store, "redis-cache")
+            for user in ("", "monitor@")
+        }
+        for name in ("store.acl", "cache.acl"):
+            hashed = sha256(password.encode()).hexdigest()
+            assert f"user monitor on #{hashed} " in made["redis-acl"][name]
+
     def test_tells_no_secret_in_its_arguments(self, touched):
         values = {
             value
@@ -370,6 +429,118 @@ class TestTest:
         done = machine.run("test", CONFIG=config(KIND, current="kind-flagon"), BAD=bad)
 
         assert done.returncode == 1
+
+    def test_scales_and_drains_while_requests_are_sent(self, machine):
+        done = machine.run("test", CONFIG=config(KIND, current="kind-flagon"))
+        changes = [
+            words[4:]
+            for words, _given in machine.touched
+            if words[4] in {"scale", "delete"} or words[4:6] == ["rollout", "restart"]
+        ]
+
+        assert changes == [
+            ["rollout", "restart", "deployment/catalog"],
+            ["scale", "deployment/catalog", "--replicas=3"],
+            ["scale", "deployment/catalog", "--replicas=2"],
+            ["delete", "pod", "catalog-5d9c6-2xkqv", "--wait"],
+        ]
+        assert done.stdout.count(", 0 failed") == 3
+        assert "skipped: there are no network policies" in done.stdout
+
+    def test_speaks_a_language_that_kubectl_knows(self, machine, network):
+        """The real one takes each command, and only then looks for the cluster."""
+        machine.run("test", CONFIG=config(KIND, current="kind-flagon"), **network)
+        nowhere = machine.folder / "config"
+        nowhere.write_text(
+            yaml.safe_dump(
+                {
+                    "clusters": [
+                        {"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}
+                    ],
+                    "contexts": [{"name": KIND[0], "context": {"cluster": "c"}}],
+                }
+            )
+        )
+        commands = {tuple(words[4:6]): words for words, _given in machine.touched}
+
+        assert {name for name, _what in commands} == {
+            *("port-forward", "rollout", "scale", "get", "delete", "exec")
+        }
+        for words in commands.values():
+            done = subprocess.run(
+                [KUBECTL, "--kubeconfig", nowhere, *words],
+                check=False,
+                capture_output=True,
+                text=True,
+            )
+            assert "127.0.0.1:1 was refused" in done.stderr, (words, done.stderr)
+
+
+EDGES = sorted(edge for edge, _why in cluster.edges(cluster.TABLE.read_text()))
+
+
+@pytest.fixture
+def network():
+    """What a cluster answers in which each connection is as in the table."""
+    local = overlay("local")
+    services = [
+        (one["metadata"]["name"], port["port"])
+        for one in local.of("Service")
+        for port in one["spec"]["ports"]
+    ]
+    reached = {
+        one["metadata"]["name"]: [
+            f"{callee}:{port}"
+            for caller, callee, port in EDGES
+            if caller == one["metadata"]["name"] and (callee, port) in services
+        ]
+        for one in local.of("Deployment")
+        if rules.service_of(one)
+    }
+    return {"SERVICES": json.dumps(services), "NETWORK": json.dumps(reached)}
+
+
+class TestPolicies:
+    def test_that_are_kept_are_found_to_be(self, machine, network):
+        done = machine.run(
+            "test", CONFIG=config(KIND, current="kind-flagon"), **network
+        )
+
+        assert done.returncode == 0, done.stderr
+        assert re.search(r"policies: 1\d\d connections tried", done.stdout)
+
+    @pytest.mark.parametrize(
+        ("change", "said"),
+        [
+            (lambda reached: reached.append("postgres:5432"), "web reaches postgres"),
+            (lambda reached: reached.remove("auth:8000"), "web does not reach auth"),
+        ],
+        ids=["open", "closed"],
+    )
+    def test_that_are_not_kept_are_told(self, machine, network, change, said):
+        reached = json.loads(network["NETWORK"])
+        change(reached["web"])
+        network["NETWORK"] = json.dumps(reached)
+
+        done = machine.run(
+            "test", CONFIG=config(KIND, current="kind-flagon"), **network
+        )
+
+        assert done.returncode == 1
+        assert said in done.stderr
+
+    def test_are_tried_by_real_connections(self):
+        with socket.create_server(("127.0.0.1", 0)) as open_, socket.socket() as closed:
+            closed.bind(("127.0.0.1", 0))
+            addresses = [f"127.0.0.1:{one.getsockname()[1]}" for one in (open_, closed)]
+            done = subprocess.run(
+                [sys.executable, "-IS", "-c", cluster.ATTEMPTS, *addresses],
+                check=True,
+                capture_output=True,
+                text=True,
+            )
+
+        assert json.loads(done.stdout) == addresses[:1]
 
 
 class TestMakefile:

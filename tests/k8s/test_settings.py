@@ -7,7 +7,9 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import httpx2
 import psycopg
 import pytest
 import sqlalchemy
@@ -15,16 +17,26 @@ import yaml
 from sqlalchemy.exc import OperationalError
 
 from flagon_chassis import db
-from flagon_chassis.testing import start_postgres
+from flagon_chassis.testing import free_port, lacking, start_postgres
 
 from . import rules
-from .manifests import K8S, OVERLAYS, ROOT, combined, labels, overlay, pod
+from .manifests import (
+    K8S,
+    OVERLAYS,
+    ROOT,
+    combined,
+    labels,
+    overlay,
+    pod,
+    sidecars,
+)
 
 sys.path.insert(0, str(ROOT / "deploy" / "local"))
 sys.path.insert(0, str(ROOT / "deploy" / "observability"))
 
-from flagonctl import authority, configuration, environment, vault
-from flagonctl.processes import OWNERS, PROCESSES, SERVICES
+from flagonctl import authority, configuration, environment, programs, vault
+from flagonctl.problem import Problem
+from flagonctl.processes import OWNERS, PROCESSES, SERVICES, WATCHERS
 from flagonctl.stack import Stack
 from flagonobs import cluster
 
@@ -129,6 +141,63 @@ class TestProcesses:
             assert container["image"] == COMPOSE["services"][name]["image"]
         dockerfile = (K8S / "images" / "gateway.Dockerfile").read_text()
         assert f"ARG NGINX={COMPOSE['services']['gateway']['image']}\n" in dockerfile
+
+
+def exporter(manifests, name):
+    """The container of an exporter; that of nginx is beside the gateway's."""
+    if name == "gateway-exporter":
+        (found,) = sidecars(manifests.find("Deployment", "gateway"))
+        return found
+    return pod(manifests.find("Deployment", name))["spec"]["containers"][0]
+
+
+class TestExporters:
+    @pytest.fixture
+    def manifests(self):
+        return combined(("data", "exporters"))
+
+    @pytest.mark.parametrize("name", ["postgres-exporter", "redis-exporter"])
+    def test_are_started_as_in_containers(self, manifests, name):
+        other, own = COMPOSE["services"][name], exporter(manifests, name)
+        variables = {one["name"]: one["value"] for one in own.get("env", [])}
+        # Their address comes with the secret, where the data store may be anywhere.
+        variables.pop("DATA_SOURCE_URI_FILE", None)
+        others = dict(other.get("environment", {}))
+        others.pop("DATA_SOURCE_URI", None)
+
+        assert own["image"] == other["image"]
+        assert own.get("args", []) == other.get("command", [])
+        assert variables == others
+        assert own["resources"]["limits"]["memory"] == (
+            other["mem_limit"].replace("m", "Mi")
+        )
+
+    def test_of_nginx_asks_the_nginx_of_its_own_pod(self, manifests):
+        other = COMPOSE["services"]["gateway-exporter"]
+        own = exporter(manifests, "gateway-exporter")
+        internal = manifests.settings("gateway")["GATEWAY_INTERNAL_LISTEN"]
+
+        assert own["image"] == other["image"]
+        assert own["args"] == [
+            one.replace("gateway:8081", f"127.0.0.1:{internal}")
+            for one in other["command"]
+        ]
+
+    def test_have_the_ports_of_the_other_modes(self, manifests):
+        for one in WATCHERS:
+            if one.name in {"postgres-exporter", "redis-exporter", "gateway-exporter"}:
+                (port,) = exporter(manifests, one.name)["ports"]
+                assert port["containerPort"] == one.container_port, one.name
+
+    def test_give_up_before_prometheus_does(self, manifests):
+        """A Redis that is frozen is down, and not unknown."""
+        (patience,) = re.findall(
+            r"--connection-timeout=(\d+)s",
+            " ".join(exporter(manifests, "redis-exporter")["args"]),
+        )
+        monitor = manifests.find("PodMonitor", "redis-exporter")
+        for endpoint in monitor["spec"]["podMetricsEndpoints"]:
+            assert int(patience) < int(endpoint["scrapeTimeout"].removesuffix("s"))
 
 
 class TestSettings:
@@ -382,6 +451,42 @@ class TestEncryption:
         pool.dispose()
 
 
+class TestEncryptionOfTheExporter:
+    """The same variables, which its driver reads as libpq does."""
+
+    @pytest.mark.parametrize("ours", [True, False], ids=["ours", "another"])
+    def test_is_with_the_authority_that_pods_are_given(self, encrypted, ours, tmp_path):
+        try:
+            program = programs.find("prometheus-postgres-exporter")
+        except Problem:
+            lacking("an exporter", "JUDGES=1 make setup")
+        url, folder = encrypted
+        authority.ensure(tmp_path)
+        manifests = combined(("exporters", "cloudnative-pg"))
+        process = manifests.find("Deployment", "postgres-exporter")
+        given = rules.environment(manifests, process)
+        where = urlsplit(url)
+        # As cluster.py writes it: how it is encrypted is said by the variables alone.
+        (tmp_path / "uri").write_text(f"{where.hostname}:{where.port}/postgres")
+        address = f"127.0.0.1:{free_port()}"
+        running = subprocess.Popen(
+            [program, f"--web.listen-address={address}"],
+            stderr=subprocess.DEVNULL,
+            env={
+                "DATA_SOURCE_URI_FILE": str(tmp_path / "uri"),
+                "DATA_SOURCE_USER": where.username,
+                "PGSSLMODE": given["PGSSLMODE"],
+                "PGSSLROOTCERT": str((folder if ours else tmp_path) / "ca.pem"),
+            },
+        )
+        with httpx2.Client(transport=httpx2.HTTPTransport(retries=8)) as client:
+            text = client.get(f"http://{address}/metrics").text
+        running.terminate()
+        running.wait(20)
+
+        assert f"pg_up {int(ours)}" in text.splitlines()
+
+
 def words(value):
     """Texts without their white space: kustomize folds long lines in its own way."""
     if isinstance(value, dict):
@@ -392,9 +497,8 @@ def words(value):
 
 
 ABSENT_JOBS = {
-    # The cluster's own exporters watch machines and the way in; those of the data stores
-    # come with the data stores.
-    *("exporters", "probes"),
+    # The cluster's own prober asks at the way in.
+    "probes",
 }
 """What Prometheus asks elsewhere and no monitor of ours gives, and why."""
 
@@ -402,7 +506,7 @@ ABSENT_JOBS = {
 class TestMonitors:
     @pytest.fixture
     def watched(self):
-        return combined(("prometheus",))
+        return combined(("exporters", "prometheus"))
 
     @pytest.fixture
     def given(self, watched):
@@ -411,7 +515,7 @@ class TestMonitors:
         (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
         return {one["targetLabel"]: one for one in endpoint["relabelings"]}
 
-    def test_name_the_jobs_that_are_asked_for(self, given):
+    def test_name_the_jobs_that_are_asked_for(self, watched, given):
         asked = set()
         for folder, kind in (
             ("services/web/src", "py"),
@@ -423,7 +527,14 @@ class TestMonitors:
                 for jobs in re.findall(r'\bjob=~?\\?"([\w|-]+)', path.read_text()):
                     asked |= set(jobs.split("|"))
 
-        assert asked - ABSENT_JOBS == {given["job"]["replacement"]}
+        told = {
+            one["replacement"]
+            for monitor in watched.of("PodMonitor")
+            for endpoint in monitor["spec"]["podMetricsEndpoints"]
+            for one in endpoint["relabelings"]
+            if one["targetLabel"] == "job"
+        }
+        assert asked - ABSENT_JOBS == told == {given["job"]["replacement"], "exporters"}
         assert asked >= ABSENT_JOBS
 
     @pytest.mark.parametrize(
@@ -460,22 +571,23 @@ class TestRules:
         known = {
             rule["alert"]: rule for group in source["groups"] for rule in group["rules"]
         }
-        of_stores = {
-            rule["alert"]
-            for group in source["groups"]
-            for rule in group["rules"]
-            if cluster.needs_exporters(group["name"], rule["alert"])
-        }
-        installed = overlay("production").find("PrometheusRule", "flagon-alerts")
-        found = {
-            rule["alert"]: rule
-            for group in installed["spec"]["groups"]
+        installed = {
+            rule["alert"]: (one["metadata"]["name"], rule)
+            for one in overlay("production").of("PrometheusRule")
+            if one["metadata"]["name"] in {"flagon-alerts", "flagon-stores"}
+            for group in one["spec"]["groups"]
             for rule in group["rules"]
         }
 
-        assert set(found) == set(known) - set(cluster.ELSEWHERE) - of_stores
-        assert words(found) == words({name: known[name] for name in found})
-        assert {"ServiceDown", "RelayDown", "ConsumerDown", "ClockWrong"} <= set(found)
+        assert set(installed) == set(known) - set(cluster.ELSEWHERE)
+        assert words({name: rule for name, (_of, rule) in installed.items()}) == words(
+            {name: known[name] for name in installed}
+        )
+        # What asks an exporter comes with it, and nothing else does.
+        for name, (of, rule) in installed.items():
+            exported = re.search(r"\b(pg|redis)_|exporters", rule["expr"])
+            operated = "cnpg_" in rule["expr"]
+            assert (of == "flagon-stores") is (bool(exported) and not operated), name
 
     def test_of_prometheus_count_the_copies_that_postgres_should_have(self):
         manifests = combined(("cloudnative-pg", "prometheus"))
@@ -505,9 +617,9 @@ class TestRules:
         monitor = combined(("prometheus",)).find("PodMonitor", "flagon")
         (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
         given = {one["targetLabel"] for one in endpoint["relabelings"]}
-        installed = overlay("production").find("PrometheusRule", "flagon-alerts")
-        asked = re.findall(r"up\{([^}]*)\}", json.dumps(installed))
-        labels_asked = {name for one in asked for name in re.findall(r"(\w+)=", one)}
+        installed = overlay("production").of("PrometheusRule")
+        asked = re.findall(r"\bup\{([^}]*)\}", json.dumps(installed))
+        labels_asked = {name for one in asked for name in re.findall(r"(\w+)!?=", one)}
 
         assert labels_asked == {"job", "process"}
         assert labels_asked <= given

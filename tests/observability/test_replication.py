@@ -104,6 +104,13 @@ def prometheus(folder, alerts, targets):
             }
         ],
     }
+    with looking(folder, config) as url:
+        yield Asker(url, alerts)
+
+
+@contextmanager
+def looking(folder, config):
+    """Run a Prometheus with this configuration and give its URL."""
     (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     address = f"127.0.0.1:{free_port()}"
     with running(
@@ -112,7 +119,7 @@ def prometheus(folder, alerts, targets):
         f"--storage.tsdb.path={folder / 'data'}",
         f"--web.listen-address={address}",
     ):
-        yield Asker(f"http://{address}", alerts)
+        yield f"http://{address}"
 
 
 @pytest.fixture

@@ -14,15 +14,16 @@ ROOT = HERE.parents[1]
 HOME = ROOT / "deploy" / "observability"
 CASES = yaml.safe_load((HERE / "alerts.yml").read_text())
 INSTALLED = {
-    rule["alert"]: rule
+    rule["alert"]: (component, rule)
+    for component in ("prometheus", "exporters")
     for installed in yaml.safe_load_all(
-        (ROOT / "deploy/k8s/components/prometheus/rules.yaml").read_text()
+        (ROOT / f"deploy/k8s/components/{component}/rules.yaml").read_text()
     )
-    if installed["metadata"]["name"] == "flagon-alerts"
+    if installed["metadata"]["name"] in {"flagon-alerts", "flagon-stores"}
     for group in installed["spec"]["groups"]
     for rule in group["rules"]
 }
-"""The alerts of a cluster on what its pods say, by their names."""
+"""The alerts of a cluster by their names, each with the component that brings it."""
 SLOW_SECONDS = 300
 """Between evaluations where a test goes over days."""
 
@@ -89,6 +90,15 @@ def in_pods(values):
             given = (f'instance="{pod}"', f'pod="{pod}"', 'namespace="flagon"')
             found[f"{metric}{{{','.join([*kept, *given])}}}"] = text
     return found
+
+
+def by_exporters(values):
+    """Return series as a cluster has them of exporters, whose targets keep their names."""
+    given = 'pod="redis-exporter-5d9c6-2xkqv",namespace="flagon",endpoint="metrics"'
+    return {f"{one.rstrip('}')},{given}}}": text for one, text in values.items()}
+
+
+SEEN = {"prometheus": in_pods, "exporters": by_exporters}
 
 
 @pytest.fixture(scope="session")
@@ -169,17 +179,17 @@ class TestAlerts:
     def test_do_so_in_a_cluster_too(self, name, tmp_path):
         case = CASES[name]
         times = {case["silent"]: False, case["fires"]: True, case["resolves"]: False}
+        component, installed = INSTALLED[name]
+        seen = SEEN[component](case["series"])
         rule = tmp_path / "rule.yml"
         rule.write_text(
-            yaml.safe_dump({"groups": [{"name": "one", "rules": [INSTALLED[name]]}]})
+            yaml.safe_dump({"groups": [{"name": "one", "rules": [installed]}]})
         )
 
         promtool(
             "test",
             "rules",
-            write(
-                tmp_path, name, [rule], in_pods(case["series"]), firing(name, **times)
-            ),
+            write(tmp_path, name, [rule], seen, firing(name, **times)),
         )
 
     def test_say_how_bad_it_is_and_who_cares(self, alerts):

@@ -92,13 +92,19 @@ def variables(stack: Stack, process: Process) -> dict[str, str]:
 
 def secrets(stack: Stack, vault: Vault) -> None:
     """Write the passwords of both Redis as their exporter reads them."""
+    text = redis_passwords(vault, (stack.address(name) for name in _REDIS))
+    vault.put("redis_monitor_passwords.json", text)
+
+
+def redis_passwords(vault: Vault, addresses: Iterable[str]) -> str:
+    """Return what the exporter of Redis signs in with, by address."""
     # Older exporters look for the address alone, newer ones for it with the user.
     passwords = {
-        f"redis://{user}{stack.address(name)}": vault["redis_monitor_password"]
-        for name in _REDIS
+        f"redis://{user}{address}": vault["redis_monitor_password"]
+        for address in addresses
         for user in ("", "monitor@")
     }
-    vault.put("redis_monitor_passwords.json", json.dumps(passwords) + "\n")
+    return json.dumps(passwords) + "\n"
 
 
 def targets(stack: Stack, *, watched: bool) -> dict[str, str]:

@@ -29,6 +29,9 @@ def made(what: str) -> dict[Path, str]:
             components / "prometheus" / "rules.yaml": slo.objects(
                 {"red": red, "slo": rules, "alerts": cluster.alerts(alerts)}
             ),
+            components / "exporters" / "rules.yaml": slo.objects(
+                {"stores": cluster.alerts(alerts, exporters=True)}
+            ),
             components / "rollouts" / "analysis.yaml": slo.analysis(objectives),
         }
     # The library of the dashboards takes a second to load.

@@ -25,10 +25,11 @@ def needs_exporters(group: str, alert: str) -> bool:
     )
 
 
-def alerts(text: str) -> str:
+def alerts(text: str, *, exporters: bool = False) -> str:
     """Return what of `rules/alerts.yml` is about the platform's own processes.
 
     :param text: the file.
+    :param exporters: those about what exporters say instead, which come with them.
     """
     groups: list[dict[str, Any]] = yaml.safe_load(text)["groups"]
     chosen = [
@@ -38,7 +39,7 @@ def alerts(text: str) -> str:
                 rule
                 for rule in group["rules"]
                 if rule["alert"] not in ELSEWHERE
-                and not needs_exporters(group["name"], rule["alert"])
+                and needs_exporters(group["name"], rule["alert"]) is exporters
             ],
         }
         for group in groups
