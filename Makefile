@@ -83,6 +83,8 @@ followers: setup ## Followers of 10,000 events while all between them breaks: no
 	@FLAGON_FOLLOWED_EVENTS=$(or $(N),10000) FLAGON_FOLLOWERS=$(or $(FOLLOWERS),200) $(VENV)/python -m pytest -q -s tests/e2e/test_followers.py
 drill-upgrade: setup ## To the next release and back under traffic, beside each other: a report [MODE=docker RATE=10 SEEN=60 FROM=<tag>]
 	@$(VENV)/python tests/drill/run.py --mode=$(MODE) --port-base=$(if $(findstring command,$(origin PORT_BASE)),$(PORT_BASE),29480) --rate=$(RATE) --seen=$(SEEN) --from=$(FROM)
+drill-restore: setup ## Lose the database under traffic and go back to a moment: a report [MODE=docker RATE=10 SEEN=60 PRODUCTS=10000]
+	@$(VENV)/python tests/drill/restore.py --mode=$(MODE) --port-base=$(if $(findstring command,$(origin PORT_BASE)),$(PORT_BASE),29480) --rate=$(RATE) --seen=$(SEEN) --products=$(PRODUCTS)
 drill-faults: setup ## Eleven faults, one after the other: the right alert, no other, a runbook that helps [N=<pattern>]
 	@$(VENV)/python tests/drill/faults.py --port-base=$(if $(findstring command,$(origin PORT_BASE)),$(PORT_BASE),29480) --only='$(N)'
 

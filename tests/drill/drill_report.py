@@ -125,29 +125,48 @@ def _panel(top, title, series, seconds):
     return lines
 
 
+def table(names, rows):
+    """Return the lines of a table in Markdown."""
+    return [
+        f"| {' | '.join(cells)} |" for cells in (names, ["---"] * len(names), *rows)
+    ]
+
+
+def head(title, target, how, about, verdicts):
+    """Return how each report of a drill begins.
+
+    :param target: of the Makefile.
+    :param about: what was run, by name.
+    :param verdicts: what was promised, by name: whether it held, and what was seen.
+    """
+    held = "Held" if all(ok for ok, _ in verdicts.values()) else "BROKEN"
+    return [
+        f"# {title}",
+        "",
+        f"**{held}.** Written by `make {target}`; {how}.",
+        "",
+        *table(("", ""), about.items()),
+        "",
+        *table(
+            ("promise", "", "seen"),
+            [
+                (name, "ok" if ok else "BROKEN", said)
+                for name, (ok, said) in verdicts.items()
+            ],
+        ),
+    ]
+
+
 def page(about, traffic, verdicts, picture_name):
     """Return the report as Markdown.
 
     :param about: what was run, by name.
     :param verdicts: as `Traffic.verdicts` gives them.
     """
-    held = "Held" if all(ok for ok, _ in verdicts.values()) else "BROKEN"
     how = "[how it is done](../patterns/rolling-upgrade.md)"
+    title = "Upgrade and rollback under traffic"
     lines = [
-        "# Upgrade and rollback under traffic",
-        "",
-        f"**{held}.** Written by `make drill-upgrade`; {how}.",
-        "",
-        "| | |",
-        "|---|---|",
-        *(f"| {name} | {value} |" for name, value in about.items()),
-        "",
-        "| promise | | seen |",
-        "|---|---|---|",
-        *(
-            f"| {name} | {'ok' if ok else 'BROKEN'} | {said} |"
-            for name, (ok, said) in verdicts.items()
-        ),
+        *head(title, "drill-upgrade", how, about, verdicts),
         "",
         f"![Requests, errors and times, step by step]({picture_name})",
         "",

@@ -1,7 +1,5 @@
 """A disk is lost: everything comes back as it was at a moment, and works."""
 
-import shutil
-import subprocess
 from datetime import UTC, datetime
 from uuid import uuid4
 
@@ -75,21 +73,6 @@ def refused(stack, token):
         return client.get("/api/v1/jobs").status_code == 401
 
 
-def lose_the_disk(stack):
-    """Kill Postgres and remove all that it had written."""
-    killed = stack.kill("postgres")
-    assert killed
-    if stack.mode == "local":
-        shutil.rmtree(stack.state / "postgres")
-        return
-    compose = stack.compose.docker_compose_command()
-    subprocess.run([*compose, "stop", "postgres"], check=True, capture_output=True)
-    remove = ["--entrypoint", "sh", "postgres", "-c", 'rm -rf "$DATA"/*']
-    subprocess.run(
-        [*compose, "run", "--rm", "--no-deps", *remove], check=True, capture_output=True
-    )
-
-
 @pytest.mark.restarts
 class TestRestore:
     def test_brings_back_exactly_what_was_there_at_a_moment(
@@ -114,7 +97,7 @@ class TestRestore:
         revoke(stack, token)
         # It is of a history that will be left, and takes the log of all that to safety.
         stack.make("backup", seconds=600)
-        lose_the_disk(stack)
+        stack.lose_the_database()
         said = stack.make("restore", seconds=600, AT=noted.isoformat())
         print(said)
         stack.ready()

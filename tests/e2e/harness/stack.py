@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 from contextlib import contextmanager
@@ -222,6 +223,18 @@ class Stack:
             )
             said.append(done.stdout)
         return "\n".join(said)
+
+    def lose_the_database(self):
+        """Kill Postgres and remove all that it had written."""
+        killed = self.kill("postgres")
+        assert killed
+        if self.mode == "local":
+            shutil.rmtree(self.state / "postgres")
+            return
+        compose = self.compose.docker_compose_command()
+        remove = ["--entrypoint", "sh", "postgres", "-c", 'rm -rf "$DATA"/*']
+        for words in (["stop", "postgres"], ["run", "--rm", "--no-deps", *remove]):
+            subprocess.run([*compose, *words], check=True, capture_output=True)
 
     def back(self, name, killed, seconds=240):
         """Wait until another process has taken the place of a killed one and is ready."""

@@ -376,7 +376,7 @@ class Traffic:
         )
         log = self.log()
         for one in self.watchers:
-            last = [entry[0] for entry in log if _is_for(one.topics, entry[4])][-1:]
+            last = [entry[0] for entry in log if is_for(one.topics, entry[4])][-1:]
             until(
                 lambda one=one, last=last: not last or one.ids[-1:] == last,
                 what=f"the end of the log at {one.topics}",
@@ -386,7 +386,7 @@ class Traffic:
         """Return what was promised, by name: whether it held, and what was seen."""
         failed = [one for one in self.answers if one.wrong]
         log = self.log()
-        lost = self._lost()
+        lost = self.lost()
         ends = Counter(
             subject
             for _, type_, subject, state, _ in log
@@ -430,7 +430,8 @@ class Traffic:
             ),
         }
 
-    def _lost(self):
+    def lost(self):
+        """Return what is not as it was acknowledged, in words."""
         found = {}
         with self.operator.client() as client:
             for path in self.ledger.entities:
@@ -475,8 +476,8 @@ def _judged(answer):
     return status, wrong, told
 
 
-def _is_for(topics, entry):
-    """Say whether an event of these topics is for a stream of those."""
+def is_for(topics, entry):
+    """Say whether an event of the topics `entry` is for a stream of `topics`."""
     for topic in topics:
         below = topic.removesuffix("*")
         if topic in entry or (
@@ -488,7 +489,7 @@ def _is_for(topics, entry):
 
 def _apart(watcher, log):
     """Return how a client's record differs from the log."""
-    wanted = [entry[0] for entry in log if _is_for(watcher.topics, entry[4])]
+    wanted = [entry[0] for entry in log if is_for(watcher.topics, entry[4])]
     if watcher.ids == wanted:
         return []
     missing = [one for one in wanted if one not in set(watcher.ids)]
