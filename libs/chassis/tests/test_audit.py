@@ -186,6 +186,16 @@ def database(make_database):
     engine.dispose()
 
 
+class TestPurge:
+    def test_removes_what_is_older_and_says_how_many(self, session, add, listed):
+        now = datetime.now(UTC)
+        add(1, 2, begin=now - timedelta(days=401))
+        add(3, begin=now - timedelta(days=399))
+
+        assert [audit.purge(session, days=400) for _ in range(2)] == [2, 0]
+        assert listed() == [3]
+
+
 class TestAsTheService:
     """What the role of the service can do to the log, once somebody has taken it over."""
 
