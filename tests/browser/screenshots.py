@@ -124,6 +124,8 @@ def office_pages(browser, stack, account):
         "office-client-new": f"{base}/clients/-/new",
         "office-client-delete": f"{client.removeprefix(stack.url)}/delete",
         "office-audit": f"{base}/audit",
+        "office-audit-jobs": f"{base}/audit/jobs",
+        "office-audit-accounts": f"{base}/audit/accounts",
     }
 
 

@@ -4,7 +4,7 @@ import uuid
 
 from axe import judge
 from playwright.sync_api import expect
-from steps import find, imported
+from steps import find, imported, plan
 
 BASE = "/back-office"
 
@@ -127,6 +127,27 @@ class TestAudit:
         expect(page.locator(".delivery")).to_have_count(2)
         page.click(".delivery a >> nth=0")
         expect(page.locator("h1")).to_contain_text(mark)
+
+    def test_has_a_page_for_each_service(self, administrator):
+        page, name = administrator().page, f"audited-{uuid.uuid4().hex[:8]}"
+        plan(page, name, {"seconds": 0})
+        sources = page.locator("nav[aria-label='Audit of what']")
+
+        page.goto(f"{BASE}/audit")
+        sources.locator("a:text-is('Jobs and webhooks')").click()
+        made = page.locator(".delivery", has_text=name)
+        expect(made.locator(".badge")).to_have_text("Created")
+        judge(page)
+        made.locator("a:text-is('all of this one')").click()
+        expect(page.locator(".delivery")).to_have_count(1)
+        page.click(".delivery a >> nth=0")
+        expect(page.locator("h1")).to_have_text(name)
+
+        page.goto(f"{BASE}/audit")
+        sources.locator("a:text-is('Accounts and clients')").click()
+        signed_in = page.locator(".delivery", has_text="Signed in").first
+        expect(signed_in).to_be_visible()
+        judge(page)
 
 
 class TestOthers:

@@ -12,7 +12,10 @@ from steps import a_file, a_product, find, imported
 PHONE = {"width": 360, "height": 740}
 OFFICE = "/back-office/{}"
 PAGES = ("/", "/status", "/jobs", "/import", "/back-office")
-LISTS = ("products", "categories", "users", "clients", "keys", "audit", "webhooks")
+LISTS = (
+    *("products", "categories", "users", "clients", "keys", "webhooks"),
+    *("audit", "audit/jobs", "audit/accounts"),
+)
 TOO_WIDE = """
     ([width, direction]) => {
       document.documentElement.dir = direction;

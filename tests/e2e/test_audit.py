@@ -1,4 +1,6 @@
-"""A product's life and end through the gateway, and what is known of it afterwards."""
+"""What is known of a product and of a job after their end, through the gateway."""
+
+import json
 
 from harness.waiting import until
 
@@ -42,3 +44,32 @@ class TestAudit:
         assert rows[2]["actor"] == rows[1]["actor"] != rows[0]["actor"]
         assert rows[2]["request_id"] == made.headers["X-Request-ID"]
         assert all(row["client"] for row in rows)
+
+    def test_tells_who_handed_a_job_in_and_who_forgot_it(
+        self, merchandiser, operator, word
+    ):
+        mapping = {"mapping": {"sku": "sku", "name": "name"}}
+        with merchandiser.client() as client:
+            made = client.post(
+                "/api/v1/jobs",
+                data={"kind": "import", "params": json.dumps(mapping)},
+                files={"file": (f"{word}.csv", f"sku,name\n{word},{word}\n".encode())},
+            )
+            assert made.status_code == 202, made.text
+            job = made.json()["id"]
+            curious = client.get("/api/v1/jobs/audit")
+        with operator.client() as client:
+            until(
+                lambda: client.get(f"/api/v1/jobs/{job}").json()["finished_at"],
+                what="the end of the import",
+            )
+            gone = client.delete(f"/api/v1/jobs/{job}", headers={"If-Match": "*"})
+            found = client.get("/api/v1/jobs/audit", params={"id": job})
+
+        assert curious.status_code == 403
+        assert gone.status_code == 204, gone.text
+        rows = found.json()["items"]
+        assert [row["action"] for row in rows] == ["deleted", "created"]
+        assert rows[0]["actor"] != rows[1]["actor"]
+        assert rows[1]["changes"]["upload"]["to"]["name"] == f"{word}.csv"
+        assert rows[1]["request_id"] == made.headers["X-Request-ID"]

@@ -105,7 +105,8 @@ class TestReader:
 
 class TestAuditLog:
     @pytest.mark.parametrize(
-        ("service", "table"), [("auth", "audit_event"), ("catalog", "audit")]
+        ("service", "table"),
+        [("auth", "audit_event"), ("catalog", "audit"), ("worker", "audit")],
     )
     def test_can_be_written_but_not_rewritten(self, stack, service, table):
         statements = [

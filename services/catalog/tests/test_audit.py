@@ -7,18 +7,16 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
-import psycopg
 import pytest
 from PIL import Image as Pillow
-from psycopg import sql
 from sqlalchemy import event, func, select, text, update
 from structlog.contextvars import bound_contextvars, clear_contextvars
 
-from flagon_catalog.__main__ import MIGRATIONS
-from flagon_catalog.domain import audit, holds, reviews
-from flagon_catalog.models import AuditRow, Reservation
+from flagon_catalog.domain import holds, reviews
+from flagon_catalog.models import Reservation
 from flagon_catalog.settings import Settings
-from flagon_chassis import db
+from flagon_chassis import audit
+from flagon_chassis.tables import audit as log
 
 from .conftest import CATEGORIES, PRODUCTS, TAGS
 
@@ -36,15 +34,13 @@ def picture():
 @pytest.fixture
 def rows(session):
     """A function that returns the rows since it was called last, the oldest first."""
-    seen = session.scalar(select(func.coalesce(func.max(AuditRow.sequence), 0)))
+    seen = session.scalar(select(func.coalesce(func.max(log.c.sequence), 0)))
 
     def rows():
         nonlocal seen
         found = list(
-            session.scalars(
-                select(AuditRow)
-                .where(AuditRow.sequence > seen)
-                .order_by(AuditRow.sequence)
+            session.execute(
+                select(log).where(log.c.sequence > seen).order_by(log.c.sequence)
             )
         )
         seen = max([seen, *(row.sequence for row in found)])
@@ -446,7 +442,7 @@ class TestEveryWayToWrite:
         self, real_app, real_sessions, merchandiser
     ):
         """The row, the change and the event are one."""
-        count = select(func.count()).select_from(AuditRow)
+        count = select(func.count()).select_from(log)
         with real_sessions() as session:
             before = session.scalar(count)
         client = real_app.test_client()
@@ -483,7 +479,7 @@ class TestCommands:
         (row,) = rows()
         assert (row.actor, row.client, row.action) == ("system", None, "deleted")
         assert row.changes["body"] == row.changes["author"] == {}
-        written = json.dumps([row.changes for row in session.scalars(select(AuditRow))])
+        written = json.dumps([*session.scalars(select(log.c.changes))])
         assert "Main Street" not in written
         assert "Ada" not in written
 
@@ -678,14 +674,10 @@ class TestListAudit:
         """Make things have been changed at these times, and all others long before."""
 
         def dated(times):
-            session.execute(
-                update(AuditRow).values(at=datetime(2026, 2, 1, tzinfo=UTC))
-            )
+            session.execute(update(log).values(at=datetime(2026, 2, 1, tzinfo=UTC)))
             for id_, time in times.items():
                 at = datetime.fromisoformat(f"2026-03-01T{time}:00Z")
-                session.execute(
-                    update(AuditRow).where(AuditRow.entity_id == id_).values(at=at)
-                )
+                session.execute(update(log).where(log.c.entity_id == id_).values(at=at))
 
         return dated
 
@@ -786,119 +778,6 @@ class TestListAudit:
         assert answer.mimetype == "text/csv"
         assert answer.text.startswith("sequence,at,actor,client,action,entity,id")
         assert "private" in answer.headers["Cache-Control"]
-
-
-@pytest.fixture(scope="module")
-def database(make_database, make_settings):
-    url = make_database()
-    plain = url.replace("postgresql+psycopg:", "postgresql:")
-    role = sql.Identifier(f"service_{uuid4().hex[:12]}")
-    reader = sql.Identifier(f"reader_{uuid4().hex[:12]}")
-    # As deploy/postgres/roles.sh does.
-    with psycopg.connect(plain, autocommit=True) as owner:
-        for name in (role, reader):
-            owner.execute(sql.SQL("create role {}").format(name))
-            owner.execute(sql.SQL("grant usage on schema public to {}").format(name))
-        for statement in (
-            "grant select, insert, update, delete on tables to {}",
-            "grant usage, select on sequences to {}",
-            "grant execute on functions to {}",
-        ):
-            owner.execute(
-                sql.SQL(
-                    "alter default privileges in schema public " + statement
-                ).format(role)
-            )
-        owner.execute(
-            sql.SQL(
-                "alter default privileges in schema public grant select on tables to {}"
-            ).format(reader)
-        )
-        db.migrate(make_settings(url), MIGRATIONS)
-        for days in (0, 29, 31, 401):
-            owner.execute(
-                "insert into audit (at, actor, action, entity, entity_id, version,"
-                " changes) values (now() - make_interval(days => %s), 'a',"
-                " 'created', 'tag', gen_random_uuid(), 1, '{}')",
-                [days],
-            )
-        yield owner, role, reader
-        for name in (role, reader):
-            owner.execute(sql.SQL("drop owned by {}").format(name))
-            owner.execute(sql.SQL("drop role {}").format(name))
-
-
-class TestAsTheService:
-    """What the role of the service can do to the log, once somebody has taken it over."""
-
-    @pytest.fixture(params=["service", "reader"])
-    def as_role(self, database, request):
-        owner, role, reader = database
-
-        def run(*statements, who=request.param):
-            name = role if who == "service" else reader
-            with owner.transaction(force_rollback=True):
-                owner.execute(sql.SQL("set local role {}").format(name))
-                for statement in statements[:-1]:
-                    owner.execute(statement)
-                return owner.execute(statements[-1]).fetchall()
-
-        run.who = request.param
-        return run
-
-    @pytest.mark.parametrize(
-        "attack",
-        [
-            "update audit set actor = 'me'",
-            "update audit set changes = '{}' where sequence = 1",
-            "delete from audit",
-            "truncate audit",
-            "drop table audit",
-            "alter table audit disable trigger all",
-            "create trigger t before insert on audit execute function pg_sleep()",
-            "create rule r as on insert to audit do instead nothing",
-            "drop function audit_purge(integer)",
-            "alter function audit_purge(integer) security invoker",
-            "select setval('audit_sequence_seq', 1)",
-            "insert into audit overriding system value select * from audit",
-            "select * from audit for update",
-            "merge into audit using audit a on true when matched then delete",
-        ],
-    )
-    def test_nothing_that_was_written_changes(self, as_role, database, attack):
-        owner, *_ = database
-        before = owner.execute("select * from audit order by sequence").fetchall()
-
-        with pytest.raises(psycopg.Error) as refused:
-            as_role(attack)
-
-        assert refused.value.sqlstate in {"42501", "23505"}
-        after = owner.execute("select * from audit order by sequence").fetchall()
-        assert after == before
-
-    @pytest.mark.parametrize("days", [29, 0, -1, -(2**31)])
-    def test_nothing_young_is_purged(self, as_role, days):
-        with pytest.raises(psycopg.Error) as refused:
-            as_role(f"select audit_purge({days})")
-
-        young = "22023" if as_role.who == "service" else "42501"
-        assert refused.value.sqlstate == young
-
-    def test_what_is_old_is_purged(self, as_role):
-        if as_role.who == "reader":
-            with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                as_role("select audit_purge(400)")
-        else:
-            assert as_role("select audit_purge(400)") == [(1,)]
-            assert as_role("select audit_purge(30)") == [(2,)]
-
-    def test_a_table_in_front_does_not_lead_the_purge_astray(self, as_role):
-        statements = (
-            "create temp table audit (sequence bigint, at timestamptz)",
-            "select audit_purge(30)",
-        )
-        if as_role.who == "service":
-            assert as_role(*statements) == [(2,)]
 
 
 class TestRetention:

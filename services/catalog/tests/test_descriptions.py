@@ -12,7 +12,8 @@ from sqlalchemy import event, select, update
 from flagon_catalog import cli
 from flagon_catalog.domain import markup
 from flagon_catalog.domain.markup import article_of
-from flagon_catalog.models import AuditRow, Product
+from flagon_catalog.models import Product
+from flagon_chassis.tables import audit
 
 from .conftest import PRODUCTS
 from .test_review_attacks import PAYLOADS, Elements
@@ -343,8 +344,8 @@ class TestFromBefore:
 
         assert client.get(url(product)).json["version"] == 2
         assert sent(product["id"])[-1]["data"]["changed"] == ["description_html"]
-        row = session.scalars(
-            select(AuditRow).order_by(AuditRow.sequence.desc()).limit(1)
+        row = session.execute(
+            select(audit).order_by(audit.c.sequence.desc()).limit(1)
         ).one()
         assert (row.version, row.changes) == (2, {"description_html": {}})
 

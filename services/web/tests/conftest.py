@@ -188,6 +188,7 @@ class Platform:
     clients: dict[str, dict[str, Any]] = field(default_factory=dict)
     signing_keys: list[dict[str, Any]] = field(default_factory=list)
     audit: list[dict[str, Any]] = field(default_factory=list)
+    job_audit: list[dict[str, Any]] = field(default_factory=list)
     sessions: list[dict[str, Any]] = field(default_factory=list)
     """Of every account, the latest first."""
     events: list[dict[str, Any]] = field(default_factory=list)
@@ -1295,8 +1296,9 @@ def stand_in_users(app: Flask, platform: Platform) -> None:
                 return "", 204
         return problem(404)
 
+    @app.get("/api/v1/users/events")
     @app.get("/api/v1/users/<account_id>/events")
-    def user_events(account_id: str) -> Response:
+    def user_events(account_id: str = "") -> Response:
         return listed(platform.events)
 
     @app.post("/api/v1/users/<account_id>/password-reset")
@@ -1384,10 +1386,9 @@ def stand_in_keys(app: Flask, platform: Platform) -> None:
 
 
 def stand_in_audit(app: Flask, platform: Platform) -> None:
-    """Give the app the catalog's audit."""
+    """Give the app the audits of catalog and worker."""
 
-    @app.get("/api/v1/audit")
-    def list_audit() -> Response:
+    def rows(audit: list[dict[str, Any]]) -> Response:
         wanted = {k: v for k, v in request.args.items() if k not in {"limit", "cursor"}}
         first, last = (
             datetime.fromisoformat(wanted.pop(name, default))
@@ -1399,11 +1400,16 @@ def stand_in_audit(app: Flask, platform: Platform) -> None:
         return listed(
             [
                 one
-                for one in platform.audit
+                for one in audit
                 if wanted.items() <= one.items()
                 and first <= datetime.fromisoformat(one["at"]) < last
             ]
         )
+
+    app.add_url_rule("/api/v1/audit", "list_audit", lambda: rows(platform.audit))
+    app.add_url_rule(
+        "/api/v1/jobs/audit", "list_job_audit", lambda: rows(platform.job_audit)
+    )
 
 
 @contextmanager
@@ -1770,18 +1776,17 @@ def a_client(platform: Platform) -> Callable[..., dict[str, Any]]:
     return make
 
 
-@pytest.fixture
-def audited(platform: Platform) -> Callable[..., dict[str, Any]]:
-    """Put a change into the catalog's audit."""
+def into(rows: list[dict[str, Any]], entity: str) -> Callable[..., dict[str, Any]]:
+    """Return what puts a change into an audit."""
 
     def make(**members: Any) -> dict[str, Any]:
         made = {
-            "sequence": len(platform.audit) + 1,
+            "sequence": len(rows) + 1,
             "at": "2026-01-02T03:04:05Z",
             "actor": "system",
             "client": None,
             "action": "updated",
-            "entity": "product",
+            "entity": entity,
             "id": str(uuid4()),
             "version": 2,
             "changes": {},
@@ -1789,10 +1794,22 @@ def audited(platform: Platform) -> Callable[..., dict[str, Any]]:
             "trace_id": None,
             **members,
         }
-        platform.audit.append(made)
+        rows.append(made)
         return made
 
     return make
+
+
+@pytest.fixture
+def audited(platform: Platform) -> Callable[..., dict[str, Any]]:
+    """Put a change into the catalog's audit."""
+    return into(platform.audit, "product")
+
+
+@pytest.fixture
+def job_audited(platform: Platform) -> Callable[..., dict[str, Any]]:
+    """Put what somebody did into the worker's audit."""
+    return into(platform.job_audit, "job")
 
 
 @pytest.fixture

@@ -131,6 +131,97 @@ class TestAudit:
         assert "Nothing of the kind" in administrator.get(PAGE).text
 
 
+class TestJobs:
+    def test_tells_what_was_done_and_leads_there(self, administrator, job_audited):
+        state = {"state": {"from": "failed", "to": "queued"}}
+        job = job_audited(actor=OWN_ID, client="web", action="retried", changes=state)
+        hook = job_audited(entity="webhook", action="tested")
+        gone = job_audited(entity="import_profile", action="deleted")
+
+        text = administrator.get(f"{PAGE}/jobs").text
+
+        assert ">failed</del>" in text
+        assert ">queued</ins>" in text
+        assert ">Retried<" in text
+        assert ">Import profile<" in text
+        assert f'href="/jobs/{job["id"]}"' in text
+        assert f'href="/back-office/webhooks/{hook["id"]}"' in text
+        assert f'{PAGE}/jobs?id={gone["id"]}"' in text
+
+    def test_is_narrowed_on_its_own_page(self, administrator, job_audited, audited):
+        audited(changes={"other": {"to": 1}})
+        job_audited(entity="schedule", changes={"this": {"to": 1}})
+        job_audited(changes={"that": {"to": 1}})
+
+        text = administrator.get(f"{PAGE}/jobs?entity=schedule").text
+
+        assert "<code>this</code>" in text
+        assert "<code>that</code>" not in text
+        assert "<code>other</code>" not in text
+        assert f'action="{PAGE}/jobs"' in text
+        assert f'class="filters__clear" href="{PAGE}/jobs"' in text
+
+    def test_knows_what_there_is(self, administrator):
+        text = administrator.get(f"{PAGE}/jobs").text
+
+        offered = re.findall(r'<option value="(\w+)"', text)
+        assert offered[:4] == ["job", "schedule", "webhook", "import_profile"]
+
+
+class TestAccounts:
+    def test_tells_what_happened_to_whom(self, administrator, an_event):
+        whom, by = str(uuid4()), str(uuid4())
+        an_event("password_reset", account_id=whom, actor=by, address="192.0.2.7")
+        an_event("key_rotated", actor="cli", details={"kid": "k-1"})
+
+        text = administrator.get(f"{PAGE}/accounts").text
+
+        assert ">Password reset</strong> <a" in text
+        assert text.count(f'href="/back-office/users/{whom}"') == 1
+        assert f'href="/back-office/users/{by}"' in text
+        assert "from 192.0.2.7" in text
+        assert "<bdi>k-1</bdi>" in text
+        assert text.count("all of this one") == 1
+        assert f'href="{PAGE}/accounts?id={whom}"' in text
+
+    def test_is_narrowed_to_one(self, administrator, platform, an_event):
+        whom = str(uuid4())
+        an_event("signed_in", account_id=whom)
+
+        text = administrator.get(f"{PAGE}/accounts?id={whom}").text
+
+        assert ("GET", f"/api/v1/users/{whom}/events?limit=30") in platform.calls
+        assert "all of this one" not in text
+        assert "Show all" in text
+
+    def test_says_at_the_field_that_a_number_is_none(self, administrator, platform):
+        answer = administrator.get(f"{PAGE}/accounts?id=me")
+
+        assert answer.status_code == 422
+        assert 'aria-describedby="id-error"' in answer.text
+        assert not any("/users" in path for _, path in platform.calls)
+
+    def test_says_when_there_is_nothing(self, administrator):
+        assert "Nothing of the kind" in administrator.get(f"{PAGE}/accounts").text
+
+
+class TestSources:
+    @pytest.mark.parametrize(
+        ("page", "service"),
+        [(PAGE, "catalog"), (f"{PAGE}/jobs", "worker"), (f"{PAGE}/accounts", "auth")],
+    )
+    def test_fail_alone(self, administrator, platform, page, service):
+        platform.down.add(service)
+        pages = [PAGE, f"{PAGE}/jobs", f"{PAGE}/accounts"]
+
+        answers = {one: administrator.get(one) for one in pages}
+
+        assert [one for one in pages if answers[one].status_code == 503] == [page]
+        assert f'href="{page}" aria-current="page"' in answers[page].text
+        for one in pages:
+            assert f'class="chip" href="{one}"' in answers[page].text
+
+
 class TestPermissions:
     @pytest.mark.parametrize("role", ["customer", "merchandiser"])
     def test_are_the_operators(self, browser, platform, role):
@@ -138,8 +229,10 @@ class TestPermissions:
         browser.sign_in(platform)
 
         assert f'href="{PAGE}"' not in browser.get("/jobs").text
-        assert browser.get(PAGE).status_code == 403
-        assert ("GET", "/api/v1/audit") not in platform.calls
+        for path in (PAGE, f"{PAGE}/jobs", f"{PAGE}/accounts"):
+            assert browser.get(path).status_code == 403
+        asked = [path for _, path in platform.calls]
+        assert not any("/audit" in path or "/users" in path for path in asked)
 
     def test_of_operators_end_before_accounts_and_clients(self, operator, audited):
         actor = str(uuid4())
@@ -150,3 +243,6 @@ class TestPermissions:
         assert actor in text
         assert "/back-office/users" not in text
         assert "/back-office/clients" not in text
+        assert f'href="{PAGE}/jobs"' in text
+        assert f'href="{PAGE}/accounts"' not in text
+        assert operator.get(f"{PAGE}/accounts").status_code == 403

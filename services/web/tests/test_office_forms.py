@@ -12,6 +12,8 @@ SHOWN = [
     ("clients", "auth", "Clients"),
     ("keys", "auth", "Keys"),
     ("audit", "catalog", "The audit"),
+    ("audit/jobs", "worker", "The audit"),
+    ("audit/accounts", "auth", "The audit"),
     ("products", "catalog", "Products"),
     ("categories", "catalog", "Categories"),
     ("dead-letters", "worker", "Dead letters"),
@@ -50,7 +52,11 @@ class TestPages:
 
     @pytest.mark.parametrize(
         ("page", "service", "what"),
-        [shown for shown in SHOWN if shown[0] not in {"keys", "audit", "dead-letters"}],
+        [
+            shown
+            for shown in SHOWN
+            if shown[0].partition("/")[0] not in {"keys", "audit", "dead-letters"}
+        ],
     )
     def test_of_one_thing_say_so_too(
         self, administrator, platform, one_of, page, service, what
@@ -122,13 +128,29 @@ class TestPagesOfAdministrators:
         [
             ("users", "role=customer&disabled=false"),
             ("audit", "entity=product&actor=system"),
+            ("audit/jobs", "entity=job&actor=system"),
+            ("audit/accounts", ""),
             ("clients", ""),
         ],
     )
     def test_go_on_page_by_page_within_the_filters(
-        self, administrator, a_user, a_client, audited, page, query
+        self,
+        administrator,
+        a_user,
+        a_client,
+        audited,
+        job_audited,
+        an_event,
+        page,
+        query,
     ):
-        make = {"users": a_user, "audit": audited, "clients": a_client}[page]
+        make = {
+            "users": a_user,
+            "audit": audited,
+            "audit/jobs": job_audited,
+            "audit/accounts": an_event,
+            "clients": a_client,
+        }[page]
         for _ in range(31):
             make()
         path = f"{OFFICE}/{page}"

@@ -101,7 +101,7 @@ def signed_in(administrator):
 
 
 @pytest.fixture
-def people(platform, a_user, a_session, an_event, a_client, audited):
+def people(platform, a_user, a_session, an_event, a_client, audited, job_audited):
     """Accounts whose owners wish us ill."""
     a_user(name=EVIL, email=EVIL, roles=[EVIL])
     a_user(id=OWN_ID, name="", email=EVIL, roles=["admin"], disabled=True)
@@ -115,6 +115,9 @@ def people(platform, a_user, a_session, an_event, a_client, audited):
     change = {EVIL: {"from": EVIL, "to": [EVIL]}, "x": {"to": {EVIL: EVIL}}}
     audited(actor=EVIL, client=EVIL, action=EVIL, entity=EVIL, id=EVIL, changes=change)
     audited(actor=OWN_ID, client="web", changes=change, action="deleted")
+    for entity in ("job", "schedule", "webhook"):
+        job_audited(actor=EVIL, action=EVIL, entity=entity, id=EVIL, changes=change)
+    an_event(EVIL, account_id=EVIL)
     an_event(EVIL, actor=EVIL, address=EVIL, details={EVIL: EVIL, "more": [{EVIL: 1}]})
 
 
@@ -269,6 +272,9 @@ def pages(shop):
         "/back-office/audit?id=%22%3E%3Cscript%3Ealert(1)&entity=%22%3E%3Cimg%20src=x",
         "/back-office/audit?actor=%22%3E%3Cimg%20src=x%20onerror=alert(1)%3E",
         "/back-office/audit?since=%22%3E%3Cscript%3Ealert(1)&until=2026-01-01T00:00",
+        "/back-office/audit/jobs",
+        "/back-office/audit/accounts",
+        "/back-office/audit/accounts?id=%22%3E%3Cscript%3Ealert(1)",
         "/back-office/keys",
         "/back-office/operations",
         "/back-office/operations/catalog",

@@ -184,7 +184,7 @@ def database_url(migrated):
     with psycopg.connect(migrated.replace("+psycopg", "")) as connection:
         connection.execute(
             "truncate job, job_turn, kind_bucket, event_archive, outbox, inbox,"
-            " errand, idempotency_key restart identity cascade"
+            " errand, idempotency_key, audit restart identity cascade"
         )
         # The platform's own stay: beat makes them when it connects.
         connection.execute("delete from schedule where task is null")

@@ -7,6 +7,7 @@ from sqlalchemy import (
     DateTime,
     Identity,
     Index,
+    Integer,
     LargeBinary,
     MetaData,
     SmallInteger,
@@ -104,6 +105,31 @@ errand = Table(
     Column("asks", SmallInteger, nullable=False, server_default=text("0")),
     # From then on it has no sense any more.
     Column("until", DateTime(timezone=True), nullable=False),
+)
+
+audit = Table(
+    "audit",
+    METADATA,
+    Column("sequence", BigInteger, Identity(always=True), primary_key=True),
+    Column("at", DateTime(timezone=True), nullable=False, server_default=func.now()),
+    # Subject of the token that asked for it, or `system`.
+    Column("actor", Text, nullable=False),
+    # The program that the token was given to.
+    Column("client", Text),
+    Column("action", Text, nullable=False),
+    Column("entity", Text, nullable=False),
+    Column("entity_id", UUID(as_uuid=True), nullable=False),
+    # The new one, or the last.
+    Column("version", Integer, nullable=False),
+    # What each member was and became, by name.
+    Column("changes", JSONB, nullable=False),
+    Column("request_id", Text),
+    Column("trace_id", Text),
+    Index("ix_audit_entity_sequence", "entity", "sequence"),
+    Index("ix_audit_entity_id_sequence", "entity_id", "sequence"),
+    Index("ix_audit_actor_sequence", "actor", "sequence"),
+    # For removing what is old: rows lie in the order of their times.
+    Index("ix_audit_at", "at", postgresql_using="brin"),
 )
 
 

@@ -11,10 +11,11 @@ from flask import Flask, current_app
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from flagon_chassis import audit
 from flagon_chassis.db import transaction
 from flagon_chassis.errors import Unavailable
 
-from .domain import audit, holds, images
+from .domain import holds, images
 
 log = structlog.get_logger()
 

@@ -13,7 +13,6 @@ from sqlalchemy import (
     Computed,
     DateTime,
     ForeignKey,
-    Identity,
     Index,
     Integer,
     MetaData,
@@ -417,54 +416,6 @@ PRODUCT_VIEW = (
     Product.updated_at,
 )
 """The columns of a product in the order of the API; select them joined with category."""
-
-
-class AuditRow(Base):
-    """That an entity got a new version or was deleted; the service cannot change it."""
-
-    __tablename__ = "audit"
-
-    sequence: Mapped[int] = mapped_column(
-        BigInteger, Identity(always=True), primary_key=True
-    )
-    at: Mapped[datetime] = mapped_column(server_default=func.now())
-    actor: Mapped[str]
-    """Subject of the token that asked for it, or `system`."""
-    client: Mapped[str | None]
-    """The program that the token was given to."""
-    action: Mapped[str]
-    entity: Mapped[str]
-    entity_id: Mapped[UUID]
-    version: Mapped[int]
-    """The new one, or the last."""
-    changes: Mapped[dict[str, Any]]
-    """What each member was and became, by name (`domain.audit`)."""
-    request_id: Mapped[str | None]
-    trace_id: Mapped[str | None]
-
-    __table_args__ = (
-        Index("ix_audit_entity_sequence", "entity", "sequence"),
-        Index("ix_audit_entity_id_sequence", "entity_id", "sequence"),
-        Index("ix_audit_actor_sequence", "actor", "sequence"),
-        # For removing what is old: rows lie in the order of their times.
-        Index("ix_audit_at", "at", postgresql_using="brin"),
-    )
-
-
-AUDIT_VIEW = (
-    AuditRow.sequence,
-    AuditRow.at,
-    AuditRow.actor,
-    AuditRow.client,
-    AuditRow.action,
-    AuditRow.entity,
-    AuditRow.entity_id.label("id"),
-    AuditRow.version,
-    AuditRow.changes,
-    AuditRow.request_id,
-    AuditRow.trace_id,
-)
-"""The columns of an audit row in the order of the API."""
 
 
 class Review(Base):

@@ -28,6 +28,8 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 from typing_extensions import TypedDict
 
+from flagon_chassis.audit import AuditFilter, AuditRecord
+
 from .domain.bulk import Outcome
 
 SKU = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
@@ -665,30 +667,11 @@ class PriceQuery(PageQuery):
     """Which prices to list."""
 
 
-class AuditChange(BaseModel):
-    """What a member was and became; neither where that is nobody's business."""
-
-    from_: Any = Field(default=None, alias="from")
-    to: Any = None
-    cut: bool = Field(
-        default=False, description="Whether these are only the beginnings."
-    )
-
-
-class AuditView(BaseModel):
+class AuditView(AuditRecord):
     """That something got a new version or was deleted."""
 
-    sequence: int
-    at: datetime
-    actor: str = Field(description="Subject of the token, or `system`")
-    client: str | None = Field(description="The program that the token was given to")
     action: Literal["created", "updated", "deleted"]
     entity: AuditEntity
-    id: UUID
-    version: int = Field(description="The new one, or the last")
-    changes: dict[str, AuditChange]
-    request_id: str | None
-    trace_id: str | None
 
 
 class AuditPage(BaseModel):
@@ -698,20 +681,10 @@ class AuditPage(BaseModel):
     next_cursor: str | None
 
 
-class AuditQuery(PageQuery):
+class AuditQuery(AuditFilter, PageQuery):
     """Which rows of the audit to list."""
 
     entity: AuditEntity | None = None
-    id: UUID | None = Field(default=None, description="Of what was changed")
-    actor: str | None = Field(
-        default=None, min_length=1, max_length=200, examples=["system"]
-    )
-    since: AwareDatetime | None = Field(
-        default=None, description="At this time or later."
-    )
-    until: AwareDatetime | None = Field(
-        default=None, description="Before this time: with `since` a stretch of time."
-    )
 
 
 class NewCategory(_Body):

@@ -16,7 +16,7 @@ from flagon_chassis.http import Client
 
 from . import i18n, routes
 from .clients import Backends
-from .clients.audit import Audit
+from .clients.audit import Audit, JobAudit
 from .clients.catalog import Catalog
 from .clients.categories import Categories
 from .clients.dead import DeadLetters
@@ -134,6 +134,7 @@ def _backends(settings: Settings) -> Backends:
         signing_keys=SigningKeys(auth),
         users=Users(auth),
         audit=Audit(catalog),
+        job_audit=JobAudit(worker),
         registered_clients=RegisteredClients(auth),
         identity=Identity(
             auth,

@@ -35,6 +35,7 @@ def create_app(settings: Settings | None = None) -> Flask:
 
     from . import (  # noqa: PLC0415
         routes,
+        routes_audit,
         routes_dead,
         routes_history,
         routes_profiles,
@@ -64,6 +65,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(routes.bp)
     app.register_blueprint(routes_history.bp)
     app.register_blueprint(routes_dead.bp)
+    app.register_blueprint(routes_audit.bp)
     app.register_blueprint(routes_schedules.bp)
     app.register_blueprint(routes_profiles.bp)
     app.register_blueprint(routes_watches.bp)

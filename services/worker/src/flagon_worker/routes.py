@@ -24,7 +24,7 @@ from flagon_chassis.db import transaction
 from flagon_chassis.errors import Invalid
 
 from . import telemetry
-from .domain import exports, files, jobs, profiles
+from .domain import audit, exports, files, jobs, profiles
 from .domain.kinds import Kind, find_kind
 from .models import Job
 from .schemas import (
@@ -150,6 +150,9 @@ def submit_job() -> Response:
             headers=_message_headers(),
             resend_seconds=settings.resend_seconds,
         )
+        # What machines hand in by themselves is nobody's doing.
+        if auth.caller().sub != auth.caller().client_id:
+            audit.record(session, "created", job)
         response = show_job(job, 202)
         response.headers["Location"] = url_for("jobs.find_job", job_id=job.id)
         return response

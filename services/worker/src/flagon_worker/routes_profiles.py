@@ -146,7 +146,7 @@ def replace_profile(profile_id: UUID, new: NewProfile) -> Response:
 def delete_profile(profile_id: UUID) -> Response:
     """Forget a mapping; imports that were handed in with it stay as they are."""
     with transaction() as session:
-        session.delete(_locked(session, profile_id))
+        profiles.delete_profile(session, _locked(session, profile_id))
     return Response(status=204)
 
 

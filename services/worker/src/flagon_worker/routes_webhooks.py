@@ -208,7 +208,7 @@ def change_webhook(webhook_id: UUID, change: WebhookChange) -> Response:
 def delete_webhook(webhook_id: UUID) -> Response:
     """Forget an endpoint and all its deliveries."""
     with transaction() as session:
-        session.delete(_locked(session, webhook_id))
+        webhooks.delete_webhook(session, _locked(session, webhook_id))
     return Response(status=204)
 
 

@@ -104,6 +104,8 @@ class Settings(DatabaseSettings, env_prefix="WORKER_"):
     """How often lost jobs are looked for, until the schedule `reap` is edited."""
     keep_events_days: PositiveInt = 30
     """How long the archive keeps an event."""
+    audit_days: int = Field(default=400, ge=30)
+    """How long it is kept who did what; at least what the database insists on."""
     keep_jobs_days: PositiveInt = 30
     """How long a finished job and its files are kept."""
 

@@ -16,7 +16,7 @@ from celery.exceptions import Reject
 from flask import current_app
 from structlog.contextvars import bound_contextvars
 
-from flagon_chassis import health, logs, tracing
+from flagon_chassis import audit, health, logs, tracing
 from flagon_chassis import queue as queues
 from flagon_chassis.db import transaction
 
@@ -303,7 +303,7 @@ def reap_jobs(**_newer: object) -> None:
 
 @shared_task(name="worker.purge")
 def purge(**_newer: object) -> None:
-    """Forget what is too old: jobs and their files, events."""
+    """Forget what is too old: jobs and their files, events, who did what."""
     settings = _settings()
     with transaction() as session:
         gone = jobs.purge_jobs(session, keep=timedelta(days=settings.keep_jobs_days))
@@ -326,4 +326,18 @@ def purge(**_newer: object) -> None:
         webhooks.purge_deliveries(
             session, keep=timedelta(days=settings.keep_deliveries_days)
         )
-    log.info("purged", jobs=len(gone), orphans=orphans, events=events, firings=firings)
+    # Batch by batch, until one finds nothing.
+    audited = sum(iter(partial(_purge_audit, settings.audit_days), 0))
+    log.info(
+        "purged",
+        jobs=len(gone),
+        orphans=orphans,
+        events=events,
+        firings=firings,
+        audited=audited,
+    )
+
+
+def _purge_audit(days: int) -> int:
+    with transaction() as session:
+        return audit.purge(session, days=days)

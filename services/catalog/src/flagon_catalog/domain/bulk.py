@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
 from flagon_catalog.models import PRODUCT_VIEW, RATING
+from flagon_chassis.audit import VALUE_CHARACTERS_MAX
 from flagon_chassis.errors import Invalid, Unavailable
 
 from . import audit, holds, slugs
@@ -231,7 +232,7 @@ _UPSERT = text(
     ORDER BY item.position
     """.replace("{rating}", RATING.format("written"))
     # One more than is told, so that it can be told that there was more.
-    .replace("{shown}", str(audit.VALUE_CHARACTERS_MAX + 1))
+    .replace("{shown}", str(VALUE_CHARACTERS_MAX + 1))
 )
 
 

@@ -3,9 +3,8 @@
 from apiflask import APIBlueprint
 from flask import Response
 
-from flagon_catalog.domain import audit
 from flagon_catalog.schemas import AuditPage, AuditQuery, AuditView
-from flagon_chassis import auth, paging
+from flagon_chassis import audit, auth, paging
 from flagon_chassis.db import reading
 
 from . import PAGING, answer_if_changed, listed, refuse_unclear

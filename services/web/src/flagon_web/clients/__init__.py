@@ -5,7 +5,7 @@ from typing import cast
 
 from flask import current_app
 
-from .audit import Audit
+from .audit import Audit, JobAudit
 from .catalog import Catalog
 from .categories import Categories
 from .dead import DeadLetters
@@ -53,6 +53,7 @@ class Backends:
     signing_keys: SigningKeys
     users: Users
     audit: Audit
+    job_audit: JobAudit
     registered_clients: RegisteredClients
     gather: Gather
     gather_aside: Gather

@@ -39,9 +39,13 @@ class Users(Resources[Account, AccountPage]):
     def list_events(
         self, account_id: str, *, token: str, limit: int, cursor: str = ""
     ) -> SecurityEventPage:
-        """Return a page of what happened to the account, newest first."""
+        """Return a page of what happened to the account, newest first.
+
+        :param account_id: empty for all accounts, and what belongs to none.
+        """
+        steps = [account_id, "events"] if account_id else ["events"]
         answer = self._http.get(
-            self._of(account_id, "events"),
+            self._of(*steps),
             params={"limit": limit, **({"cursor": cursor} if cursor else {})},
             token=token,
         )

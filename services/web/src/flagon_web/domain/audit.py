@@ -1,4 +1,4 @@
-"""The catalog's audit as operators see it: who changed what."""
+"""The audits of catalog and worker as operators see them: who did what."""
 
 from datetime import datetime
 from typing import Any
@@ -10,8 +10,10 @@ from flagon_web.i18n import gettext as _
 from .products import Shown
 from .users import plain
 
-ENTITIES = ("product", "category", "tag", "review", "reservation", "image")
-"""What can be changed."""
+CATALOG = ("product", "category", "tag", "review", "reservation", "image")
+"""What can be changed in the catalog."""
+JOBS = ("job", "schedule", "webhook", "import_profile")
+"""What the worker has that people do something with."""
 SYSTEM = "system"
 """Who changed it where nobody asked: a command, or the passing of time."""
 

@@ -14,7 +14,7 @@ from flagon_chassis import events
 from flagon_chassis.errors import Conflict, NotFound
 from flagon_worker.models import FINISHED, Job
 
-from . import history
+from . import audit, history
 
 TASK = "worker.run_job"
 """The task whose message wakes a worker for one job."""
@@ -256,6 +256,7 @@ def cancel_job(session: Session, job: Job) -> Job:
         raise JobFinished(f"The job has {job.state} already.", state=job.state)
     if job.cancel_requested:
         return job
+    before = audit.members(job)
     if job.lease_token is None:
         history.end_attempt(session, job, "cancelled", line="Cancelled while waiting.")
         finish(job, "cancelled")
@@ -267,6 +268,7 @@ def cancel_job(session: Session, job: Job) -> Job:
         changed = ["cancel_requested"]
     session.flush()
     tell(session, job, changed)
+    audit.record(session, "cancelled", job, before=before)
     return job
 
 
@@ -290,6 +292,7 @@ def retry_job(
         raise JobSucceeded("Submit the job again to have it done again.")
     if job.dead == "poison" and not manages:
         raise JobDead("Tell an operator the job's id.")
+    before = audit.members(job)
     at = now()
     job.state = "queued"
     job.error = job.dead = job.result = None
@@ -307,6 +310,7 @@ def retry_job(
     wake(session, job)
     changed = {"state", "error", "dead", "result", "artefacts", "progress"}
     tell(session, job, sorted(changed | {"started_at", "finished_at", "log_lines"}))
+    audit.record(session, "retried", job, before=before)
     return job
 
 
@@ -329,6 +333,7 @@ def delete_job(session: Session, job: Job) -> None:
     """
     if job.state not in FINISHED:
         raise JobUnfinished("Cancel the job before you delete it.", state=job.state)
+    audit.record(session, "deleted", job)
     session.delete(job)
 
 

@@ -12,7 +12,7 @@ from uuid_utils.compat import uuid7
 from flagon_chassis.errors import Conflict, NotFound
 from flagon_worker.models import ImportProfile
 
-from . import owners
+from . import audit, owners
 
 PROFILES_MAX = 100
 """Of one account."""
@@ -84,6 +84,7 @@ def create_profile(
     )
     session.add(profile)
     session.flush()
+    audit.record(session, "created", profile)
     return profile
 
 
@@ -111,12 +112,21 @@ def replace_profile(
     if "name" in changed:
         owners.hold(session, profile.owner, _WHAT)
         _refuse_taken(session, profile.owner, changed["name"])
+    if not changed:
+        return
+    before = audit.members(profile)
     for name, value in changed.items():
         setattr(profile, name, value)
-    if changed:
-        profile.updated_at = datetime.now(UTC)
-        profile.version += 1
+    profile.updated_at = datetime.now(UTC)
+    profile.version += 1
     session.flush()
+    audit.record(session, "updated", profile, before=before)
+
+
+def delete_profile(session: Session, profile: ImportProfile) -> None:
+    """Forget a profile; imports that were handed in with it stay as they are."""
+    audit.record(session, "deleted", profile)
+    session.delete(profile)
 
 
 def suggest_profiles(

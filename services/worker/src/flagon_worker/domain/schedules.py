@@ -15,7 +15,7 @@ from flagon_chassis import events
 from flagon_chassis.errors import Conflict, Invalid, NotFound
 from flagon_worker.models import Job, Schedule, ScheduleFiring
 
-from . import jobs
+from . import audit, jobs
 from .firing import delayed
 from .kinds import KINDS
 from .times import Timing
@@ -132,6 +132,7 @@ def create_schedule(session: Session, *, owner: str, **fields: Any) -> Seen:  # 
     )
     if added is None:
         raise _taken(schedule.name)
+    audit.record(session, "created", schedule)
     return find_schedule(session, added)
 
 
@@ -207,6 +208,7 @@ def change_schedule(
     ):
         raise _taken(changed["name"])
     at = present(session)
+    before = audit.members(schedule)
     for name, value in changed.items():
         setattr(schedule, name, value)
     if TIMING & changed.keys():
@@ -216,6 +218,7 @@ def change_schedule(
     schedule.updated_at = at
     schedule.version += 1
     session.flush()
+    audit.record(session, "updated", schedule, before=before)
     return find_schedule(session, schedule.id)
 
 
@@ -244,6 +247,7 @@ def delete_schedule(session: Session, schedule: Schedule) -> None:
     """
     if schedule.task is not None:
         raise ScheduleFixed("The platform's own schedules can be paused, not deleted.")
+    audit.record(session, "deleted", schedule)
     session.delete(schedule)
 
 
@@ -277,6 +281,7 @@ def run_schedule(
     else:
         _start(session, schedule, firing, headers, resend_seconds)
     session.flush()
+    audit.record(session, "run", schedule, job_id=firing.job_id)
     return find_schedule(session, schedule.id)
 
 

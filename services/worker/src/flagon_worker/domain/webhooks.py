@@ -29,6 +29,7 @@ from flagon_chassis.errors import Conflict, NotFound
 from flagon_chassis.tables import outbox
 from flagon_worker.models import WebhookDelivery, WebhookEndpoint
 
+from . import audit
 from .runs import Begin
 
 TASK = "worker.deliver_webhook"
@@ -148,6 +149,7 @@ def create_webhook(
     )
     session.add(endpoint)
     session.flush()
+    audit.record(session, "created", endpoint)
     return endpoint, shown
 
 
@@ -196,14 +198,23 @@ def change_webhook(
         for name, value in changes.items()
         if getattr(endpoint, name) != value
     }
+    if not changed:
+        return
+    before = audit.members(endpoint)
     for name, value in changed.items():
         setattr(endpoint, name, value)
-    if changed:
-        endpoint.updated_at = present()
-        endpoint.version += 1
+    endpoint.updated_at = present()
+    endpoint.version += 1
     if "url" in changed or changed.get("enabled"):
         endpoint.failures, endpoint.paused_until = 0, None
     session.flush()
+    audit.record(session, "updated", endpoint, before=before)
+
+
+def delete_webhook(session: Session, endpoint: WebhookEndpoint) -> None:
+    """Forget an endpoint and all its deliveries."""
+    audit.record(session, "deleted", endpoint)
+    session.delete(endpoint)
 
 
 def rotate_secret(
@@ -216,6 +227,7 @@ def rotate_secret(
     endpoint.previous_until = endpoint.updated_at + overlap
     endpoint.version += 1
     session.flush()
+    audit.record(session, "updated", endpoint, secret=True)
     return shown
 
 
@@ -321,6 +333,7 @@ def send_test(session: Session, endpoint: WebhookEndpoint) -> WebhookDelivery:
         "data": {"webhook_id": str(endpoint.id)},
     }
     (written,) = _write(session, [_row(endpoint.id, event_id, TEST_TYPE, envelope)])
+    audit.record(session, "tested", endpoint, delivery_id=written)
     return session.get_one(WebhookDelivery, written)
 
 
@@ -350,6 +363,7 @@ def resend(
     delivery.due_at, delivery.ask_at = at, at + timedelta(seconds=_ASK_SECONDS)
     _wake(session, [delivery.id])
     session.flush()
+    audit.record(session, "resent", endpoint, delivery_id=delivery.id)
     return delivery
 
 

@@ -1,0 +1,20 @@
+"""Who did what; written once, and removed by age alone."""
+
+from alembic import op
+
+from flagon_chassis import audit
+
+revision = "0007"
+down_revision = "0006"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Apply the change."""
+    audit.create(op.get_bind())
+
+
+def downgrade() -> None:
+    """Take the change back."""
+    audit.drop(op.get_bind())
