@@ -31,6 +31,8 @@ class TestOperations:
         expect(page.locator(".services-now tbody tr")).to_have_count(6)
         expect(page.locator(".node--ready")).to_have_count(9)
         expect(page.locator(".budgets progress").first).to_be_visible()
+        release = page.locator(".releases tr").filter(has_text="catalog").first
+        expect(release.locator(".badge")).to_have_text(re.compile(r"^\d of \d$"))
         judge(page)
 
         page.click(".services-now a:text-is('web')")

@@ -161,6 +161,9 @@ PRESENT = {
 }
 """What is shown as it is now."""
 
+RUNNING = Question("count by (service, release) (flagon_build_info)", "release")
+"""How many processes of each service run which release; asked over time."""
+
 
 def _of_service(service: str) -> dict[str, Measure]:
     chosen = f'{{service="{service}"}}'
@@ -214,7 +217,7 @@ def questions() -> list[Question]:
     ]
     routes = [one for own in ROUTES.values() for one in own.values()]
     asked = [one for measure in measures for one in measure.ask.values()]
-    return [*asked, *PRESENT.values(), *routes]
+    return [*asked, *PRESENT.values(), RUNNING, *routes]
 
 
 # -- What Prometheus answers --------------------------------------------------------------
