@@ -183,6 +183,7 @@ class TestOutside:
             "/metrics",
             "/metrics/",
             "/internal/session",
+            "/internal/alerts",
             "/_session",
             "/internal",
             "/stub_status",

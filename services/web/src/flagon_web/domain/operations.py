@@ -237,13 +237,11 @@ class Sample(Shown):
     value: tuple[float, float]
 
 
-class Alert(Shown):
-    """An alert that fires, or will if what it is about goes on."""
+class Described(Shown):
+    """An alert, as its rule describes it."""
 
     labels: dict[str, str] = Field(default_factory=dict)
     annotations: dict[str, str] = Field(default_factory=dict)
-    state: str
-    active_at: datetime | None = Field(default=None, alias="activeAt")
 
     @property
     def name(self) -> str:
@@ -265,6 +263,13 @@ class Alert(Shown):
         """The name of the page that says what to do; empty without one."""
         found = _RUNBOOK.match(self.annotations.get("runbook", ""))
         return found[1] if found else ""
+
+
+class Alert(Described):
+    """An alert that fires, or will if what it is about goes on."""
+
+    state: str
+    active_at: datetime | None = Field(default=None, alias="activeAt")
 
     @property
     def firing(self) -> bool:

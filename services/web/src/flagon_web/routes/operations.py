@@ -56,6 +56,7 @@ def operations() -> ResponseReturnValue:
         ask |= _over_time(PLATFORM, window)
     found = api.gather_aside(ask)
     services = services_now()
+    told = _settings().alerts_token is not None
     ran = _both(releases, found.get("releases"))
     return _page(
         "operations.html",
@@ -66,6 +67,7 @@ def operations() -> ResponseReturnValue:
         alerts=_both(sorted_alerts, found.get("alerts")),
         releases=ran,
         marks=marks(ran or (), window),
+        notices=api.notices.list_notices() if told else [],
         processes=found.get("processes"),
         services=services,
         map=service_map(
