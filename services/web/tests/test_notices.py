@@ -191,6 +191,17 @@ class TestNotices:
         assert store.hlen(clients.KEY) == 1
         assert 0 < store.ttl(clients.KEY) <= 90_000
 
+    def test_of_another_release_are_left_out(self, kept, store):
+        found, _clock = kept
+        store.hset(clients.KEY, "a", json.dumps({"group": {"version": "5"}}))
+        store.hset(clients.KEY, "b", "{")
+        assert self.names(found) == []
+
+        found.keep(Group.model_validate(message()))
+
+        assert self.names(found) == ["OutboxOld"]
+        assert store.hlen(clients.KEY) == 1
+
     def test_are_a_limited_number(self, kept, store):
         found, clock = kept
         for number in range(clients.MOST + 5):
@@ -271,7 +282,12 @@ class TestAttacks:
             (message(truncatedAlerts=-1), 422),
             (message(groupLabels={"a": {"b": 1}}), 422),
             (message({**alert(), "startsAt": "yesterday"}), 422),
+            (message({**alert(), "startsAt": "0001-01-01T00:00:00+14:00"}), 422),
+            (message({**alert(), "startsAt": "9999-12-31T23:59:59-14:00"}), 422),
+            (message({**alert(), "startsAt": 1e300}), 422),
             (message({**alert(), "annotations": ["x"]}), 422),
+            (message(receiver="\ud800"), 400),
+            (message(groupKey="\ud800"), 400),
             (message(alert(annotations={"summary": "x" * 200_000})), 413),
             (b"x" * 10_000_000, 413),
         ],

@@ -5,9 +5,11 @@ it; the whole of it ends with its newest one.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import cast
+
+from pydantic import ValidationError
 
 from flagon_web.domain.notices import Group, Notice, sorted_notices
 
@@ -48,15 +50,25 @@ class Notices:
             pipe.expire(KEY, self._seconds)
             pipe.hgetall(KEY)
             found = cast("dict[str, str]", pipe.execute()[-1])
-        kept = {name: Notice.model_validate_json(text) for name, text in found.items()}
+        kept = _readable(found, now)
         newest = sorted(kept, key=lambda name: -kept[name].told_at)
-        old = [name for name in newest if kept[name].until <= now]
-        if leaves := {*newest[MOST:], *old}:
+        if leaves := set(found).difference(newest[:MOST]):
             self._redis.hdel(KEY, *leaves)
 
     def list_notices(self) -> list[Notice]:
         """Return what is not old, what goes on first."""
-        texts = cast("list[str]", self._redis.hvals(KEY))
-        found = (Notice.model_validate_json(text) for text in texts)
-        now = self._clock()
-        return sorted_notices(one for one in found if one.until > now)
+        found = cast("dict[str, str]", self._redis.hgetall(KEY))
+        return sorted_notices(_readable(found, self._clock()).values())
+
+
+def _readable(found: Mapping[str, str], now: float) -> dict[str, Notice]:
+    """Return what is not old, and was not written by a release with another form."""
+    notices = {}
+    for name, text in found.items():
+        try:
+            notice = Notice.model_validate_json(text)
+        except ValidationError:
+            continue
+        if notice.until > now:
+            notices[name] = notice
+    return notices

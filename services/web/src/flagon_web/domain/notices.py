@@ -20,7 +20,12 @@ class Member(Described):
     """An alert of a group."""
 
     status: State
-    starts_at: AwareDatetime = Field(alias="startsAt")
+    # At the ends of time it would be none that can be shown in UTC.
+    starts_at: AwareDatetime = Field(
+        alias="startsAt",
+        ge=datetime(1970, 1, 1, tzinfo=UTC),
+        le=datetime(9999, 1, 1, tzinfo=UTC),
+    )
 
     @property
     def firing(self) -> bool:
