@@ -1,6 +1,9 @@
 """What operators see of the platform at work, in a real browser."""
 
+import json
 import re
+import uuid
+from datetime import UTC, datetime
 
 from axe import judge
 from harness.waiting import until
@@ -8,6 +11,19 @@ from playwright.sync_api import expect
 from steps import stopped
 
 PAGE = "/back-office/operations"
+
+
+TOLD = """
+import httpx2
+port = settings.bind.rpartition(":")[2]
+token = settings.alerts_token.get_secret_value()
+answer = httpx2.post(
+    f"http://127.0.0.1:{port}/internal/alerts",
+    headers={"Authorization": f"Bearer {token}"},
+    json=json.load(sys.stdin),
+)
+print(answer.status_code)
+"""
 
 
 def drawn(page, key):
@@ -31,6 +47,8 @@ class TestOperations:
         expect(page.locator(".services-now tbody tr")).to_have_count(6)
         expect(page.locator(".node--ready")).to_have_count(9)
         expect(page.locator(".budgets progress").first).to_be_visible()
+        release = page.locator(".releases tr").filter(has_text="catalog").first
+        expect(release.locator(".badge")).to_have_text(re.compile(r"^\d of \d$"))
         judge(page)
 
         page.click(".services-now a:text-is('web')")
@@ -61,6 +79,40 @@ class TestOperations:
         expect(page).to_have_url(re.compile(r"range=6h$"))
         wide = page.locator("html").evaluate("(html) => html.scrollWidth")
         assert wide == 390
+
+
+class TestNotifications:
+    def test_come_and_end_while_somebody_looks(self, operator, stack):
+        """Told as Alertmanager does, of which a stack has one only if it is asked for."""
+        name = f"Trial{uuid.uuid4().hex[:8]}"
+        page = operator(viewport={"width": 390, "height": 844}).page
+        page.goto(PAGE)
+        told = page.locator(".notices tr").filter(has_text=name)
+        expect(told).to_have_count(0)
+
+        for status, words in (("firing", "fires"), ("resolved", "is over")):
+            alert = {
+                "status": status,
+                "labels": {"alertname": name, "severity": "page"},
+                "annotations": {"runbook": "docs/runbooks/redis-down.md"},
+                "startsAt": datetime.now(UTC).isoformat(),
+            }
+            message = {
+                "version": "4",
+                "groupKey": name,
+                "receiver": "pager",
+                "status": status,
+                "groupLabels": {"alertname": name, "service": "x" * 40},
+                "alerts": [alert] * 3,
+            }
+            assert stack.inside("web", TOLD, given=json.dumps(message)) == 204
+
+            # By itself: the page renews its parts.
+            expect(told.locator(".badge")).to_have_text(words)
+            assert told.locator("a").get_attribute("href").endswith("/redis-down")
+            judge(page)
+            wide = page.locator("html").evaluate("(html) => html.scrollWidth")
+            assert wide == 390
 
 
 class TestWaterfall:

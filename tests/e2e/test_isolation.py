@@ -184,6 +184,7 @@ class TestOutside:
             "/metrics",
             "/metrics/",
             "/internal/session",
+            "/internal/alerts",
             "/_session",
             "/internal",
             "/stub_status",

@@ -115,6 +115,7 @@ class TestInsideMatters:
             "/x/../metrics",
             "/%6detrics",
             "/internal/session",
+            "/internal/alerts",
             "/internal/api-key",
             "/internal/logout-notices/x",
             "/internal/mails/x",

@@ -17,6 +17,7 @@ import httpx2
 import pytest
 from flagonctl import watching
 from flagonctl.problem import Problem
+from flagonctl.processes import BY_NAME
 from flagonobs import dashboards
 from harness import imports
 from harness.events import Stream
@@ -395,3 +396,27 @@ class TestAlertmanager:
         found = ask(watched, "/api/v1/alertmanagers")["activeAlertmanagers"]
 
         assert len(found) == 1
+
+    def test_tells_web_which_shows_it_to_operators(self, watched):
+        port = BY_NAME["alertmanager"].offset + watched.port_base
+        alert = {
+            "labels": {"alertname": "TooManySeries", "severity": "ticket"},
+            "annotations": {
+                "summary": "A trial.",
+                "runbook": "docs/runbooks/too-many-series.md",
+            },
+        }
+        httpx2.post(
+            f"http://127.0.0.1:{port}/api/v2/alerts", json=[alert]
+        ).raise_for_status()
+
+        with browser(watched, watched.accounts()["operator"]) as client:
+
+            def told():
+                text = client.get("/back-office/operations").text
+                notices = text.partition('id="notices-head"')[2]
+                return "A trial." in notices and notices.partition("</section>")[0]
+
+            text = until(told, what="a page with what people were told")
+        assert ">tickets<" in text
+        assert '/docs/runbooks/too-many-series"' in text

@@ -1,19 +1,28 @@
 """Who is told of what: a real Alertmanager, and a real receiver of its messages."""
 
 import json
-import socket
+import os
+import re
 import subprocess
+import sys
 import threading
 import time
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import httpx2
 import pytest
-from flagonctl import programs, watching
+import yaml
+from flagonctl import environment, programs, watching
 from flagonctl.problem import Problem
+from flagonctl.processes import BY_NAME
 from flagonctl.stack import Stack
+from flagonctl.vault import Vault
 
-from flagon_chassis.testing import lacking
+from flagon_chassis.testing import free_port, lacking
+from flagon_web.clients.notices import Notices
 
 from .conftest import ROOT, all_rules
 
@@ -29,12 +38,6 @@ def installed():
 
 STACK = Stack("local", 27_550, ROOT)
 NAMES = {rule["alert"] for _file, rule in all_rules() if "alert" in rule}
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def eventually(ask, seconds=30):
@@ -53,11 +56,11 @@ class Manager:
         self.url = url
         self.posted = []
 
-    def fire(self, *alerts):
+    def fire(self, *alerts, **more):
         """Tell it of alerts as Prometheus does."""
         httpx2.post(
             f"{self.url}/api/v2/alerts",
-            json=[{"labels": labels} for labels in alerts],
+            json=[{"labels": labels, **more} for labels in alerts],
         ).raise_for_status()
 
     def told(self, alertname):
@@ -87,6 +90,48 @@ class Manager:
         ).stdout
 
 
+@contextmanager
+def started(arguments, url, **more):
+    """Run a program until it answers at an address, and end it afterwards."""
+    process = subprocess.Popen(
+        arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **more
+    )
+
+    def ready():
+        try:
+            return httpx2.get(url).status_code == 200
+        except httpx2.TransportError:
+            return False
+
+    try:
+        eventually(ready)
+        yield
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@contextmanager
+def managed(folder, stack, webhook):
+    """Run an Alertmanager for a stack."""
+    config = folder / "alertmanager.yml"
+    config.write_text(
+        watching.alertmanager(
+            stack, webhook, group_wait="300ms", group_interval="500ms"
+        )
+    )
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    arguments = [
+        programs.find("prometheus-alertmanager"),
+        f"--config.file={config}",
+        f"--storage.path={folder}",
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--cluster.listen-address=",
+    ]
+    with started(arguments, f"{url}/-/ready"):
+        yield Manager(url)
+
+
 @pytest.fixture
 def manager(tmp_path):
     posted = []
@@ -103,38 +148,35 @@ def manager(tmp_path):
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
-    config = tmp_path / "alertmanager.yml"
     webhook = f"http://127.0.0.1:{server.server_port}/"
-    config.write_text(watching.alertmanager(STACK, webhook, group_wait="300ms"))
-    port = free_port()
-    process = subprocess.Popen(
-        [
-            programs.find("prometheus-alertmanager"),
-            f"--config.file={config}",
-            f"--storage.path={tmp_path}",
-            f"--web.listen-address=127.0.0.1:{port}",
-            "--cluster.listen-address=",
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    found = Manager(f"http://127.0.0.1:{port}")
-    found.posted = posted
-
-    def ready():
-        try:
-            return httpx2.get(f"{found.url}/-/ready").status_code == 200
-        except httpx2.TransportError:
-            return False
-
     try:
-        eventually(ready)
-        yield found
+        with managed(tmp_path, STACK, webhook) as found:
+            found.posted = posted
+            yield found
     finally:
-        process.terminate()
-        process.wait(30)
         server.shutdown()
         server.server_close()
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A stack whose web may be started beside others."""
+    (tmp_path / "deploy").symlink_to(ROOT / "deploy")
+    stack = Stack("local", free_port() - BY_NAME["web"].offset, tmp_path)
+    Vault(stack.secrets).fill()
+    return stack
+
+
+@pytest.fixture
+def notices(own, tmp_path, redis_url):
+    """What web keeps of what it is told, by a process of its own."""
+    settings = environment.plain(BY_NAME["web"], own, own.state, Path("now"))
+    settings |= environment.confidential("web", own, Vault(own.secrets))
+    settings |= {f"WEB_REDIS_{one}_URL": redis_url for one in ("STORE", "CACHE")}
+    web = [sys.executable, "-m", "flagon_web", "serve"]
+    url = f"http://{own.address('web')}/livez"
+    with started(web, url, env={**os.environ, **settings}, cwd=tmp_path):
+        yield Notices(redis_url, seconds=60)
 
 
 class TestConfiguration:
@@ -152,11 +194,30 @@ class TestConfiguration:
 
         assert done.returncode == 0, done.stdout + done.stderr
 
+    @pytest.mark.parametrize("mode", ["local", "docker"])
+    def test_tells_web_and_who_else_wants_it(self, mode):
+        stack = Stack(mode, 27_550, ROOT)
+        found = yaml.safe_load(watching.alertmanager(stack, "https://pager.example/"))
+
+        for receiver in found["receivers"]:
+            web, other = receiver["webhook_configs"]
+            assert web["url"] == f"http://{stack.address('web')}/internal/alerts"
+            token = Path(web["http_config"]["authorization"]["credentials_file"])
+            assert token.name == "web_alerts_token"
+            assert (token.parent == stack.secrets) == (mode == "local")
+            # What web shows it is no secret of others.
+            assert other == {"url": "https://pager.example/"}
+
+    def test_has_the_token_with_web_alone(self):
+        found = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+
+        assert {
+            name
+            for name, one in found.items()
+            if "web_alerts_token" in one.get("secrets", ())
+        } == {"web", "alertmanager"}
+
     def test_names_no_alert_that_does_not_exist(self):
-        import re
-
-        import yaml
-
         found = yaml.safe_load(watching.alertmanager(STACK, ""))
         for rule in found["inhibit_rules"]:
             for matcher in rule["source_matchers"] + rule["target_matchers"]:
@@ -237,6 +298,18 @@ class TestRouting:
         assert manager.state("JobStartBurnsSlowly")[0] == "suppressed"
         assert manager.told("JobStartBurnsSlowly") == []
 
+    def test_does_not_say_that_web_hears_nothing_while_it_is_down(self, manager):
+        manager.fire({"alertname": "ServiceDown", "severity": "page", "service": "web"})
+        eventually(lambda: manager.told("ServiceDown"))
+
+        manager.fire(
+            {"alertname": "AlertsNotDelivered", "severity": "page"},
+            {"alertname": "RulesFail", "severity": "page"},
+        )
+
+        eventually(lambda: manager.told("RulesFail"))
+        assert manager.state("AlertsNotDelivered")[0] == "suppressed"
+
     def test_is_silent_about_what_somebody_silenced(self, manager):
         manager.amtool(
             "silence",
@@ -257,3 +330,46 @@ class TestRouting:
         assert state == "suppressed"
         assert status["silencedBy"]
         assert manager.told("OutboxOld") == []
+
+
+class TestWeb:
+    def test_keeps_what_people_are_told_and_nothing_else(self, own, notices, tmp_path):
+        """Silenced and inhibited alerts leave no word; what ends is told to be over."""
+        outbox = {"alertname": "OutboxOld", "severity": "page", "service": "catalog"}
+        silenced = {**outbox, "alertname": "CircuitOpen"}
+        inhibited = {"alertname": "BulkQueueOld", "severity": "ticket"}
+        about = {
+            "summary": "An event has waited.",
+            "runbook": "docs/runbooks/outbox-old.md",
+        }
+
+        def told():
+            return {one.group.name: one.group for one in notices.list_notices()}
+
+        with managed(tmp_path, own, "") as manager:
+            manager.fire(outbox, {**outbox, "shard": "b"}, annotations=about)
+            eventually(lambda: len(told()) == 1)
+            group = told()["OutboxOld"]
+            assert (group.receiver, group.status) == ("pager", "firing")
+            assert (len(group.alerts), group.runbook) == (2, "outbox-old")
+
+            manager.amtool(
+                *("silence", "add", "alertname=CircuitOpen", "--duration=1h"),
+                *("--author=test", "--comment=it is upgraded"),
+            )
+            manager.fire({"alertname": "TaskWorkerDown", "severity": "page"})
+            eventually(lambda: "TaskWorkerDown" in told())
+            manager.fire(silenced, inhibited)
+            manager.fire({"alertname": "TooManySeries", "severity": "ticket"})
+            eventually(lambda: "TooManySeries" in told())
+            assert manager.state("CircuitOpen")[1]["silencedBy"]
+            assert manager.state("BulkQueueOld")[1]["inhibitedBy"]
+            assert set(told()) == {"OutboxOld", "TaskWorkerDown", "TooManySeries"}
+            assert told()["TooManySeries"].receiver == "tickets"
+
+            ended = datetime.now(UTC).isoformat()
+            manager.fire(outbox, {**outbox, "shard": "b"}, endsAt=ended)
+            eventually(lambda: not told()["OutboxOld"].firing)
+            assert [one.status for one in told()["OutboxOld"].alerts] == [
+                "resolved"
+            ] * 2

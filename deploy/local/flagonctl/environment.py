@@ -110,6 +110,8 @@ def confidential(service: str, stack: Stack, vault: Vault) -> dict[str, str]:
         values["EVENT_BUS_URL"] = event_bus_url(stack, vault, service)
     if service in {"web", *_CALLERS}:
         values["CLIENT_SECRET"] = vault[f"{service}_client_secret"]
+    if service == "web":
+        values["ALERTS_TOKEN"] = vault["web_alerts_token"]
     if service == "auth":
         values["KEY_ENCRYPTION_KEY"] = vault["auth_key_encryption_key"]
     return _prefixed(service, values)

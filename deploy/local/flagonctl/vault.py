@@ -30,6 +30,7 @@ _TEXTS = (
     *(f"{name}_secret_key" for name in SERVICES),
     "web_client_secret",
     "worker_client_secret",
+    "web_alerts_token",
     "supervisor_password",
 )
 _KEYS = ("auth_key_encryption_key",)

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from . import programs
@@ -182,14 +183,37 @@ def files(stack: Stack) -> dict[str, str]:
     }
 
 
-def alertmanager(stack: Stack, webhook: str, *, group_wait: str = "10s") -> str:
+def alertmanager(
+    stack: Stack,
+    webhook: str,
+    *,
+    group_wait: str = "10s",
+    group_interval: str = "1m",
+) -> str:
     """Return Alertmanager's configuration.
 
-    :param webhook: URL that is told of alerts; nobody is when it is empty.
+    :param webhook: URL that is told of alerts beside web; empty: nobody else is.
     """
-    url = json.dumps(webhook)
-    receiver = f"    webhook_configs: [{{url: {url}}}]" if webhook else ""
+    token = stack.secrets / "web_alerts_token"
+    if stack.mode == "docker":
+        token = Path("/run/secrets") / token.name
+    told: list[dict[str, Any]] = [
+        {
+            "url": f"http://{stack.address('web')}/internal/alerts",
+            # Its body is limited, and nobody reads more.
+            "max_alerts": 50,
+            "http_config": {"authorization": {"credentials_file": str(token)}},
+        }
+    ]
+    if webhook:
+        told.append({"url": webhook})
+    receiver = f"    webhook_configs: {json.dumps(told)}"
     return fill_file(
         stack.root / "deploy" / "observability" / "alertmanager.yml.template",
-        {"PAGER": receiver, "TICKETS": receiver, "GROUP_WAIT": group_wait},
+        {
+            "PAGER": receiver,
+            "TICKETS": receiver,
+            "GROUP_WAIT": group_wait,
+            "GROUP_INTERVAL": group_interval,
+        },
     )

@@ -146,12 +146,14 @@ def _part(one: Object, maps: Object, secrets: Mapping[str, tuple[str, ...]]) -> 
     service = labels.get("flagon.market/service", "")
     for variable in container.get("env", []):
         settings[variable["name"]] = variable["value"]
-    # A broker of its own is a choice of its own (docs/patterns/swapping-the-broker.md),
-    # and so are the accounts of the demonstration.
+    # A broker of its own is a choice of its own (docs/patterns/swapping-the-broker.md), and
+    # so are the accounts of the demonstration; nobody there tells web of alerts.
     wanted = [
         each
         for each in secrets[name]
-        if not each.endswith(("_broker_url", "_event_bus_url", "accounts.json"))
+        if not each.endswith(
+            ("_broker_url", "_event_bus_url", "_alerts_token", "accounts.json")
+        )
     ]
     if service == "catalog":
         wanted += ["catalog_images_key_id", "catalog_images_key"]

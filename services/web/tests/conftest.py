@@ -1496,6 +1496,7 @@ def close(app: Flask) -> None:
         if client._http is not None:
             client._http.close()
     found.sessions._redis.close()
+    found.notices._redis.close()
     for gather in (found.gather, found.gather_aside):
         if gather._pool:
             gather._pool.shutdown()

@@ -10,7 +10,7 @@ import pytest
 from flagon_chassis.http import Unreachable
 from flagon_chassis.testing import Peer
 from flagon_web.domain import operations as domain
-from flagon_web.domain import waterfall
+from flagon_web.domain import releases, waterfall
 from flagon_web.domain.charts import Window
 
 PAGE = "/back-office/operations"
@@ -65,9 +65,14 @@ class Measuring(Peer):
             return 200, answered("vector", result)
         end, step = float(params["end"]), float(params["step"])
         times = [end - 2 * step, end - step, end]
+        # One value for all times, or one for each: None where there is none.
         result = [
-            {"metric": one, "values": [[at, value] for at in times]}
+            {
+                "metric": one,
+                "values": [[at, v] for at, v in zip(times, each, strict=True) if v],
+            }
             for one, value in found
+            for each in (value if isinstance(value, tuple) else (value,) * 3,)
         ]
         return 200, answered("matrix", result)
 
@@ -80,6 +85,8 @@ class Measuring(Peer):
             return [({"slo": "availability"}, "2.5"), ({"slo": "job-start"}, "NaN")]
         if query.startswith("up"):
             return [({"process": "catalog"}, "1"), ({"process": "web-relay"}, "0")]
+        if "build_info" in query:
+            return [({"service": "catalog", "release": "1.4.0"}, "2")]
         if query.startswith("service_rule"):
             return [({"service": "catalog", "url_rule": "/api/v1/products"}, "0.25")]
         return [({"service": "catalog", "consumer": "worker"}, "0.25")]
@@ -254,6 +261,138 @@ class TestOperations:
 
         assert "Betrieb" in text
         assert "0,25/s" in text
+
+
+class TestReleases:
+    WINDOW = Window(10_000, 13_600, 30, 900)
+
+    def found(self, *tracks):
+        """Return what is said of releases that were counted at these steps."""
+        start, step = self.WINDOW.start, self.WINDOW.step
+        return [
+            (
+                one.service,
+                one.before,
+                one.name,
+                None if one.at is None else (one.at - start) / step,
+                (one.processes, one.among),
+            )
+            for one in releases.releases(
+                [
+                    domain.Track(
+                        metric={"service": service, "release": release},
+                        values=[(start + at * step, count) for at in steps],
+                    )
+                    for service, release, count, steps in tracks
+                ]
+            )
+        ]
+
+    def test_came_when_they_were_first_seen_the_newest_first(self):
+        found = self.found(
+            ("auth", "7", 1, range(121)),
+            ("catalog", "1.4.0", 2, range(100)),
+            ("catalog", "1.5.0", 2, range(97, 121)),
+            ("web", "a", 1, range(40)),
+            ("web", "b", 3, range(41, 121)),
+        )
+
+        assert found == [
+            ("catalog", ("1.4.0",), "1.5.0", 97, (2, 2)),
+            ("web", ("a",), "b", 41, (3, 3)),
+            ("auth", (), "7", None, (1, 1)),
+        ]
+
+    def test_stand_side_by_side_during_a_roll(self):
+        found = self.found(
+            ("catalog", "1.4.0", 1, range(121)), ("catalog", "1.5.0", 3, [119, 120])
+        )
+
+        assert found == [
+            ("catalog", ("1.4.0",), "1.5.0", 119, (3, 4)),
+            ("catalog", (), "1.4.0", None, (1, 4)),
+        ]
+
+    def test_come_back_when_they_are_rolled_back(self):
+        found = self.found(
+            ("catalog", "1.4.0", 2, [*range(50), *range(80, 121)]),
+            ("catalog", "1.5.0", 2, range(50, 80)),
+        )
+
+        assert found == [
+            ("catalog", ("1.5.0",), "1.4.0", 80, (2, 2)),
+            ("catalog", ("1.4.0",), "1.5.0", 50, (0, 2)),
+        ]
+
+    def test_are_not_new_after_an_outage_or_when_nothing_is_known_before(self):
+        found = self.found(
+            ("auth", "7", 1, [*range(50), *range(80, 121)]),
+            ("web", "a", 1, range(60, 121)),
+        )
+
+        assert [(name, at) for name, _b, _r, at, _n in found] == [
+            ("auth", None),
+            ("web", None),
+        ]
+
+    def test_leave_out_what_ended_without_a_successor(self):
+        still = ("web", "a", 1, range(121))
+
+        (found,) = self.found(("auth", "7", 1, range(50)), still)
+
+        assert found[0] == "web"
+
+    def test_are_on_the_page_with_marks_in_the_charts(self, desk, prometheus):
+        prometheus.series[domain.RUNNING.expr] = [
+            ({"service": "auth", "release": "7"}, "1"),
+            ({"service": "catalog", "release": "1.4.0"}, ("2", "1", None)),
+            ({"service": "catalog", "release": "<b>"}, (None, "1", "2")),
+            ({"service": "web", "release": "1"}, ("2", "2", "1")),
+            ({"service": "web", "release": "2"}, (None, None, "1")),
+        ]
+
+        text = desk().get(f"{PAGE}?range=24h").text
+
+        words = plain(text)
+        assert "catalog 1.4.0 → &lt;b&gt; 2 of 2 6 minutes ago" in words
+        assert "web 1 → 2 1 of 2 0 minutes ago" in words
+        assert "web 1 1 of 2 No other one in this time" in words
+        assert "auth 7 1 of 1 No other one in this time" in words
+        assert text.count('<line class="release" x1="352.7"') == len(domain.PLATFORM)
+        assert "another release" in words
+
+    def test_say_in_hours_what_is_long_ago(self, desk, prometheus, monkeypatch):
+        prometheus.series[domain.RUNNING.expr] = [
+            ({"service": "web", "release": "1"}, ("2", None, "2")),
+            ({"service": "web", "release": "2"}, (None, "2", None)),
+        ]
+        # A day in three points.
+        monkeypatch.setitem(domain.RANGES, "24h", domain.Range("-", 86_400, 20_000, 1))
+
+        words = plain(desk().get(f"{PAGE}?range=24h").text)
+
+        assert "web 2 → 1 2 of 2 0 minutes ago" in words
+        assert "web 1 → 2 none any more 5 hours ago" in words
+
+    def test_go_away_with_prometheus_alone(self, desk, prometheus):
+        prometheus.refused["build_info"] = 503
+
+        text = desk().get(PAGE).text
+
+        assert text.count("This cannot be shown right now.") == 1
+        assert "<polyline" in text
+
+    def test_say_that_nothing_was_measured(self, desk, prometheus):
+        prometheus.series[domain.RUNNING.expr] = []
+
+        assert "Nothing was measured in this time." in desk().get(PAGE).text
+
+    def test_are_few_on_the_page(self, desk, prometheus):
+        prometheus.series[domain.RUNNING.expr] = [
+            ({"service": f"s{number}", "release": "1"}, "1") for number in range(23)
+        ]
+
+        assert "3 more." in desk().get(PAGE).text
 
 
 class TestRange:

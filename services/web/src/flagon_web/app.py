@@ -23,6 +23,7 @@ from .clients.dead import DeadLetters
 from .clients.gather import Gather
 from .clients.identity import Identity
 from .clients.jobs import Jobs
+from .clients.notices import Notices
 from .clients.pictures import Pictures
 from .clients.products import Products
 from .clients.profiles import Profiles
@@ -71,6 +72,8 @@ def create_app(settings: Settings | None = None) -> Flask:
     routes.init_app(app)
     # From auth, not from a page: what it brings is signed.
     guard.exempt(app.view_functions["account.backchannel_logout"])
+    # From Alertmanager, which shows a token.
+    guard.exempt(app.view_functions["notices.keep_notice"])
     # On pages of strangers, who have no session; it looks at the sender itself.
     guard.exempt(app.view_functions["languages.choose_language"])
     _limit_requests(app, settings)
@@ -143,6 +146,10 @@ def _backends(settings: Settings) -> Backends:
             client_id=settings.client_id,
             client_secret=settings.client_secret.get_secret_value(),
             refresh_before_seconds=settings.refresh_before_seconds,
+        ),
+        notices=Notices(
+            settings.redis_store_url.get_secret_value(),
+            seconds=settings.alerts_seconds,
         ),
         prometheus=Prometheus(
             client("prometheus", settings.prometheus_url, retries=0)

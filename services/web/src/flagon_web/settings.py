@@ -3,7 +3,7 @@
 from pathlib import Path
 from tempfile import gettempdir
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr
 
 from flagon_chassis.settings import ServiceSettings
 
@@ -30,6 +30,13 @@ class Settings(ServiceSettings, frozen=True, env_prefix="WEB_"):
     traces_page: str = ""
     """Address of a trace's page as browsers reach it, with `{id}` in the place of its id;
     used where `traces` is `otlp`."""
+
+    alerts_token: SecretStr | None = Field(default=None, min_length=32)
+    """What Alertmanager shows when it tells web of alerts, for the operations page; none:
+    it tells nothing."""
+    alerts_seconds: PositiveInt = 90_000
+    """A group of alerts is forgotten this long after the last word about it; longer than
+    Alertmanager takes to repeat itself."""
 
     session_cookie: str = Field(default="flagon_session", pattern=r"^[A-Za-z0-9_-]+$")
     """Name of the session cookie; over https it gets the prefix `__Host-`."""

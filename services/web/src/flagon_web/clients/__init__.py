@@ -12,6 +12,7 @@ from .dead import DeadLetters
 from .gather import Gather
 from .identity import Identity
 from .jobs import Jobs
+from .notices import Notices
 from .pictures import Pictures
 from .products import Products
 from .profiles import Profiles
@@ -44,6 +45,7 @@ class Backends:
     watches: Watches
     webhooks: Webhooks
     identity: Identity
+    notices: Notices
     prometheus: Prometheus
     readiness: Readiness
     reviews: Reviews

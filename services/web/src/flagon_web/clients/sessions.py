@@ -33,7 +33,7 @@ from flagon_web.i18n import gettext as _
 
 log = structlog.get_logger()
 
-# Neither static files nor probes nor auth have anything to do with who asks.
+# Neither static files nor probes nor auth nor Alertmanager have anything to do with who asks.
 _WITHOUT_SESSION = (
     "/static/",
     "/livez",
@@ -41,6 +41,7 @@ _WITHOUT_SESSION = (
     "/metrics",
     "/_debug_toolbar/",
     "/backchannel-logout",
+    "/internal/alerts",
 )
 _LONGEST_ID = 128
 _REFRESH_SECONDS = 10.0
@@ -104,6 +105,18 @@ class Session(CallbackDict[str, Any], SessionMixin):
         self.modified = True
 
 
+def open_store(url: str) -> redis.Redis:
+    """Return a client of the Redis that keeps what it is given, for pages."""
+    # A page must not wait for a dead Redis: one try, then say so.
+    return stores.client(
+        url,
+        decode_responses=True,
+        retry=Retry(NoBackoff(), 1),
+        socket_timeout=1.0,
+        socket_connect_timeout=0.5,
+    )
+
+
 class Sessions:
     """The sessions in Redis, and the tokens that belong to them."""
 
@@ -116,14 +129,7 @@ class Sessions:
         anonymous_seconds: int,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        # A page must not wait for a dead Redis: one try, then say so.
-        self._redis = stores.client(
-            url,
-            decode_responses=True,
-            retry=Retry(NoBackoff(), 1),
-            socket_timeout=1.0,
-            socket_connect_timeout=0.5,
-        )
+        self._redis = open_store(url)
         self._idle = idle_seconds
         self._absolute = absolute_seconds
         self._anonymous = anonymous_seconds

@@ -114,6 +114,12 @@ def latest(points: Points, window: Window) -> float:
     return points[-1][1]
 
 
+def place(at: float, window: Window) -> float:
+    """Return where a time stands in the picture, from the left."""
+    across = (RIGHT - LEFT) / (window.end - window.start)
+    return round(LEFT + (at - window.start) * across, 1)
+
+
 def in_words(value: float, unit: Unit) -> str:
     """Return a value as people read it: `1.2 s`, `0.3 %`, `4.5/s`."""
     if not math.isfinite(value):
@@ -177,11 +183,7 @@ def _pieces(points: Points, window: Window) -> list[list[tuple[float, float]]]:
 
 
 def _run(points: Points, window: Window, height: Callable[[float], float]) -> str:
-    across = (RIGHT - LEFT) / (window.end - window.start)
-    places = [
-        f"{LEFT + (at - window.start) * across:.1f},{height(value)}"
-        for at, value in points
-    ]
+    places = [f"{place(at, window)},{height(value)}" for at, value in points]
     # A line from a place to itself is a dot.
     return " ".join(places if len(places) > 1 else places * 2)
 
@@ -189,14 +191,9 @@ def _run(points: Points, window: Window, height: Callable[[float], float]) -> st
 def _columns(window: Window) -> list[tuple[float, str]]:
     first = math.ceil(window.start / window.mark) * window.mark
     count = int((window.end - first) // window.mark) + 1
-    across = (RIGHT - LEFT) / (window.end - window.start)
     times = [first + each * window.mark for each in range(count)]
     return [
-        (
-            round(LEFT + (at - window.start) * across, 1),
-            f"{datetime.fromtimestamp(at, UTC):%H:%M}",
-        )
-        for at in times
+        (place(at, window), f"{datetime.fromtimestamp(at, UTC):%H:%M}") for at in times
     ]
 
 

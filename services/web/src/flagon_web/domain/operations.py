@@ -161,6 +161,9 @@ PRESENT = {
 }
 """What is shown as it is now."""
 
+RUNNING = Question("count by (service, release) (flagon_build_info)", "release")
+"""How many processes of each service run which release; asked over time."""
+
 
 def _of_service(service: str) -> dict[str, Measure]:
     chosen = f'{{service="{service}"}}'
@@ -214,7 +217,7 @@ def questions() -> list[Question]:
     ]
     routes = [one for own in ROUTES.values() for one in own.values()]
     asked = [one for measure in measures for one in measure.ask.values()]
-    return [*asked, *PRESENT.values(), *routes]
+    return [*asked, *PRESENT.values(), RUNNING, *routes]
 
 
 # -- What Prometheus answers --------------------------------------------------------------
@@ -234,13 +237,11 @@ class Sample(Shown):
     value: tuple[float, float]
 
 
-class Alert(Shown):
-    """An alert that fires, or will if what it is about goes on."""
+class Described(Shown):
+    """An alert, as its rule describes it."""
 
     labels: dict[str, str] = Field(default_factory=dict)
     annotations: dict[str, str] = Field(default_factory=dict)
-    state: str
-    active_at: datetime | None = Field(default=None, alias="activeAt")
 
     @property
     def name(self) -> str:
@@ -262,6 +263,13 @@ class Alert(Shown):
         """The name of the page that says what to do; empty without one."""
         found = _RUNBOOK.match(self.annotations.get("runbook", ""))
         return found[1] if found else ""
+
+
+class Alert(Described):
+    """An alert that fires, or will if what it is about goes on."""
+
+    state: str
+    active_at: datetime | None = Field(default=None, alias="activeAt")
 
     @property
     def firing(self) -> bool:

@@ -13,6 +13,7 @@ from . import (
     imports,
     jobs,
     languages,
+    notices,
     office,
     operations,
     pictures,
@@ -59,6 +60,7 @@ def init_app(app: Flask) -> None:
         audit,
         office,
         operations,
+        notices,
         status,
         languages,
     ):

@@ -17,6 +17,7 @@ from flagon_web.domain.operations import (
     PRESENT,
     RANGES,
     ROUTES,
+    RUNNING,
     SERVICE,
     SERVICES,
     USUAL_RANGE,
@@ -28,6 +29,7 @@ from flagon_web.domain.operations import (
     service_map,
     sorted_alerts,
 )
+from flagon_web.domain.releases import marks, releases
 from flagon_web.domain.waterfall import draw
 from flagon_web.settings import Settings
 
@@ -50,9 +52,12 @@ def operations() -> ResponseReturnValue:
     if api.prometheus.known:
         ask = {key: partial(api.prometheus.values, one) for key, one in PRESENT.items()}
         ask["alerts"] = api.prometheus.alerts
+        ask["releases"] = partial(api.prometheus.tracks, RUNNING, window)
         ask |= _over_time(PLATFORM, window)
     found = api.gather_aside(ask)
     services = services_now()
+    told = _settings().alerts_token is not None
+    ran = _both(releases, found.get("releases"))
     return _page(
         "operations.html",
         name,
@@ -60,6 +65,9 @@ def operations() -> ResponseReturnValue:
         charts=_charts(PLATFORM, found, window),
         budgets=_both(budgets, found.get("budget"), found.get("burn") or {}),
         alerts=_both(sorted_alerts, found.get("alerts")),
+        releases=ran,
+        marks=marks(ran or (), window),
+        notices=api.notices.list_notices() if told else [],
         processes=found.get("processes"),
         services=services,
         map=service_map(
