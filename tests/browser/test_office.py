@@ -39,26 +39,6 @@ class TestJobs:
         forget(page, say)
         page.wait_for_url("**/schedules")
 
-    def test_that_failed_are_tried_again(self, speaking):
-        somebody, say = speaking()
-        page = somebody.page
-        page.goto("/back-office/export")
-        # Nothing to search for: the catalog tells the job so.
-        page.fill("#words", "!!!")
-        press(page, say("Export"))
-        page.wait_for_url("**/jobs/*")
-
-        reached(page, say("failed"))
-        expect(page.locator("#history tbody tr")).to_have_count(1)
-        press(page, say("Try again"))
-        expect(page.locator("main .note--success")).to_have_text(
-            say("The job waits for its turn again.")
-        )
-        expect(page.locator("#history tbody tr")).to_have_count(2)
-        reached(page, say("failed"))
-        forget(page, say)
-        page.wait_for_url("**/jobs")
-
 
 class TestSchedules:
     def test_pause_and_go_on(self, speaking):
