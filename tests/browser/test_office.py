@@ -160,33 +160,6 @@ class TestDeadLetters:
         forget(page)
         page.wait_for_url("**/schedules")
 
-    def test_are_replayed(self, german):
-        somebody, say = german("operator")
-        page, name = somebody.page, f"bad-{uuid.uuid4().hex[:8]}"
-        plan(page, name, {"crash": True}, say)
-        planned = page.url
-        run_now(page, say)
-        bad = page.url.rpartition("/")[2]
-        reached(page, say("failed"))
-
-        page.goto(f"/back-office/dead-letters/{bad}")
-        press(page, say("Replay"))
-        page.wait_for_url(f"**/jobs/{bad}")
-        expect(page.locator("main .note--success")).to_have_text(
-            say("The job waits for its turn again.")
-        )
-        assert page.goto(f"/back-office/dead-letters/{bad}").status == 404
-        somebody.forgive(404)
-        # It takes a worker down once more, or not even that.
-        page.goto(f"/jobs/{bad}")
-        press(page, say("Cancel the job"))
-        reached(page, say("cancelled"))
-        forget(page, say)
-        page.wait_for_url("**/jobs")
-        page.goto(planned)
-        forget(page, say)
-        page.wait_for_url("**/schedules")
-
 
 class TestExport:
     def test_exports_without_scripts_on_a_phone(self, operator):
