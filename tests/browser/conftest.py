@@ -19,6 +19,7 @@ from harness import failures
 from harness.stack import running
 from people import Person, chromium, chromium_path
 from playwright.sync_api import expect
+from steps import words_of
 
 from flagon_chassis.testing import lacking
 
@@ -96,6 +97,27 @@ def of_the_office(person, accounts):
 def operator(of_the_office):
     """Make an operator who is signed in."""
     return partial(of_the_office, "operator")
+
+
+@pytest.fixture
+def german(of_the_office):
+    """Make somebody of a role with the pages in German, and what says their texts so."""
+
+    def make(role, **options):
+        return of_the_office(role, locale="de-DE", **options), words_of("de")
+
+    return make
+
+
+@pytest.fixture(params=["en-US", "de-DE"])
+def speaking(request, of_the_office):
+    """Make an operator, and what says texts of the pages in their language."""
+
+    def make():
+        somebody = of_the_office("operator", locale=request.param)
+        return somebody, words_of(request.param[:2])
+
+    return make
 
 
 @pytest.fixture

@@ -3,9 +3,36 @@
 import json
 import uuid
 from contextlib import contextmanager
+from gettext import GNUTranslations, NullTranslations
+from pathlib import Path
 
 from harness.waiting import until
 from playwright.sync_api import expect
+
+LOCALES = Path(__file__).parents[2] / "services/web/src/flagon_web/locale"
+
+
+class _Unknown(NullTranslations):
+    """What is no text of the pages is a mistake of the test."""
+
+    def gettext(self, message):
+        raise LookupError(message)
+
+
+def words_of(language):
+    """Return what says a text of the pages in a language; English is what they are in."""
+    if language == "en":
+        return str
+    path = LOCALES / language / "LC_MESSAGES/messages.mo"
+    with path.open("rb") as file:
+        known = GNUTranslations(file)
+    known.add_fallback(_Unknown())
+    return known.gettext
+
+
+def press(page, words):
+    """Press a button of the page by all that stands on it."""
+    page.locator("main").get_by_role("button", name=words, exact=True).click()
 
 
 def a_file(folder, rows=40, *, broken=0):
@@ -88,25 +115,28 @@ def imported(person, folder, rows=40, **more):
     return mark
 
 
-def plan(page, name, params):
-    """Make a schedule of probes that is due once a year, and open its page."""
+def plan(page, name, params, say=str):
+    """Make a schedule of probes that is due once a year, and open its page.
+
+    :param say: gives words of the pages in their language, as `words_of` makes it.
+    """
     page.goto("/back-office/schedules/new")
     page.fill("#name", name)
     page.select_option("#kind", "probe")
     page.fill("#cron", "0 0 29 2 *")
     page.fill("#params", json.dumps(params))
-    page.click("main button:text-is('Make it')")
+    press(page, say("Make it"))
     expect(page.locator("h1")).to_have_text(name)
 
 
-def run_now(page):
+def run_now(page, say=str):
     """Run the open schedule and open the page of its job."""
-    page.click("main button:text-is('Run now')")
-    page.click("main a:text-is('its job')")
+    press(page, say("Run now"))
+    page.click(f"main a:text-is('{say('its job')}')")
     page.wait_for_url("**/jobs/*")
 
 
-def forget(page):
+def forget(page, say=str):
     """Delete what the page shows."""
-    page.click("main summary:has-text('Delete')")
-    page.click("main button:text-is('Delete for good')")
+    page.click(f"main summary:has-text('{say('Delete')}')")
+    press(page, say("Delete for good"))

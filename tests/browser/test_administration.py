@@ -4,7 +4,7 @@ import uuid
 
 from axe import judge
 from playwright.sync_api import expect
-from steps import find, imported, plan
+from steps import find, imported, plan, press
 
 BASE = "/back-office"
 
@@ -42,6 +42,35 @@ class TestUsers:
         expect(page.locator("#sessions-head ~ p")).to_be_visible()
         other.page.goto("/jobs")
         expect(other.page.locator("input[name=password]")).to_be_visible()
+
+    def test_are_mailed_shut_out_and_let_in_again(
+        self, administrator, person, accounts
+    ):
+        page, other, customer = administrator().page, person(), accounts["customer"]
+        other.sign_in(customer, then="/status")
+        page.goto(f"{BASE}/users?email={customer['email']}")
+        page.click("main tbody a")
+        told = page.locator("main .note--success")
+
+        page.click("main summary:has-text('Reset the password')")
+        with page.expect_navigation():
+            press(page, "Send the mail")
+        expect(told).to_be_visible()
+        ends = page.locator("main button:text-is('End it')")
+        sessions = ends.count()
+        # The latest is the first.
+        ends.first.click()
+        expect(ends).to_have_count(sessions - 1)
+        other.page.goto("/jobs")
+        expect(other.page.locator("input[name=password]")).to_be_visible()
+
+        page.click("main summary:has-text('Disable')")
+        press(page, "Disable the account")
+        expect(page.locator("main button:text-is('Enable')")).to_be_visible()
+        judge(page)
+        press(page, "Enable")
+        expect(page.locator("main summary:has-text('Disable')")).to_be_visible()
+        other.sign_in(customer, then="/status")
 
     def test_never_lose_the_last_administrator(self, administrator, accounts):
         somebody = administrator()

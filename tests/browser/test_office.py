@@ -6,10 +6,57 @@ import uuid
 
 from axe import judge
 from playwright.sync_api import expect
-from steps import forget, plan, run_now
+from steps import forget, plan, press, run_now
+
+
+def reached(page, words):
+    """Wait until the job on the page is in the state with these words."""
+    expect(page.locator("[data-state-badge]")).to_have_text(
+        re.compile(f"^{re.escape(words)}$", re.IGNORECASE)
+    )
+
+
+class TestJobs:
+    def test_are_cancelled_while_they_run_and_tried_again(self, speaking):
+        somebody, say = speaking()
+        page = somebody.page
+        plan(page, f"long-{uuid.uuid4().hex[:8]}", {"seconds": 60}, say)
+        planned = page.url
+        run_now(page, say)
+
+        reached(page, say("running"))
+        press(page, say("Cancel the job"))
+        # Without a reload: the job says itself when it has stopped.
+        reached(page, say("cancelled"))
+        press(page, say("Try again"))
+        reached(page, say("running"))
+        expect(page.locator("#history tbody tr")).to_have_count(2)
+        press(page, say("Cancel the job"))
+        reached(page, say("cancelled"))
+        forget(page, say)
+        page.wait_for_url("**/jobs")
+        page.goto(planned)
+        forget(page, say)
+        page.wait_for_url("**/schedules")
 
 
 class TestSchedules:
+    def test_pause_and_go_on(self, speaking):
+        somebody, say = speaking()
+        page = somebody.page
+        plan(page, f"rest-{uuid.uuid4().hex[:8]}", {"seconds": 0}, say)
+
+        press(page, say("Pause"))
+        expect(page.locator("h1 + .badge")).to_have_text(say("Paused"))
+        expect(page.locator(".facts")).to_contain_text(say("not while it is paused"))
+        press(page, say("Resume"))
+        expect(page.locator("h1 + .badge")).to_have_text(say("On"))
+        expect(page.locator(".facts")).not_to_contain_text(
+            say("not while it is paused")
+        )
+        forget(page, say)
+        page.wait_for_url("**/schedules")
+
     def test_are_made_run_and_changed_by_two_at_once(self, operator):
         somebody = operator()
         page, name = somebody.page, f"day-{uuid.uuid4().hex[:8]}"
@@ -65,6 +112,27 @@ class TestWebhooks:
         # Without a reload: the list looks again by itself.
         expect(page.locator(".delivery summary")).to_contain_text("attempt")
         forget(page)
+        page.wait_for_url("**/webhooks")
+
+    def test_send_again_what_did_not_arrive(self, speaking):
+        somebody, say = speaking()
+        page = somebody.page
+        page.goto("/back-office/webhooks/new")
+        page.fill("#url", f"https://shop.example.com/{uuid.uuid4().hex}")
+        page.fill("#event_types", "market.flagon.webhook.never.v1")
+        press(page, say("Make it"))
+        page.click(f"main a:text-is('{say('I have it')}')")
+        press(page, say("Send a test"))
+        expect(page.locator(".delivery summary")).to_have_count(1)
+
+        press(page, say("Send again"))
+        expect(page.locator("main .note--success")).to_have_text(
+            say("It is on its way again.")
+        )
+        # The same delivery, with one more line in its log.
+        expect(page.locator(".delivery")).to_have_count(1)
+        expect(page.locator(".delivery ol li").nth(1)).to_be_attached()
+        forget(page, say)
         page.wait_for_url("**/webhooks")
 
 

@@ -8,7 +8,7 @@ import pytest
 from axe import judge
 from harness.people import Person as Program
 from playwright.sync_api import expect
-from steps import a_picture, a_product, forget
+from steps import a_picture, a_product, forget, illustrated, press
 
 
 @pytest.fixture
@@ -126,6 +126,116 @@ class TestProducts:
         judge(page)
 
 
+class TestPlans:
+    @pytest.fixture
+    def catalog(self, stack, accounts):
+        with (
+            Program(stack, accounts["merchandiser"]) as program,
+            program.client() as client,
+        ):
+            yield client
+
+    @pytest.fixture
+    def pair(self, catalog):
+        """Two products that no other test knows, found by one word."""
+        first = a_product(catalog, price_minor=1299, stock=3)
+        name = f"{first['name']} second"
+        return [first, a_product(catalog, name=name, price_minor=995, stock=1)]
+
+    @pytest.fixture
+    def prices(self, catalog, pair):
+        def prices():
+            found = [catalog.get(f"/api/v1/products/{one['id']}") for one in pair]
+            return [answer.json()["price_minor"] for answer in found]
+
+        return prices
+
+    def test_are_shown_made_and_taken_back_without_scripts_on_a_phone(
+        self, german, catalog, pair, prices
+    ):
+        somebody, say = german(
+            "merchandiser",
+            java_script_enabled=False,
+            viewport={"width": 390, "height": 844},
+        )
+        page, (first, second) = somebody.page, pair
+
+        def ticked():
+            page.goto(f"/back-office/products?q={first['name']}")
+            expect(page.locator("tbody tr")).to_have_count(2)
+            for box in page.locator("[name=product]").all():
+                box.check()
+            press(page, f"{say('Price')}…")
+
+        def row(product):
+            return page.locator(f"tbody tr:has(code:text-is('{product['sku']}'))")
+
+        ticked()
+        page.fill("#value", "viel")
+        press(page, say("Show what would change"))
+        expect(page.locator("#value-error")).to_contain_text("−7,5")
+        page.fill("#value", "−10")
+        press(page, say("Show what would change"))
+        expect(row(first)).to_contain_text("12,99\N{NO-BREAK SPACE}€")
+        expect(row(first)).to_contain_text("11,69\N{NO-BREAK SPACE}€")
+        for cell in page.locator("main table td").all():
+            box = cell.bounding_box()
+            assert box["x"] + box["width"] <= 390
+        assert prices() == [1299, 995]
+
+        place = f"/api/v1/products/{second['id']}"
+        etag = catalog.get(place).headers["ETag"]
+        theirs = catalog.patch(
+            place,
+            content=json.dumps({"price_minor": 777}),
+            headers={"If-Match": etag, "Content-Type": "application/merge-patch+json"},
+        )
+        assert theirs.status_code == 200, theirs.text
+        press(page, "2 Produkte ändern")
+        expect(row(second)).to_contain_text("7,77\N{NO-BREAK SPACE}€")
+        expect(row(second)).to_contain_text("8,96\N{NO-BREAK SPACE}€")
+        assert prices() == [1169, 777]
+        press(page, say("Look at what was left alone"))
+        expect(row(second)).to_contain_text("7,77\N{NO-BREAK SPACE}€")
+        expect(page.locator("tbody tr")).to_have_count(1)
+        page.fill("#value", "-10 %")
+        press(page, say("Show what would change"))
+        press(page, "1 Produkt ändern")
+        expect(row(second)).to_contain_text("6,99\N{NO-BREAK SPACE}€")
+        assert prices() == [1169, 699]
+        press(page, say("Undo"))
+        expect(page.locator("h1")).to_have_text(say("What became of them"))
+        expect(page.locator("tbody tr")).to_have_count(1)
+        assert prices() == [1169, 777]
+        somebody.forgive(422)
+
+    def test_are_made_by_the_keyboard_and_have_nothing_that_axe_finds(
+        self, merchandiser, pair
+    ):
+        page = merchandiser.page
+        page.goto(f"/back-office/products?q={pair[0]['name']}")
+        page.locator("[data-all] input").press("Space")
+        expect(page.locator("[data-ticked]")).to_have_text("2 ticked")
+        page.get_by_role("button", name="Stock…").press("Enter")
+        judge(page)
+        page.fill("#value", "-2")
+        page.press("#value", "Enter")
+        expect(page.locator(".counts")).to_contain_text("1 would be refused")
+        judge(page)
+        page.get_by_role("button", name="Change 1 product").press("Enter")
+        expect(page.locator("h1")).to_have_text("What became of them")
+        judge(page)
+        page.get_by_role("button", name="Undo").press("Enter")
+        expect(page.locator("tbody .badge")).to_have_text(["Updated"])
+
+        for change in ("Category…", "Price…"):
+            page.goto(f"/back-office/products?q={pair[0]['name']}")
+            page.check("[data-all] input")
+            press(page, change)
+            expect(page.locator("#value")).to_be_visible()
+            judge(page)
+
+
 class TestPictures:
     def test_are_sent_while_the_form_stays(self, merchandiser, product, picture):
         page = merchandiser.page
@@ -156,6 +266,26 @@ class TestPictures:
         page.click("main button:text-is('Delete this picture')")
         expect(page.locator(".pictured")).to_have_count(0)
         merchandiser.forgive(415)
+
+    def test_change_places_and_texts(self, merchandiser, stack, accounts, browser):
+        with (
+            Program(stack, accounts["merchandiser"]) as program,
+            program.client() as client,
+        ):
+            product = illustrated(client, browser, [(700, 500), (500, 700)])
+        page = merchandiser.page
+        page.goto(f"/back-office/products/{product['id']}")
+        texts = page.locator(".pictured [name=alt]")
+        expect(texts).to_have_count(2)
+
+        for step, first in (("Later: Picture 1", 2), ("Earlier: Picture 2", 1)):
+            press(page, step)
+            expect(texts.first).to_have_value(f"Side {first}")
+        page.fill("#alt-2", "The other side")
+        press(page, "Save the text: Picture 2")
+        expect(page.locator(".pictured img").last).to_have_attribute(
+            "alt", "The other side"
+        )
 
 
 class TestCategories:

@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import func, select
 
 from flagon_catalog.domain import bulk
-from flagon_catalog.models import Product
+from flagon_catalog.models import AuditRow, Product
 
 BULK = "/api/v1/products/bulk"
 
@@ -282,6 +282,126 @@ class TestUpsertProducts:
 
         assert_problem(answer, 405)
         assert set(answer.headers["Allow"].split(", ")) == {"POST", "OPTIONS"}
+
+
+class TestVersions:
+    @pytest.fixture
+    def stored(self, upsert, find):
+        upsert(item("x", stock=5), item("y", stock=5))
+        return find("x")
+
+    def test_that_are_named_guard_each_item_on_its_own(self, upsert, find, stored):
+        upsert({"sku": "x", "price_minor": 700})
+
+        report = upsert(
+            {"sku": "x", "version": 1, "price_minor": 1},
+            {"sku": "y", "version": 1, "price_minor": 1},
+            {"sku": "z", "version": 1, "price_minor": 1, "name": "Z"},
+        )
+
+        assert outcomes(report) == ["refused", "updated", "refused"]
+        stale, done, gone = report["results"]
+        assert stale["errors"] == [
+            {"pointer": "#/version", "detail": "Its version is 2."}
+        ]
+        assert stale["present"] == {
+            "id": stored["id"],
+            "sku": "x",
+            "version": 2,
+            "name": "Book x",
+            "price_minor": 700,
+            "currency": "EUR",
+            "status": "active",
+            "stock": 5,
+            "available": 5,
+            "category": None,
+        }
+        assert (done["present"]["version"], done["present"]["price_minor"]) == (2, 1)
+        assert gone["errors"] == [
+            {"pointer": "#/version", "detail": "There is no such product."}
+        ]
+        assert gone["present"] is None
+        assert [find("x")["price_minor"], find("y")["price_minor"]] == [700, 1]
+
+    def test_that_nobody_has_yet_are_refused(self, upsert, stored):
+        report = upsert({"sku": "x", "version": 2, "price_minor": 1})
+
+        assert outcomes(report) == ["refused"]
+
+    @pytest.mark.parametrize("version", [0, -1, 1.5, "1", None, 2**31])
+    def test_that_are_none_are_told_at_the_field(self, upsert, stored, version):
+        report = upsert({"sku": "x", "version": version})
+
+        assert outcomes(report) == ["refused"]
+        assert report["results"][0]["errors"][0]["pointer"] == "#/version"
+
+    def test_are_those_of_edits_and_not_of_sales(
+        self, upsert, find, session, client, merchandiser, stored
+    ):
+        place = f"/api/v1/products/{stored['id']}/reservations"
+        held = client.post(place, json={"quantity": 2}, headers=merchandiser).json
+        sold = client.post(
+            f"/api/v1/reservations/{held['id']}/commit", headers=merchandiser
+        )
+        assert sold.status_code == 200, sold.text
+        assert (find("x")["version"], find("x")["stock"]) == (2, 3)
+
+        counted = upsert({"sku": "x", "version": 1, "stock": 6, "price_minor": 1})
+        priced = upsert({"sku": "x", "version": 1, "price_minor": 1})
+
+        assert outcomes(counted) == ["refused"]
+        assert counted["results"][0]["present"]["stock"] == 3
+        assert outcomes(priced) == ["updated"]
+        assert (find("x")["stock"], find("x")["price_minor"]) == (3, 1)
+
+
+class TestDryRun:
+    @pytest.fixture
+    def tried(self, client, merchandiser):
+        def tried(*items):
+            body = {"items": list(items), "dry_run": True}
+            answer = client.post(BULK, json=body, headers=merchandiser)
+            assert answer.status_code == 200, answer.text
+            return answer.json
+
+        return tried
+
+    def test_tells_what_would_become_of_each_and_changes_nothing(
+        self, tried, upsert, find, client, sent, session
+    ):
+        upsert(item("x", stock=5))
+        before = find("x")
+        rows = session.scalar(select(func.count()).select_from(AuditRow))
+
+        report = tried(
+            {"sku": "x", "price_minor": 1, "category": "made-for-it"},
+            {"sku": "x"},
+            {"sku": "x", "stock": -1},
+            {"sku": "lacking"},
+            item("new"),
+        )
+
+        assert outcomes(report) == [
+            "updated",
+            "unchanged",
+            "refused",
+            "refused",
+            "created",
+        ]
+        # As they are after the call, and so as they were.
+        first, second, wrong, lacking, new = report["results"]
+        assert (first["present"]["price_minor"], first["present"]["version"]) == (
+            1299,
+            1,
+        )
+        assert second["present"] == first["present"]
+        assert wrong["errors"][0]["pointer"] == "#/stock"
+        assert lacking["present"] is new["present"] is None
+        assert find("x") == before
+        assert len(sent(before["id"])) == 1
+        made = client.get("/api/v1/categories/by-slug/made-for-it")
+        assert made.status_code == 404
+        assert session.scalar(select(func.count()).select_from(AuditRow)) == rows
 
 
 class TestRaces:

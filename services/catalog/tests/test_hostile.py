@@ -220,7 +220,7 @@ class TestBodies:
             {"items": []},
             {"items": {}},
             {"items": None},
-            {"items": [GOOD], "dry_run": True},
+            {"items": [GOOD], "surprise": True},
             {"items": "x" * 1000},
         ],
     )

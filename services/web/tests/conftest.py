@@ -527,6 +527,20 @@ def judged_product(
     return problem(status, "No.", errors=errors) if errors else None
 
 
+def judged_item(found: dict[str, Any], item: dict[str, Any]) -> list[dict[str, str]]:
+    """Return what the catalog would refuse of an item of a bulk upsert."""
+    wrong = {}
+    if not found and len(item) > 1:
+        wrong["name"] = "A new product needs it."
+    elif item.get("version", found.get("version")) != found.get("version"):
+        wrong["version"] = f"Its version is {found['version']}."
+    elif item.get("price_minor", 0) > 10_000_000:
+        wrong["price_minor"] = "is too much"
+    elif item.get("stock", 1_000) < found.get("stock", 0) - found.get("available", 0):
+        wrong["stock"] = "Some are held for reservations."
+    return [{"pointer": f"#/{name}", "detail": why} for name, why in wrong.items()]
+
+
 def stand_in_products(app: Flask, platform: Platform) -> None:
     """Give the app what merchandisers do at the catalog's products."""
 
@@ -549,20 +563,27 @@ def stand_in_products(app: Flask, platform: Platform) -> None:
 
     @app.post("/api/v1/products/bulk")
     def upsert_products() -> Response:
-        platform.keys.append(request.headers["Idempotency-Key"])
+        sent = request.get_json()
+        dry = sent.get("dry_run", False)
+        if not dry:
+            platform.keys.append(request.headers["Idempotency-Key"])
         results = []
-        for index, item in enumerate(request.get_json()["items"]):
+        for index, item in enumerate(sent["items"]):
             found = next(
-                (p for p in platform.products.values() if p["sku"] == item["sku"]), None
+                (p for p in platform.products.values() if p["sku"] == item["sku"]), {}
             )
-            outcome, errors = "unchanged", []
-            if found is None:
-                outcome = "refused"
-                errors = [{"pointer": "#/name", "detail": "A new product needs it."}]
-            elif found["status"] != item["status"]:
+            fields = {n: v for n, v in item.items() if n not in {"sku", "version"}}
+            errors = judged_item(found, item)
+            outcome = "refused" if errors else "unchanged"
+            if not errors and not fields.items() <= found.items():
                 outcome = "updated"
-                found.update(status=item["status"], version=found["version"] + 1)
+                if not dry:
+                    more = fields.get("stock", found["stock"]) - found["stock"]
+                    also = {"available": found["available"] + more}
+                    found.update(fields | also, version=found["version"] + 1)
             told = {"sku": item["sku"], "outcome": outcome, "errors": errors}
+            if dry or "version" in item:
+                told["present"] = found or None
             results.append({"index": index, **told})
         counts = Counter(one["outcome"] for one in results)
         return jsonify(results=results, summary=counts)

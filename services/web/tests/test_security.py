@@ -422,7 +422,7 @@ class TestForms:
                     yield method, app.url_for(rule.endpoint, **values)
 
     def test_there_are_as_many_as_we_know(self, app):
-        assert len(list(self.routes(app))) == 55
+        assert len(list(self.routes(app))) == 58
 
     def test_refuse_what_does_not_come_from_our_page(self, signed_in, app, platform):
         before = len(platform.uploads), len(platform.revoked)

@@ -37,6 +37,7 @@ SLUG = r"^[a-z0-9]+(-[a-z0-9]+)*$"
 BULK_ITEMS_MAX = 1000
 PRICE_MAX = 999_999_999_999
 STOCK_MAX = 1_000_000_000
+VERSION_MAX = 2**31 - 1
 HOLD_SECONDS_MIN = 10
 HOLD_SECONDS_DEFAULT = 15 * 60
 HOLD_SECONDS_MAX = 24 * 3600
@@ -832,6 +833,17 @@ class BulkItem(TypedDict, total=False):
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True)  # type: ignore[misc]
 
     sku: Required[Sku]
+    version: Annotated[
+        int,
+        Field(
+            ge=1,
+            le=VERSION_MAX,
+            description="Change it only if nobody has edited it since this version, and"
+            " make no new product; sales count where the stock is set.",
+            examples=[7],
+        ),
+        BeforeValidator(_whole),
+    ]
     name: Name
     description: Description
     price_minor: PriceMinor
@@ -874,6 +886,10 @@ class BulkUpsert(_Body):
             }
         ),
     ]
+    dry_run: bool = Field(
+        default=False,
+        description="Whether to tell only what would become of each item.",
+    )
 
 
 class FieldError(BaseModel):
@@ -887,6 +903,21 @@ class FieldError(BaseModel):
     )
 
 
+class PresentProduct(BaseModel):
+    """A product as it is, in short."""
+
+    id: UUID
+    sku: Sku
+    name: Name
+    price_minor: PriceMinor
+    currency: Currency
+    status: Status
+    stock: Stock
+    available: int
+    category: CategorySlug | None
+    version: int
+
+
 class BulkResult(BaseModel):
     """What became of one item."""
 
@@ -894,6 +925,11 @@ class BulkResult(BaseModel):
     sku: str | None
     outcome: Literal["created", "updated", "unchanged", "refused"]
     errors: list[FieldError]
+    present: PresentProduct | None = Field(
+        default=None,
+        description="The product as it is after the call, or null where there is none:"
+        " told of usable items that name a version, and in a dry run of all usable ones.",
+    )
 
 
 class BulkSummary(BaseModel):
@@ -941,6 +977,8 @@ def bulk_report(
 
 
 def _refusals(outcome: Outcome) -> list[dict[str, str]]:
+    if outcome.stale:
+        return [{"pointer": "#/version", "detail": outcome.stale}]
     if outcome.misfits:
         return outcome.misfits
     if outcome.held is not None:

@@ -32,7 +32,7 @@ from wtforms.validators import (
 from flagon_chassis.http import Refused
 
 from . import i18n
-from .domain import edits, imports, money, products, schedules
+from .domain import edits, imports, money, plans, products, schedules
 from .domain.registered_clients import AUTH_METHODS, GRANT_TYPES, OVERLAPS
 from .domain.reviews import STARS
 from .domain.users import ROLES
@@ -490,6 +490,75 @@ class Article(Once):
     def marks(self) -> dict[str, str]:
         """Return the marks of what the form was filled with."""
         return edits.read(self.seen.data or "")
+
+
+class Revaluation(Form):
+    """What many products shall cost."""
+
+    how = SelectField(
+        _("How it changes"),
+        choices=_offered(
+            {"percent": _("By a percentage"), "amount": _("To an amount")}
+        ),
+    )
+    value = StringField(
+        _("Percentage or amount"), validators=[InputRequired(), Length(max=14)]
+    )
+    # Those of the products.
+    currency = SelectField(
+        _("Currency of the amount"),
+        validate_choice=False,
+        validators=[Optional(), Regexp(r"^[A-Z]{3}$")],
+    )
+
+    def validate_value(self, field: Any) -> None:  # noqa: ANN401 (wtforms has no types)
+        """Refuse what is neither a percentage nor an amount of the currency."""
+        try:
+            if self.how.data == "percent":
+                plans.percent(field.data or "")
+            else:
+                money.minor_units(field.data or "", self.currency.data or "EUR")
+        except (plans.PercentUnreadable, money.AmountUnreadable) as failure:
+            raise ValidationError(failure.detail) from failure
+
+    def after(self, found: products.Present) -> plans.Value:
+        """Return the price of a product afterwards, in minor units.
+
+        :raises OtherCurrency: an amount of another currency was written.
+        """
+        if self.how.data == "percent":
+            return plans.by_percent(found.price_minor, plans.percent(self.value.data))
+        return plans.to_amount(found, self.value.data, self.currency.data)
+
+
+class Move(Form):
+    """The category into which many products go."""
+
+    # The catalog knows the categories.
+    value = SelectField(_("New category"), choices=[])
+
+    def after(self, _found: products.Present) -> plans.Value:
+        """Return the category of a product afterwards."""
+        return self.value.data or None
+
+
+class Restock(Form):
+    """By how much the stock of many products changes."""
+
+    value = IntegerField(
+        _("How many more"),
+        validators=[
+            InputRequired(),
+            NumberRange(min=-1_000_000_000, max=1_000_000_000),
+        ],
+    )
+
+    def after(self, found: products.Present) -> plans.Value:
+        """Return the stock of a product afterwards.
+
+        :raises FewerThanNone: there is not so much to take.
+        """
+        return plans.by_difference(found.stock, self.value.data)
 
 
 class Picture(Once):

@@ -1,7 +1,7 @@
 """Many products at once: one statement decides, writes and tells what it did."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 from uuid_utils.compat import uuid7
 
-from flagon_catalog.models import PRODUCT_VIEW, RATING
+from flagon_catalog.models import PRODUCT_VIEW, RATING, Product
 from flagon_chassis.audit import VALUE_CHARACTERS_MAX
 from flagon_chassis.errors import Invalid, Unavailable
 
@@ -22,6 +22,7 @@ from .attribute_schemas import Budget, Error, Rule, misfits, same
 from .categories import ensure_categories
 from .markup import article_of
 from .products import View, broken_rule, emit_changed
+from .shapes import Shape
 from .tags import ensure_tags
 from .words import words_of
 
@@ -60,14 +61,35 @@ class Outcome:
     """How much is held, where an item is refused because its stock would be less."""
     misfits: list[Error] = field(default_factory=list)
     """What is wrong with a refused item's attributes."""
+    stale: str = ""
+    """Why the version that a refused item names is not the one to change."""
 
 
 # Locks the rows that exist, in the order of their SKU, so that two batches with the same
 # products cannot wait for each other in a circle. A statement of its own: one that waits
 # for a row sees that row as it then is, but its tags as they were when the wait began.
 _LOCK = text(
-    "SELECT id FROM product WHERE sku = ANY(:skus) ORDER BY sku FOR UPDATE"
+    "SELECT id, sku, version, versions_sold, stock FROM product"
+    " WHERE sku = ANY(:skus) ORDER BY sku FOR UPDATE"
 ).columns(id=Uuid)
+
+_PRESENT = Shape(
+    frozenset(
+        {
+            "id",
+            "sku",
+            "version",
+            "name",
+            "price_minor",
+            "currency",
+            "status",
+            "stock",
+            "available",
+            "category",
+        }
+    )
+)
+"""What a report tells of a product as it is: what is short of it."""
 
 # What is needed to check attributes, as of one moment and in one statement, whatever the
 # number of items: the products that there are, and the categories that they are or will
@@ -236,6 +258,23 @@ _UPSERT = text(
 )
 
 
+def try_products(session: Session, items: Sequence[Item]) -> list[Outcome]:
+    """Return what would become of each item of `upsert_products`, and change nothing.
+
+    Parameters and failures are the same.
+    """
+    with session.begin_nested() as attempt:
+        outcomes = upsert_products(session, items)
+        attempt.rollback()
+    return outcomes
+
+
+def find_present(session: Session, skus: Iterable[str]) -> dict[str, View]:
+    """Return those of these products that are there, by SKU, as a report tells them."""
+    rows = session.execute(_PRESENT.select().where(Product.sku.in_(set(skus))))
+    return {row.sku: _PRESENT.show(row._asdict()) for row in rows}
+
+
 def upsert_products(session: Session, items: Sequence[Item]) -> list[Outcome]:
     """Create or change many products by SKU and return what became of each.
 
@@ -243,7 +282,8 @@ def upsert_products(session: Session, items: Sequence[Item]) -> list[Outcome]:
     can only change a product. Categories and tags that do not exist are made.
 
     :param items: valid ones; a SKU may occur again, and then the later item finds what
-        the earlier one left.
+        the earlier one left. One with a `version` changes a product that nobody has
+        edited since, and no other.
     :raises BulkDisturbed: others wrote the same new products at the same time.
     :raises TooMuchText: of one of them; nothing is written.
     """
@@ -288,7 +328,9 @@ def _upsert(
         try:
             with session.begin_nested():
                 locked = _lock(session, [item["sku"] for _, item in turn])
-                refused = _unfit(session, turn, categories, budget)
+                refused = _stale(turn, locked)
+                current = [pair for pair in turn if pair[0] not in refused]
+                refused |= _unfit(session, current, categories, budget)
                 fit = [pair for pair in turn if pair[0] not in refused]
                 rows = session.execute(
                     _UPSERT,
@@ -297,7 +339,7 @@ def _upsert(
                         "words": words_of(item for _, item in fit),
                     },
                 ).all()
-                _check_race(rows, locked)
+                _check_race(rows, {row.id for row in locked})
         except _RaceLost:
             continue
         except IntegrityError as error:
@@ -365,12 +407,40 @@ def _unfit(
     return refused
 
 
-def _lock(session: Session, skus: Sequence[str]) -> set[UUID]:
-    """Let nobody reserve or change these products; return the ids of those there are."""
-    found = session.scalars(_LOCK, {"skus": skus}).all()
+def _stale(
+    turn: list[tuple[int, Item]], locked: Sequence[Row[Any]]
+) -> dict[int, Outcome]:
+    """Return the refusals of items that name another version than the locked one.
+
+    As with `If-Match` on one product: what was only sold since is no obstacle, unless the
+    item sets the stock.
+    """
+    about = [pair for pair in turn if "version" in pair[1]]
+    if not about:
+        return {}
+    present = {row.sku: row for row in locked}
+    refused = {}
+    for position, item in about:
+        now = present.get(item["sku"])
+        if now is None:
+            why = "There is no such product."
+        elif item["version"] == now.version or (
+            now.version - now.versions_sold <= item["version"] < now.version
+            and item.get("stock", now.stock) == now.stock
+        ):
+            continue
+        else:
+            why = f"Its version is {now.version}."
+        refused[position] = Outcome("refused", stale=why)
+    return refused
+
+
+def _lock(session: Session, skus: Sequence[str]) -> Sequence[Row[Any]]:
+    """Let nobody reserve or change these products; return those that there are."""
+    found = session.execute(_LOCK, {"skus": skus}).all()
     # What is held is what has not ended: time alone counts for nothing from here on.
-    holds.expire_overdue(session, found)
-    return set(found)
+    holds.expire_overdue(session, [row.id for row in found])
+    return found
 
 
 def _check_race(rows: Sequence[Row[Any]], locked: set[UUID]) -> None:

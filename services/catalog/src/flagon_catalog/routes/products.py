@@ -312,13 +312,25 @@ def upsert_products(wanted: BulkUpsert) -> Response:
     Each item is judged on its own; a field that an item leaves out keeps its value, and a
     category or tag that does not exist is made. What is already so stays as it is, so
     sending the same again changes nothing. A SKU that occurs twice is handled in order.
+    An item that names a version is refused at `#/version` where somebody has edited the
+    product since; the others are done.
     """
 
     def respond() -> Response:
         items, errors = sift(wanted.items)
-        outcomes = bulk.upsert_products(session, list(items.values()))
+        change = bulk.try_products if wanted.dry_run else bulk.upsert_products
+        outcomes = change(session, list(items.values()))
         told = dict(zip(items, outcomes, strict=True))
-        return shown(bulk_report(wanted.items, told, errors))
+        report = bulk_report(wanted.items, told, errors)
+        asking = {
+            index: item["sku"]
+            for index, item in items.items()
+            if wanted.dry_run or "version" in item
+        }
+        present = bulk.find_present(session, asking.values()) if asking else {}
+        for index, sku in asking.items():
+            report["results"][index]["present"] = present.get(sku)
+        return shown(report)
 
     with transaction() as session:
         return idempotency.once(session, respond)

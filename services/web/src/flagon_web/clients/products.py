@@ -22,11 +22,31 @@ class Products(Resources[Product, ProductPage]):
 
         :param key: the same for every attempt to send the same form.
         """
-        items: list[dict[str, Any]] = [{"sku": sku, "status": status} for sku in skus]
+        items = [{"sku": sku, "status": status} for sku in skus]
+        return self._bulk({"items": items}, key=key, token=token)
+
+    def find_present(self, skus: Iterable[str], *, token: str) -> BulkReport:
+        """Return how several products are; there may be none of some SKUs."""
+        return self.try_changes([{"sku": sku} for sku in skus], token=token)
+
+    def try_changes(self, items: list[dict[str, Any]], *, token: str) -> BulkReport:
+        """Return what would become of changes of several products."""
+        return self._bulk({"items": items, "dry_run": True}, key=None, token=token)
+
+    def make_changes(
+        self, items: list[dict[str, Any]], *, key: str, token: str
+    ) -> BulkReport:
+        """Change several products and return what became of each.
+
+        :param items: with the version of each that was seen.
+        :param key: the same for every attempt to send the same form.
+        """
+        return self._bulk({"items": items}, key=key, token=token)
+
+    def _bulk(
+        self, wanted: dict[str, Any], *, key: str | None, token: str
+    ) -> BulkReport:
         answer = self._http.post(
-            f"{self.path}/bulk",
-            json={"items": items},
-            idempotency_key=key,
-            token=token,
+            f"{self.path}/bulk", json=wanted, idempotency_key=key, token=token
         )
         return BulkReport.model_validate(answer.json())

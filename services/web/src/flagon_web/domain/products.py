@@ -331,12 +331,32 @@ class FieldError(Shown):
     detail: str
 
 
+class Present(Shown):
+    """A product as it is, in short."""
+
+    id: str
+    sku: str
+    name: str
+    price_minor: int
+    currency: str
+    stock: int
+    category: str | None
+    version: int
+
+
 class BulkResult(Shown):
     """What became of one of several products."""
 
     sku: str | None
     outcome: str
     errors: list[FieldError] = Field(default_factory=list)
+    present: Present | None = None
+    """The product as it is now, where that was asked for and there is one."""
+
+    @property
+    def stale(self) -> bool:
+        """Whether somebody has edited the product since it was seen."""
+        return any(error.pointer == "#/version" for error in self.errors)
 
 
 class BulkSummary(Shown):

@@ -22,7 +22,7 @@ from werkzeug.exceptions import BadRequest
 
 from flagon_chassis.http import Refused, Unreachable
 from flagon_web.clients import backends
-from flagon_web.domain import edits, money
+from flagon_web.domain import edits, money, plans
 from flagon_web.domain.products import STATUSES, Product, ProductPage, status_words
 from flagon_web.forms import Article, Picture, blame
 from flagon_web.i18n import N_, gettext
@@ -33,14 +33,15 @@ from . import access, office
 bp = Blueprint("products", __name__, url_prefix="/back-office/products")
 office.degrades(bp, _("Products cannot be shown right now."), "products.products")
 
-_PAGE_SIZE = 50
 _ATTEMPTS = 3
 _FILTERS = ("q", "status", "category", "tag")
 _PLACES = {"price_minor": "price"}
 """The form's names of fields that the catalog calls otherwise."""
-_RELOAD = N_("Reload the page and send the form again.")
+RELOAD = N_("Reload the page and send the form again.")
 _KEPT = "archived_product"
 """In the session: the product that was archived last, to bring it back."""
+_PLANS = {"price": _("Price"), "category": _("Category"), "stock": _("Stock")}
+"""What else many products can get another one of, by the names of these changes."""
 AWAY = _(
     "The catalog does not answer. What you wrote is still here:"
     " send it again in a moment."
@@ -67,7 +68,8 @@ def products() -> ResponseReturnValue:
         chosen=chosen,
         cursor=cursor,
         statuses=STATUSES,
-        categories=_categories(chosen["category"]),
+        plans=_PLANS,
+        categories=category_names(chosen["category"]),
         kept=_kept(),
         key=uuid4().hex,
     )
@@ -177,14 +179,13 @@ def restore_product() -> ResponseReturnValue:
 @access.needs("catalog:write")
 def change_statuses() -> ResponseReturnValue:
     """Give the products that are ticked one status and show what became of each."""
-    status, back = request.form.get("status", ""), _back()
-    ticked = [_Ticked.of(id_) for id_ in dict.fromkeys(request.form.getlist("product"))]
-    if status not in STATUSES or len(ticked) > _PAGE_SIZE:
-        raise BadRequest(gettext(_RELOAD))
-    if not ticked:
-        flash(gettext("Tick a product first."), "warning")
+    status, back = request.form.get("status", ""), list_page()
+    if status not in STATUSES:
+        raise BadRequest(gettext(RELOAD))
+    ones = ticked()
+    if not ones:
         return redirect(back, 303)
-    skus = [one.sku for one in ticked]
+    skus = [one.sku for one in ones]
     report = backends().products.set_status(
         skus,
         status,
@@ -193,7 +194,7 @@ def change_statuses() -> ResponseReturnValue:
     )
     return render_template(
         "products_changed.html",
-        rows=list(zip(ticked, report.results, strict=True)),
+        rows=list(zip(ones, report.results, strict=True)),
         summary=report.summary,
         status=status,
         back=back,
@@ -201,7 +202,7 @@ def change_statuses() -> ResponseReturnValue:
 
 
 @dataclass(frozen=True)
-class _Ticked:
+class Ticked:
     """A product as it stood in the list: only its SKU matters to the catalog."""
 
     id: UUID
@@ -209,7 +210,11 @@ class _Ticked:
     name: str
 
     @classmethod
-    def of(cls, id_: str) -> "_Ticked":
+    def of(cls, id_: str) -> "Ticked":
+        """Return the product of this id in the form that was sent.
+
+        :raises BadRequest: it is no id.
+        """
         try:
             return cls(
                 UUID(id_),
@@ -217,7 +222,20 @@ class _Ticked:
                 request.form.get(f"name.{id_}", ""),
             )
         except ValueError as error:
-            raise BadRequest(gettext(_RELOAD)) from error
+            raise BadRequest(gettext(RELOAD)) from error
+
+
+def ticked() -> list[Ticked]:
+    """Return the products that are ticked; without any, the next page says what to do.
+
+    :raises BadRequest: no form of ours sends so many, or something else.
+    """
+    ones = [Ticked.of(id_) for id_ in dict.fromkeys(request.form.getlist("product"))]
+    if len(ones) > plans.STEPS_MAX:
+        raise BadRequest(gettext(RELOAD))
+    if not ones:
+        flash(gettext("Tick a product first."), "warning")
+    return ones
 
 
 def _chosen() -> dict[str, str]:
@@ -234,7 +252,7 @@ def _kept() -> dict[str, str] | None:
     return kept if kept.get("id") == request.args.get("archived", "-") else None
 
 
-def _back() -> str:
+def list_page() -> str:
     """Return the address of the list that a form was sent from."""
     start = url_for("products.products")
     there = access.own_page(request.form.get("back"), start)
@@ -244,14 +262,14 @@ def _back() -> str:
 def _find_page(chosen: Mapping[str, str], cursor: str) -> ProductPage:
     return backends().products.find_page(
         token=access.token(),
-        limit=_PAGE_SIZE,
+        limit=plans.STEPS_MAX,
         cursor=cursor,
         facets="status,tag",
         **{**chosen, "status": chosen["status"] or "any"},
     )
 
 
-def _categories(chosen: str | None) -> dict[str, str]:
+def category_names(chosen: str | None) -> dict[str, str]:
     """Return names by slug as a list of choices; without an answer the chosen one."""
     api, token = backends(), access.token()
     found = api.gather({"categories": lambda: api.categories.list_all(token=token)})
@@ -409,7 +427,7 @@ def _to(product_id: str) -> ResponseReturnValue:
 
 def _offer(form: Article) -> None:
     """Let the form offer what there is to choose from, and what is chosen."""
-    names = _categories(form.category.data)
+    names = category_names(form.category.data)
     form.category.choices = {"": gettext("None")} | names
     codes = (form.currency.data or money.CURRENCIES[0], *money.CURRENCIES)
     form.currency.choices = {code: code for code in codes}
