@@ -4,7 +4,8 @@ import pytest
 from sqlalchemy import func, select
 
 from flagon_catalog.domain import bulk
-from flagon_catalog.models import AuditRow, Product
+from flagon_catalog.models import Product
+from flagon_chassis.tables import audit as log
 
 BULK = "/api/v1/products/bulk"
 
@@ -371,7 +372,7 @@ class TestDryRun:
     ):
         upsert(item("x", stock=5))
         before = find("x")
-        rows = session.scalar(select(func.count()).select_from(AuditRow))
+        rows = session.scalar(select(func.count()).select_from(log))
 
         report = tried(
             {"sku": "x", "price_minor": 1, "category": "made-for-it"},
@@ -401,7 +402,7 @@ class TestDryRun:
         assert len(sent(before["id"])) == 1
         made = client.get("/api/v1/categories/by-slug/made-for-it")
         assert made.status_code == 404
-        assert session.scalar(select(func.count()).select_from(AuditRow)) == rows
+        assert session.scalar(select(func.count()).select_from(log)) == rows
 
 
 class TestRaces:
