@@ -14,8 +14,8 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -437,8 +437,15 @@ class Rollout:
 
     def _end_one(self) -> None:
         chosen = f"app.kubernetes.io/name={WATCHED}"
-        pods = self._asked("get", "pods", "--selector", chosen)["items"]
-        self.run("delete", "pod", pods[0]["metadata"]["name"], "--wait")
+        # One that a smaller number ended a moment ago may be listed still.
+        live = [
+            pod["metadata"]["name"]
+            for pod in self._asked("get", "pods", "--selector", chosen)["items"]
+            if "deletionTimestamp" not in pod["metadata"]
+        ]
+        if not live:
+            raise Problem(f"There is no pod of {WATCHED}.", "make k8s-up")
+        self.run("delete", "pod", live[0], "--wait")
         self._settled()
 
     def _settled(self) -> None:
@@ -506,27 +513,14 @@ class Rollout:
 
 def _meanwhile(change: Callable[[], None], port: int) -> tuple[int, int]:
     """Send requests while something changes; how many failed, of how many."""
-    over = threading.Event()
-    wrong: list[Problem] = []
-
-    def work() -> None:
-        try:
-            change()
-        except Problem as problem:
-            wrong.append(problem)
-        finally:
-            over.set()
-
-    thread = threading.Thread(target=work)
-    thread.start()
     failed = asked = 0
-    while not asked or not over.is_set():
-        asked += 1
-        # Not from the micro-cache.
-        failed += ask(port, "/api/v1/products?limit=1", fresh=True) is None
-    thread.join()
-    if wrong:
-        raise wrong[0]
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        changing = pool.submit(change)
+        while not asked or not changing.done():
+            asked += 1
+            # Not from the micro-cache.
+            failed += ask(port, "/api/v1/products?limit=1", fresh=True) is None
+        changing.result()
     return failed, asked
 
 

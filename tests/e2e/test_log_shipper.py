@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from uuid import uuid4
 
 import pytest
 from harness.engine import ROOT
@@ -44,15 +45,19 @@ def docker(*words, **options):
     return done.stdout.strip()
 
 
+def python(stack, program):
+    """Return how a container of the stack's own image runs a program."""
+    image = docker("inspect", "--format", "{{.Image}}", stack.container("web"))
+    return ["--entrypoint", "python", image, "-c", program]
+
+
 class Loki:
     """The stand-in, in a container beside the stack's."""
 
     def __init__(self, stack):
         self.network = f"flagon-{stack.port_base}_inside"
-        image = docker("inspect", "--format", "{{.Image}}", stack.container("web"))
         where = ["--network", self.network, "--network-alias", "loki"]
-        program = ["--entrypoint", "python", image, "-c", LOKI]
-        self.id = docker("run", "--detach", "--rm", *where, *program)
+        self.id = docker("run", "--detach", "--rm", *where, *python(stack, LOKI))
 
     def lines(self):
         """Return labels, time (ns) and line of each entry, in the order of arrival."""
@@ -169,3 +174,19 @@ class TestLines:
         arrived(loki, request)
         # It went on where it was, and did not send all that there ever was.
         assert len(loki.lines()) < 2 * before
+
+    def test_of_a_flood_arrive_though_files_are_turned_over(self, stack, loki):
+        word, number = uuid4().hex, 30_000
+        program = f"for n in range({number}): print('{word}', n)"
+        name = f"flagon-{stack.port_base}-flood-1"
+        files = ["tag={{.Name}}", "max-size=1m", "max-file=10"]
+        options = [part for one in files for part in ("--log-opt", one)]
+        try:
+            docker("run", "--name", name, *options, *python(stack, program))
+            until(
+                lambda: len({line for _labels, _at, line in loki.of(word)}) == number,
+                pause=1,
+                what="every line of a flood",
+            )
+        finally:
+            docker("rm", "--force", name)

@@ -34,7 +34,8 @@ if words[:2] == ["config", "view"]:
 items = None
 if words[4:5] == ["get"]:
     if "pods" in words:
-        items = [dict(metadata=dict(name="catalog-5d9c6-2xkqv"))]
+        ends = dict(name="catalog-5d9c6-q7z8m", deletionTimestamp="2026-11-23T06:00:00Z")
+        items = [dict(metadata=ends), dict(metadata=dict(name="catalog-5d9c6-2xkqv"))]
     elif "deployment/catalog" in words:
         print(json.dumps(dict(spec=dict(replicas=2))))
     elif "services" in words:

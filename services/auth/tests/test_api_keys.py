@@ -56,14 +56,15 @@ class TestCreateApiKey:
         assert shown.json["scope"] == "jobs:read"
 
     def test_stores_no_key(self, app, owner):
-        secret = create(app, owner, again="k").json["key"]
+        # The secret itself may have the sign that stands between the parts.
+        secret = create(app, owner, again="k").json["key"].split("_", 2)[2]
 
         with app.app_context(), db.transaction() as session:
             for table in ("api_key", "idempotency_key", "audit_event", "outbox"):
                 rows = session.execute(text(f"select t::text from {table} t"))
                 for (row,) in rows:
-                    assert secret.rpartition("_")[2] not in row
-                    assert secret.rpartition("_")[2].encode().hex() not in row
+                    assert secret not in row
+                    assert secret.encode().hex() not in row
 
     def test_gives_the_same_key_to_the_same_request(self, app, owner):
         twice = [create(app, owner, again="n") for _ in "ab"]

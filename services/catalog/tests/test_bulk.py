@@ -5,6 +5,7 @@ from sqlalchemy import func, select
 
 from flagon_catalog.domain import bulk
 from flagon_catalog.models import Product
+from flagon_chassis.events import EMITTED
 from flagon_chassis.tables import audit as log
 
 BULK = "/api/v1/products/bulk"
@@ -403,6 +404,14 @@ class TestDryRun:
         made = client.get("/api/v1/categories/by-slug/made-for-it")
         assert made.status_code == 404
         assert session.scalar(select(func.count()).select_from(log)) == rows
+
+    def test_tells_no_event_for_which_answers_would_be_forgotten(self, session, app):
+        with app.test_request_context():
+            bulk.try_products(session, [item("x")])
+            assert not session.info.get(EMITTED)
+
+            bulk.upsert_products(session, [item("x")])
+            assert session.info[EMITTED]
 
 
 class TestRaces:

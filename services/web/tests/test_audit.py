@@ -194,6 +194,15 @@ class TestAccounts:
         assert "all of this one" not in text
         assert "Show all" in text
 
+    def test_takes_a_number_as_others_write_it(self, administrator, platform, an_event):
+        whom = uuid4()
+        an_event("signed_in", account_id=str(whom))
+
+        answer = administrator.get(f"{PAGE}/accounts?id={whom.hex}")
+
+        assert answer.status_code == 200
+        assert ("GET", f"/api/v1/users/{whom}/events?limit=30") in platform.calls
+
     def test_says_at_the_field_that_a_number_is_none(self, administrator, platform):
         answer = administrator.get(f"{PAGE}/accounts?id=me")
 

@@ -1,3 +1,4 @@
+import json
 from html import unescape
 
 import pytest
@@ -6,6 +7,11 @@ from flagon_chassis.languages import COOKIE
 from flagon_web.domain import money, plans
 
 from .test_products import EVIL, PAGE, filled
+
+STEP = {"id": "1", "sku": "mug", "name": "Mug", "currency": "EUR", "version": 1} | {
+    "before": 1,
+    "after": 2,
+}
 
 PLAN, CHANGE = f"{PAGE}/plan", f"{PAGE}/change"
 
@@ -193,6 +199,14 @@ class TestPlanChanges:
         assert f'action="{CHANGE}"' not in answer.text
         assert shelf[0]["version"] == 1
 
+    def test_tells_categories_apart_that_are_called_alike(self, ask, shelf, a_category):
+        other = a_category("Other books")
+        other["name"] = "Books"
+
+        (row,) = rows(ask("category", shelf[0], value=other["slug"]))
+
+        assert "as it is" not in row
+
     def test_offers_the_categories_and_none(self, ask, shelf, a_category):
         a_category("Mugs")
 
@@ -301,7 +315,10 @@ class TestChangeProducts:
 
     @pytest.mark.parametrize(
         "plan",
-        ["", "x", "{}", '{"change": "name", "steps": []}', '{"change": "stock"}'],
+        [
+            *("", "x", "{}", '{"change": "name", "steps": []}', '{"change": "stock"}'),
+            json.dumps({"change": "stock", "steps": [STEP | {"before": "none"}]}),
+        ],
     )
     def test_refuses_what_no_form_of_ours_sends(self, signed_in, platform, plan):
         assert signed_in.submit(CHANGE, plan=plan).status_code == 400
@@ -333,6 +350,17 @@ class TestUndo:
         signed_in.submit(f"{CHANGE}/undo")
         assert "There is nothing to bring back." in signed_in.get(PAGE).text
         assert prices(*shelf) == [1299, 995, 1000]
+
+    def test_is_of_its_own_page(self, ask, go, undo, shelf, signed_in):
+        mug, cup, _jar = shelf
+        earlier = go(ask("price", mug, how="percent", value="-10"))
+        go(ask("stock", cup, value="2"))
+        stock = cup["stock"]
+
+        undo(earlier)
+
+        assert "There is nothing to bring back." in signed_in.get(PAGE).text
+        assert cup["stock"] == stock
 
     def test_leaves_alone_what_was_not_changed(self, ask, go, undo, shelf):
         mug, cup, jar = shelf

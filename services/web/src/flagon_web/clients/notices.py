@@ -50,10 +50,15 @@ class Notices:
             pipe.expire(KEY, self._seconds)
             pipe.hgetall(KEY)
             found = cast("dict[str, str]", pipe.execute()[-1])
-        kept = _readable(found, now)
-        newest = sorted(kept, key=lambda name: -kept[name].told_at)
-        if leaves := set(found).difference(newest[:MOST]):
-            self._redis.hdel(KEY, *leaves)
+        # What is old is not shown, and leaves only to make room: between this look and the
+        # end of it another process may have written it anew.
+        if len(found) > MOST:
+            kept = _readable(found, now)
+            first = sorted(
+                kept,
+                key=lambda name: (not kept[name].group.firing, -kept[name].told_at),
+            )
+            self._redis.hdel(KEY, *set(found).difference(first[:MOST]))
 
     def list_notices(self) -> list[Notice]:
         """Return what is not old, what goes on first."""

@@ -7,9 +7,9 @@ what was shown (docs/adr/0102-planned-changes-of-many-products.md).
 import re
 from collections.abc import Iterable, Mapping
 from decimal import ROUND_HALF_UP, Decimal
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from flagon_chassis.errors import Invalid
 from flagon_web import i18n
@@ -62,6 +62,14 @@ class Plan(BaseModel):
 
     change: Change
     steps: list[Step] = Field(max_length=STEPS_MAX)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        kinds = str | None if self.change == "category" else int
+        for one in self.steps:
+            if not all(isinstance(value, kinds) for value in (one.before, one.after)):
+                raise ValueError(f"that is no {self.change}")
+        return self
 
     @property
     def items(self) -> list[dict[str, Any]]:

@@ -56,8 +56,9 @@ def accounts() -> ResponseReturnValue:
     wrong = _wrong_id(wanted["id"])
     found = SecurityEventPage(items=[])
     if not wrong:
+        account = wanted["id"] and str(UUID(wanted["id"]))
         found = backends().users.list_events(
-            wanted["id"], token=access.token(), limit=_PAGE_SIZE, cursor=cursor
+            account, token=access.token(), limit=_PAGE_SIZE, cursor=cursor
         )
     page = render_template(
         "audit_accounts.html",

@@ -43,6 +43,8 @@ class _Row:
     one: Ticked
     before: str = ""
     after: str = ""
+    same: bool = False
+    """Whether nothing would change; others may read alike."""
     errors: tuple[FieldError, ...] = ()
 
 
@@ -79,10 +81,11 @@ def change_products() -> ResponseReturnValue:
     except ValidationError as error:
         raise BadRequest(gettext(RELOAD)) from error
     report = _made(plan, office.sent_key())
-    undo = plan.undone(report.results)
+    undo, key = plan.undone(report.results), ""
     if undo.steps:
-        session[_KEPT] = {"key": uuid4().hex, "plan": undo.model_dump(mode="json")}
-    return _outcome(plan, report, undoable=bool(undo.steps))
+        key = uuid4().hex
+        session[_KEPT] = {"key": key, "plan": undo.model_dump(mode="json")}
+    return _outcome(plan, report, undo=key)
 
 
 @bp.post("/change/undo")
@@ -90,7 +93,8 @@ def change_products() -> ResponseReturnValue:
 def undo_changes() -> ResponseReturnValue:
     """Take back the last change of many products, where nobody has edited them since."""
     kept = session.get(_KEPT)
-    if kept is None:
+    # Another page may have made a change since: what its own undo takes back is not this.
+    if kept is None or kept["key"] != request.form.get("undo"):
         flash(gettext("There is nothing to bring back."), "warning")
         return redirect(list_page(), 303)
     plan = plans.Plan.model_validate(kept["plan"])
@@ -164,6 +168,7 @@ def _page(
                 one,
                 words(plans.value(change, found), found.currency),
                 words(after[one.sku], found.currency) if one.sku in after else "",
+                one.sku in after and after[one.sku] == plans.value(change, found),
                 tuple(refused.get(one.sku, ())),
             )
         )
@@ -189,7 +194,7 @@ def _made(plan: plans.Plan, key: str) -> BulkReport:
 
 
 def _outcome(
-    plan: plans.Plan, report: BulkReport, *, undoable: bool = False
+    plan: plans.Plan, report: BulkReport, *, undo: str = ""
 ) -> ResponseReturnValue:
     rows = list(zip(plan.steps, report.results, strict=True))
     names = category_names(None) if plan.change == "category" else {}
@@ -201,6 +206,6 @@ def _outcome(
         words=partial(plans.words, plan.change, names),
         theirs=partial(plans.value, plan.change),
         again=[step for step, result in rows if result.stale and result.present],
-        undoable=undoable,
+        undo=undo,
         back=list_page(),
     )
